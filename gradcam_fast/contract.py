@@ -1,0 +1,82 @@
+"""What every implementation of the op accepts: the names of its choices and the checks of its arguments.
+
+Knows nothing of models, of formulas or of what runs them.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor
+
+    Size = int | Sequence[int]
+
+# csrc/cam_math.h numbers these in this order.
+METHODS = ("gradcam", "gradcam++", "xgradcam", "hirescam", "elementwise", "layercam")
+NORMALIZATIONS = ("minmax", "max", "none")
+
+DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+
+
+def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    """Raise ValueError unless ``value`` is one of ``choices``; the message lists them."""
+    if value not in choices:
+        raise ValueError(f"{name}={value!r} is unknown; choose one of {', '.join(map(repr, choices))}")
+
+
+def check_size(size: Size) -> tuple[int, int]:
+    """``size`` as (height, width); an integer means a square."""
+    height, width = _as_pair(size)
+    if height < 1 or width < 1:
+        raise ValueError(f"size=({height}, {width}) has a side below 1; give the heatmap at least one pixel per side")
+    return height, width
+
+
+def _as_pair(size: Size) -> tuple[int, int]:
+    if isinstance(size, (int, torch.SymInt)) and not isinstance(size, bool):
+        return size, size
+    if isinstance(size, (tuple, list)) and len(size) == 2:
+        height, width = size
+        if all(isinstance(side, (int, torch.SymInt)) and not isinstance(side, bool) for side in (height, width)):
+            return height, width
+    raise TypeError(f"size={size!r} is not a size; give an integer or two integers (height, width)")
+
+
+def check_maps(activations: Tensor, gradients: Tensor) -> None:
+    """Raise unless the two are matching feature maps of shape (B,C,h,w), gradients also (B,K,C,h,w)."""
+    for name, maps in (("activations", activations), ("gradients", gradients)):
+        if not isinstance(maps, torch.Tensor):
+            raise TypeError(f"{name} is a {type(maps).__name__}; give a tensor (B,C,h,w)")
+        if maps.dtype not in DTYPES:
+            raise TypeError(f"{name} has dtype {maps.dtype}; give float32, float16, bfloat16 or float64")
+    if activations.dim() != 4 or 0 in activations.shape[1:]:
+        raise ValueError(
+            f"activations has shape {_shape(activations)}; expected (B,C,h,w) with at least one channel and position"
+        )
+    expected = activations.shape
+    found = gradients.shape
+    if gradients.dim() == 5 and found[1] > 0:
+        found = torch.Size((found[0], *found[2:]))
+    if found != expected:
+        b, *rest = expected
+        raise ValueError(
+            f"gradients has shape {_shape(gradients)}, which does not match activations {_shape(activations)}; "
+            f"expected {_shape(activations)} or, for K targets, ({b}, K, {', '.join(map(str, rest))})"
+        )
+    if activations.dtype != gradients.dtype:
+        raise TypeError(
+            f"activations is {activations.dtype} but gradients is {gradients.dtype}; convert one to the other's dtype"
+        )
+    if activations.device != gradients.device:
+        raise ValueError(
+            f"activations is on {activations.device} but gradients is on {gradients.device}; move one to the other's"
+        )
+
+
+def _shape(tensor: Tensor) -> str:
+    return str(tuple(tensor.shape))

@@ -1,0 +1,184 @@
+"""The op in plain PyTorch: the fallback where no kernel was built, and the oracle of the tests.
+
+Runs on any device and in float64 too; knows nothing of models or of compiled code.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from .contract import METHODS, NORMALIZATIONS, check_choice, check_maps, check_size
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import Tensor
+
+    from .contract import Size
+
+__all__ = ["cam", "normalise", "raw_map", "upsample"]
+
+
+def cam(
+    activations: Tensor,
+    gradients: Tensor,
+    size: Size,
+    *,
+    method: str = "gradcam",
+    normalize: str = "minmax",
+    relu: bool = True,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Turn activations and gradients of one layer into heatmaps: weigh, sum, ReLU, upsample, normalise.
+
+    Args:
+        activations: (B,C,h,w), float32, float16, bfloat16 or float64; any strides.
+        gradients: d score / d activations, (B,C,h,w), or (B,K,C,h,w) for K targets that share the activations.
+        size: (H,W) of the heatmap, or one integer for a square.
+        method: how channels are combined; one of ``gradcam``, ``gradcam++``, ``xgradcam``, ``hirescam``,
+            ``elementwise``, ``layercam`` (formulas and papers: :func:`raw_map`).
+        normalize: ``minmax`` gives (x - min) / (max - min), ``max`` gives x / max, ``none`` leaves x.
+        relu: whether negative evidence is cut before upsampling.
+
+    Returns:
+        heatmap (B,H,W) or (B,K,H,W), in [0,1] under ``minmax``; raw_min and raw_max, (B,) or (B,K), the extremes of
+        the upsampled map before normalisation. float32, or float64 for float64 inputs. An image with a NaN or an Inf
+        in its activations or gradients gets zeros and NaN extremes; a flat map gets zeros under ``minmax``.
+
+    Raises:
+        TypeError, ValueError: unknown choices, mismatched or non-floating maps, a size below 1.
+
+    Example:
+        >>> import torch
+        >>> from gradcam_fast import reference
+        >>> activations = torch.tensor([[[[0.0, 1.0], [2.0, 3.0]]]])
+        >>> heatmap, low, high = reference.cam(activations, torch.ones(1, 1, 2, 2), size=(2, 2))
+        >>> heatmap * 3
+        tensor([[[0., 1.],
+                 [2., 3.]]])
+    """
+    check_choice("method", method, METHODS)
+    check_choice("normalize", normalize, NORMALIZATIONS)
+    check_maps(activations, gradients)
+    height, width = check_size(size)
+    with torch.no_grad(), torch.autocast(activations.device.type, enabled=False):
+        several = gradients.dim() == 5
+        maps, finite = raw_map(activations, gradients if several else gradients.unsqueeze(1), method)
+        if relu:
+            maps = maps.relu()
+        maps = upsample(upsample(maps, -1, width), -2, height)
+        low, high = maps.amin((-2, -1)), maps.amax((-2, -1))
+        heatmap = normalise(maps, low, high, normalize)
+        low, high = (torch.where(finite, extreme, torch.nan) for extreme in (low, high))
+        return (heatmap, low, high) if several else (heatmap[:, 0], low[:, 0], high[:, 0])
+
+
+def raw_map(activations: Tensor, gradients: Tensor, method: str) -> tuple[Tensor, Tensor]:
+    """The map of each image and target at the layer's own resolution, before ReLU.
+
+    With A (B,C,h,w), G (B,K,C,h,w), sums over the positions ij of channel k:
+
+    ============= ======================================================= ==========================================
+    method        map                                                     source
+    ============= ======================================================= ==========================================
+    gradcam       sum_k mean_ij(G_k) A_k                                  Selvaraju et al., ICCV 2017, eq. 1 and 2
+    gradcam++     sum_k w_k A_k, w_k = sum_ij [G>0] G / (2 + S_k G),      Chattopadhay et al., WACV 2018, eq. 19,
+                  S_k = sum_ij A_k, terms of denominator <= 0 left out    with G^2 cancelled
+    xgradcam      sum_k w_k A_k, w_k = sum_ij G A / sum_ij A (0/0 = 0)    Fu et al., BMVC 2020
+    hirescam      sum_k G_k * A_k                                         Draelos and Carin, arXiv 2011.08891
+    elementwise   sum_k ReLU(G_k * A_k)                                   as in pytorch-grad-cam, no paper
+    layercam      sum_k ReLU(G_k) * A_k                                   Jiang et al., IEEE TIP 2021
+    ============= ======================================================= ==========================================
+
+    Returns:
+        maps (B,K,h,w), float32 (float64 for float64 inputs), zeros where not finite; finite (B,K), bool: whether all
+        of the image's activations, the target's gradients and the map are finite.
+
+    Example:
+        >>> import torch
+        >>> from gradcam_fast import reference
+        >>> maps, finite = reference.raw_map(torch.full((1, 2, 1, 1), 3.0), torch.ones(1, 1, 2, 1, 1), "gradcam")
+        >>> maps.item(), finite.item()
+        (6.0, True)
+    """
+    dtype = torch.float64 if activations.dtype == torch.float64 else torch.float32
+    a, g = activations.to(dtype).unsqueeze(1), gradients.to(dtype)
+    maps = _RAW_MAP[method](a, g)
+    finite = a.isfinite().all((-3, -2, -1)) & g.isfinite().all((-3, -2, -1)) & maps.isfinite().all((-2, -1))
+    return torch.where(finite[..., None, None], maps, 0), finite
+
+
+# A product and a sum, not a matrix product: the latter may run in TF32 on a GPU.
+def _gradcam(a: Tensor, g: Tensor) -> Tensor:
+    return (g.mean((-2, -1), keepdim=True) * a).sum(-3)
+
+
+# These two divide by sums that may cancel to almost nothing: in double, where the device has it.
+def _gradcam_plus_plus(a: Tensor, g: Tensor) -> Tensor:
+    denominator = 2 + a.sum((-2, -1), keepdim=True, dtype=_widest(a)) * g
+    terms = torch.where((g > 0) & (denominator > 0), g / denominator, 0)
+    return (terms.sum((-2, -1), keepdim=True).to(a.dtype) * a).sum(-3)
+
+
+def _xgradcam(a: Tensor, g: Tensor) -> Tensor:
+    total = a.sum((-2, -1), keepdim=True, dtype=_widest(a))
+    weights = torch.where(total == 0, 0, (g.to(total.dtype) * a).sum((-2, -1), keepdim=True) / total)
+    return (weights.to(a.dtype) * a).sum(-3)
+
+
+def _widest(maps: Tensor) -> torch.dtype:
+    return torch.float32 if maps.device.type == "mps" else torch.float64
+
+
+_RAW_MAP: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "gradcam": _gradcam,
+    "gradcam++": _gradcam_plus_plus,
+    "xgradcam": _xgradcam,
+    "hirescam": lambda a, g: (g * a).sum(-3),
+    "elementwise": lambda a, g: (g * a).relu().sum(-3),
+    "layercam": lambda a, g: (g.relu() * a).sum(-3),
+}
+
+
+def normalise(maps: Tensor, low: Tensor, high: Tensor, normalize: str) -> Tensor:
+    """Scale maps (...,H,W) by their extremes (...): ``minmax``, ``max`` or ``none``; zeros where nothing can be shown.
+
+    Example:
+        >>> import torch
+        >>> from gradcam_fast import reference
+        >>> reference.normalise(torch.tensor([[1.0, 5.0]]), torch.tensor(1.0), torch.tensor(5.0), "minmax")
+        tensor([[0., 1.]])
+    """
+    return _NORMALIZE[normalize](maps, low[..., None, None], high[..., None, None])
+
+
+_NORMALIZE: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
+    "minmax": lambda x, low, high: torch.where(high > low, (x - low) / (high - low), 0),
+    "max": lambda x, _, high: torch.where(high > 0, x / high, 0),
+    "none": lambda x, *_: x,
+}
+
+
+def upsample(maps: Tensor, dim: int, out: int) -> Tensor:
+    """Resize one axis linearly with half-pixel centres, without antialiasing.
+
+    The same map as ``F.interpolate(mode="bilinear", align_corners=False)`` and OpenCV's ``INTER_LINEAR`` when applied
+    to both axes, but written as a + t (b - a), with t from integers: equal neighbours give exactly their value, so a
+    flat map stays flat, and t is right to the last bit at every size.
+
+    Example:
+        >>> import torch
+        >>> from gradcam_fast import reference
+        >>> reference.upsample(torch.tensor([0.0, 4.0]), -1, 4)
+        tensor([0., 1., 3., 4.])
+    """
+    size = maps.shape[dim]
+    position = ((2 * torch.arange(out, device=maps.device) + 1) * size - out).clamp(min=0)
+    low = position.div(2 * out, rounding_mode="floor")
+    fraction = (position - low * (2 * out)).to(maps.dtype) / (2 * out)
+    below = maps.index_select(dim, low)
+    above = maps.index_select(dim, (low + 1).clamp(max=size - 1))
+    if dim == -2:
+        fraction = fraction.unsqueeze(-1)
+    return below + fraction * (above - below)
