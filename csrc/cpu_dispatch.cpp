@@ -1,0 +1,72 @@
+// The CPU kernels, compiled once per instruction set, and the choice between them when the library is first used.
+//
+// Whole namespaces are compiled under a target pragma, not single functions under target_clones: with the latter a
+// lambda inside a cloned function is compiled for the baseline and, where it is not inlined, called so.
+#include "cpu_kernels.h"
+
+#if !defined(__GNUC__)
+#error "the CPU kernels need GCC or Clang: they are written with vector extensions"
+#endif
+
+#if defined(__x86_64__) && !defined(__clang__)
+#define GCF_X86_LEVELS
+#include <immintrin.h>
+#endif
+
+namespace gradcam_fast {
+
+namespace baseline {
+#include "cpu_vector.inl"
+
+#include "cpu_planes.inl"
+#include "cpu_rows.inl"
+#include "cpu_upsample.inl"
+
+#include "cpu_kernels.inl"
+}  // namespace baseline
+
+#if defined(GCF_X86_LEVELS)
+#pragma GCC push_options
+#pragma GCC target("avx2,f16c,bmi,bmi2")
+namespace x86_64_v3 {
+#include "cpu_vector.inl"
+
+#include "cpu_planes.inl"
+#include "cpu_rows.inl"
+#include "cpu_upsample.inl"
+
+#include "cpu_kernels.inl"
+}  // namespace x86_64_v3
+#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl")
+namespace x86_64_v4 {
+#include "cpu_vector.inl"
+
+#include "cpu_planes.inl"
+#include "cpu_rows.inl"
+#include "cpu_upsample.inl"
+
+#include "cpu_kernels.inl"
+}  // namespace x86_64_v4
+#pragma GCC pop_options
+#endif
+
+namespace {
+
+Kernels choose() {
+#if defined(GCF_X86_LEVELS)
+  __builtin_cpu_init();
+  if (__builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq"))
+    return x86_64_v4::table("x86-64-v4");
+  if (__builtin_cpu_supports("avx2")) return x86_64_v3::table("x86-64-v3");
+#endif
+  return baseline::table("baseline");
+}
+
+}  // namespace
+
+const Kernels& kernels() {
+  static const Kernels chosen = choose();
+  return chosen;
+}
+
+}  // namespace gradcam_fast

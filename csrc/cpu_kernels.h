@@ -1,0 +1,123 @@
+// What the CPU operator's parts tell each other: the problem, and the table of kernels that one instruction set fills.
+//
+// The .inl files are compiled once per instruction set, each time into a namespace of its own (cpu_dispatch.cpp);
+// what stands here is the same for all.
+#pragma once
+
+#include "cam_math.h"
+
+#include <torch/headeronly/core/ScalarType.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+#include <type_traits>
+
+// A loop over a block's channels or a vector's lanes, written out, so that what it works on stays in registers.
+#if defined(__GNUC__) && !defined(__clang__)
+#define GCF_UNROLL _Pragma("GCC unroll 8")
+#else
+#define GCF_UNROLL _Pragma("unroll")
+#endif
+
+namespace gradcam_fast {
+
+using torch::headeronly::ScalarType;
+
+// Vectors have eight lanes on every instruction set: the same operations in the same order, the same bits.
+inline constexpr int64_t LANES = 8;
+// Channels are summed in slabs, each by one thread, and the slabs' maps are added in order: by a rule that knows
+// only the number of channels, so that the bits of a map depend neither on the batch nor on the threads.
+inline constexpr int64_t CHANNELS_PER_SLAB = 64;
+// How many channels are pooled and added at a time: their weights stay in registers, and the map is read and
+// written once for all of them.
+inline constexpr int64_t BLOCK = LANES;
+
+// Feature maps in memory: the strides, in elements, of image, target, channel, row and column.
+struct Maps {
+  const char* data;
+  ScalarType dtype;
+  int64_t bytes, image, target, channel, row, column;
+
+  const void* at(int64_t i, int64_t k, int64_t c) const {
+    return data + bytes * (i * image + k * target + c * channel);
+  }
+};
+
+struct Problem {
+  Maps activations, gradients;
+  int64_t images, targets, channels, rows, columns, height, width;
+  Method method;
+  Normalize normalize;
+  bool relu;
+
+  int64_t positions() const { return rows * columns; }
+  int64_t floats() const { return targets * positions(); }
+  int64_t slabs() const { return (channels + CHANNELS_PER_SLAB - 1) / CHANNELS_PER_SLAB; }
+
+  // Planes: one channel's positions side by side. Rows: one position's channels side by side, positions evenly spaced.
+  bool in_planes(const Maps& maps) const {
+    return (maps.column == 1 || columns == 1) && (maps.row == columns || rows == 1);
+  }
+  bool in_rows(const Maps& maps) const {
+    return maps.channel == 1 && (columns == 1 || rows == 1 || maps.row == columns * maps.column);
+  }
+  // Where memory is walked as it is. Half precision is, for the method that matters most; the others read it through
+  // tiles of floats, as they read any other layout.
+  bool as_stored() const { return method == Method::gradcam || activations.dtype == ScalarType::Float; }
+  bool in_planes() const { return as_stored() && in_planes(activations) && in_planes(gradients); }
+  bool in_rows() const { return as_stored() && !in_planes() && in_rows(activations) && in_rows(gradients); }
+};
+
+// Where the pixels of one axis read. Pixels that read between the same two samples lie side by side: a run.
+struct Run {
+  int32_t low, high;
+  int32_t begin, end;
+};
+
+struct Axis {
+  int64_t in, out, runs;
+  Run* run;
+  float* fraction;
+
+  // The room it takes, in floats.
+  static int64_t floats(int64_t in, int64_t out) {
+    return out + static_cast<int64_t>(sizeof(Run) / sizeof(float)) * std::min(in, out);
+  }
+};
+
+struct Axes {
+  Axis rows, columns;
+};
+
+// A map ready to be written: what its pixels go through, and its extremes before that.
+struct Finish {
+  Affine affine;
+  float raw_min, raw_max;
+};
+
+// Room is given by the caller; the comments say how many floats of it.
+struct Kernels {
+  const char* name;
+  // memory: Axis::floats of both axes.
+  void (*fill_axes)(const Problem&, float* memory, Axes&);
+  // The partial maps (K, positions) of one slab. tiles: 2 BLOCK positions, if the maps are not in planes.
+  void (*sum_slab)(const Problem&, int64_t image, int64_t slab, float* tiles, float* maps);
+  void (*add_partial)(const float* partial, int64_t floats, float* maps);
+  // The weights of the channels [begin, end) of one image and target. wide: two doubles per channel.
+  void (*weigh_rows)(const Problem&, int64_t image, int64_t target, int64_t begin, int64_t end, double* wide,
+                     float* weights);
+  // The maps (K, positions) of an image at the positions [begin, end). sums: K x 64, aligned to 32 bytes.
+  void (*sum_rows)(const Problem&, int64_t image, const float* weights, int64_t begin, int64_t end, float* sums,
+                   float* maps);
+  // ReLU in place, the extremes, the normalisation. candidates: rows (2 columns + LANES).
+  void (*finish)(const Problem&, const Axes&, float* map, float* candidates, Finish&);
+  // Rows [begin, end) of one heatmap. stretched: 2 width.
+  void (*write)(const Axes&, const float* map, const Finish&, int64_t begin, int64_t end, float* stretched,
+                float* heatmap);
+};
+
+// The best that this machine can run.
+const Kernels& kernels();
+
+}  // namespace gradcam_fast

@@ -1,0 +1,122 @@
+// The kernels of one instruction set: the walks of cpu_planes.inl, cpu_rows.inl and cpu_upsample.inl with the dtype
+// and the method turned from values into types.
+
+template <class F>
+GCF_INLINE void with_method(Method method, const F& f) {
+  switch (method) {
+    case Method::gradcam: return f(std::integral_constant<Method, Method::gradcam>());
+    case Method::gradcam_plus_plus: return f(std::integral_constant<Method, Method::gradcam_plus_plus>());
+    case Method::xgradcam: return f(std::integral_constant<Method, Method::xgradcam>());
+    case Method::hirescam: return f(std::integral_constant<Method, Method::hirescam>());
+    case Method::elementwise: return f(std::integral_constant<Method, Method::elementwise>());
+    case Method::layercam: return f(std::integral_constant<Method, Method::layercam>());
+  }
+}
+
+// f(method, p), p a null pointer to the stored type, for what Problem::as_stored() lets through.
+template <class F>
+GCF_INLINE void with_types(Method method, ScalarType dtype, const F& f) {
+  constexpr std::integral_constant<Method, Method::gradcam> gradcam;
+  if (dtype == ScalarType::Half) return f(gradcam, static_cast<const Half*>(nullptr));
+  if (dtype == ScalarType::BFloat16) return f(gradcam, static_cast<const BFloat16*>(nullptr));
+  with_method(method, [&](auto m) { f(m, static_cast<const float*>(nullptr)); });
+}
+
+// One channel's positions as a plane of floats.
+__attribute__((noinline)) inline void gather_plane(const Maps& maps, const void* from, int64_t rows, int64_t columns,
+                                                   float* to) {
+  const auto gather = [&](auto* data) {
+    for (int64_t y = 0; y < rows; ++y) {
+      const auto* row = data + y * maps.row;
+      float* out = to + y * columns;
+      if (maps.column == 1)
+        for (int64_t x = 0; x < columns; ++x) out[x] = to_float(row[x]);
+      else
+        for (int64_t x = 0; x < columns; ++x) out[x] = to_float(row[x * maps.column]);
+    }
+  };
+  if (maps.dtype == ScalarType::Float) return gather(static_cast<const float*>(from));
+  if (maps.dtype == ScalarType::Half) return gather(static_cast<const Half*>(from));
+  gather(static_cast<const BFloat16*>(from));
+}
+
+inline void sum_slab(const Problem& problem, int64_t image, int64_t slab, float* tiles, float* maps) {
+  const bool in_place = problem.in_planes();
+  const ScalarType dtype = in_place ? problem.activations.dtype : ScalarType::Float;
+  with_types(problem.method, dtype, [&](auto method, auto* stored) {
+    using Plane = decltype(stored);
+    const int64_t positions = problem.positions();
+    const int64_t end = std::min((slab + 1) * CHANNELS_PER_SLAB, problem.channels);
+    const auto planes = [&](const Maps& from, int64_t target, int64_t first, int64_t channels, float* tile,
+                            Plane(&to)[BLOCK]) {
+      for (int64_t j = 0; j < BLOCK; ++j) {
+        const int64_t known = std::min(j, channels - 1);
+        const void* at = from.at(image, target, first + known);
+        if (!in_place) {
+          if (j == known) gather_plane(from, at, problem.rows, problem.columns, tile + j * positions);
+          at = tile + known * positions;
+        }
+        to[j] = static_cast<Plane>(at);
+      }
+    };
+    std::fill_n(maps, problem.floats(), 0.0f);
+    for (int64_t first = slab * CHANNELS_PER_SLAB; first < end; first += BLOCK) {
+      const int64_t channels = std::min(BLOCK, end - first);
+      Plane activation[BLOCK], gradient[BLOCK];
+      planes(problem.activations, 0, first, channels, tiles, activation);
+      for (int64_t k = 0; k < problem.targets; ++k) {
+        planes(problem.gradients, k, first, channels, tiles + BLOCK * positions, gradient);
+        add_planes<method.value>(activation, gradient, channels, positions, maps + k * positions);
+      }
+    }
+  });
+}
+
+inline void add_partial(const float* partial, int64_t floats, float* maps) {
+  for (int64_t p = 0; p < floats; ++p) maps[p] += partial[p];
+}
+
+template <class Stored>
+GCF_INLINE Rows<Stored> rows_of(const Maps& maps, int64_t image, int64_t target) {
+  return {static_cast<const Stored*>(maps.at(image, target, 0)), maps.column};
+}
+
+inline void weigh_rows(const Problem& problem, int64_t image, int64_t target, int64_t begin, int64_t end, double* wide,
+                       float* weights) {
+  with_types(problem.method, problem.activations.dtype, [&](auto method, auto* stored) {
+    using Stored = std::remove_const_t<std::remove_pointer_t<decltype(stored)>>;
+    if constexpr (weighs_channels(method.value))
+      weigh_rows<method.value>(rows_of<Stored>(problem.activations, image, 0),
+                               rows_of<Stored>(problem.gradients, image, target), problem.positions(), begin, end, wide,
+                               weights);
+  });
+}
+
+inline void sum_rows(const Problem& problem, int64_t image, const float* weights, int64_t begin, int64_t end,
+                     float* sums, float* maps) {
+  with_types(problem.method, problem.activations.dtype, [&](auto method, auto* stored) {
+    using Stored = std::remove_const_t<std::remove_pointer_t<decltype(stored)>>;
+    sum_rows<method.value>(
+        rows_of<Stored>(problem.activations, image, 0),
+        [&](int64_t k) { return rows_of<Stored>(problem.gradients, image, k); }, weights, problem.targets,
+        problem.channels, problem.positions(), begin, end, reinterpret_cast<Vector*>(sums), maps);
+  });
+}
+
+inline void fill_axes(const Problem& problem, float* memory, Axes& axes) {
+  fill_axis(problem.rows, problem.height, memory, axes.rows);
+  fill_axis(problem.columns, problem.width, memory + Axis::floats(problem.rows, problem.height), axes.columns);
+}
+
+inline void finish(const Problem& problem, const Axes& axes, float* map, float* candidates, Finish& finished) {
+  finish_map(problem.relu, problem.normalize, axes.rows, axes.columns, map, candidates, finished);
+}
+
+inline void write(const Axes& axes, const float* map, const Finish& finished, int64_t begin, int64_t end,
+                  float* stretched, float* heatmap) {
+  write_rows(axes.rows, axes.columns, map, finished, begin, end, stretched, heatmap);
+}
+
+constexpr Kernels table(const char* name) {
+  return {name, fill_axes, sum_slab, add_partial, weigh_rows, sum_rows, finish, write};
+}

@@ -1,0 +1,87 @@
+// Eight floats side by side, and how each stored type is read into them.
+//
+// Vectors go by reference throughout: 32 bytes have no calling convention common to all instruction sets.
+
+// How float16 and bfloat16 lie in memory.
+struct Half {
+  uint16_t bits;
+};
+struct BFloat16 {
+  uint16_t bits;
+};
+
+GCF_INLINE float to_float(float x) { return x; }
+GCF_INLINE float to_float(Half x) { return half_to_float(x.bits); }
+GCF_INLINE float to_float(BFloat16 x) { return bfloat16_to_float(x.bits); }
+
+typedef float Vector __attribute__((vector_size(32)));
+typedef int32_t Mask __attribute__((vector_size(32)));
+typedef uint32_t Words __attribute__((vector_size(32)));
+typedef uint16_t HalfWords __attribute__((vector_size(16)));
+
+// By reference throughout: a 32-byte vector has no calling convention common to all instruction sets.
+GCF_INLINE void load(const float* from, Vector& to) { std::memcpy(&to, from, sizeof(Vector)); }
+
+GCF_INLINE void load(const BFloat16* from, Vector& to) {
+  HalfWords bits;
+  std::memcpy(&bits, from, sizeof(bits));
+  const Words words = __builtin_convertvector(bits, Words) << 16;
+  std::memcpy(&to, &words, sizeof(Vector));
+}
+
+// half_to_float, eight at a time.
+GCF_INLINE void load(const Half* from, Vector& to) {
+  HalfWords bits;
+  std::memcpy(&bits, from, sizeof(bits));
+  const Words words = __builtin_convertvector(bits, Words);
+  const Words magnitude = (words & 0x7fffu) << 13;
+  Vector value;
+  std::memcpy(&value, &magnitude, sizeof(Vector));
+  value *= 0x1p112f;
+  Words result;
+  std::memcpy(&result, &value, sizeof(Vector));
+  result |= reinterpret_cast<Words>(magnitude >= 0x0f800000u) & 0x7f800000u;
+  result |= (words & 0x8000u) << 16;
+  std::memcpy(&to, &result, sizeof(Vector));
+}
+
+GCF_INLINE void store(const Vector& from, float* to) { std::memcpy(to, &from, sizeof(Vector)); }
+
+// Lanes from 8 - count on are ones, the others zeros.
+constexpr int32_t last_lanes[2 * LANES] = {0, 0, 0, 0, 0, 0, 0, 0, -1, -1, -1, -1, -1, -1, -1, -1};
+
+// The last `count` (1 to 7) of at least eight elements that end at `end`, in the last lanes; zeros before them.
+template <class Stored>
+GCF_INLINE void load_last(const Stored* end, int64_t count, Vector& to) {
+  load(end - LANES, to);
+  Words mask, bits;
+  std::memcpy(&mask, last_lanes + count, sizeof(mask));
+  std::memcpy(&bits, &to, sizeof(bits));
+  bits &= mask;
+  std::memcpy(&to, &bits, sizeof(bits));
+}
+
+// Up to seven elements, in the first lanes; zeros behind them.
+template <class Stored>
+GCF_INLINE void load_few(const Stored* from, int64_t count, Vector& to) {
+  to = Vector{};
+  for (int64_t i = 0; i < count; ++i) to[i] = to_float(from[i]);
+}
+
+// to[j] = the sum of the lanes of from[j], each summed as ((0+4)+(2+6))+((1+5)+(3+7)).
+GCF_INLINE void sum_lanes(const Vector (&from)[LANES], Vector& to) {
+#if defined(__clang__)
+#define GCF_SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define GCF_SHUFFLE(a, b, ...) __builtin_shuffle(a, b, Mask{__VA_ARGS__})
+#endif
+  Vector half[4];
+  GCF_UNROLL for (int64_t j = 0; j < 4; ++j) half[j] = GCF_SHUFFLE(from[j], from[j + 4], 0, 1, 2, 3, 8, 9, 10, 11) +
+                                                       GCF_SHUFFLE(from[j], from[j + 4], 4, 5, 6, 7, 12, 13, 14, 15);
+  Vector quarter[2];
+  GCF_UNROLL for (int64_t j = 0; j < 2; ++j) quarter[j] = GCF_SHUFFLE(half[j], half[j + 2], 0, 1, 8, 9, 4, 5, 12, 13) +
+                                                          GCF_SHUFFLE(half[j], half[j + 2], 2, 3, 10, 11, 6, 7, 14, 15);
+  to = GCF_SHUFFLE(quarter[0], quarter[1], 0, 8, 2, 10, 4, 12, 6, 14) +
+       GCF_SHUFFLE(quarter[0], quarter[1], 1, 9, 3, 11, 5, 13, 7, 15);
+#undef GCF_SHUFFLE
+}

@@ -1,0 +1,11 @@
+// The operator's schema, and nothing else: each backend's file registers its kernel against it.
+#include <torch/csrc/stable/library.h>
+
+// activations (B,C,h,w); gradients (B,C,h,w) or (B,K,C,h,w), any strides.
+// Returns heatmap (B[,K],height,width), raw_min (B[,K]) and raw_max (B[,K]), float32.
+// gradcam_fast/ops.py holds the checks, the fake kernel and the numbers of `method` and `normalize`.
+STABLE_TORCH_LIBRARY(gradcam_fast, library) {
+  library.def(
+      "cam(Tensor activations, Tensor gradients, SymInt height, SymInt width, int method, int normalize, bool relu)"
+      " -> (Tensor heatmap, Tensor raw_min, Tensor raw_max)");
+}

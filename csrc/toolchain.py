@@ -1,0 +1,159 @@
+"""The compilers of this machine, and the one command that makes each library.
+
+Knows nothing of setuptools, and of torch only where its headers and libraries lie.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from find_torch import OLDEST, BuildProblem, NotNeeded, Torch
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+CUDA_ARCHITECTURES = "7.5;8.0;8.6;9.0+PTX"
+
+# Contraction is off so that every code path rounds alike; symbols are hidden so that nothing of torch's
+# C++ headers leaks out of a library that must suit every torch; the prefix map keeps build paths out of messages.
+COMMON_FLAGS = ("-std=c++17", "-O3", f"-DTORCH_TARGET_VERSION=0x{OLDEST[0]:02x}{OLDEST[1]:02x}000000000000")
+CPU_FLAGS = ("-fPIC", "-fvisibility=hidden", "-fvisibility-inlines-hidden", "-ffp-contract=off", "-Wall", "-Wextra")
+# Without USE_CUDA the stable headers leave out the functions that find torch's current stream.
+# No code is linked across device files, and the device linker would write the build's paths into the library.
+CUDA_FLAGS = (
+    "-DUSE_CUDA",
+    "-cudart=static",
+    "--no-device-link",
+    "-Xcompiler=-fPIC,-fvisibility=hidden,-ffp-contract=off",
+)
+
+
+def build_cpu(torch: Torch, sources: list[str], target: Path) -> dict[str, object]:
+    """Compile ``sources`` into the shared library ``target``; the facts of the build, or a BuildProblem."""
+    compiler = _cxx()
+    flags = [*COMMON_FLAGS, *CPU_FLAGS, *shlex.split(os.environ.get("CXXFLAGS", ""))]
+    if sys.platform == "darwin":
+        link = ["-bundle"]
+    else:
+        link = ["-shared", "-Wl,--no-undefined", "-Wl,--exclude-libs,ALL"]
+    link += shlex.split(os.environ.get("LDFLAGS", ""))
+    paths = [f"-fmacro-prefix-map={torch.include}/=", f"-isystem{torch.include}", f"-L{torch.lib}"]
+    _run([*compiler, *flags, *link, *paths, *sources, "-ltorch_cpu", "-o", str(target)], "the C++ compiler")
+    return {"compiler": _first_line([*compiler, "--version"]), "flags": flags + link}
+
+
+def _cxx() -> list[str]:
+    if sys.platform == "win32":
+        raise BuildProblem("kernels are not built on Windows yet")
+    mend = "xcode-select --install" if sys.platform == "darwin" else "apt-get install g++"
+    if os.environ.get("CXX"):
+        compiler = shlex.split(os.environ["CXX"])
+    else:
+        found = next(filter(shutil.which, ("c++", "g++", "clang++")), None)
+        if found is None:
+            raise BuildProblem("no C++ compiler was found: c++, g++ and clang++ are not on PATH", mend)
+        compiler = [found]
+    if not _first_line([*compiler, "--version"]):
+        raise BuildProblem(f"the C++ compiler {shlex.join(compiler)!r} does not run", mend)
+    return compiler
+
+
+def build_cuda(torch: Torch, sources: list[str], target: Path) -> dict[str, object]:
+    """Compile ``sources`` with nvcc into the shared library ``target``; the facts of the build, or a BuildProblem."""
+    if torch.cuda is None:
+        raise NotNeeded(f"it was built against torch {torch.version}, which is not a CUDA build")
+    nvcc = find_nvcc(torch)
+    codes, architectures = _architectures(nvcc)
+    flags = [*COMMON_FLAGS, *CUDA_FLAGS, *codes]
+    if sys.platform != "darwin":
+        flags.append("-Xlinker=--no-undefined,--exclude-libs,ALL")
+    # The toolkit's wheels keep their libraries where their own nvcc does not look.
+    top = re.search(r"^#\$ TOP=(.*)$", _output([nvcc, "--dryrun", "-x", "cu", os.devnull]), re.MULTILINE)
+    library_paths = [f"-L{torch.lib}", *([f"-L{top[1]}/lib"] if top else [])]
+    paths = [f"-isystem={torch.include}", f"-Xcompiler=-fmacro-prefix-map={torch.include}/=", *library_paths]
+    _run([nvcc, "-shared", *flags, *paths, *sources, "-ltorch_cpu", "-ltorch_cuda", "-o", str(target)], "nvcc")
+    return {"compiler": f"nvcc {_release(nvcc)}", "flags": flags, "architectures": architectures}
+
+
+def find_nvcc(torch: Torch) -> str:
+    """An nvcc of the CUDA major release that ``torch`` was built for."""
+    assert torch.cuda is not None
+    wanted = torch.cuda.split(".")[0]
+    others = []
+    for nvcc in _nvccs(torch):
+        release = _release(nvcc)
+        if release and release.split(".")[0] == wanted:
+            return nvcc
+        others.append(f"{nvcc} is of CUDA {release or 'unknown'}")
+    found = "; ".join(others) or "none was found"
+    raise BuildProblem(
+        f"torch {torch.version} needs an nvcc of CUDA {wanted}: {found}",
+        f"pip install 'cuda-toolkit[cccl,nvcc]=={torch.cuda}.*'",
+    )
+
+
+def _nvccs(torch: Torch) -> Iterator[str]:
+    folders = [Path(os.environ[name], "bin") for name in ("CUDA_HOME", "CUDA_PATH") if os.environ.get(name)]
+    on_path = shutil.which("nvcc")
+    candidates = [folder / "nvcc" for folder in folders] + ([Path(on_path)] if on_path else [])
+    for site in dict.fromkeys((torch.root.parent, Path(sysconfig.get_path("purelib")))):
+        candidates += sorted(site.glob("nvidia/*/bin/nvcc"))
+    yield from (str(nvcc) for nvcc in dict.fromkeys(candidates) if nvcc.exists())
+
+
+def _release(nvcc: str) -> str | None:
+    found = re.search(r"release (\d+\.\d+)", _output([nvcc, "--version"]))
+    return found[1] if found else None
+
+
+def _architectures(nvcc: str) -> tuple[list[str], list[str]]:
+    """nvcc's options for the architectures asked for (or the usual ones it knows), and their names."""
+    names = ("GRADCAM_FAST_CUDA_ARCHS", "TORCH_CUDA_ARCH_LIST")
+    variable = next((name for name in names if os.environ.get(name)), None)
+    asked = os.environ[variable] if variable else CUDA_ARCHITECTURES
+    known = set(re.findall(r"compute_(\w+)", _output([nvcc, "--list-gpu-arch"])))
+    codes: list[str] = []
+    for item in re.split(r"[;,\s]+", asked.strip("; ,")):
+        parts = re.fullmatch(r"(\d+)\.(\d)([af]?)(\+PTX)?", item)
+        if parts is None:
+            raise BuildProblem(f"{variable}={asked!r} is not understood at {item!r}; write it like '8.0;9.0+PTX'")
+        number = parts[1] + parts[2]
+        if number in known:
+            codes += [f"sm_{number}{parts[3]}", *([f"compute_{number}{parts[3]}"] if parts[4] else [])]
+        elif variable:
+            raise BuildProblem(f"{variable} names {item}, which nvcc {_release(nvcc)} does not know")
+    if not variable and not any(code.startswith("compute_") for code in codes):
+        codes += [code.replace("sm_", "compute_") for code in codes[-1:]]
+    return [f"-gencode=arch={code.replace('sm_', 'compute_')},code={code}" for code in codes], codes
+
+
+def _run(command: list[str], name: str) -> None:
+    print(shlex.join(command), flush=True)
+    try:
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
+    except OSError as error:
+        raise BuildProblem(f"{name} could not be started: {error}") from error
+    print(done.stdout, end="", flush=True)
+    if done.returncode != 0:
+        raise BuildProblem(f"{name} failed with exit status {done.returncode}", log=done.stdout)
+
+
+def _output(command: list[str]) -> str:
+    """What ``command`` prints, warnings included; nothing if it fails or is not there."""
+    try:
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
+    except OSError:
+        return ""
+    return done.stdout if done.returncode == 0 else ""
+
+
+def _first_line(command: list[str]) -> str:
+    return _output(command).partition("\n")[0]
