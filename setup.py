@@ -1,0 +1,118 @@
+"""Builds the kernels beside the package: setuptools' part of the work, and what happens when a build fails.
+
+Metadata is in pyproject.toml; torch and the compilers are found in csrc/find_torch.py and csrc/toolchain.py.
+GRADCAM_FAST_BUILD chooses: ``auto`` (whatever this machine can build), ``cpu`` (no CUDA library), ``never``,
+or ``require`` (anything missing is an error).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import setuptools
+
+if int(setuptools.__version__.split(".")[0]) < 77:
+    # Only a build without isolation gets here: fresh environments of Python 3.10 and 3.11 hold an older one.
+    raise SystemExit(f"setuptools {setuptools.__version__} is older than 77; type: pip install -U setuptools")
+
+from setuptools import Extension, setup
+from setuptools.command.bdist_wheel import bdist_wheel
+from setuptools.command.build_ext import build_ext
+from setuptools.errors import CompileError
+
+sys.path.insert(0, str(Path(__file__).resolve().parent / "csrc"))
+from find_torch import BuildProblem, NotNeeded, Torch, find_torch
+from toolchain import build_cpu, build_cuda
+
+MODES = ("auto", "cpu", "never", "require")
+MODE = os.environ.get("GRADCAM_FAST_BUILD") or "auto"
+if MODE not in MODES:
+    raise SystemExit(f"GRADCAM_FAST_BUILD={MODE!r} is unknown; choose one of {', '.join(MODES)}")
+
+BUILDERS = {"cpu": build_cpu, "cuda": build_cuda}
+CSRC = sorted(path.as_posix() for path in Path("csrc").iterdir() if path.is_file())
+SOURCES = {
+    "cpu": [path for path in CSRC if path.endswith(".cpp")],
+    "cuda": [path for path in CSRC if path.endswith(".cu")],
+}
+LIBRARIES = Path("gradcam_fast", "_lib")
+
+
+class BuildKernels(build_ext):
+    """Build each library that can be built, and write down in build.json what was built and what was not."""
+
+    def run(self) -> None:
+        target = Path(self.build_lib, LIBRARIES)
+        # A library of a former build must never meet the Python of this one, least of all after a failure.
+        self._replace(target, None)
+        if self.inplace:
+            self._replace(LIBRARIES, None)
+        target.mkdir(parents=True)
+        record = self._build(target)
+        (target / "build.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        if self.inplace:
+            self._replace(LIBRARIES, target)
+
+    def get_outputs(self) -> list[str]:
+        return [str(path) for path in sorted(Path(self.build_lib, LIBRARIES).glob("*"))]
+
+    def get_output_mapping(self) -> dict[str, str]:
+        return {path: str(LIBRARIES / Path(path).name) for path in self.get_outputs()} if self.inplace else {}
+
+    def _build(self, target: Path) -> dict[str, object]:
+        torch: Torch | BuildProblem
+        try:
+            torch = find_torch()
+        except BuildProblem as problem:
+            torch = problem
+        libraries = {name: self._build_library(name, torch, target) for name in BUILDERS}
+        against = {"version": torch.version, "cuda": torch.cuda} if isinstance(torch, Torch) else None
+        return {
+            "version": self.distribution.get_version(),
+            "mode": MODE,
+            "torch": against,
+            "libraries": libraries,
+        }
+
+    def _build_library(self, name: str, torch: Torch | BuildProblem, target: Path) -> dict[str, object]:
+        library = target / f"libgradcam_fast_{name}.so"
+        chosen = MODE == "never" or (MODE == "cpu" and name != "cpu")
+        try:
+            if chosen:
+                raise NotNeeded(f"it was built with GRADCAM_FAST_BUILD={MODE}", "unset GRADCAM_FAST_BUILD")
+            if isinstance(torch, BuildProblem):
+                raise torch
+            facts = BUILDERS[name](torch, SOURCES[name], library)
+        except BuildProblem as problem:
+            library.unlink(missing_ok=True)
+            if MODE == "require" and not isinstance(problem, NotNeeded):
+                raise CompileError(f"GRADCAM_FAST_BUILD=require, but no {name} library: {problem.reason}") from problem
+            print(f"gradcam_fast: no {name} library: {problem.reason}", flush=True)
+            why = {"reason": problem.reason, "mend": problem.mend, "chosen": chosen, "log": problem.log}
+            return {"file": None, **why}
+        return {"file": library.name, "reason": "built", **facts}
+
+    @staticmethod
+    def _replace(folder: Path, source: Path | None) -> None:
+        if folder.exists():
+            shutil.rmtree(folder)
+        if source is not None:
+            shutil.copytree(source, folder)
+
+
+class WheelForEveryPython(bdist_wheel):
+    """The libraries know no Python, so the wheel is bound to a platform at most."""
+
+    def get_tag(self) -> tuple[str, str, str]:
+        built = any(Path(self.bdist_dir or "").glob(f"{LIBRARIES.as_posix()}/lib*"))
+        return "py3", "none", super().get_tag()[2] if built else "any"
+
+
+setup(
+    ext_modules=[Extension(f"gradcam_fast._lib.{name}", SOURCES[name], depends=CSRC) for name in BUILDERS],
+    cmdclass={"build_ext": BuildKernels, "bdist_wheel": WheelForEveryPython},
+)
