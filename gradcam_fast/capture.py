@@ -1,0 +1,168 @@
+"""One forward that leaves, at chosen layers, the activations and a graph only behind them.
+
+Knows nothing of scores, of kernels or of pictures. Nothing of the model is changed that is not put back.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import nn
+
+from .compiled import eagerly
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from .inputs import Inputs
+    from .layers import Layer
+
+__all__ = ["forward", "preserved"]
+
+# How often a module ran in its last forward, so that the next one opens the graph only at the last call.
+_CALLS: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
+_EVERY_CALL = 0
+
+# Models in training mode are lent other buffers during an explanation: one at a time per model.
+_TRAINING: WeakKeyDictionary[nn.Module, threading.RLock] = WeakKeyDictionary()
+_GUARD = threading.Lock()
+
+
+def forward(model: nn.Module, inputs: Inputs, layers: Sequence[Layer]) -> tuple[Any, list[Tensor]]:
+    """Run the model once; return its output and each layer's activations, with the graph from there to the output.
+
+    Up to the earliest of the layers nothing is recorded. There the layer's output becomes a leaf, and a copy of it is
+    handed onward, so that what follows may work in place. Of a layer that runs several times the last call counts;
+    if it runs fewer times than it did before, the model is run a second time.
+
+    Grad mode, inference mode and hooks are afterwards as they were, also when the model raises.
+
+    Raises:
+        RuntimeError: a layer did not run.
+    """
+    with eagerly(), torch.inference_mode(False):
+        inputs = inputs.map(_usable)
+        watches = [_Watch(layer, alone=len(layers) == 1) for layer in layers]
+        output = _watched(model, inputs, watches)
+        if any(watch.activations is None and watch.calls for watch in watches):
+            for watch in watches:
+                watch.open_at = _CALLS[watch.layer.module] = _EVERY_CALL
+            output = _watched(model, inputs, watches)
+    activations = []
+    for watch in watches:
+        if watch.activations is None:
+            raise RuntimeError(
+                f"layer {watch.layer.name!r} did not run in this forward; choose a layer that does, or layer=None to "
+                "have one found"
+            )
+        if _CALLS.get(watch.layer.module) != _EVERY_CALL:
+            _CALLS[watch.layer.module] = watch.calls
+        activations.append(watch.activations)
+    return output, activations
+
+
+def _usable(value: Tensor) -> Tensor:
+    # An inference tensor can be neither changed in place nor saved for a backward outside of inference mode.
+    return value.clone() if value.is_inference() else value
+
+
+class _Watch:
+    """A forward hook on one layer, for the thread that made it."""
+
+    def __init__(self, layer: Layer, *, alone: bool) -> None:
+        self.layer = layer
+        self.alone = alone
+        self.open_at = _CALLS.get(layer.module, 1)
+        self.thread = threading.get_ident()
+        self.calls = 0
+        self.activations: Tensor | None = None
+
+    def __call__(self, module: nn.Module, args: Any, output: Any) -> Any:
+        if threading.get_ident() != self.thread:
+            return None
+        self.calls += 1
+        if self.calls < self.open_at:
+            return None
+        found = tensor_in(output)
+        if found is None:
+            raise TypeError(
+                f"layer {self.layer.name!r} returned a {type(output).__name__} without a floating tensor; "
+                "choose a layer that returns feature maps"
+            )
+        torch.set_grad_enabled(True)
+        # A lone layer needs no graph before it. Several may lie behind one another: the later ones stay attached.
+        attached = found.requires_grad and not self.alone
+        self.activations = found if attached else found.detach().requires_grad_()
+        return replace_tensor(output, found, self.activations.clone())
+
+
+def _watched(model: nn.Module, inputs: Inputs, watches: Sequence[_Watch]) -> Any:
+    handles = []
+    try:
+        for watch in watches:
+            watch.calls, watch.activations = 0, None
+            handles.append(watch.layer.module.register_forward_hook(watch))
+        with torch.no_grad():
+            return inputs(model)
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def tensor_in(output: Any) -> Tensor | None:
+    """The feature maps in a module's output: the tensor itself, or the first floating one of a tuple, list or dict."""
+    members = output.values() if isinstance(output, Mapping) else output if isinstance(output, (tuple, list)) else ()
+    for member in (output, *members):
+        if isinstance(member, torch.Tensor) and member.dtype.is_floating_point:
+            return member
+    return None
+
+
+def replace_tensor(output: Any, old: Tensor, new: Tensor) -> Any:
+    """``output`` with ``old`` replaced by ``new``, in the same type of container."""
+    if output is old:
+        return new
+    if isinstance(output, Mapping):
+        return type(output)(**{key: new if value is old else value for key, value in output.items()})
+    members = [new if member is old else member for member in output]
+    return type(output)(*members) if hasattr(output, "_fields") else type(output)(members)
+
+
+@contextmanager
+def preserved(model: nn.Module) -> Iterator[None]:
+    """Lend the modules in training mode copies of their buffers: an explanation is not a training step.
+
+    Must last until the gradients are taken, because batch-norm's backward reads the buffers of its forward.
+    """
+    training = [module for module in _modules(model) if module.training and module._buffers]
+    if not training:
+        yield
+        return
+    with _GUARD:
+        lock = _TRAINING.setdefault(model, threading.RLock())
+    with lock:
+        own = [dict(module._buffers) for module in training]
+        with torch.inference_mode(False), torch.no_grad():
+            copies = {id(each): each.clone() for buffers in own for each in buffers.values() if each is not None}
+        try:
+            for module, buffers in zip(training, own, strict=True):
+                module._buffers.update({name: copies.get(id(buffer)) for name, buffer in buffers.items()})
+            yield
+        finally:
+            for module, buffers in zip(training, own, strict=True):
+                module._buffers.clear()
+                module._buffers.update(buffers)
+
+
+def _modules(model: nn.Module) -> Iterator[nn.Module]:
+    # nn.Module.modules() without its bookkeeping of names and duplicates, which costs more than the visit.
+    pending = [model]
+    while pending:
+        module = pending.pop()
+        yield module
+        pending.extend(child for child in module._modules.values() if child is not None)

@@ -1,0 +1,38 @@
+"""What an explanation consists of. Knows nothing of how it is made."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["Explanation"]
+
+
+@dataclass(frozen=True, eq=False)
+class Explanation:
+    """What a model predicted for a batch, and where it looked.
+
+    Attributes:
+        heatmap: (B,H,W), or (B,K,H,W) when K targets were asked for; float32, in [0,1] under ``minmax``.
+        logits: the model's own output (the tensor that ``output`` picks), detached; from the same forward.
+        target: the classes explained, int64, (B,) or (B,K); None for a callable target.
+        score: their scores, (B,) or (B,K); NaN where a class given as a device tensor is out of range.
+        raw_min: least value of the upsampled map before normalisation, (B,) or (B,K).
+        raw_max: greatest value likewise; NaN where the activations or gradients are not finite.
+        valid: bool, (B,) or (B,K): the map is finite and not flat, so the heatmap shows something.
+        layer: dotted name of the layer explained; a tuple of names when there are several.
+
+    All tensors are on the images' device and none requires grad.
+    """
+
+    heatmap: Tensor
+    logits: Any
+    target: Tensor | None
+    score: Tensor
+    raw_min: Tensor
+    raw_max: Tensor
+    valid: Tensor
+    layer: str | tuple[str, ...]

@@ -1,0 +1,67 @@
+"""From scores back to the activations of chosen layers, through the graph that ``capture`` left, and no further.
+
+Knows nothing of how the scores came about or of what the gradients are for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from .layers import Layer
+
+__all__ = ["gradients"]
+
+
+def gradients(scores: Tensor, activations: Sequence[Tensor], layers: Sequence[Layer]) -> list[Tensor]:
+    """d score / d activations at each layer: (B,...) for scores (B,), (B,K,...) for scores (B,K).
+
+    Only the graph between is walked; no ``.grad`` is touched. The K targets of an image go in one batched backward
+    where every operation behind the layer can, else one after another, with the same numbers.
+
+    Raises:
+        RuntimeError: the scores do not depend on a layer.
+    """
+    if not scores.requires_grad:
+        raise _independent(layers[0])
+    device = scores.device.type
+    with torch.inference_mode(False), torch.autocast(device, enabled=False):
+        if scores.dim() == 1:
+            return _checked(_grad(scores, activations, torch.ones_like(scores)), layers)
+        batch, targets = scores.shape
+        one_hot = torch.eye(targets, dtype=scores.dtype, device=scores.device)
+        one_hot = one_hot.unsqueeze(1).expand(targets, batch, targets)
+        try:
+            found = _grad(scores, activations, one_hot, batched=True)
+        except RuntimeError:
+            single = [_checked(_grad(scores, activations, each), layers) for each in one_hot]
+            return [torch.stack(maps, 1) for maps in zip(*single, strict=True)]
+        return [maps.transpose(0, 1) for maps in _checked(found, layers)]
+
+
+def _grad(
+    scores: Tensor, activations: Sequence[Tensor], weights: Tensor, *, batched: bool = False
+) -> Sequence[Tensor | None]:
+    several = batched or scores.dim() == 2
+    return torch.autograd.grad(
+        scores, activations, weights, retain_graph=several, allow_unused=True, is_grads_batched=batched
+    )
+
+
+def _checked(found: Sequence[Tensor | None], layers: Sequence[Layer]) -> list[Tensor]:
+    for maps, layer in zip(found, layers, strict=True):
+        if maps is None:
+            raise _independent(layer)
+    return [maps for maps in found if maps is not None]
+
+
+def _independent(layer: Layer) -> RuntimeError:
+    return RuntimeError(
+        f"the score does not depend on layer {layer.name!r} (its output is not used, or the model turns gradients off "
+        "behind it); choose another layer, or layer=None to have one found"
+    )

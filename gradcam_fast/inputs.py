@@ -1,0 +1,98 @@
+"""What goes into the model: the model itself and its inputs, checked before anything runs.
+
+Knows nothing of layers, scores or maps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from .compiled import eager_module
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What the model is called with: ``model(*args, **kwargs)``."""
+
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+
+    def __call__(self, model: nn.Module) -> Any:
+        return model(*self.args, **self.kwargs)
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> Inputs:
+        """The same inputs with every tensor ``t`` replaced by ``change(t)``."""
+
+        def changed(value: Any) -> Any:
+            return change(value) if isinstance(value, torch.Tensor) else value
+
+        return Inputs(tuple(map(changed, self.args)), {name: changed(value) for name, value in self.kwargs.items()})
+
+
+def as_model(model: Any) -> nn.Module:
+    """The module that hooks can be put on: the eager one inside a compiled model.
+
+    Raises:
+        TypeError: not an ``nn.Module``, or one whose hooks would not be seen.
+    """
+    model = eager_module(model)
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model is a {type(model).__name__}; give a torch.nn.Module")
+    if isinstance(model, torch.jit.ScriptModule):
+        raise TypeError(
+            f"model is a {type(model).__name__}, whose modules take no hooks; give the nn.Module it was made from"
+        )
+    if isinstance(model, nn.DataParallel):
+        raise TypeError("model is a DataParallel, which copies the model per device; give its .module")
+    return model
+
+
+def as_inputs(model: nn.Module, images: Any) -> tuple[Inputs, Tensor]:
+    """What to call the model with, and the images (B,C,H,W) among it.
+
+    Raises:
+        TypeError, ValueError: no floating tensor (B,C,H,W), or not on the model's device.
+    """
+    if isinstance(images, Mapping):
+        inputs = Inputs((), dict(images))
+    elif isinstance(images, (tuple, list)) and not isinstance(images, torch.Tensor):
+        inputs = Inputs(tuple(images), {})
+    else:
+        if not isinstance(images, torch.Tensor):
+            raise TypeError(f"images is a {type(images).__name__}; give a floating tensor (B,C,H,W)")
+        main = images.unsqueeze(0) if images.dim() == 3 else images
+        _check_images(model, main, images)
+        return Inputs((main,), {}), main
+    for value in (*inputs.args, *inputs.kwargs.values()):
+        if isinstance(value, torch.Tensor) and value.dim() == 4:
+            _check_images(model, value, value)
+            return inputs, value
+    raise ValueError("none of the model's inputs is a tensor (B,C,H,W); give the images among them")
+
+
+def _check_images(model: nn.Module, main: Tensor, given: Tensor) -> None:
+    if main.dim() != 4 or 0 in main.shape[1:]:
+        raise ValueError(f"images has shape {tuple(given.shape)}; expected (B,C,H,W), or (C,H,W) for one image")
+    if not main.dtype.is_floating_point:
+        raise TypeError(
+            f"images has dtype {main.dtype}; expected floating values prepared as the model expects them, for example "
+            "images.float() / 255 and then its mean and standard deviation"
+        )
+    parameter = next(model.parameters(), None)
+    if parameter is not None and parameter.device != main.device:
+        devices = {each.device for each in (*model.parameters(), *model.buffers())}
+        if main.device not in devices:
+            raise ValueError(
+                f"images is on {main.device} but the model is on {', '.join(sorted(map(str, devices)))}; "
+                f"move them with images.to({str(parameter.device)!r})"
+            )

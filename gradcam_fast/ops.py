@@ -1,0 +1,73 @@
+"""The op as a user calls it: checks, then the fused kernel where there is one, else the reference.
+
+Knows nothing of models; what the numbers mean is written in ``reference.py``.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from . import reference
+from .backend import kernel_for, load, warn_if_reference
+from .contract import METHODS, NORMALIZATIONS, check_choice, check_maps, check_size
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from .contract import Size
+
+__all__ = ["cam"]
+
+
+def cam(
+    activations: Tensor,
+    gradients: Tensor,
+    size: Size,
+    *,
+    method: str = "gradcam",
+    normalize: str = "minmax",
+    relu: bool = True,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Turn activations and gradients into heatmaps in one pass; the same function as :func:`reference.cam`, compiled.
+
+    Arguments, results and errors are those of :func:`gradcam_fast.reference.cam`. float64 runs there too. The result
+    for an image has the same bits alone or in a batch, on any number of threads. No result requires grad.
+
+    Example:
+        >>> import torch, gradcam_fast
+        >>> activations = torch.tensor([[[[0.0, 1.0], [2.0, 3.0]]]])
+        >>> heatmap, low, high = gradcam_fast.cam(activations, torch.ones(1, 1, 2, 2), size=2)
+        >>> heatmap * 3
+        tensor([[[0., 1.],
+                 [2., 3.]]])
+        >>> low.item(), high.item()
+        (0.0, 3.0)
+    """
+    check_choice("method", method, METHODS)
+    check_choice("normalize", normalize, NORMALIZATIONS)
+    check_maps(activations, gradients)
+    height, width = check_size(size)
+    if kernel_for(activations.device.type) and activations.dtype != torch.float64:
+        return torch.ops.gradcam_fast.cam(
+            activations, gradients, height, width, METHODS.index(method), NORMALIZATIONS.index(normalize), bool(relu)
+        )
+    warn_if_reference(activations.device.type)
+    return reference.cam(activations, gradients, (height, width), method=method, normalize=normalize, relu=relu)
+
+
+def _fake(
+    activations: Tensor, gradients: Tensor, height: int, width: int, method: int, normalize: int, relu: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    maps = gradients.shape[:-3]
+    heatmap = activations.new_empty((*maps, height, width), dtype=torch.float32)
+    return heatmap, heatmap.new_empty(maps), heatmap.new_empty(maps)
+
+
+load()
+if hasattr(torch.ops.gradcam_fast, "cam"):
+    torch.library.register_fake("gradcam_fast::cam", _fake)
+    # No formula for a gradient of the map: autograd is passed over, so that no result can require grad.
+    _autograd = torch.library.Library("gradcam_fast", "IMPL")
+    _autograd.impl("cam", torch.library.fallthrough_kernel, "Autograd")
