@@ -1,0 +1,40 @@
+"""Recipe D: where ResNet-152 looked for its best guess, and for its second one, in the same photo.
+
+Both maps of all photos come from one forward; the part of the network before `layer4` is never differentiated.
+
+    python examples/explainable_resnet152.py cat.jpg dog.jpg --weights resnet152-394f9c45.pth
+
+The weights come from `torchvision.models.resnet152(weights="IMAGENET1K_V1")`, which downloads that file once. To
+choose the classes yourself, give a row per photo: `target=[[539, 282]]` is doormat, then tiger cat.
+"""
+
+import torch
+from pictures import arguments, imagenet, load, read, sample_photo, save
+from torchvision.models import ResNet152_Weights, resnet152
+
+import gradcam_fast
+
+
+def explain(model, images, **target):
+    """Maps (B,2,H,W) on [0,1]: 1 is where the evidence is strongest."""
+    return gradcam_fast.explain(model, images, layer="layer4", **target or {"topk": 2})
+
+
+def main(argv=None):
+    options = arguments(__doc__, argv)
+    torch.manual_seed(0)
+    model = load(resnet152(), options.weights)
+    names = ResNet152_Weights.IMAGENET1K_V1.meta["categories"]
+    paths = options.photos or [sample_photo("chelsea.png"), sample_photo("coffee.png")]
+    photos = torch.cat([read(path, 224) for path in paths])
+    found = explain(model, imagenet(photos))
+    for image, path in enumerate(paths):
+        for score, index in zip(found.score[image], found.target[image], strict=True):
+            print(f"{path.name}: {index} {names[index]}, score {score:.4g}")
+    drawn = [gradcam_fast.overlay(photos, found.heatmap[:, k]) for k in range(2)]
+    panels = [panel for image in range(len(paths)) for panel in (photos[image], drawn[0][image], drawn[1][image])]
+    save(options.out / "explainable.png", *(panel.unsqueeze(0) for panel in panels))
+
+
+if __name__ == "__main__":
+    main()

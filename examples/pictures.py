@@ -1,0 +1,72 @@
+"""Photos in and panels out, for the four recipes beside this file.
+
+Knows nothing of networks or of Grad-CAM. Photos are uint8 RGB tensors of shape (1,3,H,W).
+"""
+
+import argparse
+from importlib.util import find_spec
+from pathlib import Path
+
+import cv2
+import torch
+
+MEAN = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
+STD = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
+
+
+def arguments(description, argv=None):
+    """The command line that all recipes share: photos, `--weights FILE` and `--out FOLDER`."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("photos", nargs="*", type=Path, help="photos to explain; without any, one that is installed")
+    parser.add_argument("--weights", type=Path, help="a state_dict file; without one the weights are random")
+    parser.add_argument("--out", type=Path, default=Path("explained"), help="where to write (default: %(default)s)")
+    return parser.parse_args(argv)
+
+
+def sample_photo(name="chelsea.png"):
+    """Path of a photo that scikit-image ships; chelsea is a cat, coffee a cup."""
+    package = find_spec("skimage")
+    if package is None:
+        raise SystemExit("no photo was named and scikit-image, which ships some, is missing: pip install scikit-image")
+    return Path(package.origin).parent / "data" / name
+
+
+def sample_xray():
+    """Two dark lungs with ribs across, one of them with a bright patch, (1,3,256,256)."""
+    y, x = torch.meshgrid(torch.linspace(-1, 1, 256), torch.linspace(-1, 1, 256), indexing="ij")
+    lungs = sum(torch.exp(-8 * (x - side) ** 2 - 2 * y**2) for side in (-0.45, 0.45))
+    patch = torch.exp(-40 * (x - 0.4) ** 2 - 40 * (y - 0.3) ** 2)
+    gray = 0.8 - 0.6 * lungs + 0.1 * torch.sin(25 * y + 4 * x**2) * lungs + 0.4 * patch
+    return (gray.clamp(0, 1) * 255).byte().expand(1, 3, -1, -1)
+
+
+def read(path, side):
+    """The photo as (1,3,side,side)."""
+    photo = cv2.imread(str(path))
+    if photo is None:
+        raise SystemExit(f"{path} cannot be read as a photo; give the path of a PNG or JPEG file")
+    photo = cv2.resize(cv2.cvtColor(photo, cv2.COLOR_BGR2RGB), (side, side), interpolation=cv2.INTER_AREA)
+    return torch.from_numpy(photo).permute(2, 0, 1).unsqueeze(0)
+
+
+def imagenet(photo):
+    """What ImageNet networks take: [0,1], then the mean and deviation of ImageNet's colours."""
+    return (photo / 255 - MEAN) / STD
+
+
+def load(model, weights):
+    """The model in eval mode, with the weights of a state_dict file if there is one."""
+    if weights:
+        model.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
+    else:
+        print("the weights are random: the maps show how, not what; give real ones with --weights")
+    return model.eval()
+
+
+def save(path, *panels):
+    """Write panels (1,3,H,W) of one height side by side, and say where."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    row = torch.cat([panel[0] for panel in panels], dim=-1).permute(1, 2, 0).numpy()
+    if not cv2.imwrite(str(path), cv2.cvtColor(row, cv2.COLOR_RGB2BGR)):
+        raise SystemExit(f"{path} cannot be written; give a folder you may write to with --out")
+    print(f"wrote {path}")
