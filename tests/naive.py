@@ -1,0 +1,53 @@
+"""Grad-CAM as the textbook has it: a graph through the whole network, gradients by hand, maps image by image.
+
+The second opinion of the capture tests. Shares no code with gradcam_fast, so that they cannot be wrong together.
+"""
+
+import copy
+
+import torch
+from torch.nn import functional as F
+
+
+def full_graph(model, layer, images, score, *others):
+    """Activations and gradients at the named layer, and the output, from an ordinary forward of a copy of the model.
+
+    `score` turns the output into one number per image; `others` are the model's inputs beside the images. Of a layer
+    that runs several times the last run counts.
+    """
+    twin = copy.deepcopy(model)
+    kept = []
+
+    def keep(_, __, output):
+        kept[:] = [output]
+        return output.clone()  # so that an in-place operation behind the layer does not overwrite what was kept
+
+    twin.get_submodule(layer).register_forward_hook(keep)
+    with torch.inference_mode(False), torch.enable_grad():
+        output = twin(images.clone().requires_grad_(), *others)
+        (gradients,) = torch.autograd.grad(score(output).sum(), kept[0])
+    return kept[0].detach(), gradients, output.detach()
+
+
+def highest(output):
+    return output.max(1).values
+
+
+def of_class(index):
+    return lambda output: output[:, index]
+
+
+def gradcam(activations, gradients, size):
+    """Selvaraju et al., ICCV 2017, equations 1 and 2, upsampled, then scaled to [0,1]; in float64."""
+    maps = []
+    for activation, gradient in zip(activations.double(), gradients.double(), strict=True):
+        raw = sum(g.mean() * a for a, g in zip(activation, gradient, strict=True)).clamp(min=0)
+        raw = F.interpolate(raw[None, None], size, mode="bilinear", align_corners=False)[0, 0]
+        maps.append((raw - raw.min()) / (raw.max() - raw.min()))
+    return torch.stack(maps)
+
+
+def heatmaps(model, layer, images, score, *others):
+    """Normalised Grad-CAM maps (B,H,W) of the images, in float64."""
+    activations, gradients, _ = full_graph(model, layer, images, score, *others)
+    return gradcam(activations, gradients, images.shape[-2:])

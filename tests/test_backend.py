@@ -1,0 +1,199 @@
+"""What a machine without its kernels is told: the reason, the command that mends it, and one warning.
+
+Every test loads its own copy of ``gradcam_fast/backend.py`` beside a build.json of its own; nothing is compiled.
+"""
+
+import importlib.util
+import json
+import sys
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+
+from gradcam_fast.backend import __file__ as BACKEND_FILE
+
+BUILT = {"file": "libgradcam_fast_cpu.so", "reason": "built", "chosen": False, "log": []}
+NO_COMPILER = {**BUILT, "file": None, "reason": "no C++ compiler was found", "mend": "apt-get install g++"}
+REFUSED = {**NO_COMPILER, "reason": "the C++ compiler failed", "mend": None, "log": ["error: no"]}
+CHOSEN = {**NO_COMPILER, "mend": "unset GRADCAM_FAST_BUILD", "chosen": True}
+
+
+@pytest.fixture
+def built_with(tmp_path, monkeypatch):
+    """Load a backend whose build left these libraries behind."""
+    monkeypatch.delenv("GRADCAM_FAST_BACKEND", raising=False)
+
+    def load(**libraries):
+        spec = importlib.util.spec_from_file_location("backend_under_test", BACKEND_FILE)
+        module = importlib.util.module_from_spec(spec)
+        monkeypatch.setitem(sys.modules, spec.name, module)
+        spec.loader.exec_module(module)
+        module.LIBRARIES = tmp_path
+        if libraries:
+            record = {"torch": {"version": "2.10.0", "cuda": "13.0"}, "libraries": {"cuda": NO_COMPILER, **libraries}}
+            (tmp_path / "build.json").write_text(json.dumps(record))
+        return module
+
+    return load
+
+
+@pytest.fixture
+def loaded(monkeypatch):
+    paths = []
+    monkeypatch.setattr(torch.ops, "load_library", paths.append)
+    return paths
+
+
+def cpu(module):
+    return module.backend().kernels[0]
+
+
+def cuda(module):
+    return module.backend().kernels[1]
+
+
+def warnings_of(module, *devices):
+    module.load()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for device in devices:
+            module.warn_if_reference(device)
+    return [str(warning.message) for warning in caught]
+
+
+def test_a_missing_compiler_is_named_with_the_command_that_mends_it(built_with):
+    kernel = cpu(built_with(cpu=NO_COMPILER))
+    assert not kernel.fused
+    assert kernel.why == "no C++ compiler was found"
+    assert kernel.mend.startswith("apt-get install g++ && pip install ")
+
+
+def test_a_failed_compilation_is_mended_by_seeing_all_of_its_output(built_with):
+    assert cpu(built_with(cpu=REFUSED)).mend.startswith("GRADCAM_FAST_BUILD=require pip install ")
+
+
+def test_a_package_that_was_never_built_says_so(built_with):
+    kernel = cpu(built_with())
+    assert (kernel.fused, kernel.why) == (False, "gradcam_fast was not built")
+    assert kernel.mend.startswith("pip install ")
+
+
+def test_a_library_that_does_not_load_is_a_reason_and_no_error(built_with, tmp_path):
+    (tmp_path / "libgradcam_fast_cpu.so").write_text("not a library")
+    kernel = cpu(built_with(cpu=BUILT))
+    assert not kernel.fused
+    assert kernel.why.startswith("libgradcam_fast_cpu.so does not load: ")
+
+
+def test_one_warning_says_what_is_missing_and_what_to_type(built_with):
+    (message,) = warnings_of(built_with(cpu=NO_COMPILER), "cpu", "cpu", "cuda", "cpu")
+    assert "reference on cpu: no C++ compiler was found." in message
+    assert "To mend it, type: apt-get install g++ && pip install " in message
+
+
+def test_torch_compile_traces_past_the_warning_and_still_gives_it_once(built_with):
+    module = built_with(cpu=NO_COMPILER)
+    module.load()
+
+    @torch.compile(fullgraph=True, backend="eager")
+    def doubled(x):
+        module.warn_if_reference("cpu")
+        return x if module.kernel_for("cpu") else x * 2
+
+    with pytest.warns(RuntimeWarning, match="reference on cpu") as caught:
+        assert [doubled(torch.tensor(3.0)).item() for _ in range(2)] == [6.0, 6.0]
+    assert len(caught) == 1
+
+
+@pytest.mark.parametrize("device", ["cuda", "mps", "xpu"])
+def test_a_device_no_kernel_was_written_for_warns_of_nothing(built_with, device):
+    module = built_with(cpu=NO_COMPILER)
+    assert warnings_of(module, device) == []
+    assert not module.kernel_for(device)
+
+
+def test_who_chose_to_build_no_kernel_is_not_warned(built_with):
+    module = built_with(cpu=CHOSEN)
+    assert warnings_of(module, "cpu") == []
+    assert cpu(module).mend.startswith("unset GRADCAM_FAST_BUILD && pip install ")
+
+
+def test_who_chose_the_reference_gets_it_without_a_warning(built_with, monkeypatch):
+    monkeypatch.setenv("GRADCAM_FAST_BACKEND", "reference")
+    module = built_with(cpu=BUILT)
+    assert cpu(module) == module.Kernel(
+        "cpu", False, "GRADCAM_FAST_BACKEND=reference asks for it", "unset GRADCAM_FAST_BACKEND", True
+    )
+    assert warnings_of(module, "cpu") == []
+    assert not module.kernel_for("cpu")
+
+
+def test_an_unknown_choice_is_refused_with_the_choices(built_with, monkeypatch):
+    monkeypatch.setenv("GRADCAM_FAST_BACKEND", "fast")
+    with pytest.raises(ValueError, match=r"GRADCAM_FAST_BACKEND='fast' is unknown; choose one of auto, reference"):
+        built_with().load()
+
+
+def test_many_threads_load_the_library_once(built_with, loaded):
+    module = built_with(cpu=BUILT)
+    with ThreadPoolExecutor(8) as threads:
+        assert len({id(report) for report in threads.map(lambda _: module.load(), range(8))}) == 1
+    assert [path.name for path in loaded] == ["libgradcam_fast_cpu.so"]
+
+
+def test_the_cuda_library_is_left_alone_under_a_torch_without_cuda(built_with, loaded, monkeypatch):
+    monkeypatch.setattr(torch.version, "cuda", None)
+    kernel = cuda(built_with(cpu=NO_COMPILER, cuda={**BUILT, "file": "libgradcam_fast_cuda.so"}))
+    assert kernel.why == f"torch {torch.__version__} is not a CUDA build"
+    assert loaded == []
+
+
+def test_a_cuda_library_of_another_major_release_is_not_loaded(built_with, loaded, monkeypatch):
+    monkeypatch.setattr(torch.version, "cuda", "12.8")
+    module = built_with(cpu=NO_COMPILER, cuda={**BUILT, "file": "libgradcam_fast_cuda.so"})
+    module.UNWRITTEN = {}
+    assert cuda(module).why == "its library was built for CUDA 13, and torch runs CUDA 12"
+    assert loaded == []
+
+
+@pytest.mark.parametrize(
+    "origin, command",
+    [
+        ({"url": "file:///src/my%20copy", "dir_info": {}}, "'/src/my copy'"),
+        ({"url": "https://x/y.git", "vcs_info": {"vcs": "git", "commit_id": "abc"}}, "git+https://x/y.git@abc"),
+        ({"url": "file:///y.whl", "archive_info": {}}, "--no-cache-dir --no-binary gradcam-fast gradcam-fast"),
+        (None, "--no-cache-dir --no-binary gradcam-fast gradcam-fast"),
+    ],
+)
+def test_the_mending_command_installs_from_where_the_package_came(built_with, monkeypatch, origin, command):
+    class Installed:
+        def read_text(self, name):
+            assert name == "direct_url.json"
+            return json.dumps(origin) if origin else None
+
+    module = built_with(cpu=NO_COMPILER)
+    monkeypatch.setattr(module, "__file__", "/environment/site-packages/gradcam_fast/backend.py")
+    monkeypatch.setattr(module, "distribution", lambda name: Installed())
+    assert module._reinstall() == f"pip install --force-reinstall --no-deps {command}"
+
+
+def test_a_checkout_is_mended_in_its_place(built_with, monkeypatch, tmp_path):
+    (tmp_path / "setup.py").touch()
+    module = built_with(cpu=NO_COMPILER)
+    monkeypatch.setattr(module, "__file__", str(tmp_path / "gradcam_fast/backend.py"))
+    assert module._reinstall() == f"pip install --force-reinstall --no-deps -e {tmp_path}"
+
+
+def test_the_report_reads_line_by_line(built_with):
+    module = built_with()
+    cpu = module.Kernel("cpu", True, "libgradcam_fast_cpu.so is loaded")
+    cuda = module.Kernel("cuda", False, "no nvcc", "pip install x")
+    report = module.Backend((cpu, cuda), "2.14.1", "2.10.0")
+    assert str(report).splitlines() == [
+        "gradcam_fast on torch 2.14.1; libraries built against torch 2.10.0",
+        "cpu   fused: libgradcam_fast_cpu.so is loaded",
+        "cuda  reference: no nvcc",
+        "      to mend it, type: pip install x",
+    ]

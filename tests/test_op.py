@@ -1,0 +1,264 @@
+"""What only the fused kernel promises: every shape, dtype and layout against the float64 reference, the same bits
+in any company, no copies, and a well-behaved PyTorch operator.
+
+Knows nothing of models, and runs on a torch without torchvision.
+"""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tolerances import ROUNDED_INPUTS, SAME_INPUTS
+
+import gradcam_fast
+from gradcam_fast import reference
+from gradcam_fast.backend import kernel_for
+from gradcam_fast.contract import METHODS, NORMALIZATIONS
+
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+
+# (B, K, C, h, w) -> (H, W); K = 0 stands for gradients without a target dimension.
+SHAPES = [
+    ((1, 0, 1, 1, 1), (1, 1)),
+    ((3, 0, 5, 1, 1), (6, 4)),
+    ((2, 0, 2048, 7, 7), (224, 224)),
+    ((1, 0, 512, 14, 14), (224, 224)),
+    ((65, 0, 17, 7, 7), (28, 28)),
+    ((1, 10, 130, 7, 7), (56, 56)),
+    ((2, 3, 64, 5, 9), (31, 64)),
+    ((2, 1, 63, 9, 2), (9, 2)),
+    ((1, 0, 100, 13, 13), (7, 5)),
+    ((1, 0, 9, 30, 40), (1, 3)),
+    ((1, 2, 33, 56, 56), (60, 50)),
+    ((1, 0, 8, 1, 300), (2, 5)),
+]
+
+
+def inputs(shape, dtype=torch.float32):
+    b, k, c, h, w = shape
+    return torch.randn(b, c, h, w).to(dtype), torch.randn(*(b, k, c, h, w) if k else (b, c, h, w)).to(dtype)
+
+
+def assert_agrees(activations, gradients, size, tolerance, **choice):
+    heatmap, low, high = reference.cam(activations.double(), gradients.double(), size, **choice)
+    found = gradcam_fast.cam(activations, gradients, size, **choice)
+    assert [each.dtype for each in found] == [torch.float32] * 3
+    # Extremes, and maps that are not normalised, are judged relative to the largest magnitude.
+    magnitude = torch.maximum(low.abs(), high.abs()).clamp(min=1e-30)
+    unit = magnitude[..., None, None] if choice.get("normalize") == "none" else 1
+    torch.testing.assert_close(found[0].double() / unit, heatmap / unit, rtol=0, atol=tolerance)
+    torch.testing.assert_close(found[1].double() / magnitude, low / magnitude, rtol=0, atol=tolerance)
+    torch.testing.assert_close(found[2].double() / magnitude, high / magnitude, rtol=0, atol=tolerance)
+
+
+def test_the_kernel_is_what_is_tested():
+    assert kernel_for("cpu")
+
+
+@pytest.mark.parametrize("relu", [True, False])
+@pytest.mark.parametrize("normalize", NORMALIZATIONS)
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("shape", "size"), SHAPES)
+def test_agrees_with_the_reference(shape, size, dtype, method, normalize, relu):
+    tolerance = SAME_INPUTS[dtype]
+    assert_agrees(*inputs(shape, dtype), size, tolerance, method=method, normalize=normalize, relu=relu)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_inputs_give_the_map_of_their_originals(dtype):
+    activations, gradients = torch.randn(4, 512, 7, 7).relu(), torch.randn(4, 512, 7, 7) + 0.1
+    expected, _, _ = reference.cam(activations.double(), gradients.double(), 56)
+    found, _, _ = gradcam_fast.cam(activations.to(dtype), gradients.to(dtype), 56)
+    torch.testing.assert_close(found.double(), expected, rtol=0, atol=ROUNDED_INPUTS[dtype])
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_every_half_precision_number_is_read_exactly(dtype):
+    every = torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16).view(dtype)
+    images = every[every.isfinite()].reshape(-1, 1, 1, 1)
+    found, low, high = gradcam_fast.cam(images, torch.ones_like(images), 1, normalize="none", relu=False)
+    for each in (found, low, high):
+        assert torch.equal(each.flatten(), images.float().flatten())
+
+
+LAYOUTS = {
+    "contiguous": lambda t: t,
+    "channels last": lambda t: t.transpose(-3, -1).contiguous().transpose(-3, -1),
+    "tokens": lambda t: _tokens(t),
+    "every other column of a wider map": lambda t: t.repeat_interleave(2, -1)[..., ::2],
+    "a corner of a larger map": lambda t: torch.nn.functional.pad(t, (3, 2, 1, 4))[..., 1:-4, 3:-2],
+    "rows and columns exchanged": lambda t: t.transpose(-1, -2).contiguous().transpose(-1, -2),
+    "a slice of more channels": lambda t: torch.cat([t, t], -3)[..., : t.shape[-3], :, :],
+    "batch reversed in memory": lambda t: t.flip(0).contiguous().flip(0),
+    "batch innermost": lambda t: t.movedim(0, -1).contiguous().movedim(-1, 0),
+    "off by one element": lambda t: torch.cat([t.new_zeros(1), t.flatten()])[1:].view(t.shape),
+}
+
+
+def _tokens(maps):
+    """(...,C,h,w) read from tokens (...,1+hw,C), as a transformer with a class token leaves them."""
+    tokens = maps.flatten(-2).transpose(-1, -2)
+    tokens = torch.cat([torch.full_like(tokens[..., :1, :], 99.0), tokens], -2)
+    return tokens[..., 1:, :].transpose(-1, -2).unflatten(-1, maps.shape[-2:])
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_memory_layout_gives_the_map(layout, dtype, method):
+    activations, gradients = inputs((2, 3, 70, 6, 5), dtype)
+    stored = LAYOUTS[layout](activations), LAYOUTS[layout](gradients)
+    assert torch.equal(stored[0], activations) and torch.equal(stored[1], gradients)
+    assert_agrees(*stored, (24, 20), SAME_INPUTS[dtype], method=method)
+    assert_agrees(stored[0], gradients, (24, 20), SAME_INPUTS[dtype], method=method)
+    assert_agrees(activations, stored[1], (24, 20), SAME_INPUTS[dtype], method=method)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_expanded_gradients_are_read_as_they_are(dtype, method):
+    """The gradient of a mean over positions is one number per channel, expanded with stride 0."""
+    activations = torch.randn(2, 70, 6, 5).to(dtype)
+    pooled = torch.randn(2, 3, 70, 1, 1).to(dtype)
+    assert_agrees(activations, pooled.expand(2, 3, 70, 6, 5), (24, 20), SAME_INPUTS[dtype], method=method)
+    assert_agrees(activations, pooled[:, 0].expand(2, 70, 6, 5), (24, 20), SAME_INPUTS[dtype], method=method)
+
+
+def test_targets_need_not_lie_outermost_in_memory():
+    activations, gradients = inputs((2, 4, 20, 6, 5))
+    targets_inside = gradients.transpose(0, 1).contiguous().transpose(0, 1)
+    targets_last = gradients.movedim(1, -1).contiguous().movedim(-1, 1)
+    expected = gradcam_fast.cam(activations, gradients, 16)
+    for stored in (targets_inside, targets_last):
+        torch.testing.assert_close(gradcam_fast.cam(activations, stored, 16), expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels last"])
+@pytest.mark.parametrize("method", METHODS)
+def test_an_image_has_the_same_bits_alone_in_any_place_and_on_any_number_of_threads(method, layout, threads):
+    activations, gradients = (LAYOUTS[layout](t) for t in inputs((9, 2, 300, 7, 7)))
+    expected = gradcam_fast.cam(activations, gradients, 64, method=method)
+    order = torch.randperm(9)
+    for count in (1, 2, 3, 7):
+        threads(count)
+        assert_same_bits(gradcam_fast.cam(activations, gradients, 64, method=method), expected)
+        shuffled = gradcam_fast.cam(
+            LAYOUTS[layout](activations[order]), LAYOUTS[layout](gradients[order]), 64, method=method
+        )
+        assert_same_bits(shuffled, [each[order] for each in expected])
+        for image in (0, 8):
+            one = slice(image, image + 1)
+            alone = gradcam_fast.cam(activations[one], gradients[one], 64, method=method)
+            assert_same_bits(alone, [each[one] for each in expected])
+        single_target = gradcam_fast.cam(activations, gradients[:, 1], 64, method=method)
+        assert_same_bits(single_target, [each[:, 1] for each in expected])
+
+
+@pytest.mark.parametrize("shape", [(2, 1, 2048, 7, 7), (3, 1, 96, 40, 33), (1, 4, 64, 64, 64)])
+def test_large_maps_have_the_same_bits_on_any_number_of_threads(shape, threads):
+    activations, gradients = inputs(shape)
+    threads(1)
+    expected = gradcam_fast.cam(activations, gradients, (200, 301))
+    for count in (2, 3, 7):
+        threads(count)
+        assert_same_bits(gradcam_fast.cam(activations, gradients, (200, 301)), expected)
+
+
+@pytest.fixture
+def threads():
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+def assert_same_bits(found, expected):
+    assert all(torch.equal(f, e) for f, e in zip(found, expected, strict=True))
+
+
+@pytest.mark.parametrize("exponent", [-60, -17, 1, 40])
+@pytest.mark.parametrize("normalize", ["minmax", "max"])
+def test_a_power_of_two_in_the_gradients_changes_no_bit(normalize, exponent):
+    activations, gradients = inputs((2, 0, 100, 7, 7))
+    expected = gradcam_fast.cam(activations, gradients, 50, normalize=normalize)
+    found = gradcam_fast.cam(activations, gradients * 2.0**exponent, 50, normalize=normalize)
+    assert torch.equal(found[0], expected[0])
+    assert torch.equal(found[2], expected[2] * 2.0**exponent)
+
+
+@settings(max_examples=150, deadline=None)
+@given(data=st.data())
+def test_any_shape_agrees_with_the_reference(data):
+    side = st.integers(1, 40)
+    b, c = data.draw(st.integers(1, 4)), data.draw(st.integers(1, 150))
+    h, w, height, width = (data.draw(side) for _ in range(4))
+    k = data.draw(st.integers(0, 3))
+    method, normalize = data.draw(st.sampled_from(METHODS)), data.draw(st.sampled_from(NORMALIZATIONS))
+    torch.manual_seed(data.draw(st.integers(0, 2**16)))
+    dtype = data.draw(st.sampled_from(DTYPES))
+    assert_agrees(
+        *inputs((b, k, c, h, w), dtype), (height, width), SAME_INPUTS[dtype], method=method, normalize=normalize
+    )
+
+
+@settings(max_examples=50, deadline=None)
+@given(data=st.data())
+def test_a_normalised_map_reaches_exactly_0_and_1(data):
+    torch.manual_seed(data.draw(st.integers(0, 2**16)))
+    h, w, height, width = (data.draw(st.integers(2, 30)) for _ in range(4))
+    heatmap, low, high = gradcam_fast.cam(torch.randn(1, 8, h, w), torch.randn(1, 8, h, w), (height, width), relu=False)
+    assert (heatmap.min().item(), heatmap.max().item()) == (0.0, 1.0)
+    assert low < high
+
+
+def test_activations_and_gradients_are_not_copied():
+    """All that PyTorch allocates in a call is what the call returns, in every layout."""
+    for change in LAYOUTS.values():
+        activations, gradients = (change(t) for t in inputs((4, 0, 256, 7, 7), torch.bfloat16))
+        with torch.autograd.profiler.profile(profile_memory=True) as profile:
+            results = gradcam_fast.cam(activations, gradients, 32)
+        (call,) = (event for event in profile.function_events if event.name == "gradcam_fast::cam")
+        assert call.cpu_memory_usage == sum(result.numel() * result.element_size() for result in results)
+
+
+def test_the_operator_passes_opcheck():
+    operator = torch.ops.gradcam_fast.cam.default
+    activations, gradients = inputs((2, 0, 8, 5, 6))
+    requiring = activations.clone().requires_grad_(), gradients.clone().requires_grad_()
+    for a, g in ((activations, gradients), (activations, inputs((2, 3, 8, 5, 6))[1]), requiring):
+        results = torch.library.opcheck(operator, (a, g, 11, 12, 0, 0, True))
+        assert set(results.values()) == {"SUCCESS"}
+    assert not any(result.requires_grad for result in operator(*requiring, 11, 12, 0, 0, True))
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_torch_compile_traces_it_whole(dynamic):
+    @torch.compile(fullgraph=True, backend="aot_eager", dynamic=dynamic)
+    def halved(activations, gradients, size):
+        heatmap, low, high = gradcam_fast.cam(activations * 1, gradients, size, method="layercam")
+        return heatmap / 2, high - low
+
+    for batch, size in ((2, (9, 8)), (3, (10, 11))):
+        activations, gradients = inputs((batch, 2, 6, 4, 5))
+        heatmap, low, high = gradcam_fast.cam(activations, gradients, size, method="layercam")
+        assert_same_bits(halved(activations, gradients, size), (heatmap / 2, high - low))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"activations": torch.zeros(2, 3, 4)}, r"activations should be \(B,C,h,w\), got 3D"),
+        ({"gradients": torch.zeros(2, 3, 4, 5)}, "differ in B, C, h or w"),
+        ({"gradients": torch.zeros(2, 3, 4, 4, dtype=torch.float64)}, "differ in dtype"),
+        ({"height": 0}, "size should be at least 1x1, got 0x4"),
+        ({"method": 6}, "method should be below 6, got 6"),
+        ({"normalize": -1}, "normalize should be below 3, got -1"),
+    ],
+)
+def test_the_bare_operator_defends_itself(change, message):
+    arguments = {
+        "activations": torch.zeros(2, 3, 4, 4), "gradients": torch.zeros(2, 3, 4, 4), "height": 4, "width": 4,
+        "method": 0, "normalize": 0, "relu": True,
+    }  # fmt: skip
+    with pytest.raises(RuntimeError, match=message):
+        torch.ops.gradcam_fast.cam(**{**arguments, **change})

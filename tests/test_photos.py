@@ -1,0 +1,127 @@
+"""Photo files of every kind become upright RGB, the network's input is exact, and what cannot be read is named."""
+
+import numpy
+import pytest
+import torch
+from PIL import Image
+
+from gradcam_fast.photos import Preprocessing, UnreadablePhotoError, pixels, read_photo
+
+RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
+
+
+def colours(photo):
+    assert photo.mode == "RGB"
+    return [[photo.getpixel((x, y)) for x in range(photo.width)] for y in range(photo.height)]
+
+
+@pytest.fixture
+def saved(tmp_path):
+    def save(photo, name="photo.png", **options):
+        photo.save(tmp_path / name, **options)
+        return tmp_path / name
+
+    return save
+
+
+@pytest.mark.parametrize(
+    ("orientation", "upright"),
+    [
+        (1, [[RED, GREEN, BLUE]]),
+        (2, [[BLUE, GREEN, RED]]),
+        (3, [[BLUE, GREEN, RED]]),
+        (6, [[RED], [GREEN], [BLUE]]),
+        (8, [[BLUE], [GREEN], [RED]]),
+    ],
+)
+def test_the_exif_orientation_is_applied(saved, orientation, upright):
+    photo = Image.new("RGB", (3, 1))
+    photo.putdata([RED, GREEN, BLUE])
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    assert colours(read_photo(saved(photo, exif=exif))) == upright
+
+
+def test_gray_becomes_three_equal_channels(saved):
+    assert colours(read_photo(saved(Image.new("L", (1, 1), 77)))) == [[(77, 77, 77)]]
+    assert colours(read_photo(saved(Image.new("1", (1, 1), 1)))) == [[WHITE]]
+
+
+@pytest.mark.parametrize("name", ["photo.png", "photo.tif"])
+def test_sixteen_bits_are_scaled_and_not_clipped(saved, name):
+    levels = numpy.array([[0, 257, 0x8080, 65535]], dtype=numpy.uint16)
+    assert pixels(read_photo(saved(Image.fromarray(levels), name)))[0].tolist() == [[0, 1, 128, 255]]
+
+
+def test_sixteen_bit_levels_in_32_bit_pixels_are_scaled_too(saved):
+    levels = numpy.array([[0, 0x8080, 65535]], dtype=numpy.int32)
+    assert pixels(read_photo(saved(Image.fromarray(levels), "photo.tif")))[0].tolist() == [[0, 128, 255]]
+
+
+@pytest.mark.parametrize(("mode", "colour"), [("RGBA", (255, 0, 0, 128)), ("LA", (0, 128))])
+def test_transparency_is_laid_over_white(saved, mode, colour):
+    found = colours(read_photo(saved(Image.new(mode, (1, 1), colour))))[0][0]
+    assert found == ((255, 127, 127) if mode == "RGBA" else (127, 127, 127))
+
+
+def test_a_transparent_palette_colour_is_white(saved):
+    photo = Image.new("P", (2, 1))
+    photo.putpalette([*RED, *BLUE])
+    photo.putdata([0, 1])
+    assert colours(read_photo(saved(photo, transparency=0))) == [[WHITE, BLUE]]
+
+
+def test_cmyk_is_read_as_the_colour_that_is_printed(saved):
+    photo = Image.new("CMYK", (8, 8), (0, 255, 255, 0))
+    red, green, blue = colours(read_photo(saved(photo, "photo.jpg", quality=100)))[4][4]
+    assert red > 250 and green < 5 and blue < 5
+
+
+def test_the_first_frame_of_an_animation_counts(saved):
+    frames = [Image.new("RGB", (2, 2), colour) for colour in (RED, BLUE)]
+    path = saved(frames[0], "photo.gif", save_all=True, append_images=frames[1:])
+    assert colours(read_photo(path))[0][0] == RED
+
+
+def test_the_folder_and_the_missing_and_the_damaged_are_named(tmp_path, saved):
+    text = tmp_path / "text.jpg"
+    text.write_text("no photo")
+    empty = tmp_path / "empty.png"
+    empty.touch()
+    cut = saved(Image.effect_noise((64, 64), 50), "cut.jpg")
+    cut.write_bytes(cut.read_bytes()[:900])
+    broken = saved(Image.effect_noise((64, 64), 50), "broken.png")
+    broken.write_bytes(broken.read_bytes()[:60] + b"\0" * 500)
+    unscaled = saved(Image.new("F", (2, 2), 0.5), "unscaled.tif")
+    reasons = {
+        tmp_path / "missing.jpg": "no such file",
+        text: "not a photo in a format that Pillow reads",
+        empty: "not a photo in a format that Pillow reads",
+        tmp_path: "Is a directory",
+        cut: "truncated",
+        broken: "broken",
+        unscaled: "floating-point levels without a known white",
+    }
+    for path, reason in reasons.items():
+        with pytest.raises(UnreadablePhotoError) as caught:
+            read_photo(path)
+        assert str(caught.value).startswith(f"{path}: ") and reason in str(caught.value)
+
+
+def test_pixels_keep_place_and_channel():
+    photo = Image.new("RGB", (3, 2))
+    photo.putpixel((2, 0), (10, 20, 30))
+    found = pixels(photo)
+    assert found.dtype == torch.uint8 and found.shape == (3, 2, 3)
+    assert found[:, 0, 2].tolist() == [10, 20, 30] and found.sum() == 60
+
+
+def test_photos_of_all_sizes_become_one_normalised_batch():
+    preprocess = Preprocessing(size=(6, 8), mean=(0.5, 0.25, 0.0), std=(0.5, 0.25, 1.0))
+    noise = Image.effect_noise((31, 17), 50).convert("RGB")
+    batch = preprocess([noise, Image.new("RGB", (4, 90), (255, 0, 51))])
+    assert batch.shape == (2, 3, 6, 8) and batch.dtype == torch.float32
+    expected = torch.from_numpy(numpy.array(noise.resize((8, 6), Image.Resampling.BICUBIC))).permute(2, 0, 1) / 255
+    torch.testing.assert_close(batch[0, 2], expected[2])
+    torch.testing.assert_close(batch[0, 0], expected[0] * 2 - 1)
+    torch.testing.assert_close(batch[1, :, 3, 3], torch.tensor([1.0, -1.0, 0.2]))

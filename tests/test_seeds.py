@@ -1,0 +1,144 @@
+"""The four recipes of examples/ against the same recipes as they were published: equal maps, and files that run.
+
+Knows nothing of gradcam_fast beyond the examples, which are what is compared.
+"""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tolerances import SEED
+from torch import nn
+
+cv2 = pytest.importorskip("cv2")
+pytest.importorskip("torchvision.models", exc_type=Exception)
+image_module = pytest.importorskip("PIL.Image")
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+sys.path.insert(0, str(EXAMPLES))
+
+import chest_xray  # noqa: E402
+import demystified_vgg16  # noqa: E402
+import explainable_resnet152  # noqa: E402
+import from_scratch_vgg16  # noqa: E402
+import pictures  # noqa: E402
+from recipes import recipe_a, recipe_b, recipe_c, recipe_d, scaled, upsampled  # noqa: E402
+from torchvision.models import resnet152, vgg16  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def vgg():
+    torch.manual_seed(0)
+    return vgg16().eval()
+
+
+@pytest.fixture(scope="module")
+def resnet():
+    torch.manual_seed(0)
+    return resnet152().eval()
+
+
+@pytest.fixture(scope="module")
+def pneumonia_net():
+    torch.manual_seed(1)  # 0 gives evidence against pneumonia only: the recipe then divides zero by zero
+    return chest_xray.PneumoniaNet().eval()
+
+
+def close(found, expected):
+    """Equal to the recipes' tolerance on the scale of the expected map, which must not be flat."""
+    expected = torch.tensor(np.asarray(expected), dtype=torch.float64)
+    scale = expected.abs().max()
+    assert expected.std() > 0.01 * scale
+    return (found.double() - expected).abs().max() <= SEED * scale
+
+
+@pytest.mark.parametrize("relu", [True, False])
+def test_recipe_a_highest_logit_of_vgg16_before_an_inplace_relu(relu, vgg):
+    image = torch.randn(1, 3, 224, 224)
+    found = from_scratch_vgg16.explain(vgg, image, relu=relu).heatmap
+    assert close(found[0], recipe_a(vgg, image, relu))
+    assert all(child.inplace for child in vgg.features if isinstance(child, nn.ReLU))
+
+
+def test_recipe_b_single_sigmoid_output_and_mean_over_channels(pneumonia_net):
+    image = torch.randn(1, 3, 256, 256)
+    found = chest_xray.explain(pneumonia_net, image).heatmap
+    assert close(found[0], recipe_b(pneumonia_net, image))
+
+
+def test_recipe_b_enlarges_as_pillow_does():
+    heatmap = torch.rand(8, 8)
+    expected = image_module.fromarray(heatmap.numpy()).resize((256, 256), resample=image_module.BICUBIC)
+    assert close(chest_xray.enlarged(heatmap[None])[0], expected)
+
+
+def test_recipe_c_chosen_class_of_vgg16_at_the_last_max_pool(vgg):
+    image = torch.randn(1, 3, 224, 224)
+    expected = scaled(upsampled(recipe_c(vgg, image, -1)))
+    assert close(demystified_vgg16.explain(vgg, image).heatmap, expected[0])
+
+
+def test_recipe_c_scaled_before_it_is_upsampled(vgg):
+    image = torch.randn(1, 3, 224, 224)
+    expected = upsampled(scaled(recipe_c(vgg, image, -1)))
+    coarse = demystified_vgg16.explain(vgg, image, size=(7, 7)).heatmap
+    assert close(upsampled(coarse[None]), expected)
+
+
+def test_recipe_c_at_an_earlier_layer(vgg):
+    image = torch.randn(1, 3, 224, 224)
+    expected = scaled(upsampled(recipe_c(vgg, image, 23)))
+    assert close(demystified_vgg16.explain(vgg, image, "features.23").heatmap, expected[0])
+
+
+def test_recipe_d_two_classes_of_two_photos_from_one_forward_of_resnet152(resnet):
+    photos, doormat_and_cat = torch.randn(2, 3, 96, 128), [539, 282]
+    forwards = []
+    counter = resnet.register_forward_hook(lambda *_: forwards.append(1))
+    best = explainable_resnet152.explain(resnet, photos)
+    chosen = explainable_resnet152.explain(resnet, photos, target=[doormat_and_cat] * 2)
+    counter.remove()
+    assert len(forwards) == 2
+    for rank in range(2):
+        for image in range(2):
+            target, cam = recipe_d(resnet, photos[image : image + 1], lambda s, r=rank: s[0].argsort()[-1 - r].item())
+            assert best.target[image, rank].item() == target and close(best.heatmap[image, rank], cam)
+        target, cam = recipe_d(resnet, photos[:1], lambda _, r=rank: doormat_and_cat[r])
+        assert chosen.target[0, rank].item() == target and close(chosen.heatmap[0, rank], cam)
+
+
+@pytest.mark.parametrize(
+    ("example", "builder", "model"),
+    [
+        (from_scratch_vgg16, "vgg16", "vgg"),
+        (chest_xray, "PneumoniaNet", "pneumonia_net"),
+        (demystified_vgg16, "vgg16", "vgg"),
+        (explainable_resnet152, "resnet152", "resnet"),
+    ],
+)
+def test_each_example_draws_a_photo_beside_its_explanation(example, builder, model, tmp_path, monkeypatch, request):
+    side = 256 if example is chest_xray else 224
+    photo = np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8)
+    cv2.imwrite(str(tmp_path / "noise.png"), photo)
+    monkeypatch.setattr(example, builder, lambda: request.getfixturevalue(model))
+    example.main([str(tmp_path / "noise.png"), "--out", str(tmp_path / "explained")])
+    figure = cv2.imread(str(min((tmp_path / "explained").glob("*.png"))))
+    assert figure.shape == (side, 3 * side, 3)
+    assert np.array_equal(figure[:, :side], photo)
+    assert figure[:, -side:].std() > 0 and not np.array_equal(figure[:, -side:], photo)
+
+
+def test_the_examples_say_what_is_wrong_with_a_photo(tmp_path):
+    (tmp_path / "text.png").write_text("not a photo")
+    with pytest.raises(SystemExit, match=r"text\.png"):
+        pictures.read(tmp_path / "text.png", 224)
+
+
+def test_weights_come_from_a_file(tmp_path, pneumonia_net):
+    torch.save(pneumonia_net.state_dict(), tmp_path / "weights.pth")
+    loaded = pictures.load(chest_xray.PneumoniaNet(), tmp_path / "weights.pth")
+    image = torch.randn(1, 3, 256, 256)
+    with torch.no_grad():
+        assert torch.equal(loaded(image), pneumonia_net(image))

@@ -1,0 +1,15 @@
+"""The one table of how far numbers may lie apart; every test that needs a tolerance takes it from here.
+
+Knows nothing of what is compared. Maps are on [0,1], or divided by the largest magnitude of the expected one.
+"""
+
+import torch
+
+# Against the reference in float64 on the very same (already rounded) inputs. A float64 map comes back as float32.
+SAME_INPUTS = {torch.float64: 1e-6, torch.float32: 1e-5, torch.float16: 1e-5, torch.bfloat16: 1e-5}
+
+# Against the map of the float32 inputs from which float16 or bfloat16 ones were rounded.
+ROUNDED_INPUTS = {torch.float16: 2e-2, torch.bfloat16: 2e-2}
+
+# Against a recipe of examples/ written out naively: two float32 paths, hence twice the error of one.
+SEED = 2e-5
