@@ -1,0 +1,57 @@
+# make demo: explain real photos.  make test: everything that has to hold.  VENV=... reuses an environment.
+PYTHON ?= python3
+VENV ?= .venv
+# auto, cpu, never or require; see setup.py.
+export GRADCAM_FAST_BUILD ?= auto
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip
+DEV := $(VENV)/.dev-$(GRADCAM_FAST_BUILD)
+CXX_SOURCES := $(wildcard csrc/*.cpp csrc/*.h csrc/*.inl csrc/*.cu)
+BUILD_INPUTS := pyproject.toml setup.py constraints.txt $(wildcard csrc/*.*)
+
+.PHONY: demo test lint format clean one-binary
+
+demo: $(VENV)/.demo-$(GRADCAM_FAST_BUILD)
+	$(BIN)/gradcam-fast demo
+
+test: lint
+	$(BIN)/python -m pytest
+
+lint: $(DEV)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/clang-format --dry-run -Werror $(CXX_SOURCES)
+	$(BIN)/mypy
+
+format: $(DEV)
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+	$(BIN)/clang-format -i $(CXX_SOURCES)
+
+# The wheel built here, its library unchanged, under another interpreter and its torch.
+one-binary: $(DEV)
+	OTHER_PYTHON=$(OTHER_PYTHON) $(BIN)/python -m pytest tests/test_build.py -k another_torch -rs
+
+clean:
+	rm -rf build dist *.egg-info gradcam_fast/_lib $(VENV)/.demo-* $(VENV)/.dev-*
+
+# torch comes first: the kernels are built against it.
+$(VENV)/.torch: constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -c 'import sys; sys.version_info >= (3, 10) or sys.exit("gradcam_fast needs Python 3.10 or newer")'
+	$(PIP) install -q -c constraints.txt setuptools torch torchvision
+	touch $@
+
+# One install at a time lies in the tree, so making one kind forgets the others.
+$(VENV)/.demo-$(GRADCAM_FAST_BUILD): $(VENV)/.torch $(BUILD_INPUTS)
+	rm -f $(VENV)/.demo-* $(VENV)/.dev-*
+	$(PIP) install -q -c constraints.txt --no-build-isolation -e '.[demo]'
+	-$(PIP) install -q -c constraints.txt --no-deps foolbox
+	touch $@
+
+$(DEV): $(VENV)/.torch $(BUILD_INPUTS)
+	rm -f $(VENV)/.demo-* $(VENV)/.dev-*
+	if $(PIP) show -q cuda-toolkit && ! command -v nvcc; then $(PIP) install -q 'cuda-toolkit[cccl,nvcc]'; fi
+	$(PIP) install -q -c constraints.txt --no-build-isolation -e '.[dev]'
+	-$(PIP) install -q -c constraints.txt --no-deps foolbox
+	touch $@
