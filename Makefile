@@ -5,13 +5,19 @@ VENV ?= .venv
 export GRADCAM_FAST_BUILD ?= auto
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip
+DEMO := $(VENV)/.demo-$(GRADCAM_FAST_BUILD)
 DEV := $(VENV)/.dev-$(GRADCAM_FAST_BUILD)
 CXX_SOURCES := $(wildcard csrc/*.cpp csrc/*.h csrc/*.inl csrc/*.cu)
 BUILD_INPUTS := pyproject.toml setup.py constraints.txt $(wildcard csrc/*.*)
 
 .PHONY: demo test lint format clean one-binary
 
-demo: $(VENV)/.demo-$(GRADCAM_FAST_BUILD)
+# Without the record of a build nothing is installed, whatever the stamps say.
+ifeq ($(wildcard gradcam_fast/_lib/build.json),)
+.PHONY: $(DEMO) $(DEV)
+endif
+
+demo: $(DEMO)
 	$(BIN)/gradcam-fast demo
 
 test: lint
@@ -30,7 +36,7 @@ format: $(DEV)
 
 # The wheel built here, its library unchanged, under another interpreter and its torch.
 one-binary: $(DEV)
-	OTHER_PYTHON=$(OTHER_PYTHON) $(BIN)/python -m pytest tests/test_build.py -k another_torch -rs
+	OTHER_PYTHON=$(OTHER_PYTHON) $(BIN)/python -m pytest tests/test_build.py -k another_torch -rsP
 
 clean:
 	rm -rf build dist *.egg-info gradcam_fast/_lib $(VENV)/.demo-* $(VENV)/.dev-*
@@ -43,7 +49,7 @@ $(VENV)/.torch: constraints.txt
 	touch $@
 
 # One install at a time lies in the tree, so making one kind forgets the others.
-$(VENV)/.demo-$(GRADCAM_FAST_BUILD): $(VENV)/.torch $(BUILD_INPUTS)
+$(DEMO): $(VENV)/.torch $(BUILD_INPUTS)
 	rm -f $(VENV)/.demo-* $(VENV)/.dev-*
 	$(PIP) install -q -c constraints.txt --no-build-isolation -e '.[demo]'
 	-$(PIP) install -q -c constraints.txt --no-deps foolbox
