@@ -20,6 +20,9 @@
 #define GCF_UNROLL _Pragma("unroll")
 #endif
 
+// Without it a lambda called from several places is not inlined into them, and vectors go through memory.
+#define GCF_LAMBDA __attribute__((always_inline))
+
 namespace gradcam_fast {
 
 using torch::headeronly::ScalarType;

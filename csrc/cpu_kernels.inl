@@ -44,29 +44,29 @@ inline void sum_slab(const Problem& problem, int64_t image, int64_t slab, float*
   const bool in_place = problem.in_planes();
   const ScalarType dtype = in_place ? problem.activations.dtype : ScalarType::Float;
   with_types(problem.method, dtype, [&](auto method, auto* stored) {
-    using Plane = decltype(stored);
+    using Stored = std::remove_const_t<std::remove_pointer_t<decltype(stored)>>;
     const int64_t positions = problem.positions();
     const int64_t end = std::min((slab + 1) * CHANNELS_PER_SLAB, problem.channels);
-    const auto planes = [&](const Maps& from, int64_t target, int64_t first, int64_t channels, float* tile,
-                            Plane(&to)[BLOCK]) {
-      for (int64_t j = 0; j < BLOCK; ++j) {
-        const int64_t known = std::min(j, channels - 1);
-        const void* at = from.at(image, target, first + known);
-        if (!in_place) {
-          if (j == known) gather_plane(from, at, problem.rows, problem.columns, tile + j * positions);
-          at = tile + known * positions;
-        }
-        to[j] = static_cast<Plane>(at);
+    const auto block = [&](const Maps& from, int64_t target, int64_t first, int64_t channels, float* tile,
+                           const Stored*(&planes)[BLOCK]) GCF_LAMBDA {
+      const auto* base = static_cast<const Stored*>(from.at(image, target, first));
+      int64_t step = from.channel;
+      if (!in_place) {
+        for (int64_t j = 0; j < channels; ++j)
+          gather_plane(from, from.at(image, target, first + j), problem.rows, problem.columns, tile + j * positions);
+        base = reinterpret_cast<const Stored*>(tile);
+        step = positions;
       }
+      for (int64_t j = 0; j < BLOCK; ++j) planes[j] = base + std::min(j, channels - 1) * step;
     };
     std::fill_n(maps, problem.floats(), 0.0f);
     for (int64_t first = slab * CHANNELS_PER_SLAB; first < end; first += BLOCK) {
       const int64_t channels = std::min(BLOCK, end - first);
-      Plane activation[BLOCK], gradient[BLOCK];
-      planes(problem.activations, 0, first, channels, tiles, activation);
+      const Stored *activation[BLOCK], *gradient[BLOCK];
+      block(problem.activations, 0, first, channels, tiles, activation);
       for (int64_t k = 0; k < problem.targets; ++k) {
-        planes(problem.gradients, k, first, channels, tiles + BLOCK * positions, gradient);
-        add_planes<method.value>(activation, gradient, channels, positions, maps + k * positions);
+        block(problem.gradients, k, first, channels, tiles + BLOCK * positions, gradient);
+        add_planes<method.value, Stored>(activation, gradient, channels, positions, maps + k * positions);
       }
     }
   });
