@@ -1,6 +1,5 @@
-// The arithmetic of one class activation map: what is computed per channel, per
-// source cell and per pixel. Shared by every backend and bound as it is by the
-// white-box tests; it knows nothing of tensors, threads, memory layouts or PyTorch.
+// The arithmetic of one class activation map: what is computed per channel, per position and per pixel. Meant for every
+// backend; it knows nothing of tensors, threads, memory layouts or PyTorch.
 #pragma once
 
 #include <cmath>
@@ -29,10 +28,6 @@ GCF_INLINE constexpr bool weighs_channels(Method method) {
   return method == Method::gradcam || method == Method::gradcam_plus_plus || method == Method::xgradcam;
 }
 
-// ReLU that lets NaN and Inf through as NaN, so that a broken input is still
-// visible in the sum when the image is judged.
-GCF_INLINE float rectify(float x) { return x > 0.0f ? x : 0.0f * x; }
-
 // One position's share of the Grad-CAM++ channel weight, with S = sum_ij A_k. The denominator
 // may cancel to almost nothing, and is therefore found in double precision.
 GCF_INLINE float plus_plus_term(float gradient, double activation_sum) {
@@ -46,46 +41,26 @@ GCF_INLINE float xgradcam_weight(double product_sum, double activation_sum) {
   return static_cast<float>(activation_sum == 0.0 ? 0.0 * product_sum : product_sum / activation_sum);
 }
 
-// What one position adds to the map under the position-by-position methods.
-template <Method method>
-GCF_INLINE float position_term(float activation, float gradient) {
-  if constexpr (method == Method::layercam) return rectify(gradient) * activation;
-  const float product = gradient * activation;
-  return method == Method::elementwise ? rectify(product) : product;
-}
-
-// Where an output pixel of one axis reads: between samples `low` and `high`, at `fraction`.
-struct SourceIndex {
-  int32_t low;
-  int32_t high;
-  float fraction;
-};
-
-// Half-pixel centres: (2 dst + 1) in / (2 out) - 1/2, in integers so that it is exact at every size.
-GCF_INLINE SourceIndex source_index(int64_t dst, int64_t in, int64_t out) {
-  const int64_t denominator = 2 * out;
-  int64_t numerator = (2 * dst + 1) * in - out;
-  if (numerator < 0) numerator = 0;
-  const int64_t low = numerator / denominator;
-  const float fraction = static_cast<float>(numerator - low * denominator) / static_cast<float>(denominator);
-  return {static_cast<int32_t>(low), static_cast<int32_t>(low + 1 < in ? low + 1 : in - 1), fraction};
+// What one position adds to the map under the position-by-position methods; T is float or a vector of floats.
+// ReLU lets NaN and Inf through as NaN, so that a broken input is still visible in the sum when the image is judged.
+template <Method method, class T>
+GCF_INLINE void position_term(const T& activation, const T& gradient, T& term) {
+  if constexpr (method == Method::layercam) {
+    term = (gradient > 0.0f ? gradient : 0.0f * gradient) * activation;
+  } else {
+    term = gradient * activation;
+    if constexpr (method == Method::elementwise) term = term > 0.0f ? term : 0.0f * term;
+  }
 }
 
 // This form, unlike a (1 - t) + b t, returns a exactly when a == b: a flat map stays flat.
 GCF_INLINE float lerp(float a, float b, float t) { return a + t * (b - a); }
 
-// Inside one source cell a bilinear surface is extremal at the cell's corner SAMPLES:
-// along each axis only the first and the last pixel of a cell can hold an extreme.
-GCF_INLINE bool bounds_a_cell(int64_t dst, int64_t in, int64_t out) {
-  const int32_t low = source_index(dst, in, out).low;
-  return dst == 0 || dst == out - 1 || source_index(dst - 1, in, out).low != low ||
-         source_index(dst + 1, in, out).low != low;
-}
-
-// The power of two that brings a map of this magnitude to where neither the range nor
-// its reciprocal leaves float32; a power of two, so that nothing is rounded by it.
-GCF_INLINE float safe_power(float magnitude) {
-  return magnitude < 0x1p-63f ? 0x1p96f : magnitude > 0x1p63f ? 0x1p-64f : 1.0f;
+// Powers of two that bring a map to where neither its range nor the reciprocal of that leaves float32: the first from
+// the map's magnitude, the second, if the map can bear it, from the extent of what will be seen of it.
+GCF_INLINE float power_down(float magnitude) { return magnitude > 0x1p63f ? 0x1p-64f : 1.0f; }
+GCF_INLINE float power_up(float magnitude, float extent) {
+  return extent < 0x1p-63f && magnitude < 0x1p30f ? 0x1p96f : 1.0f;
 }
 
 // pixel -> clamp((pixel - shift) * scale, low, high)
@@ -108,16 +83,19 @@ GCF_INLINE float reciprocal_reaching_one(float range) {
   return range * reciprocal < 1.0f ? nextafterf(reciprocal, INFINITY) : reciprocal;
 }
 
-// `min` and `max` are the extremes of the upsampled map after safe_power; a map that has
-// nothing to show (flat, or without a positive maximum to divide by) becomes zeros.
+// What the normalisation divides by: the extent of the map under `minmax`, its maximum under `max`.
+GCF_INLINE float extent_of(Normalize normalize, float min, float max) {
+  return normalize == Normalize::max ? max : max - min;
+}
+
+// `min` and `max` are the extremes of the upsampled map, scaled by `power`; a map that has nothing to show (flat, or
+// without a positive maximum to divide by) becomes zeros.
 GCF_INLINE Affine normalisation(Normalize normalize, float min, float max, float power) {
   if (normalize == Normalize::none) return {0.0f, 1.0f / power, -INFINITY, INFINITY};
-  if (normalize == Normalize::max) {
-    if (!(max > 0.0f)) return {0.0f, 0.0f, 0.0f, 0.0f};
-    return {0.0f, reciprocal_reaching_one(max), -INFINITY, 1.0f};
-  }
-  if (!(max > min)) return {0.0f, 0.0f, 0.0f, 0.0f};
-  return {min, reciprocal_reaching_one(max - min), 0.0f, 1.0f};
+  const float extent = extent_of(normalize, min, max);
+  if (!(extent > 0.0f && 1.0f / extent < INFINITY)) return {0.0f, 0.0f, 0.0f, 0.0f};
+  if (normalize == Normalize::max) return {0.0f, reciprocal_reaching_one(extent), -INFINITY, 1.0f};
+  return {min, reciprocal_reaching_one(extent), 0.0f, 1.0f};
 }
 
 // IEEE half precision to float by integer arithmetic, because it vectorises on every

@@ -55,11 +55,15 @@ namespace {
 Kernels choose() {
 #if defined(GCF_X86_LEVELS)
   __builtin_cpu_init();
-  if (__builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq"))
-    return x86_64_v4::table("x86-64-v4");
-  if (__builtin_cpu_supports("avx2")) return x86_64_v3::table("x86-64-v3");
+  // Every feature that a pragma above names: a virtual machine may hide any of them.
+  const bool v3 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("f16c") && __builtin_cpu_supports("bmi") &&
+                  __builtin_cpu_supports("bmi2");
+  const bool v4 = v3 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                  __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+  if (v4) return x86_64_v4::table();
+  if (v3) return x86_64_v3::table();
 #endif
-  return baseline::table("baseline");
+  return baseline::table();
 }
 
 }  // namespace

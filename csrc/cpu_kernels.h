@@ -65,6 +65,8 @@ struct Problem {
   bool in_rows(const Maps& maps) const {
     return maps.channel == 1 && (columns == 1 || rows == 1 || maps.row == columns * maps.column);
   }
+  // From one position to the next, in rows. The stride of a side of one means nothing.
+  int64_t row_stride(const Maps& maps) const { return columns == 1 ? maps.row : maps.column; }
   // Where memory is walked as it is. Half precision is, for the method that matters most; the others read it through
   // tiles of floats, as they read any other layout.
   bool as_stored() const { return method == Method::gradcam || activations.dtype == ScalarType::Float; }
@@ -101,7 +103,6 @@ struct Finish {
 
 // Room is given by the caller; the comments say how many floats of it.
 struct Kernels {
-  const char* name;
   // memory: Axis::floats of both axes.
   void (*fill_axes)(const Problem&, float* memory, Axes&);
   // The partial maps (K, positions) of one slab. tiles: 2 BLOCK positions, if the maps are not in planes.

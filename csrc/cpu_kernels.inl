@@ -77,8 +77,8 @@ inline void add_partial(const float* partial, int64_t floats, float* maps) {
 }
 
 template <class Stored>
-GCF_INLINE Rows<Stored> rows_of(const Maps& maps, int64_t image, int64_t target) {
-  return {static_cast<const Stored*>(maps.at(image, target, 0)), maps.column};
+GCF_INLINE Rows<Stored> rows_of(const Problem& problem, const Maps& maps, int64_t image, int64_t target) {
+  return {static_cast<const Stored*>(maps.at(image, target, 0)), problem.row_stride(maps)};
 }
 
 inline void weigh_rows(const Problem& problem, int64_t image, int64_t target, int64_t begin, int64_t end, double* wide,
@@ -86,9 +86,9 @@ inline void weigh_rows(const Problem& problem, int64_t image, int64_t target, in
   with_types(problem.method, problem.activations.dtype, [&](auto method, auto* stored) {
     using Stored = std::remove_const_t<std::remove_pointer_t<decltype(stored)>>;
     if constexpr (weighs_channels(method.value))
-      weigh_rows<method.value>(rows_of<Stored>(problem.activations, image, 0),
-                               rows_of<Stored>(problem.gradients, image, target), problem.positions(), begin, end, wide,
-                               weights);
+      weigh_rows<method.value>(rows_of<Stored>(problem, problem.activations, image, 0),
+                               rows_of<Stored>(problem, problem.gradients, image, target), problem.positions(), begin,
+                               end, wide, weights);
   });
 }
 
@@ -97,8 +97,8 @@ inline void sum_rows(const Problem& problem, int64_t image, const float* weights
   with_types(problem.method, problem.activations.dtype, [&](auto method, auto* stored) {
     using Stored = std::remove_const_t<std::remove_pointer_t<decltype(stored)>>;
     sum_rows<method.value>(
-        rows_of<Stored>(problem.activations, image, 0),
-        [&](int64_t k) { return rows_of<Stored>(problem.gradients, image, k); }, weights, problem.targets,
+        rows_of<Stored>(problem, problem.activations, image, 0),
+        [&](int64_t k) { return rows_of<Stored>(problem, problem.gradients, image, k); }, weights, problem.targets,
         problem.channels, problem.positions(), begin, end, reinterpret_cast<Vector*>(sums), maps);
   });
 }
@@ -117,6 +117,4 @@ inline void write(const Axes& axes, const float* map, const Finish& finished, in
   write_rows(axes.rows, axes.columns, map, finished, begin, end, stretched, heatmap);
 }
 
-constexpr Kernels table(const char* name) {
-  return {name, fill_axes, sum_slab, add_partial, weigh_rows, sum_rows, finish, write};
-}
+constexpr Kernels table() { return {fill_axes, sum_slab, add_partial, weigh_rows, sum_rows, finish, write}; }

@@ -58,16 +58,6 @@ GCF_INLINE float weigh_plane(const Stored* a, const Stored* g, int64_t positions
   return xgradcam_weight(products, total);
 }
 
-template <Method method>
-GCF_INLINE void position_terms(const Vector& activation, const Vector& gradient, Vector& term) {
-  if constexpr (method == Method::layercam) {
-    term = (gradient > 0.0f ? gradient : 0.0f * gradient) * activation;
-  } else {
-    term = gradient * activation;
-    if constexpr (method == Method::elementwise) term = term > 0.0f ? term : 0.0f * term;
-  }
-}
-
 // Adds the first `channels` planes of a block to a map.
 template <Method method, class Stored>
 GCF_INLINE void add_planes(Planes<Stored> activation, Planes<Stored> gradient, int64_t channels, int64_t positions,
@@ -90,7 +80,7 @@ GCF_INLINE void add_planes(Planes<Stored> activation, Planes<Stored> gradient, i
         t[j] = weight[j] * a;
       } else {
         at(gradient[j], g);
-        position_terms<method>(a, g, t[j]);
+        position_term<method>(a, g, t[j]);
         if (j >= channels) t[j] = Vector{};
       }
     }

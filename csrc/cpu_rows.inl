@@ -87,7 +87,7 @@ GCF_INLINE void multiply_rows(const Stored* const (&a)[LANES], const Stored* con
         term = weight * activation;
       } else {
         read(g[i], gradient);
-        position_terms<method>(activation, gradient, term);
+        position_term<method>(activation, gradient, term);
       }
       sum[i] += term;
     }

@@ -3,7 +3,8 @@
 // The extremes are known before a pixel is written, from the few pixels that can hold one; a source row is stretched
 // once, and an output row is a blend of two stretched ones.
 
-// source_index() for every pixel, without its divisions.
+// Half-pixel centres: pixel x reads at (2 x + 1) in / (2 out) - 1/2, in integers so that it is exact at every size.
+// Inside one run a bilinear surface is extremal at the first and the last pixel, so only these can hold an extreme.
 GCF_INLINE void fill_axis(int64_t in, int64_t out, float* memory, Axis& axis) {
   axis = {in, out, 0, reinterpret_cast<Run*>(memory + out), memory};
   int64_t numerator = in - out;
@@ -83,11 +84,18 @@ GCF_INLINE void finish_map(bool relu, Normalize normalize, const Axis& rows, con
     finish = {{0.0f, 0.0f, 0.0f, 0.0f}, NAN, NAN};
     return;
   }
-  const float power = safe_power(magnitude);
-  if (power != 1.0f)
-    for (int64_t p = 0; p < positions; ++p) map[p] *= power;
+  const auto scale = [&](float factor) {
+    if (factor != 1.0f)
+      for (int64_t p = 0; p < positions; ++p) map[p] *= factor;
+    return factor;
+  };
+  const float down = scale(power_down(magnitude));
   float min, max;
   extremes(rows, columns, map, candidates, min, max);
+  const float up = scale(power_up(magnitude * down, extent_of(normalize, min, max)));
+  min *= up;
+  max *= up;
+  const float power = down * up;
   finish = {normalisation(normalize, min, max, power), min / power, max / power};
 }
 

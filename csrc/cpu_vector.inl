@@ -19,7 +19,6 @@ typedef int32_t Mask __attribute__((vector_size(32)));
 typedef uint32_t Words __attribute__((vector_size(32)));
 typedef uint16_t HalfWords __attribute__((vector_size(16)));
 
-// By reference throughout: a 32-byte vector has no calling convention common to all instruction sets.
 GCF_INLINE void load(const float* from, Vector& to) { std::memcpy(&to, from, sizeof(Vector)); }
 
 GCF_INLINE void load(const BFloat16* from, Vector& to) {

@@ -151,6 +151,22 @@ def test_no_float32_range_is_too_small_or_too_large_to_normalise(cam, exponent):
     assert high.item() == 2.0 ** (exponent + 2)
 
 
+def test_what_the_output_never_shows_does_not_spoil_what_it_shows(cam):
+    # Downscaled by three, only the second and the fifth position are read.
+    activations = torch.tensor([[[[1.0, 0.0, 1.0, 1.0, 1e-40, 1.0]]]])
+    for normalize in ("max", "minmax"):
+        heatmap, _, _ = cam(activations, torch.ones(1, 1, 1, 6), (1, 2), normalize=normalize)
+        assert heatmap.flatten().tolist() == [0.0, 1.0]
+
+
+@pytest.mark.parametrize("exponent", [-120, 100, 120])
+def test_signed_maps_of_any_magnitude_are_normalised(cam, exponent):
+    scaled = maps([-4, -2, 0, 4]) * 2.0**exponent
+    heatmap, low, high = cam(scaled, torch.ones_like(scaled), 2, relu=False)
+    assert heatmap.flatten().tolist() == [0.0, 0.25, 0.5, 1.0]
+    assert (low.item(), high.item()) == (-(2.0 ** (exponent + 2)), 2.0 ** (exponent + 2))
+
+
 @pytest.mark.parametrize("broken", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("where", ["activations", "gradients"])
 @pytest.mark.parametrize("relu", [True, False])

@@ -125,6 +125,23 @@ def test_expanded_gradients_are_read_as_they_are(dtype, method):
     assert_agrees(activations, pooled[:, 0].expand(2, 70, 6, 5), (24, 20), SAME_INPUTS[dtype], method=method)
 
 
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("positions", [(6, 1), (1, 6), (1, 1), (9, 1), (1, 17)])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_memory_layout_gives_maps_of_one_row_or_column(layout, positions, method):
+    activations, gradients = inputs((2, 3, 11, *positions))
+    stored = LAYOUTS[layout](activations), LAYOUTS[layout](gradients)
+    assert_agrees(*stored, (12, 10), SAME_INPUTS[torch.float32], method=method)
+    column = stored[0][..., -1:], stored[1][..., -1:]
+    assert_agrees(*column, (12, 10), SAME_INPUTS[torch.float32], method=method)
+
+
+def test_the_stride_of_a_side_of_one_means_nothing():
+    activations, gradients = (t.transpose(1, 2).contiguous().transpose(1, 2) for t in inputs((2, 0, 8, 5, 1)))
+    strange = [t.as_strided(t.shape, (*t.stride()[:3], 2**40)) for t in (activations, gradients)]
+    assert_agrees(*strange, (10, 3), SAME_INPUTS[torch.float32])
+
+
 def test_targets_need_not_lie_outermost_in_memory():
     activations, gradients = inputs((2, 4, 20, 6, 5))
     targets_inside = gradients.transpose(0, 1).contiguous().transpose(0, 1)
@@ -196,9 +213,8 @@ def test_any_shape_agrees_with_the_reference(data):
     method, normalize = data.draw(st.sampled_from(METHODS)), data.draw(st.sampled_from(NORMALIZATIONS))
     torch.manual_seed(data.draw(st.integers(0, 2**16)))
     dtype = data.draw(st.sampled_from(DTYPES))
-    assert_agrees(
-        *inputs((b, k, c, h, w), dtype), (height, width), SAME_INPUTS[dtype], method=method, normalize=normalize
-    )
+    stored = [LAYOUTS[data.draw(st.sampled_from(sorted(LAYOUTS)))](t) for t in inputs((b, k, c, h, w), dtype)]
+    assert_agrees(*stored, (height, width), SAME_INPUTS[dtype], method=method, normalize=normalize)
 
 
 @settings(max_examples=50, deadline=None)
@@ -212,7 +228,8 @@ def test_a_normalised_map_reaches_exactly_0_and_1(data):
 
 
 def test_activations_and_gradients_are_not_copied():
-    """All that PyTorch allocates in a call is what the call returns, in every layout."""
+    """All that PyTorch allocates in a call is what the call returns, in every layout. (What the kernel gathers itself,
+    eight channels at a time, is its own memory.)"""
     for change in LAYOUTS.values():
         activations, gradients = (change(t) for t in inputs((4, 0, 256, 7, 7), torch.bfloat16))
         with torch.autograd.profiler.profile(profile_memory=True) as profile:
