@@ -5,8 +5,9 @@ Knows nothing of scores, of kernels or of pictures. Nothing of the model is chan
 
 from __future__ import annotations
 
+import copy
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
@@ -15,6 +16,7 @@ import torch
 from torch import nn
 
 from .compiled import eagerly
+from .unfit import NeverRan
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,9 +30,9 @@ __all__ = ["forward", "preserved"]
 _CALLS: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
 _EVERY_CALL = 0
 
-# Models in training mode are lent other buffers during an explanation: one at a time per model.
-_TRAINING: WeakKeyDictionary[nn.Module, threading.RLock] = WeakKeyDictionary()
-_GUARD = threading.Lock()
+# Modules in training mode are lent other buffers during an explanation: one explanation at a time, because two models
+# may share a module.
+_LENDING = threading.RLock()
 
 
 def forward(model: nn.Module, inputs: Inputs, layers: Sequence[Layer]) -> tuple[Any, list[Tensor]]:
@@ -43,7 +45,7 @@ def forward(model: nn.Module, inputs: Inputs, layers: Sequence[Layer]) -> tuple[
     Grad mode, inference mode and hooks are afterwards as they were, also when the model raises.
 
     Raises:
-        RuntimeError: a layer did not run.
+        NeverRan: a layer did not run.
     """
     with eagerly(), torch.inference_mode(False):
         inputs = inputs.map(_usable)
@@ -56,10 +58,7 @@ def forward(model: nn.Module, inputs: Inputs, layers: Sequence[Layer]) -> tuple[
     activations = []
     for watch in watches:
         if watch.activations is None:
-            raise RuntimeError(
-                f"layer {watch.layer.name!r} did not run in this forward; choose a layer that does, or layer=None to "
-                "have one found"
-            )
+            raise NeverRan(watch.layer.name)
         if _CALLS.get(watch.layer.module) != _EVERY_CALL:
             _CALLS[watch.layer.module] = watch.calls
         activations.append(watch.activations)
@@ -127,8 +126,12 @@ def replace_tensor(output: Any, old: Tensor, new: Tensor) -> Any:
     """``output`` with ``old`` replaced by ``new``, in the same type of container."""
     if output is old:
         return new
-    if isinstance(output, Mapping):
-        return type(output)(**{key: new if value is old else value for key, value in output.items()})
+    if isinstance(output, MutableMapping):
+        changed = copy.copy(output)
+        for key, value in output.items():
+            if value is old:
+                changed[key] = new
+        return changed
     members = [new if member is old else member for member in output]
     return type(output)(*members) if hasattr(output, "_fields") else type(output)(members)
 
@@ -137,15 +140,13 @@ def replace_tensor(output: Any, old: Tensor, new: Tensor) -> Any:
 def preserved(model: nn.Module) -> Iterator[None]:
     """Lend the modules in training mode copies of their buffers: an explanation is not a training step.
 
-    Must last until the gradients are taken, because batch-norm's backward reads the buffers of its forward.
+    What another thread's training step writes to these buffers meanwhile is lost with the copies. Must last until the gradients are taken, because batch-norm's backward reads the buffers of its forward.
     """
     training = [module for module in _modules(model) if module.training and module._buffers]
     if not training:
         yield
         return
-    with _GUARD:
-        lock = _TRAINING.setdefault(model, threading.RLock())
-    with lock:
+    with _LENDING:
         own = [dict(module._buffers) for module in training]
         with torch.inference_mode(False), torch.no_grad():
             copies = {id(each): each.clone() for buffers in own for each in buffers.values() if each is not None}
@@ -155,8 +156,9 @@ def preserved(model: nn.Module) -> Iterator[None]:
             yield
         finally:
             for module, buffers in zip(training, own, strict=True):
-                module._buffers.clear()
                 module._buffers.update(buffers)
+                for name in module._buffers.keys() - buffers.keys():
+                    del module._buffers[name]
 
 
 def _modules(model: nn.Module) -> Iterator[nn.Module]:

@@ -38,13 +38,15 @@ def check_size(size: Size) -> tuple[int, int]:
 
 
 def _as_pair(size: Size) -> tuple[int, int]:
-    if isinstance(size, (int, torch.SymInt)) and not isinstance(size, bool):
-        return size, size
-    if isinstance(size, (tuple, list)) and len(size) == 2:
-        height, width = size
-        if all(isinstance(side, (int, torch.SymInt)) and not isinstance(side, bool) for side in (height, width)):
-            return height, width
+    sides = (size, size) if _is_integer(size) else size
+    if isinstance(sides, (tuple, list)) and len(sides) == 2 and all(map(_is_integer, sides)):
+        height, width = sides
+        return height, width  # type: ignore[return-value]
     raise TypeError(f"size={size!r} is not a size; give an integer or two integers (height, width)")
+
+
+def _is_integer(value: object) -> bool:
+    return hasattr(value, "__index__") and not isinstance(value, (bool, torch.Tensor))
 
 
 def check_maps(activations: Tensor, gradients: Tensor) -> None:

@@ -1,23 +1,24 @@
 """From images to an explanation: one forward, one small backward, one call of the op.
 
-Puts together capture, outputs, layers and ops; holds no state but the caller's choices.
+Puts together layers, capture, outputs, gradients and maps; holds no state but the caller's choices.
 """
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
-from . import capture, layers, ops, outputs
+from . import capture, finding, layers, outputs
 from .contract import METHODS, NORMALIZATIONS, check_choice, check_size
 from .explanation import Explanation
-from .gradients import gradients
+from .gradients import differentiate
 from .inputs import as_inputs, as_model
-from .reference import normalise
+from .maps import heatmaps, warn_if_vanished
+from .unfit import NotSpatial, Unfit
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,7 +35,8 @@ class Explainer:
 
     Args:
         model: any ``nn.Module`` on any device; in training mode dropout and batch-norm act as they do in training,
-            and batch-norm's running statistics are put back afterwards.
+            and the buffers of modules in training mode (batch-norm's running statistics) are put back afterwards; what
+            a training step in another thread writes to them meanwhile is lost.
         layer: dotted name, module, or a list of these (the mean of their maps); None finds the last spatial feature
             map that the score depends on, by one trial run per model and image size.
         method: ``gradcam``, ``gradcam++``, ``xgradcam``, ``hirescam``, ``elementwise`` or ``layercam``;
@@ -91,71 +93,71 @@ class Explainer:
         batch = main.shape[0]
         target = outputs.check_target(target, topk, batch)
         size = self.size or (main.shape[-2], main.shape[-1])
-        chosen = self.layers or (self._find(inputs, main, target, topk),)
+        question = _Question(inputs, batch, target, topk, size)
+        if self.layers:
+            return self._explain(question, self.layers)
+        key = tuple(main.shape[1:])
+        known = finding.recall(self.model, key)
+        if known is not None:
+            try:
+                return self._explain(question, (known,))
+            except Unfit:  # what the score depends on is not what it was when the layer was found
+                finding.forget(self.model, key)
+        return self._explain(question, (self._find(question, key),))
 
+    def _explain(self, question: _Question, chosen: Sequence[Layer]) -> Explanation:
         with capture.preserved(self.model):
-            returned, activations = capture.forward(self.model, inputs, chosen)
-            logits, scores, target = self._score(returned, target, topk, batch)
-            slopes = gradients(scores, activations, chosen)
-        with torch.inference_mode(False), torch.no_grad():
-            return self._explanation(logits, scores.detach(), target, activations, slopes, chosen, size)
-
-    def _score(self, returned: Any, target: Any, topk: int | None, batch: int) -> tuple[Any, Tensor, Tensor | None]:
-        with torch.inference_mode(False), torch.enable_grad():
-            logits = outputs.pick_logits(returned, self.output, required=not callable(target))
-            return logits, *outputs.score(logits, target, topk, batch)
-
-    def _find(self, inputs: Inputs, main: Tensor, target: Any, topk: int | None) -> Layer:
-        # One image is enough, unless something may depend on the whole batch.
-        alone = len(inputs.args) == 1 and not callable(target) and not self.model.training
-        trial = inputs.map(lambda images: images[:1]) if alone else inputs
-        trial_target, trial_topk = (None, None) if alone else (target, topk)
-        trial_batch = min(1, main.shape[0]) if alone else main.shape[0]
-        return layers.find(
-            self.model,
-            trial,
-            lambda returned: self._score(returned, trial_target, trial_topk, trial_batch)[1],
-            key=tuple(main.shape[1:]),
-        )
-
-    def _explanation(
-        self,
-        logits: Any,
-        scores: Tensor,
-        target: Tensor | None,
-        activations: Sequence[Tensor],
-        gradients: Sequence[Tensor],
-        chosen: Sequence[Layer],
-        size: tuple[int, int],
-    ) -> Explanation:
-        maps = []
-        for layer, a, g in zip(chosen, activations, gradients, strict=True):
-            if a.dim() != 4:
-                raise ValueError(
-                    f"layer {layer.name!r} returns shape {tuple(a.shape)}, not spatial feature maps (B,C,h,w); choose "
-                    "a layer that does, or layer=None to have one found"
-                )
-            maps.append(ops.cam(a.detach(), g, size, method=self.method, normalize=self.normalize, relu=self.relu))
-        heatmap, low, high = maps[0]
-        if len(maps) > 1:
-            heatmap = torch.stack([each[0] for each in maps]).mean(0)
-            low, high = heatmap.amin((-2, -1)), heatmap.amax((-2, -1))
-            heatmap = normalise(heatmap, low, high, self.normalize)
-        valid = high > low
-        if self.normalize == "max":
-            valid &= high > 0
-        _warn_if_vanished(valid, gradients, chosen)
+            returned, activations = capture.forward(self.model, question.inputs, chosen)
+            for layer, maps in zip(chosen, activations, strict=True):
+                if not finding.is_spatial(layer.module, maps) or maps.shape[0] != question.batch:
+                    raise NotSpatial(layer.name, maps.shape, question.batch)
+            logits, scores, target = self._score(returned, question)
+            gradients = differentiate(scores, activations, chosen)
         names = tuple(layer.name for layer in chosen)
-        return Explanation(
-            heatmap=heatmap.float(),
-            logits=outputs.detached(logits),
-            target=target,
-            score=scores,
-            raw_min=low.float(),
-            raw_max=high.float(),
-            valid=valid,
-            layer=names[0] if len(names) == 1 else names,
+        with torch.inference_mode(False), torch.no_grad():
+            heatmap, low, high, valid = heatmaps(
+                activations, gradients, question.size, method=self.method, normalize=self.normalize, relu=self.relu
+            )
+            warn_if_vanished(valid, gradients, names)
+            return Explanation(
+                heatmap=heatmap,
+                logits=outputs.detached(logits),
+                target=target,
+                score=scores.detach(),
+                raw_min=low,
+                raw_max=high,
+                valid=valid,
+                layer=names[0] if len(names) == 1 else names,
+            )
+
+    def _score(self, returned: Any, question: _Question) -> tuple[Any, Tensor, Tensor | None]:
+        with torch.inference_mode(False), torch.enable_grad():
+            if callable(question.target) and self.output is None:
+                logits = returned
+            else:
+                logits = outputs.pick_logits(returned, self.output)
+            return logits, *outputs.score(logits, question.target, question.topk, question.batch)
+
+    def _find(self, question: _Question, key: Any) -> Layer:
+        # One image is enough, unless something may depend on the whole batch.
+        alone = len(question.inputs.args) == 1 and not callable(question.target) and not self.model.training
+        if alone and question.batch > 1:
+            one = question.inputs.map(lambda images: images[:1])
+            question = replace(question, inputs=one, batch=1, target=None, topk=None)
+        return finding.find(
+            self.model, question.inputs, question.batch, lambda returned: self._score(returned, question)[1], key
         )
+
+
+@dataclass(frozen=True)
+class _Question:
+    """What is asked about one batch, checked."""
+
+    inputs: Inputs
+    batch: int
+    target: Any
+    topk: int | None
+    size: tuple[int, int]
 
 
 def explain(
@@ -174,12 +176,15 @@ def explain(
 ) -> Explanation:
     """Predict a batch and show where the model looked: one forward, and per image and class one heatmap.
 
+    The first call for a model and image size runs the model once more, on one image if it can, to find the layer; name
+    a ``layer`` to spare that.
+
     Args:
         model: any ``nn.Module``; it is left exactly as it was.
         images: (B,C,H,W) floating tensor on the model's device, prepared as the model expects it; (C,H,W) is a batch
             of one. A tuple is passed as ``model(*images)``, a dict as ``model(**images)``; the first 4-D tensor counts.
         target: None = each image's highest logit; a class index; (B,) or (B,K) indices as integer tensor or list; or
-            a callable that turns the model's output into (B,) or (B,K) scores.
+            a callable that turns what the model returns (or what ``output`` picks) into (B,) or (B,K) scores.
         topk: explain the K highest logits of each image instead.
         layer, method, size, normalize, relu, output, tokens: see :class:`Explainer`.
 
@@ -189,6 +194,7 @@ def explain(
     Raises:
         TypeError, ValueError: an argument that cannot work; before the model runs where it can be known.
         RuntimeError: the layer did not run, or the score does not depend on it.
+        ValueError: the layer's output is no spatial map of the images.
 
     Warns:
         UserWarning: on the CPU, when every gradient at the layer is zero. Elsewhere see ``valid``; looking would make
@@ -209,14 +215,3 @@ def explain(
         model, layer=layer, method=method, size=size, normalize=normalize, relu=relu, output=output, tokens=tokens
     )
     return explainer(images, target, topk)
-
-
-def _warn_if_vanished(valid: Tensor, gradients: Sequence[Tensor], chosen: Sequence[Layer]) -> None:
-    if valid.device.type != "cpu" or not len(valid) or valid.any() or any(maps.any() for maps in gradients):
-        return
-    names = ", ".join(repr(layer.name) for layer in chosen)
-    warnings.warn(
-        f"the gradient of the score at layer {names} is zero everywhere, so the heatmaps are empty; choose another "
-        "layer or target (a saturated sigmoid or a head of zeros has no gradient)",
-        stacklevel=4,
-    )

@@ -17,12 +17,15 @@ class Explanation:
 
     Attributes:
         heatmap: (B,H,W), or (B,K,H,W) when K targets were asked for; float32, in [0,1] under ``minmax``.
-        logits: the model's own output (the tensor that ``output`` picks), detached; from the same forward.
+        logits: the model's own output (the tensor that ``output`` picks), detached; from the same forward. With a
+            callable target and no ``output``, all that the model returned.
         target: the classes explained, int64, (B,) or (B,K); None for a callable target.
         score: their scores, (B,) or (B,K); NaN where a class given as a device tensor is out of range.
-        raw_min: least value of the upsampled map before normalisation, (B,) or (B,K).
+        raw_min: least value of the upsampled map before normalisation, (B,) or (B,K); of several layers, of the mean of
+            their normalised maps.
         raw_max: greatest value likewise; NaN where the activations or gradients are not finite.
-        valid: bool, (B,) or (B,K): the map is finite and not flat, so the heatmap shows something.
+        valid: bool, (B,) or (B,K): the map is finite and not flat (and, under ``max``, somewhere positive), so the
+            heatmap shows something.
         layer: dotted name of the layer explained; a tuple of names when there are several.
 
     All tensors are on the images' device and none requires grad.

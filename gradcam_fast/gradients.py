@@ -10,25 +10,27 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from .unfit import Independent
+
 if TYPE_CHECKING:
     from torch import Tensor
 
     from .layers import Layer
 
-__all__ = ["gradients"]
+__all__ = ["differentiate"]
 
 
-def gradients(scores: Tensor, activations: Sequence[Tensor], layers: Sequence[Layer]) -> list[Tensor]:
+def differentiate(scores: Tensor, activations: Sequence[Tensor], layers: Sequence[Layer]) -> list[Tensor]:
     """d score / d activations at each layer: (B,...) for scores (B,), (B,K,...) for scores (B,K).
 
     Only the graph between is walked; no ``.grad`` is touched. The K targets of an image go in one batched backward
     where every operation behind the layer can, else one after another, with the same numbers.
 
     Raises:
-        RuntimeError: the scores do not depend on a layer.
+        Independent: the scores do not depend on a layer.
     """
     if not scores.requires_grad:
-        raise _independent(layers[0])
+        raise Independent(layers[0].name)
     device = scores.device.type
     with torch.inference_mode(False), torch.autocast(device, enabled=False):
         if scores.dim() == 1:
@@ -56,12 +58,5 @@ def _grad(
 def _checked(found: Sequence[Tensor | None], layers: Sequence[Layer]) -> list[Tensor]:
     for maps, layer in zip(found, layers, strict=True):
         if maps is None:
-            raise _independent(layer)
+            raise Independent(layer.name)
     return [maps for maps in found if maps is not None]
-
-
-def _independent(layer: Layer) -> RuntimeError:
-    return RuntimeError(
-        f"the score does not depend on layer {layer.name!r} (its output is not used, or the model turns gradients off "
-        "behind it); choose another layer, or layer=None to have one found"
-    )

@@ -5,7 +5,8 @@ Everything stays on the device. Knows nothing of layers, gradients or maps.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import copy
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,14 +14,12 @@ import torch
 if TYPE_CHECKING:
     from torch import Tensor
 
-Target = "int | Tensor | Sequence[Any] | Callable[[Any], Tensor] | None"
 
-
-def pick_logits(output: Any, picker: Callable[[Any], Tensor] | None, *, required: bool) -> Any:
-    """The logits in a model's output: ``picker(output)``, or the obvious tensor; ``output`` itself if not required.
+def pick_logits(output: Any, picker: Callable[[Any], Tensor] | None) -> Any:
+    """The logits in a model's output: ``picker(output)``, or the obvious tensor.
 
     Raises:
-        TypeError: ``required`` and no tensor is the obvious one; the message lists the members.
+        TypeError: no tensor is the obvious one; the message lists the members.
     """
     if picker is not None:
         return picker(output)
@@ -35,8 +34,6 @@ def pick_logits(output: Any, picker: Callable[[Any], Tensor] | None, *, required
     tensors = [member for member in members.values() if isinstance(member, torch.Tensor)]
     if len(tensors) == 1:
         return tensors[0]
-    if not required:
-        return output
     raise TypeError(
         f"the model returned {_describe(output, members)}, in which no member is obviously the logits; "
         "say which with output=lambda out: ..., or give a callable target"
@@ -63,7 +60,7 @@ def check_target(target: Any, topk: int | None, batch: int) -> Any:
     if topk is not None:
         if target is not None:
             raise ValueError(f"both target={target!r} and topk={topk!r} were given; give one of them")
-        if not isinstance(topk, int) or isinstance(topk, bool):
+        if not hasattr(topk, "__index__") or isinstance(topk, bool):
             raise TypeError(f"topk={topk!r} is a {type(topk).__name__}; give the number of targets, an integer")
         if topk < 1:
             raise ValueError(f"topk={topk} asks for no target; give an integer of at least 1")
@@ -127,9 +124,9 @@ def score(logits: Any, target: Any, topk: int | None, batch: int) -> tuple[Tenso
     elif target.device.type == "cpu":
         if batch:
             _check_range(int(target.min()), int(target.max()), count)
-        chosen = target.to(classes.device, non_blocking=True)
+        chosen = target.to(classes.device, non_blocking=True, copy=True)
     else:
-        chosen = target.to(classes.device)
+        chosen = target.to(classes.device, copy=True)
         known = (chosen >= 0) & (chosen < count)
         return torch.where(known, _take(classes, chosen.clamp(0, count - 1)), torch.nan), chosen
     return _take(classes, chosen), chosen
@@ -183,9 +180,16 @@ def detached(output: Any) -> Any:
     """A model's output with every tensor in it detached, in the same containers."""
     if isinstance(output, torch.Tensor):
         return output.detach()
-    if isinstance(output, Mapping):
-        return {key: detached(value) for key, value in output.items()}
+    if isinstance(output, MutableMapping):
+        changed = copy.copy(output)
+        for key, value in output.items():
+            changed[key] = detached(value)
+        return changed
     if isinstance(output, (tuple, list)):
         members = [detached(value) for value in output]
         return type(output)(*members) if hasattr(output, "_fields") else type(output)(members)
+    if hasattr(output, "__dict__"):
+        changed = copy.copy(output)
+        vars(changed).update({k: v.detach() for k, v in vars(output).items() if isinstance(v, torch.Tensor)})
+        return changed
     return output

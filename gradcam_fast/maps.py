@@ -1,0 +1,63 @@
+"""From activations and gradients to heatmaps: the op at each layer, the mean over several, and what came out empty.
+
+Knows nothing of models, scores or how gradients are had.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+
+from . import ops
+from .reference import normalise
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["heatmaps", "warn_if_vanished"]
+
+
+def heatmaps(
+    activations: Sequence[Tensor],
+    gradients: Sequence[Tensor],
+    size: tuple[int, int],
+    *,
+    method: str,
+    normalize: str,
+    relu: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The heatmaps (B[,K],H,W) of one layer, or the mean of those of several, normalised again.
+
+    Returns:
+        heatmap; raw_min and raw_max (B[,K]), the extremes before (the last) normalisation; valid (B[,K]), whether all
+        maps are finite and the result shows something.
+    """
+    each = [
+        ops.cam(a.detach(), g, size, method=method, normalize=normalize, relu=relu)
+        for a, g in zip(activations, gradients, strict=True)
+    ]
+    heatmap, low, high = each[0]
+    if len(each) > 1:
+        heatmap = torch.stack([maps for maps, _, _ in each]).mean(0)
+        # A layer whose map is broken has shown zeros; the mean must not look whole for it.
+        broken = torch.stack([extreme for _, _, extreme in each]).isnan().any(0)
+        low, high = (torch.where(broken, torch.nan, extreme((-2, -1))) for extreme in (heatmap.amin, heatmap.amax))
+        heatmap = torch.where(broken[..., None, None], 0, normalise(heatmap, low, high, normalize))
+    valid = high > low
+    if normalize == "max":
+        valid &= high > 0
+    return heatmap.float(), low.float(), high.float(), valid
+
+
+def warn_if_vanished(valid: Tensor, gradients: Sequence[Tensor], names: Sequence[str]) -> None:
+    """Warn, on the CPU, when no map shows anything because every gradient is zero. Elsewhere the host would wait."""
+    if valid.device.type != "cpu" or not len(valid) or valid.any() or any(maps.any() for maps in gradients):
+        return
+    warnings.warn(
+        f"the gradient of the score at layer {', '.join(map(repr, names))} is zero everywhere, so the heatmaps are "
+        "empty; choose another layer or target (a saturated sigmoid or a head of zeros has no gradient)",
+        stacklevel=4,
+    )

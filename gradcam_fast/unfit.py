@@ -1,0 +1,42 @@
+"""Why a layer cannot be explained: one exception per reason, with the sentence that says so and the way out.
+
+Knows nothing of how layers are found or run. A layer that was found automatically is looked for again when it proves
+unfit; one that the caller named is refused with these words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+WAY_OUT = "choose another layer, or layer=None to have one found"
+
+
+class Unfit(Exception):
+    """A layer cannot be explained."""
+
+
+class NeverRan(Unfit, RuntimeError):
+    """The layer did not run."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"layer {name!r} did not run in this forward; {WAY_OUT}")
+
+
+class Independent(Unfit, RuntimeError):
+    """The score does not depend on the layer."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"the score does not depend on layer {name!r} (its output is not used, or the model turns gradients off "
+            f"behind it); {WAY_OUT}"
+        )
+
+
+class NotSpatial(Unfit, ValueError):
+    """The layer's output is no map of the images: not (B,C,h,w), or of another batch."""
+
+    def __init__(self, name: str, shape: Sequence[int], batch: int) -> None:
+        super().__init__(
+            f"layer {name!r} returns shape {tuple(shape)} for a batch of {batch}, not spatial feature maps "
+            f"({batch},C,h,w); {WAY_OUT}"
+        )

@@ -1,0 +1,185 @@
+"""Finding the layer without being told: on the families of CNNs, on models that set traps, and when it must look again.
+
+Knows nothing of the maps' numbers beyond that they are those of the layer named.
+"""
+
+import pytest
+import torch
+from torch import nn
+
+from gradcam_fast import explain
+
+torchvision = pytest.importorskip("torchvision")
+
+# The layer of design section 5 under its outermost name: the features of EfficientNet are what its last block returns.
+FAMILIES = {
+    "alexnet": "features.11",
+    "vgg11_bn": "features.27",
+    "vgg16": "features.29",
+    "resnet18": "layer4",
+    "resnext50_32x4d": "layer4",
+    "wide_resnet50_2": "layer4",
+    "densenet121": "features",
+    "squeezenet1_1": "classifier.2",
+    "googlenet": "inception5b",
+    "inception_v3": "Mixed_7c",
+    "shufflenet_v2_x0_5": "conv5",
+    "mobilenet_v2": "features",
+    "mobilenet_v3_small": "features",
+    "mnasnet0_5": "layers",
+    "efficientnet_b0": "features",
+    "regnet_y_400mf": "trunk_output",
+    "convnext_tiny": "features",
+}
+
+
+@pytest.mark.parametrize(("family", "expected"), FAMILIES.items())
+def test_each_family_of_cnns_is_explained_at_its_last_feature_map(family, expected):
+    options = {"init_weights": True} if family in ("googlenet", "inception_v3") else {}
+    model = getattr(torchvision.models, family)(weights=None, **options).eval()
+    images = torch.randn(1, 3, *((96, 96) if family != "inception_v3" else (128, 128)))
+    found = explain(model, images, relu=False)
+    assert found.layer == expected
+    assert found.valid.all()
+    assert torch.equal(found.heatmap, explain(model, images, layer=expected, relu=False).heatmap)
+
+
+def test_efficientnets_features_are_what_its_last_block_returns():
+    model = torchvision.models.efficientnet_b0(weights=None).eval()
+    images = torch.randn(1, 3, 64, 64)
+    assert torch.equal(explain(model, images).heatmap, explain(model, images, layer="features.8").heatmap)
+
+
+def test_a_vision_transformer_is_refused_rather_than_explained_at_its_patches():
+    model = torchvision.models.vit_b_32(weights=None).eval()
+    nn.init.normal_(model.heads.head.weight)
+    with pytest.raises(ValueError, match=r"VisionTransformer works on tokens \(B,N,C\)"):
+        explain(model, torch.randn(1, 3, 224, 224))
+
+
+def test_swin_is_explained_where_its_channels_come_first_and_refused_where_they_come_last():
+    model = torchvision.models.swin_t(weights=None).eval()
+    images = torch.randn(1, 3, 64, 96)
+    found = explain(model, images, relu=False)
+    assert found.layer == "permute" and found.valid.all()
+    with pytest.raises(ValueError, match=r"layer 'norm' returns shape \(1, 2, 3, 768\)"):
+        explain(model, images, layer="norm")
+
+
+class OneReluForAll(nn.Module):
+    """conv relu conv relu pool fc relu fc, with the very same ReLU each time."""
+
+    def __init__(self, head):
+        super().__init__()
+        self.conv1, self.conv2 = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 5, 3)
+        self.relu, self.head = nn.ReLU(), head
+
+    def forward(self, images):
+        maps = self.relu(self.conv2(self.relu(self.conv1(images))))
+        return self.head[1](self.relu(self.head[0](maps.mean((-2, -1), keepdim=True).flatten(1))))
+
+
+def test_a_module_whose_last_call_has_no_positions_is_passed_over():
+    model = OneReluForAll(nn.ModuleList([nn.Linear(5, 6), nn.Linear(6, 2)]))
+    found = explain(model, torch.randn(2, 3, 12, 12), relu=False)
+    assert found.layer == "conv2" and found.valid.all()
+
+
+class TwoHeads(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.trunk, self.a, self.b = (nn.Conv2d(c, 4, 3) for c in (3, 4, 4))
+
+    def forward(self, images):
+        trunk = self.trunk(images)
+        return {name: getattr(self, name)(trunk).mean((-2, -1)) for name in ("a", "b")}
+
+
+def test_another_score_finds_another_layer():
+    model, images = TwoHeads(), torch.randn(2, 3, 12, 12)
+    for name in ("a", "b", "a"):
+        found = explain(model, images, output=lambda out, name=name: out[name], relu=False)
+        assert found.layer == name and found.valid.all()
+
+
+class ZeroHead(nn.Module):
+    """A head still at zero, beside a convolution that nothing depends on."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.unused, self.head = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3), nn.Linear(4, 2)
+        nn.init.zeros_(self.head.weight)
+
+    def forward(self, images):
+        maps = self.conv(images)
+        self.unused(maps)
+        return self.head(maps.mean((-2, -1)))
+
+
+def test_a_head_of_zeros_is_explained_with_a_warning_and_nothing_is_learnt_from_it():
+    model, images = ZeroHead(), torch.randn(2, 3, 12, 12)
+    with pytest.warns(UserWarning, match="layer 'conv' is zero everywhere"):
+        found = explain(model, images)
+    assert found.layer == "conv" and not found.valid.any()
+    nn.init.normal_(model.head.weight)
+    found = explain(model, images, relu=False)
+    assert found.layer == "conv" and found.valid.all()
+
+
+def test_an_empty_batch_teaches_nothing():
+    model, images = (
+        nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()),
+        torch.randn(2, 3, 9, 9),
+    )
+    assert explain(model, images[:0]).heatmap.shape == (0, 9, 9)
+    found = explain(model, images)
+    assert found.layer == "1" and found.valid.all()
+
+
+def test_a_layer_of_another_batch_than_the_images_is_not_chosen_and_not_accepted():
+    class Folding(nn.Module):
+        """Two crops per image, folded into the batch."""
+
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3)
+
+        def forward(self, images):
+            return self.conv(torch.cat([images, images.flip(-1)])).mean((-2, -1)).unflatten(0, (2, -1)).mean(0)
+
+    images = torch.randn(2, 3, 9, 9)
+    with pytest.raises(ValueError, match="no spatial feature map"):
+        explain(Folding(), images)
+    with pytest.raises(ValueError, match=r"'conv' returns shape \(4, 4, 7, 7\) for a batch of 2"):
+        explain(Folding(), images, layer="conv")
+
+
+def test_a_dict_with_any_keys_may_pass_through_the_model():
+    class Pyramid(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.levels, self.head = Levels(), nn.Linear(4, 2)
+
+        def forward(self, images):
+            return self.head(self.levels(images)[0].mean((-2, -1)))
+
+    class Levels(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3)
+
+        def forward(self, images):
+            return {0: self.conv(images), 1: None}
+
+    found = explain(Pyramid(), torch.randn(2, 3, 9, 9), relu=False)
+    assert found.layer == "levels" and found.valid.all()
+
+
+def test_the_layer_is_looked_for_once_per_image_size():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    calls = []
+    model.register_forward_pre_hook(lambda *_: calls.append(1))
+    for images, runs in ((torch.randn(2, 3, 9, 9), 2), (torch.randn(3, 3, 9, 9), 1), (torch.randn(1, 3, 8, 9), 2)):
+        calls.clear()
+        explain(model, images)
+        assert len(calls) == runs
