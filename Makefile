@@ -7,10 +7,10 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip
 DEMO := $(VENV)/.demo-$(GRADCAM_FAST_BUILD)
 DEV := $(VENV)/.dev-$(GRADCAM_FAST_BUILD)
-CXX_SOURCES := $(wildcard csrc/*.cpp csrc/*.h csrc/*.inl csrc/*.cu)
+CXX_SOURCES := $(wildcard csrc/*.cpp csrc/*.h csrc/*.inl csrc/*.cu benchmarks/*.cpp tests/*.cpp)
 BUILD_INPUTS := pyproject.toml setup.py constraints.txt $(wildcard csrc/*.*)
 
-.PHONY: demo test lint format clean one-binary
+.PHONY: demo test bench lint format clean one-binary
 
 # Without the record of a build nothing is installed, whatever the stamps say.
 ifeq ($(wildcard gradcam_fast/_lib/build.json),)
@@ -22,6 +22,10 @@ demo: $(DEMO)
 
 test: lint
 	$(BIN)/python -m pytest
+
+# Ratios within one run, contenders by turns; nothing fails on a clock.
+bench: $(DEV)
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-2} $(BIN)/python -m pytest benchmarks -q --benchmark-disable-gc
 
 lint: $(DEV)
 	$(BIN)/ruff check
