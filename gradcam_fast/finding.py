@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from .capture import preserved, replace_tensor, tensor_in
-from .compiled import eagerly
+from .compiled import eager_module, eagerly
 from .layers import Layer, eager_modules
 
 if TYPE_CHECKING:
@@ -34,8 +34,12 @@ _AT_A_TIME = 8
 def recall(model: nn.Module, key: Any) -> Layer | None:
     """The layer found before for this model and ``key``, if it is still there."""
     name = _FOUND.get(model, {}).get(key)
-    module = eager_modules(model).get(name) if name is not None else None
-    return Layer(name, module) if name is not None and module is not None else None
+    if name is None:
+        return None
+    try:
+        return Layer(name, eager_module(model.get_submodule(name)))
+    except AttributeError:  # the model was rebuilt
+        return None
 
 
 def forget(model: nn.Module, key: Any) -> None:
