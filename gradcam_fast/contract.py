@@ -5,6 +5,7 @@ Knows nothing of models, of formulas or of what runs them.
 
 from __future__ import annotations
 
+from numbers import Integral
 from typing import TYPE_CHECKING
 
 import torch
@@ -38,15 +39,19 @@ def check_size(size: Size) -> tuple[int, int]:
 
 
 def _as_pair(size: Size) -> tuple[int, int]:
-    sides = (size, size) if _is_integer(size) else size
-    if isinstance(sides, (tuple, list)) and len(sides) == 2 and all(map(_is_integer, sides)):
+    sides = (size, size) if is_integer(size) else size
+    if isinstance(sides, (tuple, list)) and len(sides) == 2 and all(map(is_integer, sides)):
         height, width = sides
         return height, width  # type: ignore[return-value]
     raise TypeError(f"size={size!r} is not a size; give an integer or two integers (height, width)")
 
 
-def _is_integer(value: object) -> bool:
-    return hasattr(value, "__index__") and not isinstance(value, (bool, torch.Tensor))
+def is_integer(value: object) -> bool:
+    """Whether ``value`` is an integer of any kind (Python, numpy, symbolic), and not a bool."""
+    if isinstance(value, bool):
+        return False
+    # The plain types first: torch.compile traces no further, and knows nothing of abstract ones.
+    return isinstance(value, (int, torch.SymInt)) or isinstance(value, Integral)
 
 
 def check_maps(activations: Tensor, gradients: Tensor) -> None:

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from .contract import is_integer
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -60,7 +62,7 @@ def check_target(target: Any, topk: int | None, batch: int) -> Any:
     if topk is not None:
         if target is not None:
             raise ValueError(f"both target={target!r} and topk={topk!r} were given; give one of them")
-        if not hasattr(topk, "__index__") or isinstance(topk, bool):
+        if not is_integer(topk):
             raise TypeError(f"topk={topk!r} is a {type(topk).__name__}; give the number of targets, an integer")
         if topk < 1:
             raise ValueError(f"topk={topk} asks for no target; give an integer of at least 1")

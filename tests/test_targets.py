@@ -3,6 +3,7 @@
 Knows nothing of the capture; each target is compared with a naive Grad-CAM of that very score.
 """
 
+import numpy
 import pytest
 import torch
 from naive import full_graph, gradcam, heatmaps, highest, of_class
@@ -194,3 +195,10 @@ def test_raw_extremes_undo_the_normalisation(images):
     )
     by_maximum = gradcam_fast.explain(model, images, layer=LAYER, normalize="max")
     torch.testing.assert_close(by_maximum.heatmap * high, raw.heatmap, rtol=SCALED, atol=0)
+
+
+def test_integers_of_numpy_are_integers(images):
+    model = ConvNet()
+    expected = gradcam_fast.explain(model, images, topk=2, size=9)
+    found = gradcam_fast.explain(model, images, topk=numpy.int64(2), size=numpy.int32(9))
+    assert torch.equal(found.heatmap, expected.heatmap)
