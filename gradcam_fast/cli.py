@@ -6,6 +6,7 @@ Knows nothing of how photos are read, explained or drawn.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import warnings
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from . import __version__
 from .contract import METHODS
 from .overlay import colormap_table
 
@@ -25,10 +27,11 @@ EXIT_STATUS = """\
 exit status:
   0    all photos were explained
   1    some photos could not be read; each is named on standard error,
-       the others were explained
+       the others, if any, were explained
   2    wrong options, or something is missing without which no photo can be
-       explained; one line on standard error says what
+       explained; standard error says what
   130  interrupted
+  141  the reader of the output went away
 """
 
 TOP = f"""\
@@ -68,7 +71,7 @@ photos:
 
 pictures:
   DIR/<name of the photo>-gradcam.jpg, with a number where two photos have the
-  same name. Pictures of an earlier run are replaced, photos never.
+  same name. Pictures of an earlier run are replaced, other files never.
 
 {EXIT_STATUS}"""
 
@@ -82,6 +85,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             unreadable: int = options.run(options)
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:  # whoever read the output has seen enough; what is still buffered must not complain either
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except Exception as error:
         if options.debug:
             raise
@@ -126,6 +132,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog=TOP,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
     _command(commands, _demo, "demo", "explain a few photos that are already installed", DEMO, EXIT_STATUS)

@@ -101,6 +101,11 @@ def panels(
     return figure
 
 
+# Written into every picture as its Exif "Software", so that a later run knows what it may replace.
+MARK = "gradcam_fast"
+_SOFTWARE = 0x0131
+
+
 def save(figure: Figure, path: str | PathLike[str]) -> None:
     """Write a figure at its own size in the format of the path's suffix: ``.png`` to the pixel, ``.jpg`` at quality 90.
 
@@ -114,7 +119,20 @@ def save(figure: Figure, path: str | PathLike[str]) -> None:
 
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
-    Image.fromarray(numpy.asarray(canvas.buffer_rgba())).convert("RGB").save(path, quality=90)
+    exif = Image.Exif()
+    exif[_SOFTWARE] = MARK
+    Image.fromarray(numpy.asarray(canvas.buffer_rgba())).convert("RGB").save(path, quality=90, exif=exif)
+
+
+def is_own(path: str | PathLike[str]) -> bool:
+    """Whether the file at ``path`` is a picture that :func:`save` wrote."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as picture:
+            return bool(picture.getexif().get(_SOFTWARE) == MARK)
+    except OSError:
+        return False
 
 
 def _check(photo: Tensor, heatmap: Tensor, titles: Sequence[str]) -> None:

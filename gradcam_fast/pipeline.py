@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from gradcam_fast import explain
 
-from .figures import panels, save
+from .figures import is_own, panels, save
 from .photos import UnreadablePhotoError, pixels, read_photo
 
 if TYPE_CHECKING:
@@ -122,12 +122,14 @@ def draw(network: Network, photo: Image, explanation: Explanation, index: int, *
 def picture_paths(photos: Sequence[Path], out: Path) -> list[Path]:
     """Where each photo's picture goes: ``out/<name>-gradcam.jpg``, numbered where names meet.
 
-    No two pictures share a path, also where the file system ignores case, and none replaces one of the photos.
+    No two pictures share a path, also where the file system ignores case, and none replaces a file that is not itself a
+    picture of an earlier run.
     """
     taken = {_key(photo) for photo in photos}
     pictures = []
     for photo in photos:
-        picture = next(path for path in _candidates(photo, out) if _key(path) not in taken)
+        free = (path for path in _candidates(photo, out) if _key(path) not in taken)
+        picture = next(path for path in free if not path.exists() or is_own(path))
         taken.add(_key(picture))
         pictures.append(picture)
     return pictures

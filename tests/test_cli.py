@@ -236,3 +236,20 @@ def test_no_picture_takes_the_place_of_a_photo(tmp_path):
     photos = [tmp_path / "x.jpg", tmp_path / "x-gradcam.jpg"]
     found = picture_paths(photos, tmp_path / "elsewhere" / "..")
     assert [path.name for path in found] == ["x-gradcam-2.jpg", "x-gradcam-gradcam.jpg"]
+
+
+def test_a_file_that_is_no_picture_of_ours_is_never_replaced(tmp_path):
+    photo, other = tmp_path / "a.png", tmp_path / "a-gradcam.jpg"
+    Image.new("RGB", (40, 30), "red").save(photo)
+    Image.new("RGB", (40, 30), "blue").save(other)
+    before = other.read_bytes()
+    for _ in range(2):  # the second run replaces its own picture, and only that
+        assert main(["explain", str(photo), "--out", str(tmp_path)]) == 0
+        assert other.read_bytes() == before
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["a-gradcam-2.jpg", "a-gradcam.jpg", "a.png"]
+
+
+def test_the_version_is_told(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["--version"])
+    assert stop.value.code == 0 and capsys.readouterr().out == f"gradcam-fast {gradcam_fast.__version__}\n"
