@@ -109,7 +109,7 @@ class Explainer:
         with capture.preserved(self.model):
             returned, activations = capture.forward(self.model, question.inputs, chosen)
             for layer, maps in zip(chosen, activations, strict=True):
-                if not finding.is_spatial(layer.module, maps) or maps.shape[0] != question.batch:
+                if not finding.is_spatial(layer.module, maps, question.batch):
                     raise NotSpatial(layer.name, maps.shape, question.batch)
             logits, scores, target = self._score(returned, question)
             gradients = differentiate(scores, activations, chosen)

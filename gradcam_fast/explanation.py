@@ -39,3 +39,13 @@ class Explanation:
     raw_max: Tensor
     valid: Tensor
     layer: str | tuple[str, ...]
+
+    def __repr__(self) -> str:
+        """Shapes instead of numbers: a heatmap has tens of thousands of them."""
+        shape, valid = tuple(self.heatmap.shape), self.valid
+        layer = self.layer if isinstance(self.layer, str) else ", ".join(self.layer)
+        return f"Explanation(heatmap {shape} at {layer}, target {_short(self.target)}, valid {_short(valid)})"
+
+
+def _short(tensor: Tensor | None) -> str:
+    return "of a callable" if tensor is None else f"{tuple(tensor.shape)} {tensor.dtype}".replace("torch.", "")

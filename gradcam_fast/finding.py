@@ -57,6 +57,7 @@ def find(model: nn.Module, inputs: Inputs, batch: int, score: Callable[[Any], Te
 
     Raises:
         ValueError: the model has no such map, or is a transformer.
+        RuntimeError: the score is attached to nothing.
     """
     layer, sure = _find(model, inputs, batch, score)
     if sure:
@@ -97,9 +98,8 @@ class _Trace:
         found = maps if maps.requires_grad else maps.detach().requires_grad_()
         self.token_maps += maps.dim() == 3
         candidate = None
-        if is_spatial(module, found) and found.shape[-2:].numel() > 1 and len(found) == self.batch:
-            candidate = None if _pools(module, found) else _Candidate(name, module, found)
-        if candidate:
+        if is_spatial(module, found, self.batch) and not _pools(module, found):
+            candidate = _Candidate(name, module, found)
             self.candidates.append(candidate)
         # What is handed onward may be changed in place; the candidate keeps the tensor as it was made.
         onward = found.clone()
@@ -107,10 +107,13 @@ class _Trace:
         return replace_tensor(output, maps, onward)
 
 
-def is_spatial(module: nn.Module, maps: Tensor) -> bool:
-    """Whether what ``module`` returned is (B,C,h,w). A LayerNorm over the last axis says that channels come last."""
+def is_spatial(module: nn.Module, maps: Tensor, batch: int) -> bool:
+    """Whether what ``module`` returned is (``batch``,C,h,w) with more than one position.
+
+    A LayerNorm over the last axis says that channels come last.
+    """
     channels_last = isinstance(module, nn.LayerNorm) and tuple(module.normalized_shape) == tuple(maps.shape[-1:])
-    return maps.dim() == 4 and not channels_last
+    return maps.dim() == 4 and len(maps) == batch and maps.shape[-2:].numel() > 1 and not channels_last
 
 
 def _identity(tensor: Tensor) -> tuple[int, int]:
@@ -145,7 +148,13 @@ def _find(model: nn.Module, inputs: Inputs, batch: int, score: Callable[[Any], T
                 f"{type(model).__name__} works on tokens (B,N,C), of which no layer is found automatically yet; "
                 "name a layer that returns spatial feature maps (B,C,h,w) with layer=..."
             )
-        chosen, sure = _last_with_gradient(trace.candidates, score(output))
+        scores = score(output)
+        if not scores.requires_grad:
+            raise RuntimeError(
+                f"the score does not depend on any layer of {type(model).__name__}: it was detached, or the model turns "
+                "gradients off; explain a score that is still attached to what the model returned"
+            )
+        chosen, sure = _last_with_gradient(trace.candidates, scores)
         if chosen is None:
             raise ValueError(
                 f"{type(model).__name__} has no spatial feature map ({batch},C,h,w) with more than one position that "
@@ -157,7 +166,7 @@ def _find(model: nn.Module, inputs: Inputs, batch: int, score: Callable[[Any], T
 def _last_with_gradient(candidates: list[_Candidate], scores: Tensor) -> tuple[_Candidate | None, bool]:
     """The last candidate whose gradient is not zero, and True; else the last that has one at all, and False."""
     vanishing = None
-    for end in range(len(candidates), 0, -_AT_A_TIME) if scores.requires_grad else ():
+    for end in range(len(candidates), 0, -_AT_A_TIME):
         some = candidates[max(0, end - _AT_A_TIME) : end]
         found = torch.autograd.grad(scores.sum(), [each.maps for each in some], retain_graph=True, allow_unused=True)
         for candidate, gradient in zip(reversed(some), reversed(found), strict=True):

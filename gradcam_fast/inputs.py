@@ -89,6 +89,11 @@ def _check_images(model: nn.Module, main: Tensor, given: Tensor) -> None:
             "images.float() / 255 and then its mean and standard deviation"
         )
     parameter = next(model.parameters(), None)
+    if parameter is not None and parameter.is_inference():
+        raise ValueError(
+            "the model was made inside inference_mode, and its parameters can never take part in a gradient; make or "
+            "load it outside"
+        )
     if parameter is not None and parameter.device != main.device:
         devices = {each.device for each in (*model.parameters(), *model.buffers())}
         if main.device not in devices:

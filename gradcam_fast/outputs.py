@@ -81,6 +81,8 @@ def check_target(target: Any, topk: int | None, batch: int) -> Any:
             raise ValueError(f"target {target} is negative; classes are numbered from 0")
         return target
     if not isinstance(target, torch.Tensor):
+        if not len(target):
+            raise ValueError(f"target={target!r} names no class; give {batch} class indices, one per image")
         target = _tensor_of(target)
     if target.dtype.is_floating_point or target.dtype.is_complex or target.dtype == torch.bool:
         raise TypeError(f"target has dtype {target.dtype}; give integer class indices")

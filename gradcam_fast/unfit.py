@@ -33,10 +33,10 @@ class Independent(Unfit, RuntimeError):
 
 
 class NotSpatial(Unfit, ValueError):
-    """The layer's output is no map of the images: not (B,C,h,w), or of another batch."""
+    """The layer's output is no map of the images: not (B,C,h,w), of one position only, or of another batch."""
 
     def __init__(self, name: str, shape: Sequence[int], batch: int) -> None:
         super().__init__(
             f"layer {name!r} returns shape {tuple(shape)} for a batch of {batch}, not spatial feature maps "
-            f"({batch},C,h,w); {WAY_OUT}"
+            f"({batch},C,h,w) with more than one position; {WAY_OUT}"
         )

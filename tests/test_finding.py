@@ -183,3 +183,15 @@ def test_the_layer_is_looked_for_once_per_image_size():
         calls.clear()
         explain(model, images)
         assert len(calls) == runs
+
+
+def test_a_detached_score_is_called_detached():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    with pytest.raises(RuntimeError, match="it was detached"):
+        explain(model, torch.randn(2, 3, 9, 9), target=lambda out: out.detach()[:, 0])
+
+
+def test_a_layer_of_one_position_is_refused_by_name():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    with pytest.raises(ValueError, match=r"layer '2' returns shape \(2, 4, 1, 1\).*more than one position"):
+        explain(model, torch.randn(2, 3, 9, 9), layer="2")

@@ -202,3 +202,8 @@ def test_integers_of_numpy_are_integers(images):
     expected = gradcam_fast.explain(model, images, topk=2, size=9)
     found = gradcam_fast.explain(model, images, topk=numpy.int64(2), size=numpy.int32(9))
     assert torch.equal(found.heatmap, expected.heatmap)
+
+
+def test_an_explanation_prints_shapes_and_not_numbers(images):
+    found = gradcam_fast.explain(ConvNet(), images, topk=2, layer=LAYER)
+    assert repr(found) == ("Explanation(heatmap (3, 2, 16, 16) at features.3, target (3, 2) int64, valid (3, 2) bool)")
