@@ -10,7 +10,6 @@
 
 #if defined(__x86_64__) && !defined(__clang__)
 #define GCF_X86_LEVELS
-#include <immintrin.h>
 #endif
 
 namespace gradcam_fast {

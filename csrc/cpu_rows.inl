@@ -17,12 +17,25 @@ struct Rows {
   const Stored* operator[](int64_t position) const { return data + position * stride; }
 };
 
-template <class Stored, class Add>
-GCF_INLINE void pool_rows(const Rows<Stored>& rows, int64_t positions, int64_t begin, int64_t end, float* sums,
-                          const Add& add) {
+// Adds up the channels [begin, end) of all rows.
+template <class Stored>
+GCF_INLINE void pool_rows(const Rows<Stored>& rows, int64_t positions, int64_t begin, int64_t end, float* sums) {
   std::fill(sums + begin, sums + end, 0.0f);
   int64_t p = 0;
-  for (; p + ROWS <= positions; p += ROWS) add(rows[p], rows[p + 1], rows[p + 2], rows[p + 3]);
+  for (; p + ROWS <= positions; p += ROWS) {
+    const Stored *r0 = rows[p], *r1 = rows[p + 1], *r2 = rows[p + 2], *r3 = rows[p + 3];
+    int64_t c = begin;
+    Vector v0, v1, v2, v3, sum;
+    for (; c + LANES <= end; c += LANES) {
+      load(r0 + c, v0);
+      load(r1 + c, v1);
+      load(r2 + c, v2);
+      load(r3 + c, v3);
+      load(sums + c, sum);
+      store(sum + ((v0 + v1) + (v2 + v3)), sums + c);
+    }
+    for (; c < end; ++c) sums[c] += (to_float(r0[c]) + to_float(r1[c])) + (to_float(r2[c]) + to_float(r3[c]));
+  }
   for (; p < positions; ++p)
     for (int64_t c = begin; c < end; ++c) sums[c] += to_float(rows[p][c]);
 }
@@ -32,21 +45,7 @@ template <Method method, class Stored>
 GCF_INLINE void weigh_rows(const Rows<Stored>& activation, const Rows<Stored>& gradient, int64_t positions,
                            int64_t begin, int64_t end, double* wide, float* weights) {
   if constexpr (method == Method::gradcam) {
-    pool_rows(gradient, positions, begin, end, weights,
-              [=](const Stored* r0, const Stored* r1, const Stored* r2, const Stored* r3) {
-                int64_t c = begin;
-                Vector v0, v1, v2, v3, sum;
-                for (; c + LANES <= end; c += LANES) {
-                  load(r0 + c, v0);
-                  load(r1 + c, v1);
-                  load(r2 + c, v2);
-                  load(r3 + c, v3);
-                  load(weights + c, sum);
-                  store(sum + ((v0 + v1) + (v2 + v3)), weights + c);
-                }
-                for (; c < end; ++c)
-                  weights[c] += (to_float(r0[c]) + to_float(r1[c])) + (to_float(r2[c]) + to_float(r3[c]));
-              });
+    pool_rows(gradient, positions, begin, end, weights);
     const float count = static_cast<float>(positions);
     for (int64_t c = begin; c < end; ++c) weights[c] /= count;
   } else {

@@ -65,7 +65,7 @@ def as_inputs(model: nn.Module, images: Any) -> tuple[Inputs, Tensor]:
     """
     if isinstance(images, Mapping):
         inputs = Inputs((), dict(images))
-    elif isinstance(images, (tuple, list)) and not isinstance(images, torch.Tensor):
+    elif isinstance(images, (tuple, list)):
         inputs = Inputs(tuple(images), {})
     else:
         if not isinstance(images, torch.Tensor):
