@@ -51,30 +51,41 @@ void sum_image_rows(const Problem& problem, int64_t image, bool spread, float* m
 }
 
 void sum_slab(const Problem& problem, int64_t image, int64_t slab, float* maps) {
-  float* tiles = problem.in_planes() ? nullptr : scratch<2>(2 * BLOCK * problem.positions());
+  float* tiles = problem.in_planes() ? nullptr : scratch<2>(2 * problem.channels_per_pass(false) * problem.positions());
   kernels().sum_slab(problem, image, slab, tiles, maps);
+}
+
+// Each thread has axes of its own, at hand in its cache, and kept: most calls ask for those of the call before.
+const Axes& axes_of(const Problem& problem) {
+  thread_local Axes axes{};
+  if (axes.rows.in != problem.rows || axes.rows.out != problem.height || axes.columns.in != problem.columns ||
+      axes.columns.out != problem.width) {
+    const int64_t floats = Axis::floats(problem.rows, problem.height) + Axis::floats(problem.columns, problem.width);
+    kernels().fill_axes(problem, scratch<7>(floats), axes);
+  }
+  return axes;
 }
 
 struct Outputs {
   float *heatmap, *raw_min, *raw_max;
 };
 
-Finish finish_target(const Problem& problem, const Axes& axes, float* map, int64_t index, const Outputs& out) {
+Finish finish_target(const Problem& problem, float* map, int64_t index, const Outputs& out) {
   float* candidates = scratch<3>(problem.rows * (2 * problem.columns + LANES));
   Finish finished;
-  kernels().finish(problem, axes, map, candidates, finished);
+  kernels().finish(problem, axes_of(problem), map, candidates, finished);
   out.raw_min[index] = finished.raw_min;
   out.raw_max[index] = finished.raw_max;
   return finished;
 }
 
 // At least as many images as threads: each image is one thread's from its first byte to its last.
-void run_by_image(const Problem& problem, const Axes& axes, int64_t grain, const Outputs& out) {
+void run_by_image(const Problem& problem, int64_t grain, const Outputs& out) {
   const int64_t floats = problem.floats();
   const bool in_rows = problem.in_rows();
   torch::stable::parallel_for(0, problem.images, grain, [&](int64_t begin, int64_t end) {
     float* maps = scratch<4>(2 * floats);
-    float* stretched = scratch<5>(2 * problem.width);
+    float* room = scratch<5>(stretched_room(problem.width));
     for (int64_t image = begin; image < end; ++image) {
       if (in_rows) {
         sum_image_rows(problem, image, false, maps);
@@ -88,8 +99,8 @@ void run_by_image(const Problem& problem, const Axes& axes, int64_t grain, const
       for (int64_t k = 0; k < problem.targets; ++k) {
         const int64_t index = image * problem.targets + k;
         float* map = maps + k * problem.positions();
-        const Finish finished = finish_target(problem, axes, map, index, out);
-        kernels().write(axes, map, finished, 0, problem.height, stretched,
+        const Finish finished = finish_target(problem, map, index, out);
+        kernels().write(axes_of(problem), map, finished, 0, problem.height, room,
                         out.heatmap + index * problem.height * problem.width);
       }
     }
@@ -97,7 +108,7 @@ void run_by_image(const Problem& problem, const Axes& axes, int64_t grain, const
 }
 
 // Fewer images than threads: the threads share the slabs (or rows) of all images, then the rows of all heatmaps.
-void run_by_slab(const Problem& problem, const Axes& axes, const Outputs& out) {
+void run_by_slab(const Problem& problem, const Outputs& out) {
   const int64_t floats = problem.floats();
   const bool in_rows = problem.in_rows();
   const int64_t slabs = in_rows ? 1 : problem.slabs();
@@ -118,18 +129,17 @@ void run_by_slab(const Problem& problem, const Axes& axes, const Outputs& out) {
   for (int64_t image = 0; image < problem.images; ++image)
     for (int64_t slab = 1; slab < slabs; ++slab)
       kernels().add_partial(partials + (image * slabs + slab) * floats, floats, partials + image * slabs * floats);
-  for (int64_t index = 0; index < maps; ++index)
-    finished[index] = finish_target(problem, axes, map_of(index), index, out);
+  for (int64_t index = 0; index < maps; ++index) finished[index] = finish_target(problem, map_of(index), index, out);
 
   const int64_t pixels = problem.height * problem.width;
   const int64_t grain = std::max<int64_t>(1, SERIAL_WORK / 2 / problem.width);
   torch::stable::parallel_for(0, maps * problem.height, grain, [&](int64_t begin, int64_t end) {
-    float* stretched = scratch<5>(2 * problem.width);
+    float* room = scratch<5>(stretched_room(problem.width));
     for (int64_t row = begin; row < end;) {
       const int64_t index = row / problem.height;
       const int64_t first = index * problem.height;
       const int64_t stop = std::min(end, first + problem.height);
-      kernels().write(axes, map_of(index), finished[index], row - first, stop - first, stretched,
+      kernels().write(axes_of(problem), map_of(index), finished[index], row - first, stop - first, room,
                       out.heatmap + index * pixels);
       row = stop;
     }
@@ -163,6 +173,7 @@ void check(const Tensor& activations, const Tensor& gradients, int64_t height, i
                     "cam: activations and gradients differ in B, C, h or w");
     STD_TORCH_CHECK(d == 0 || sizes[d] > 0, "cam: activations are empty");
   }
+  STD_TORCH_CHECK(extra == 0 || others[1] > 0, "cam: gradients are of no target");
   const ScalarType dtype = activations.scalar_type();
   STD_TORCH_CHECK(dtype == gradients.scalar_type(), "cam: activations and gradients differ in dtype");
   STD_TORCH_CHECK(dtype == ScalarType::Float || dtype == ScalarType::Half || dtype == ScalarType::BFloat16,
@@ -209,16 +220,13 @@ std::tuple<Tensor, Tensor, Tensor> cam(const Tensor& activations, const Tensor& 
 
   const Outputs out{static_cast<float*>(heatmap.mutable_data_ptr()), static_cast<float*>(raw_min.mutable_data_ptr()),
                     static_cast<float*>(raw_max.mutable_data_ptr())};
-  Axes axes;
-  kernels().fill_axes(problem, scratch<7>(Axis::floats(problem.rows, height) + Axis::floats(problem.columns, width)),
-                      axes);
 
   const int64_t work =
       problem.channels * problem.positions() * (1 + problem.targets) + problem.targets * height * width;
   if (problem.images < static_cast<int64_t>(torch::stable::get_num_threads()) && problem.images * work > SERIAL_WORK)
-    run_by_slab(problem, axes, out);
+    run_by_slab(problem, out);
   else
-    run_by_image(problem, axes, std::max<int64_t>(1, SERIAL_WORK / work), out);
+    run_by_image(problem, std::max<int64_t>(1, SERIAL_WORK / work), out);
   return {heatmap, raw_min, raw_max};
 }
 

@@ -28,11 +28,15 @@ GCF_INLINE constexpr bool weighs_channels(Method method) {
   return method == Method::gradcam || method == Method::gradcam_plus_plus || method == Method::xgradcam;
 }
 
-// One position's share of the Grad-CAM++ channel weight, with S = sum_ij A_k. The denominator
-// may cancel to almost nothing, and is therefore found in double precision.
-GCF_INLINE float plus_plus_term(float gradient, double activation_sum) {
-  const float denominator = static_cast<float>(2.0 + activation_sum * gradient);
-  return gradient > 0.0f && denominator > 0.0f ? gradient / denominator : 0.0f * gradient;
+// What Grad-CAM++ divides by, with S = sum_ij A_k. Where S is negative it may cancel to almost nothing, hence double.
+GCF_INLINE float plus_plus_denominator(float gradient, double activation_sum) {
+  return static_cast<float>(2.0 + activation_sum * gradient);
+}
+
+// One position's share of the Grad-CAM++ channel weight; T is float or a vector of floats.
+template <class T>
+GCF_INLINE void plus_plus_term(const T& gradient, const T& denominator, T& term) {
+  term = (gradient > 0.0f) & (denominator > 0.0f) ? gradient / denominator : 0.0f * gradient;
 }
 
 // XGrad-CAM's channel weight; a channel that sums to zero weighs nothing, unless it is broken.

@@ -27,6 +27,7 @@ namespace baseline {
 #if defined(GCF_X86_LEVELS)
 #pragma GCC push_options
 #pragma GCC target("avx2,f16c,bmi,bmi2")
+#define GCF_F16C
 namespace x86_64_v3 {
 #include "cpu_vector.inl"
 
@@ -46,6 +47,7 @@ namespace x86_64_v4 {
 
 #include "cpu_kernels.inl"
 }  // namespace x86_64_v4
+#undef GCF_F16C
 #pragma GCC pop_options
 #endif
 

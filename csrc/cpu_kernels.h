@@ -32,9 +32,11 @@ inline constexpr int64_t LANES = 8;
 // Channels are summed in slabs, each by one thread, and the slabs' maps are added in order: by a rule that knows
 // only the number of channels, so that the bits of a map depend neither on the batch nor on the threads.
 inline constexpr int64_t CHANNELS_PER_SLAB = 64;
-// How many channels are pooled and added at a time: their weights stay in registers, and the map is read and
-// written once for all of them.
+// How many channels are pooled at a time, each in a vector of its own.
 inline constexpr int64_t BLOCK = LANES;
+// Channels are added in passes, of about as many as the L2 cache has room for several times over: what a method or a
+// further target reads again is there.
+inline constexpr int64_t FLOATS_PER_PASS = 1 << 14;
 
 // Feature maps in memory: the strides, in elements, of image, target, channel, row and column.
 struct Maps {
@@ -57,6 +59,12 @@ struct Problem {
   int64_t positions() const { return rows * columns; }
   int64_t floats() const { return targets * positions(); }
   int64_t slabs() const { return (channels + CHANNELS_PER_SLAB - 1) / CHANNELS_PER_SLAB; }
+
+  // Grad-CAM of a single target reads nothing twice.
+  int64_t channels_per_pass(bool in_place) const {
+    if (in_place && method == Method::gradcam && targets == 1) return CHANNELS_PER_SLAB;
+    return std::clamp(FLOATS_PER_PASS / positions() / BLOCK * BLOCK, BLOCK, CHANNELS_PER_SLAB);
+  }
 
   // Planes: one channel's positions side by side. Rows: one position's channels side by side, positions evenly spaced.
   bool in_planes(const Maps& maps) const {
@@ -85,27 +93,36 @@ struct Axis {
   Run* run;
   float* fraction;
 
-  // The room it takes, in floats.
+  // The room it takes, in floats. Whole vectors of fractions are read.
   static int64_t floats(int64_t in, int64_t out) {
-    return out + static_cast<int64_t>(sizeof(Run) / sizeof(float)) * std::min(in, out);
+    return out + LANES + static_cast<int64_t>(sizeof(Run) / sizeof(float)) * std::min(in, out);
   }
 };
+
+// A stretched row is as long as the heatmap is wide, and some more; a page's length, to the nearest above, apart.
+inline constexpr int64_t FLOATS_PER_PAGE = 1024;
+inline int64_t stretched_row(int64_t width) {
+  return (width + LANES + FLOATS_PER_PAGE - 1) / FLOATS_PER_PAGE * FLOATS_PER_PAGE + 2 * LANES;
+}
+inline int64_t stretched_room(int64_t width) { return FLOATS_PER_PAGE + 2 * LANES + 3 * stretched_row(width); }
 
 struct Axes {
   Axis rows, columns;
 };
 
-// A map ready to be written: what its pixels go through, and its extremes before that.
+// A map ready to be written: what its pixels go through, its extremes before that, and whether nothing in it is below
+// zero nor shifted.
 struct Finish {
   Affine affine;
   float raw_min, raw_max;
+  bool from_zero;
 };
 
 // Room is given by the caller; the comments say how many floats of it.
 struct Kernels {
   // memory: Axis::floats of both axes.
   void (*fill_axes)(const Problem&, float* memory, Axes&);
-  // The partial maps (K, positions) of one slab. tiles: 2 BLOCK positions, if the maps are not in planes.
+  // The partial maps (K, positions) of one slab. tiles: 2 channels_per_pass positions, if the maps are not in planes.
   void (*sum_slab)(const Problem&, int64_t image, int64_t slab, float* tiles, float* maps);
   void (*add_partial)(const float* partial, int64_t floats, float* maps);
   // The weights of the channels [begin, end) of one image and target. wide: two doubles per channel.
@@ -116,9 +133,8 @@ struct Kernels {
                    float* maps);
   // ReLU in place, the extremes, the normalisation. candidates: rows (2 columns + LANES).
   void (*finish)(const Problem&, const Axes&, float* map, float* candidates, Finish&);
-  // Rows [begin, end) of one heatmap. stretched: 2 width.
-  void (*write)(const Axes&, const float* map, const Finish&, int64_t begin, int64_t end, float* stretched,
-                float* heatmap);
+  // Rows [begin, end) of one heatmap. room: stretched_room(width).
+  void (*write)(const Axes&, const float* map, const Finish&, int64_t begin, int64_t end, float* room, float* heatmap);
 };
 
 // The best that this machine can run.

@@ -46,28 +46,22 @@ inline void sum_slab(const Problem& problem, int64_t image, int64_t slab, float*
   with_types(problem.method, dtype, [&](auto method, auto* stored) {
     using Stored = std::remove_const_t<std::remove_pointer_t<decltype(stored)>>;
     const int64_t positions = problem.positions();
+    const int64_t pass = problem.channels_per_pass(in_place);
     const int64_t end = std::min((slab + 1) * CHANNELS_PER_SLAB, problem.channels);
-    const auto block = [&](const Maps& from, int64_t target, int64_t first, int64_t channels, float* tile,
-                           const Stored*(&planes)[BLOCK]) GCF_LAMBDA {
-      const auto* base = static_cast<const Stored*>(from.at(image, target, first));
-      int64_t step = from.channel;
-      if (!in_place) {
-        for (int64_t j = 0; j < channels; ++j)
-          gather_plane(from, from.at(image, target, first + j), problem.rows, problem.columns, tile + j * positions);
-        base = reinterpret_cast<const Stored*>(tile);
-        step = positions;
-      }
-      for (int64_t j = 0; j < BLOCK; ++j) planes[j] = base + std::min(j, channels - 1) * step;
+    const auto planes = [&](const Maps& from, int64_t target, int64_t first, int64_t channels,
+                            float* tile) -> Planes<Stored> {
+      if (in_place) return {static_cast<const Stored*>(from.at(image, target, first)), from.channel};
+      for (int64_t c = 0; c < channels; ++c)
+        gather_plane(from, from.at(image, target, first + c), problem.rows, problem.columns, tile + c * positions);
+      return {reinterpret_cast<const Stored*>(tile), positions};
     };
     std::fill_n(maps, problem.floats(), 0.0f);
-    for (int64_t first = slab * CHANNELS_PER_SLAB; first < end; first += BLOCK) {
-      const int64_t channels = std::min(BLOCK, end - first);
-      const Stored *activation[BLOCK], *gradient[BLOCK];
-      block(problem.activations, 0, first, channels, tiles, activation);
-      for (int64_t k = 0; k < problem.targets; ++k) {
-        block(problem.gradients, k, first, channels, tiles + BLOCK * positions, gradient);
-        add_planes<method.value, Stored>(activation, gradient, channels, positions, maps + k * positions);
-      }
+    for (int64_t first = slab * CHANNELS_PER_SLAB; first < end; first += pass) {
+      const int64_t channels = std::min(pass, end - first);
+      const Planes<Stored> activation = planes(problem.activations, 0, first, channels, tiles);
+      for (int64_t k = 0; k < problem.targets; ++k)
+        add_pass<method.value>(activation, planes(problem.gradients, k, first, channels, tiles + pass * positions),
+                               channels, positions, maps + k * positions);
     }
   });
 }
@@ -112,9 +106,9 @@ inline void finish(const Problem& problem, const Axes& axes, float* map, float* 
   finish_map(problem.relu, problem.normalize, axes.rows, axes.columns, map, candidates, finished);
 }
 
-inline void write(const Axes& axes, const float* map, const Finish& finished, int64_t begin, int64_t end,
-                  float* stretched, float* heatmap) {
-  write_rows(axes.rows, axes.columns, map, finished, begin, end, stretched, heatmap);
+inline void write(const Axes& axes, const float* map, const Finish& finished, int64_t begin, int64_t end, float* room,
+                  float* heatmap) {
+  write_rows(axes.rows, axes.columns, map, finished, begin, end, room, heatmap);
 }
 
 constexpr Kernels table() { return {fill_axes, sum_slab, add_partial, weigh_rows, sum_rows, finish, write}; }

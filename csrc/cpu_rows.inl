@@ -63,7 +63,12 @@ GCF_INLINE void weigh_rows(const Rows<Stored>& activation, const Rows<Stored>& g
     if constexpr (method == Method::gradcam_plus_plus)
       for (int64_t p = 0; p < positions; ++p) {
         const Stored* g = gradient[p] + begin;
-        for (int64_t c = 0; c < end - begin; ++c) products[c] += plus_plus_term(to_float(g[c]), totals[c]);
+        for (int64_t c = 0; c < end - begin; ++c) {
+          const float gradient = to_float(g[c]);
+          float term;
+          plus_plus_term(gradient, plus_plus_denominator(gradient, totals[c]), term);
+          products[c] += term;
+        }
       }
     for (int64_t c = 0; c < end - begin; ++c)
       weights[begin + c] =

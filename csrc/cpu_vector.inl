@@ -15,6 +15,8 @@ GCF_INLINE float to_float(Half x) { return half_to_float(x.bits); }
 GCF_INLINE float to_float(BFloat16 x) { return bfloat16_to_float(x.bits); }
 
 typedef float Vector __attribute__((vector_size(32)));
+typedef float HalfVector __attribute__((vector_size(16)));
+typedef double Wide __attribute__((vector_size(32)));
 typedef int32_t Mask __attribute__((vector_size(32)));
 typedef uint32_t Words __attribute__((vector_size(32)));
 typedef uint16_t HalfWords __attribute__((vector_size(16)));
@@ -32,6 +34,9 @@ GCF_INLINE void load(const BFloat16* from, Vector& to) {
 GCF_INLINE void load(const Half* from, Vector& to) {
   HalfWords bits;
   std::memcpy(&bits, from, sizeof(bits));
+#if defined(GCF_F16C)
+  to = __builtin_ia32_vcvtph2ps256(reinterpret_cast<const short __attribute__((vector_size(16))) &>(bits));
+#else
   const Words words = __builtin_convertvector(bits, Words);
   const Words magnitude = (words & 0x7fffu) << 13;
   Vector value;
@@ -42,9 +47,30 @@ GCF_INLINE void load(const Half* from, Vector& to) {
   result |= reinterpret_cast<Words>(magnitude >= 0x0f800000u) & 0x7f800000u;
   result |= (words & 0x8000u) << 16;
   std::memcpy(&to, &result, sizeof(Vector));
+#endif
 }
 
 GCF_INLINE void store(const Vector& from, float* to) { std::memcpy(to, &from, sizeof(Vector)); }
+
+// All lanes the same. Not Vector{} + x: adding zero is an addition, for it turns -0 into 0.
+GCF_INLINE void fill(float x, Vector& to) { to = Vector{x, x, x, x, x, x, x, x}; }
+
+// The lower and the upper half in double precision, and back.
+GCF_INLINE void widen(const Vector& from, Wide (&to)[2]) {
+  HalfVector half[2];
+  std::memcpy(half, &from, sizeof(half));
+  to[0] = __builtin_convertvector(half[0], Wide);
+  to[1] = __builtin_convertvector(half[1], Wide);
+}
+GCF_INLINE void narrow(const Wide (&from)[2], Vector& to) {
+  const HalfVector half[2] = {__builtin_convertvector(from[0], HalfVector),
+                              __builtin_convertvector(from[1], HalfVector)};
+  std::memcpy(&to, half, sizeof(Vector));
+}
+GCF_INLINE double sum_lanes(const Wide (&from)[2]) {
+  const Wide sum = from[0] + from[1];
+  return (sum[0] + sum[2]) + (sum[1] + sum[3]);
+}
 
 // Lanes from 8 - count on are ones, the others zeros.
 constexpr int32_t last_lanes[2 * LANES] = {0, 0, 0, 0, 0, 0, 0, 0, -1, -1, -1, -1, -1, -1, -1, -1};
@@ -65,6 +91,10 @@ template <class Stored>
 GCF_INLINE void load_few(const Stored* from, int64_t count, Vector& to) {
   to = Vector{};
   for (int64_t i = 0; i < count; ++i) to[i] = to_float(from[i]);
+}
+
+GCF_INLINE float sum_lanes(const Vector& v) {
+  return ((v[0] + v[4]) + (v[2] + v[6])) + ((v[1] + v[5]) + (v[3] + v[7]));
 }
 
 // to[j] = the sum of the lanes of from[j], each summed as ((0+4)+(2+6))+((1+5)+(3+7)).

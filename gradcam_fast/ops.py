@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
+from torch.compiler import is_compiling
 
 from . import reference
 from .backend import kernel_for, load, warn_if_reference
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from .contract import Size
 
 __all__ = ["cam"]
+
+_METHOD = {name: number for number, name in enumerate(METHODS)}
+_NORMALIZATION = {name: number for number, name in enumerate(NORMALIZATIONS)}
 
 
 def cam(
@@ -45,13 +49,24 @@ def cam(
         >>> low.item(), high.item()
         (0.0, 3.0)
     """
+    # Checks in Python take as long as the kernel needs for one image. So what is right goes straight through: the
+    # operator refuses what it cannot read, and the checks then say it in a sentence.
+    if not is_compiling():
+        try:
+            height, width = (size, size) if isinstance(size, int) else size
+            if kernel_for(activations.device.type) and type(height) is int and type(width) is int:
+                return _operator(  # type: ignore[misc]
+                    activations, gradients, height, width, _METHOD[method], _NORMALIZATION[normalize], bool(relu)
+                )
+        except Exception:  # whatever it was, it happens again below
+            pass
     check_choice("method", method, METHODS)
     check_choice("normalize", normalize, NORMALIZATIONS)
     check_maps(activations, gradients)
     height, width = check_size(size)
     if kernel_for(activations.device.type) and activations.dtype != torch.float64:
-        return torch.ops.gradcam_fast.cam(
-            activations, gradients, height, width, METHODS.index(method), NORMALIZATIONS.index(normalize), bool(relu)
+        return _operator(  # type: ignore[misc]
+            activations, gradients, height, width, _METHOD[method], _NORMALIZATION[normalize], bool(relu)
         )
     warn_if_reference(activations.device.type)
     return reference.cam(activations, gradients, (height, width), method=method, normalize=normalize, relu=relu)
@@ -60,13 +75,16 @@ def cam(
 def _fake(
     activations: Tensor, gradients: Tensor, height: int, width: int, method: int, normalize: int, relu: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
+    torch._check(activations.device == gradients.device)
     maps = gradients.shape[:-3]
     heatmap = activations.new_empty((*maps, height, width), dtype=torch.float32)
     return heatmap, heatmap.new_empty(maps), heatmap.new_empty(maps)
 
 
 load()
+_operator = None
 if hasattr(torch.ops.gradcam_fast, "cam"):
+    _operator = torch.ops.gradcam_fast.cam.default
     torch.library.register_fake("gradcam_fast::cam", _fake)
     # No formula for a gradient of the map: autograd is passed over, so that no result can require grad.
     _autograd = torch.library.Library("gradcam_fast", "IMPL")

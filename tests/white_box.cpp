@@ -88,7 +88,11 @@ PYBIND11_MODULE(white_box, module) {
   module.def("extremes", upsampled_extremes);
   module.def("lerp", [](float a, float b, float t) { return lerp(a, b, t); });
   module.def("normalised", normalised);
-  module.def("plus_plus_term", [](float gradient, double sum) { return plus_plus_term(gradient, sum); });
+  module.def("plus_plus_term", [](float gradient, double sum) {
+    float term;
+    plus_plus_term(gradient, plus_plus_denominator(gradient, sum), term);
+    return term;
+  });
   module.def("xgradcam_weight", [](double products, double sum) { return xgradcam_weight(products, sum); });
   module.def("hirescam_term", term<Method::hirescam>);
   module.def("elementwise_term", term<Method::elementwise>);
