@@ -10,7 +10,7 @@ DEV := $(VENV)/.dev-$(GRADCAM_FAST_BUILD)
 CXX_SOURCES := $(wildcard csrc/*.cpp csrc/*.h csrc/*.inl csrc/*.cu benchmarks/*.cpp tests/*.cpp)
 BUILD_INPUTS := pyproject.toml setup.py constraints.txt $(wildcard csrc/*.*)
 
-.PHONY: demo test bench lint format clean one-binary
+.PHONY: demo test bench lint format clean one-binary sanitize aarch64
 
 # Without the record of a build nothing is installed, whatever the stamps say.
 ifeq ($(wildcard gradcam_fast/_lib/build.json),)
@@ -41,6 +41,28 @@ format: $(DEV)
 # The wheel built here, its library unchanged, under another interpreter and its torch.
 one-binary: $(DEV)
 	OTHER_PYTHON=$(OTHER_PYTHON) $(BIN)/python -m pytest tests/test_build.py -k another_torch -rsP
+
+# The operator's tests against a library that checks its own memory and arithmetic, on 1, 2, 3 and 7 threads.
+SANITIZED := $(CURDIR)/build/sanitized
+sanitize: $(DEV)
+	rm -rf $(SANITIZED)
+	CXXFLAGS='-O1 -g -fsanitize=address,undefined -fno-sanitize-recover=undefined' GRADCAM_FAST_BUILD=cpu \
+	  $(PIP) install -q --no-deps --no-build-isolation --target $(SANITIZED) .
+	nm -D $(SANITIZED)/gradcam_fast/_lib/libgradcam_fast_cpu.so | grep -q __asan_init
+	export PYTHONPATH=$(SANITIZED) ASAN_OPTIONS=detect_leaks=0; set -e; \
+	cd build && $(abspath $(BIN))/python -c 'import gradcam_fast; assert "/sanitized/" in gradcam_fast.__file__' && cd ..; \
+	export LD_PRELOAD=$$($${CXX:-c++} -print-file-name=libasan.so):$$($${CXX:-c++} -print-file-name=libubsan.so); \
+	for threads in 1 2 3 7; do OMP_NUM_THREADS=$$threads \
+	  $(BIN)/pytest -q tests/test_op.py tests/test_bad_input_of_the_op.py tests/test_cam.py; done
+
+# That the CPU library compiles for 64-bit ARM, without the code for x86 instruction sets.
+AARCH64_CXX ?= aarch64-linux-gnu-g++
+aarch64: $(VENV)/.torch
+	mkdir -p build
+	for source in csrc/*.cpp; do $(AARCH64_CXX) -std=c++17 -O3 -fPIC -ffp-contract=off -Wall -Wextra -c $$source \
+	  -DTORCH_TARGET_VERSION=0x020a000000000000 -o build/aarch64.o \
+	  -isystem $$($(BIN)/python -c 'import torch; print(torch.__path__[0])')/include || exit 1; \
+	  ! nm -C build/aarch64.o | grep x86_64_v || exit 1; done
 
 clean:
 	rm -rf build dist *.egg-info gradcam_fast/_lib $(VENV)/.demo-* $(VENV)/.dev-*

@@ -1,24 +1,30 @@
-"""Interleaved rounds for every benchmark, and the table of ratios at the end.
+"""Interleaved rounds for every benchmark, and tables of times and ratios at the end.
 
 pytest-benchmark times one function after another, so that a drifting machine favours one of them. Here all contenders
 take turns in each round: the others are timed in the setup of the one that pytest-benchmark times itself.
 """
 
+import math
 import platform
 import statistics
 import time
+from pathlib import Path
 
 import pytest
 import torch
 
-ROWS = []
+TABLES = {}
 
 
 @pytest.fixture
 def compare(benchmark):
-    """compare(row, fused=f, other=g, ...): time all by turns; ratios of minima and medians go into extra_info."""
+    """compare(table, row, rounds, ratios, fused=f, other=g, ...) times all by turns.
 
-    def run(row, rounds, **contenders):
+    ``ratios`` names pairs such as "other/fused". Least times, and ratios of least and of median times, go into
+    extra_info and into the table.
+    """
+
+    def run(table, row, rounds, ratios, **contenders):
         (first, function), *others = contenders.items()
         times = {name: [] for name in contenders}
         for each in contenders.values():
@@ -36,26 +42,42 @@ def compare(benchmark):
             times[first].append(time.perf_counter() - start)
 
         benchmark.pedantic(timed, setup=take_turns, rounds=rounds, iterations=1)
-        for name, taken in times.items():
-            benchmark.extra_info[f"{name}_us"] = round(min(taken) * 1e6, 1)
-            for kind, of in (("min", min), ("median", statistics.median)):
-                benchmark.extra_info[f"{name}/{first} {kind}"] = round(of(taken) / of(times[first]), 3)
-        ROWS.append((row, first, {name: (min(taken), statistics.median(taken)) for name, taken in times.items()}))
+        least = {name: min(taken) for name, taken in times.items()}
+        median = {name: statistics.median(taken) for name, taken in times.items()}
+        cells = {}
+        for pair in ratios:
+            above, below = pair.split("/")
+            cells[pair] = least[above] / least[below], median[above] / median[below]
+            benchmark.extra_info[f"{pair} least"], benchmark.extra_info[f"{pair} median"] = cells[pair]
+        for name, taken in least.items():
+            benchmark.extra_info[f"{name} us"] = taken * 1e6
+        TABLES.setdefault(table, []).append((row, least, cells))
 
     return run
 
 
 def pytest_terminal_summary(terminalreporter):
-    if not ROWS:
-        return
-    write = terminalreporter.write_line
-    terminalreporter.section(
-        "microseconds, least of all rounds; in brackets the ratio to the first: of least, of medians"
-    )
-    write(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {platform.processor() or platform.machine()}")
-    for row, first, times in ROWS:
-        least, median = times[first]
-        cells = [
-            f"{name} {low * 1e6:.0f} ({low / least:.2f}, {mid / median:.2f})" for name, (low, mid) in times.items()
-        ]
-        write(f"{row:<28}" + "  ".join(cells))
+    for table, rows in TABLES.items():
+        write = terminalreporter.write_line
+        terminalreporter.section(table)
+        write(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {_processor()}")
+        write("least time of each in microseconds; ratios of least times, in brackets of medians; all by turns")
+        for row, least, cells in rows:
+            times = " ".join(f"{name} {taken * 1e6:.0f}" for name, taken in least.items())
+            write(f"{row:<26} {'  '.join(f'{pair} {a:.2f} ({b:.2f})' for pair, (a, b) in cells.items())}  | {times}")
+        means = {pair: [_geometric_mean(row[2][pair][i] for row in rows) for i in (0, 1)] for pair in rows[0][2]}
+        write(f"{'geometric means':<26} {'  '.join(f'{pair} {a:.2f} ({b:.2f})' for pair, (a, b) in means.items())}")
+
+
+def _geometric_mean(numbers):
+    logarithms = [math.log(number) for number in numbers]
+    return math.exp(sum(logarithms) / len(logarithms))
+
+
+def _processor():
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()

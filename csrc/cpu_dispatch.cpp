@@ -4,6 +4,8 @@
 // lambda inside a cloned function is compiled for the baseline and, where it is not inlined, called so.
 #include "cpu_kernels.h"
 
+#include <cstdlib>
+
 #if !defined(__GNUC__)
 #error "the CPU kernels need GCC or Clang: they are written with vector extensions"
 #endif
@@ -27,7 +29,7 @@ namespace baseline {
 #if defined(GCF_X86_LEVELS)
 #pragma GCC push_options
 #pragma GCC target("avx2,f16c,bmi,bmi2")
-#define GCF_F16C
+#define GCF_X86_64_V3
 namespace x86_64_v3 {
 #include "cpu_vector.inl"
 
@@ -47,24 +49,42 @@ namespace x86_64_v4 {
 
 #include "cpu_kernels.inl"
 }  // namespace x86_64_v4
-#undef GCF_F16C
+#undef GCF_X86_64_V3
 #pragma GCC pop_options
 #endif
 
 namespace {
 
+#if defined(__x86_64__)
+constexpr char BASELINE[] = "x86-64";
+#elif defined(__aarch64__)
+constexpr char BASELINE[] = "AArch64";
+#else
+constexpr char BASELINE[] = "the compiler's default";
+#endif
+
+#if defined(GCF_X86_LEVELS)
+// The variable with which PyTorch, too, is kept from instructions that the processor has.
+bool allowed(const char* capability) {
+  const char* most = std::getenv("ATEN_CPU_CAPABILITY");
+  if (most == nullptr) return true;
+  if (std::strcmp(most, "default") == 0) return false;
+  return std::strcmp(most, "avx2") != 0 || std::strcmp(capability, "avx2") == 0;
+}
+#endif
+
 Kernels choose() {
 #if defined(GCF_X86_LEVELS)
   __builtin_cpu_init();
   // Every feature that a pragma above names: a virtual machine may hide any of them.
-  const bool v3 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("f16c") && __builtin_cpu_supports("bmi") &&
-                  __builtin_cpu_supports("bmi2");
-  const bool v4 = v3 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+  const bool v3 = allowed("avx2") && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("f16c") &&
+                  __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2");
+  const bool v4 = v3 && allowed("avx512") && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                   __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
-  if (v4) return x86_64_v4::table();
-  if (v3) return x86_64_v3::table();
+  if (v4) return x86_64_v4::table("x86-64-v4");
+  if (v3) return x86_64_v3::table("x86-64-v3");
 #endif
-  return baseline::table();
+  return baseline::table(BASELINE);
 }
 
 }  // namespace
@@ -75,3 +95,8 @@ const Kernels& kernels() {
 }
 
 }  // namespace gradcam_fast
+
+// For gradcam_fast/backend.py, which tells the user.
+extern "C" __attribute__((visibility("default"))) const char* gradcam_fast_instruction_set() {
+  return gradcam_fast::kernels().instruction_set;
+}

@@ -120,6 +120,7 @@ struct Finish {
 
 // Room is given by the caller; the comments say how many floats of it.
 struct Kernels {
+  const char* instruction_set;
   // memory: Axis::floats of both axes.
   void (*fill_axes)(const Problem&, float* memory, Axes&);
   // The partial maps (K, positions) of one slab. tiles: 2 channels_per_pass positions, if the maps are not in planes.

@@ -111,4 +111,6 @@ inline void write(const Axes& axes, const float* map, const Finish& finished, in
   write_rows(axes.rows, axes.columns, map, finished, begin, end, room, heatmap);
 }
 
-constexpr Kernels table() { return {fill_axes, sum_slab, add_partial, weigh_rows, sum_rows, finish, write}; }
+constexpr Kernels table(const char* instruction_set) {
+  return {instruction_set, fill_axes, sum_slab, add_partial, weigh_rows, sum_rows, finish, write};
+}

@@ -23,10 +23,22 @@ typedef uint16_t HalfWords __attribute__((vector_size(16)));
 
 GCF_INLINE void load(const float* from, Vector& to) { std::memcpy(&to, from, sizeof(Vector)); }
 
+// Without the builtin GCC 12 widens the halves one by one.
+GCF_INLINE void widen(const HalfWords& from, Words& to) {
+#if defined(GCF_X86_64_V3)
+  typedef short Signed __attribute__((vector_size(16)));
+  to = reinterpret_cast<Words>(__builtin_ia32_pmovzxwd256(reinterpret_cast<Signed>(from)));
+#else
+  to = __builtin_convertvector(from, Words);
+#endif
+}
+
 GCF_INLINE void load(const BFloat16* from, Vector& to) {
   HalfWords bits;
+  Words words;
   std::memcpy(&bits, from, sizeof(bits));
-  const Words words = __builtin_convertvector(bits, Words) << 16;
+  widen(bits, words);
+  words <<= 16;
   std::memcpy(&to, &words, sizeof(Vector));
 }
 
@@ -34,10 +46,12 @@ GCF_INLINE void load(const BFloat16* from, Vector& to) {
 GCF_INLINE void load(const Half* from, Vector& to) {
   HalfWords bits;
   std::memcpy(&bits, from, sizeof(bits));
-#if defined(GCF_F16C)
-  to = __builtin_ia32_vcvtph2ps256(reinterpret_cast<const short __attribute__((vector_size(16))) &>(bits));
+#if defined(GCF_X86_64_V3)
+  typedef short Signed __attribute__((vector_size(16)));
+  to = __builtin_ia32_vcvtph2ps256(reinterpret_cast<Signed>(bits));
 #else
-  const Words words = __builtin_convertvector(bits, Words);
+  Words words;
+  widen(bits, words);
   const Words magnitude = (words & 0x7fffu) << 13;
   Vector value;
   std::memcpy(&value, &magnitude, sizeof(Vector));

@@ -5,6 +5,7 @@ Knows neither what the kernels compute nor how they were built; ``setup.py`` lef
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import shlex
@@ -155,7 +156,15 @@ def _load_library(device: str, record: dict[str, Any]) -> Kernel:
         return Kernel(device, False, f"{library['file']} does not load: {error}", _reinstall())
     if not _has_kernel(device):
         return Kernel(device, False, f"{library['file']} is loaded and registers no kernel", _reinstall())
-    return Kernel(device, True, f"{library['file']} is loaded")
+    return Kernel(device, True, f"{library['file']} is loaded{_instruction_set(device, LIBRARIES / library['file'])}")
+
+
+def _instruction_set(device: str, library: Path) -> str:
+    if device != "cpu":
+        return ""
+    name = ctypes.CDLL(str(library)).gradcam_fast_instruction_set
+    name.restype = ctypes.c_char_p
+    return f" and uses {name().decode()}"
 
 
 def _has_kernel(device: str) -> bool:

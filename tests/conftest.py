@@ -3,13 +3,16 @@
 Knows nothing of the networks or of what is tested.
 """
 
+import os
+
 import pytest
 import torch
 
 
 def pytest_configure():
     # Threads that wait for each other on busy cores make networks this small many times slower, not faster.
-    torch.set_num_threads(1)
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)

@@ -4,6 +4,14 @@ in any company, no copies, and a well-behaved PyTorch operator.
 Knows nothing of models, and runs on a torch without torchvision.
 """
 
+import os
+import platform
+import re
+import subprocess
+import sys
+from itertools import product
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -213,6 +221,36 @@ def assert_same_bits(found, expected):
     assert all(torch.equal(f, e) for f, e in zip(found, expected, strict=True))
 
 
+RUN_CASES = """
+import sys, torch, gradcam_fast
+cases = torch.load(sys.argv[1])
+torch.save([gradcam_fast.cam(a, g, (33, 50), method=method) for a, g, method in cases], sys.argv[2])
+print(gradcam_fast.backend())
+"""
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="only on x86-64 is there a choice of instruction sets")
+def test_every_instruction_set_gives_the_same_bits(tmp_path):
+    shapes = [(2, 0, 70, 7, 7), (1, 2, 70, 14, 14), (2, 0, 9, 1, 3), (1, 0, 70, 30, 31)]
+    cases = [
+        (*map(LAYOUTS[layout], inputs(shape, dtype)), method)
+        for shape, dtype, layout, method in product(shapes, DTYPES, ("contiguous", "tokens"), METHODS)
+    ]
+    torch.save(cases, tmp_path / "cases")
+    found = {}
+    for capability in ("default", "avx2", "avx512"):
+        child = subprocess.run(
+            [sys.executable, "-c", RUN_CASES, tmp_path / "cases", tmp_path / capability],
+            env={**os.environ, "ATEN_CPU_CAPABILITY": capability}, capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        used = re.search(r"uses (\S+)", child.stdout)[1]
+        assert (used == "x86-64") == (capability == "default" or "avx2" not in Path("/proc/cpuinfo").read_text())
+        found[capability] = torch.load(tmp_path / capability)
+    for results in zip(*found.values(), strict=True):
+        for result in results[1:]:
+            assert_same_bits(result, results[0])
+
+
 @pytest.mark.parametrize("exponent", [-60, -17, 1, 40])
 @pytest.mark.parametrize("normalize", ["minmax", "max"])
 def test_a_power_of_two_in_the_gradients_changes_no_bit(normalize, exponent):
@@ -249,7 +287,7 @@ def test_a_normalised_map_reaches_exactly_0_and_1(data):
 
 def test_activations_and_gradients_are_not_copied():
     """All that PyTorch allocates in a call is what the call returns, in every layout. (What the kernel gathers itself,
-    eight channels at a time, is its own memory.)"""
+    a few channels at a time, is its own memory.)"""
     for change in LAYOUTS.values():
         activations, gradients = (change(t) for t in inputs((4, 0, 256, 7, 7), torch.bfloat16))
         with torch.autograd.profiler.profile(profile_memory=True) as profile:
