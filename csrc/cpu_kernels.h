@@ -16,8 +16,10 @@
 // A loop over a block's channels or a vector's lanes, written out, so that what it works on stays in registers.
 #if defined(__GNUC__) && !defined(__clang__)
 #define GCF_UNROLL _Pragma("GCC unroll 8")
+#define GCF_UNROLL_4 _Pragma("GCC unroll 4")
 #else
 #define GCF_UNROLL _Pragma("unroll")
+#define GCF_UNROLL_4 _Pragma("unroll 4")
 #endif
 
 // Without it a lambda called from several places is not inlined into them, and vectors go through memory.

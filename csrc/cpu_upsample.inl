@@ -144,7 +144,7 @@ GCF_INLINE void stretch_row(const Axis& columns, const float* row, float* to) {
 template <bool from_zero>
 GCF_INLINE void blend_row(const float* __restrict low, const float* __restrict step, float fraction, Affine affine,
                           int64_t width, float* __restrict out) {
-  GCF_UNROLL for (int64_t x = 0; x < width; ++x) {
+  GCF_UNROLL_4 for (int64_t x = 0; x < width; ++x) {
     const float pixel = low[x] + fraction * step[x];
     if constexpr (from_zero) {
       const float value = pixel * affine.scale;

@@ -3,9 +3,11 @@
 Every test loads its own copy of ``gradcam_fast/backend.py`` beside a build.json of its own; nothing is compiled.
 """
 
+import ctypes
 import importlib.util
 import json
 import sys
+import types
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 
@@ -43,6 +45,9 @@ def built_with(tmp_path, monkeypatch):
 def loaded(monkeypatch):
     paths = []
     monkeypatch.setattr(torch.ops, "load_library", paths.append)
+    monkeypatch.setattr(
+        ctypes, "CDLL", lambda path: types.SimpleNamespace(gradcam_fast_instruction_set=lambda: b"x86-64")
+    )
     return paths
 
 
@@ -141,6 +146,7 @@ def test_many_threads_load_the_library_once(built_with, loaded):
     with ThreadPoolExecutor(8) as threads:
         assert len({id(report) for report in threads.map(lambda _: module.load(), range(8))}) == 1
     assert [path.name for path in loaded] == ["libgradcam_fast_cpu.so"]
+    assert cpu(module).why == "libgradcam_fast_cpu.so is loaded and uses x86-64"
 
 
 def test_the_cuda_library_is_left_alone_under_a_torch_without_cuda(built_with, loaded, monkeypatch):
