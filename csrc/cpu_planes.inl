@@ -33,29 +33,30 @@ GCF_INLINE void each_vector(int64_t positions, const F& f) {
     f([=](const auto* plane, Vector& v) GCF_LAMBDA { load_few(plane, tail, v); });
 }
 
-// The weight of one channel; under Grad-CAM, of a plane of less than a vector.
+// The sums that the weights of a channel are made of: of its activations, and under XGrad-CAM of the products, too.
 template <Method method, class Stored>
-GCF_INLINE float weigh_plane(const Stored* activation, const Stored* gradient, int64_t positions) {
-  Vector a, g;
-  if constexpr (method == Method::gradcam) {
-    load_few(gradient, positions, g);
-    return sum_lanes(g) / static_cast<float>(positions);
-  }
-  Wide wide[2], totals[2] = {}, products[2] = {};
+GCF_INLINE void sum_plane(const Stored* activation, const Stored* gradient, int64_t positions, double& total,
+                          double& product) {
+  Vector v;
+  Wide a[2], g[2], totals[2] = {}, products[2] = {};
   each_vector(positions, [&](const auto& at) GCF_LAMBDA {
-    at(activation, a);
-    widen(a, wide);
-    GCF_UNROLL for (int64_t i = 0; i < 2; ++i) totals[i] += wide[i];
+    at(activation, v);
+    widen(v, a);
+    GCF_UNROLL for (int64_t i = 0; i < 2; ++i) totals[i] += a[i];
     if constexpr (method == Method::xgradcam) {
-      Wide other[2];
-      at(gradient, g);
-      widen(g, other);
-      GCF_UNROLL for (int64_t i = 0; i < 2; ++i) products[i] += wide[i] * other[i];
+      at(gradient, v);
+      widen(v, g);
+      GCF_UNROLL for (int64_t i = 0; i < 2; ++i) products[i] += a[i] * g[i];
     }
   });
-  const double total = sum_lanes(totals);
-  if constexpr (method == Method::xgradcam) return xgradcam_weight(sum_lanes(products), total);
-  Vector sums{}, denominator, term;
+  total = sum_lanes(totals);
+  if constexpr (method == Method::xgradcam) product = sum_lanes(products);
+}
+
+// Grad-CAM++'s weight of a channel whose activations sum up to `total`.
+template <class Stored>
+GCF_INLINE float plus_plus_weight(const Stored* gradient, int64_t positions, double total) {
+  Vector g, sums{}, denominator, term;
   const auto add_terms = [&](const auto& denominator_of) GCF_LAMBDA {
     each_vector(positions, [&](const auto& at) GCF_LAMBDA {
       at(gradient, g);
@@ -65,16 +66,39 @@ GCF_INLINE float weigh_plane(const Stored* activation, const Stored* gradient, i
     });
   };
   if (total >= 0.0) {
-    fill(static_cast<float>(total), a);
-    add_terms([&](const Vector& from, Vector& to) GCF_LAMBDA { to = 2.0f + a * from; });
+    Vector narrow_total;
+    fill(static_cast<float>(total), narrow_total);
+    add_terms([&](const Vector& from, Vector& to) GCF_LAMBDA { to = 2.0f + narrow_total * from; });
   } else {
     add_terms([&](const Vector& from, Vector& to) GCF_LAMBDA {
+      Wide wide[2];
       widen(from, wide);
       GCF_UNROLL for (int64_t i = 0; i < 2; ++i) wide[i] = 2.0 + total * wide[i];
       narrow(wide, to);
     });
   }
   return sum_lanes(sums);
+}
+
+// The weights of a pass of channels; under Grad-CAM, of planes of less than a vector. Sums first, for all, so that the
+// weight of one channel does not wait for its own.
+template <Method method, class Stored>
+GCF_INLINE void weigh(const Planes<Stored>& activation, const Planes<Stored>& gradient, int64_t channels,
+                      int64_t positions, float* weights) {
+  if constexpr (method == Method::gradcam) {
+    for (int64_t c = 0; c < channels; ++c) {
+      Vector few;
+      load_few(gradient[c], positions, few);
+      weights[c] = sum_lanes(few) / static_cast<float>(positions);
+    }
+  } else {
+    double totals[CHANNELS_PER_SLAB], products[CHANNELS_PER_SLAB];
+    for (int64_t c = 0; c < channels; ++c)
+      sum_plane<method>(activation[c], gradient[c], positions, totals[c], products[c]);
+    for (int64_t c = 0; c < channels; ++c)
+      weights[c] = method == Method::xgradcam ? xgradcam_weight(products[c], totals[c])
+                                              : plus_plus_weight(gradient[c], positions, totals[c]);
+  }
 }
 
 // Calls f(n), n a type that holds the number of vectors of a plane, or zero if there are more than VECTORS.
@@ -266,8 +290,7 @@ GCF_INLINE void add_pass(const Planes<Stored>& activation, const Planes<Stored>&
       pool_and_add<vectors.value>(activation, gradient, channels, positions, map);
     });
   float weights[CHANNELS_PER_SLAB];
-  if constexpr (weighs_channels(method))
-    for (int64_t c = 0; c < channels; ++c) weights[c] = weigh_plane<method>(activation[c], gradient[c], positions);
+  if constexpr (weighs_channels(method)) weigh<method>(activation, gradient, channels, positions, weights);
   add_planes<weighs_channels(method) ? Method::gradcam : method>(activation, gradient, weights, channels, positions,
                                                                  map);
 }
