@@ -100,7 +100,7 @@ void run_by_image(const Problem& problem, int64_t grain, const Outputs& out) {
         const int64_t index = image * problem.targets + k;
         float* map = maps + k * problem.positions();
         const Finish finished = finish_target(problem, map, index, out);
-        kernels().write(axes_of(problem), map, finished, 0, problem.height, room,
+        kernels().write(axes_of(problem), map, finished, 0, problem.height, problem.past_cache(), room,
                         out.heatmap + index * problem.height * problem.width);
       }
     }
@@ -139,8 +139,8 @@ void run_by_slab(const Problem& problem, const Outputs& out) {
       const int64_t index = row / problem.height;
       const int64_t first = index * problem.height;
       const int64_t stop = std::min(end, first + problem.height);
-      kernels().write(axes_of(problem), map_of(index), finished[index], row - first, stop - first, room,
-                      out.heatmap + index * pixels);
+      kernels().write(axes_of(problem), map_of(index), finished[index], row - first, stop - first, problem.past_cache(),
+                      room, out.heatmap + index * pixels);
       row = stop;
     }
   });

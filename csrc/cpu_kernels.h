@@ -40,6 +40,9 @@ inline constexpr int64_t BLOCK = LANES;
 // further target reads again is there.
 inline constexpr int64_t FLOATS_PER_PASS = 1 << 14;
 
+// What a call may touch and still find in the last cache of a usual processor.
+inline constexpr int64_t CACHE = 32 << 20;
+
 // Feature maps in memory: the strides, in elements, of image, target, channel, row and column.
 struct Maps {
   const char* data;
@@ -66,6 +69,12 @@ struct Problem {
   int64_t channels_per_pass(bool in_place) const {
     if (in_place && method == Method::gradcam && targets == 1) return CHANNELS_PER_SLAB;
     return std::clamp(FLOATS_PER_PASS / positions() / BLOCK * BLOCK, BLOCK, CHANNELS_PER_SLAB);
+  }
+
+  // Heatmaps that will have left the cache before anyone can read them need not go there.
+  bool past_cache() const {
+    const int64_t inputs = images * (1 + targets) * channels * positions() * activations.bytes;
+    return inputs + images * targets * height * width * static_cast<int64_t>(sizeof(float)) > CACHE;
   }
 
   // Planes: one channel's positions side by side. Rows: one position's channels side by side, positions evenly spaced.
@@ -137,7 +146,8 @@ struct Kernels {
   // ReLU in place, the extremes, the normalisation. candidates: rows (2 columns + LANES).
   void (*finish)(const Problem&, const Axes&, float* map, float* candidates, Finish&);
   // Rows [begin, end) of one heatmap. room: stretched_room(width).
-  void (*write)(const Axes&, const float* map, const Finish&, int64_t begin, int64_t end, float* room, float* heatmap);
+  void (*write)(const Axes&, const float* map, const Finish&, int64_t begin, int64_t end, bool past_cache, float* room,
+                float* heatmap);
 };
 
 // The best that this machine can run.

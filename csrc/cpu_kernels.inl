@@ -106,9 +106,9 @@ inline void finish(const Problem& problem, const Axes& axes, float* map, float* 
   finish_map(problem.relu, problem.normalize, axes.rows, axes.columns, map, candidates, finished);
 }
 
-inline void write(const Axes& axes, const float* map, const Finish& finished, int64_t begin, int64_t end, float* room,
-                  float* heatmap) {
-  write_rows(axes.rows, axes.columns, map, finished, begin, end, room, heatmap);
+inline void write(const Axes& axes, const float* map, const Finish& finished, int64_t begin, int64_t end,
+                  bool past_cache, float* room, float* heatmap) {
+  write_rows(axes.rows, axes.columns, map, finished, begin, end, past_cache, room, heatmap);
 }
 
 constexpr Kernels table(const char* instruction_set) {

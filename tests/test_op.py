@@ -221,6 +221,19 @@ def assert_same_bits(found, expected):
     assert all(torch.equal(f, e) for f, e in zip(found, expected, strict=True))
 
 
+@pytest.mark.parametrize("choice", [{}, {"relu": False}, {"normalize": "none"}, {"normalize": "max", "relu": False}])
+def test_heatmaps_too_many_for_the_cache_have_the_same_bits(choice):
+    activations, gradients = inputs((34, 0, 8, 7, 7))
+    activations[1] = torch.nan
+    for size in ((512, 512), (512, 509)):
+        heatmap, low, high = gradcam_fast.cam(activations, gradients, size, **choice)
+        assert heatmap.nbytes > 32 << 20
+        for i in (0, 1, 17, 33):
+            alone = gradcam_fast.cam(activations[i : i + 1], gradients[i : i + 1], size, **choice)
+            found = (heatmap[i : i + 1], low[i : i + 1], high[i : i + 1])
+            assert all(torch.equal(f.nan_to_num(7), a.nan_to_num(7)) for f, a in zip(found, alone, strict=True))
+
+
 RUN_CASES = """
 import sys, torch, gradcam_fast
 cases = torch.load(sys.argv[1])
