@@ -12,6 +12,11 @@
 // Vectors of positions summed at a time: with a weight and a product they fit sixteen registers.
 constexpr int64_t VECTORS = 8;
 
+// From here on planes are read four at a time, so that the map is read and written once for all of them. Shorter ones
+// break off too soon for that: one at a time, which makes one stream of them all, took two thirds of the time at
+// (64,512,14,14), and a quarter more at (4,256,56,56).
+constexpr int64_t MANY_POSITIONS = 512;
+
 // The planes of one pass.
 template <class Stored>
 struct Planes {
@@ -101,8 +106,8 @@ GCF_INLINE void weigh(const Planes<Stored>& activation, const Planes<Stored>& gr
   }
 }
 
-// Calls f(n), n a type that holds the number of vectors of a plane, or zero if there are more than VECTORS.
-template <class F>
+// Calls f(n), n a type that holds the number of vectors, or `more` if there are VECTORS or more.
+template <int64_t more, class F>
 GCF_INLINE void with_vectors(int64_t vectors, const F& f) {
   switch (vectors) {
     case 1: return f(std::integral_constant<int64_t, 1>());
@@ -112,8 +117,7 @@ GCF_INLINE void with_vectors(int64_t vectors, const F& f) {
     case 5: return f(std::integral_constant<int64_t, 5>());
     case 6: return f(std::integral_constant<int64_t, 6>());
     case 7: return f(std::integral_constant<int64_t, 7>());
-    case 8: return f(std::integral_constant<int64_t, 8>());
-    default: return f(std::integral_constant<int64_t, 0>());
+    default: return f(std::integral_constant<int64_t, more>());
   }
 }
 
@@ -171,7 +175,7 @@ GCF_INLINE void add_planes(const Planes<Stored>& activation, const Planes<Stored
       add_positions<method, count.value, Stored>({activation.data + p, activation.step},
                                                  {gradient.data + p, gradient.step}, weights, channels, last, map + p);
     };
-    with_vectors(vectors, add);
+    with_vectors<VECTORS>(vectors, add);
   }
 }
 
@@ -212,11 +216,10 @@ GCF_INLINE void walk(const Block<Stored>& gradient, const Block<Stored>& activat
   }
 }
 
-// The same for planes of any size: four at a time, and the map in memory.
-template <bool pools, bool adds, class Stored>
+// The same for planes of any size: `GROUP` at a time, and the map in memory.
+template <int64_t GROUP, bool pools, bool adds, class Stored>
 GCF_INLINE void walk_large(const Block<Stored>& gradient, const Block<Stored>& activation,
                            const float (&weights)[BLOCK], int64_t positions, Vector (&pooled)[BLOCK], float* map) {
-  constexpr int64_t GROUP = 4;
   GCF_UNROLL for (int64_t first = 0; first < BLOCK; first += GROUP) {
     Vector weight[GROUP], parts[GROUP] = {}, sum, v;
     const Stored *g[GROUP], *a[GROUP];
@@ -250,8 +253,9 @@ GCF_INLINE void walk_large(const Block<Stored>& gradient, const Block<Stored>& a
 }
 
 // Adds a pass of channels to a map by Grad-CAM, block by block: each is pooled while the one before it is added.
-// `vectors` is how many a plane has, or zero for a plane that does not fit the registers.
-template <int64_t vectors, class Stored>
+// `vectors` is how many a plane has, or zero for planes that do not fit the registers, of which `group` are read at a
+// time.
+template <int64_t vectors, int64_t group, class Stored>
 GCF_INLINE void pool_and_add(const Planes<Stored>& activation, const Planes<Stored>& gradient, int64_t channels,
                              int64_t positions, float* map) {
   Vector pooled[BLOCK], mean, sums[std::max<int64_t>(vectors, 1)];
@@ -264,7 +268,7 @@ GCF_INLINE void pool_and_add(const Planes<Stored>& activation, const Planes<Stor
     if constexpr (vectors != 0)
       walk<vectors, pools.value, adds.value>(g, a, weights, positions, pooled, sums);
     else
-      walk_large<pools.value, adds.value>(g, a, weights, positions, pooled, map);
+      walk_large<group, pools.value, adds.value>(g, a, weights, positions, pooled, map);
     if constexpr (pools.value) {
       sum_lanes(pooled, mean);
       store(mean / static_cast<float>(positions), weights);
@@ -285,9 +289,11 @@ GCF_INLINE void pool_and_add(const Planes<Stored>& activation, const Planes<Stor
 template <Method method, class Stored>
 GCF_INLINE void add_pass(const Planes<Stored>& activation, const Planes<Stored>& gradient, int64_t channels,
                          int64_t positions, float* map) {
+  if (method == Method::gradcam && positions >= MANY_POSITIONS)
+    return pool_and_add<0, 4>(activation, gradient, channels, positions, map);
   if (method == Method::gradcam && positions >= LANES)
-    return with_vectors((positions + LANES - 1) / LANES, [&](auto vectors) GCF_LAMBDA {
-      pool_and_add<vectors.value>(activation, gradient, channels, positions, map);
+    return with_vectors<0>((positions + LANES - 1) / LANES, [&](auto vectors) GCF_LAMBDA {
+      pool_and_add<vectors.value, 1>(activation, gradient, channels, positions, map);
     });
   float weights[CHANNELS_PER_SLAB];
   if constexpr (weighs_channels(method)) weigh<method>(activation, gradient, channels, positions, weights);
