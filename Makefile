@@ -50,8 +50,8 @@ sanitize: $(DEV)
 	  $(PIP) install -q --no-deps --no-build-isolation --target $(SANITIZED) .
 	nm -D $(SANITIZED)/gradcam_fast/_lib/libgradcam_fast_cpu.so | grep -q __asan_init
 	export PYTHONPATH=$(SANITIZED) ASAN_OPTIONS=detect_leaks=0; set -e; \
-	cd build && $(abspath $(BIN))/python -c 'import gradcam_fast; assert "/sanitized/" in gradcam_fast.__file__' && cd ..; \
 	export LD_PRELOAD=$$($${CXX:-c++} -print-file-name=libasan.so):$$($${CXX:-c++} -print-file-name=libubsan.so); \
+	(cd build && $(abspath $(BIN))/python -c 'import gradcam_fast; assert "/sanitized/" in gradcam_fast.__file__'); \
 	for threads in 1 2 3 7; do OMP_NUM_THREADS=$$threads \
 	  $(BIN)/pytest -q tests/test_op.py tests/test_bad_input_of_the_op.py tests/test_cam.py; done
 

@@ -145,7 +145,7 @@ GCF_INLINE void add_positions(const Planes<Stored>& activation, const Planes<Sto
   GCF_UNROLL for (int64_t i = 0; i < vectors; ++i) store(sums[i], map + at(i));
 }
 
-// Adds the planes of a pass to a map.
+// Adds the planes of a pass to a map, each times its weight where the method is Grad-CAM.
 template <Method method, class Stored>
 GCF_INLINE void add_planes(const Planes<Stored>& activation, const Planes<Stored>& gradient, const float* weights,
                            int64_t channels, int64_t positions, float* map) {
@@ -199,7 +199,7 @@ GCF_INLINE void walk(const Block<Stored>& gradient, const Block<Stored>& activat
   for (int64_t j = 0; j < BLOCK; ++j) {
     if constexpr (pools) {
       const Stored* plane = gradient[j];
-      GCF_UNROLL for (int64_t i = 0; i + 1 < vectors; ++i) load(plane + i * LANES, parts[i]);
+      if constexpr (vectors > 1) GCF_UNROLL for (int64_t i = 0; i + 1 < vectors; ++i) load(plane + i * LANES, parts[i]);
       load_last(plane + positions, tail, parts[vectors - 1]);
       GCF_UNROLL for (int64_t step = 1; step < vectors; step *= 2)
           GCF_UNROLL for (int64_t i = 0; i + step < vectors; i += 2 * step) parts[i] += parts[i + step];
@@ -275,28 +275,32 @@ GCF_INLINE void pool_and_add(const Planes<Stored>& activation, const Planes<Stor
       for (int64_t j = next; j < BLOCK; ++j) weights[j] = 0.0f;
     }
   };
-  GCF_UNROLL for (int64_t i = 0; i < vectors; ++i) load(map + at(i), sums[i]);
+  if constexpr (vectors != 0) GCF_UNROLL for (int64_t i = 0; i < vectors; ++i) load(map + at(i), sums[i]);
   constexpr std::true_type yes;
   constexpr std::false_type no;
   step(yes, no, 0, std::min(BLOCK, channels), BLOCK);
   int64_t c = BLOCK;
   for (; c < channels; c += BLOCK) step(yes, yes, c, std::min(BLOCK, channels - c), BLOCK);
   step(no, yes, c, 1, channels - c + BLOCK);
-  GCF_UNROLL for (int64_t i = 0; i < vectors; ++i) store(sums[i], map + at(i));
+  if constexpr (vectors != 0) GCF_UNROLL for (int64_t i = 0; i < vectors; ++i) store(sums[i], map + at(i));
 }
 
 // Adds a pass of channels to the map of one target.
 template <Method method, class Stored>
 GCF_INLINE void add_pass(const Planes<Stored>& activation, const Planes<Stored>& gradient, int64_t channels,
                          int64_t positions, float* map) {
-  if (method == Method::gradcam && positions >= MANY_POSITIONS)
-    return pool_and_add<0, 4>(activation, gradient, channels, positions, map);
-  if (method == Method::gradcam && positions >= LANES)
-    return with_vectors<0>((positions + LANES - 1) / LANES, [&](auto vectors) GCF_LAMBDA {
-      pool_and_add<vectors.value, 1>(activation, gradient, channels, positions, map);
-    });
-  float weights[CHANNELS_PER_SLAB];
-  if constexpr (weighs_channels(method)) weigh<method>(activation, gradient, channels, positions, weights);
-  add_planes<weighs_channels(method) ? Method::gradcam : method>(activation, gradient, weights, channels, positions,
-                                                                 map);
+  if constexpr (method == Method::gradcam) {
+    if (positions >= MANY_POSITIONS) return pool_and_add<0, 4>(activation, gradient, channels, positions, map);
+    if (positions >= LANES)
+      return with_vectors<0>((positions + LANES - 1) / LANES, [&](auto vectors) GCF_LAMBDA {
+        pool_and_add<vectors.value, 1>(activation, gradient, channels, positions, map);
+      });
+  }
+  if constexpr (weighs_channels(method)) {
+    float weights[CHANNELS_PER_SLAB];
+    weigh<method>(activation, gradient, channels, positions, weights);
+    add_planes<Method::gradcam>(activation, gradient, weights, channels, positions, map);
+  } else {
+    add_planes<method>(activation, gradient, nullptr, channels, positions, map);
+  }
 }
