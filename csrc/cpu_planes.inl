@@ -14,7 +14,7 @@ constexpr int64_t VECTORS = 8;
 
 // From here on planes are read four at a time, so that the map is read and written once for all of them. Shorter ones
 // break off too soon for that: one at a time, which makes one stream of them all, took two thirds of the time at
-// (64,512,14,14), and a quarter more at (4,256,56,56).
+// (64,512,14,14), and a tenth to two fifths more at 56x56.
 constexpr int64_t MANY_POSITIONS = 512;
 
 // The planes of one pass.

@@ -1,8 +1,8 @@
 // Raw maps from rows: one position's channels side by side in memory, as in channels_last maps and in tokens.
 //
 // Rows are read one after another: several at a time, which saves reading sums again, took 1.1 times as long for
-// (4,256,128,128). Each channel's weight and each position's value are summed by
-// one thread from the first to the last, so that the bits do not depend on who works on which.
+// (4,256,128,128). Each channel's weight and each position's value are summed by one thread from the first to the last,
+// so that the bits do not depend on who works on which.
 
 // Rows pooled into one float per channel before that is added to the rest, so that rounding grows with neither.
 constexpr int64_t ROWS_PER_SUM = 256;

@@ -156,7 +156,6 @@ GCF_INLINE void blend_row(const float* __restrict low, const float* __restrict s
 }
 
 #if defined(GCF_X86_64_V3)
-#define GCF_PAST_CACHE
 // The same row by stores that pass the caches by; `out` is aligned to a vector, and `width` a multiple of one.
 template <bool from_zero>
 GCF_INLINE void blend_row_past_cache(const float* low, const float* step, float fraction, const Affine& affine,
@@ -200,7 +199,7 @@ GCF_INLINE void write_rows(const Axis& rows, const Axis& columns, const float* m
   stretched[0] = room + (ahead / sizeof(float)) % FLOATS_PER_PAGE + 2 * LANES;
   stretched[1] = stretched[0] + stretched_row(width);
   float* step = stretched[1] + stretched_row(width);
-#if defined(GCF_PAST_CACHE)
+#if defined(GCF_X86_64_V3)
   past_cache = past_cache && reinterpret_cast<uintptr_t>(heatmap) % sizeof(Vector) == 0 && width % LANES == 0;
 #endif
   int64_t held[2] = {-1, -1};
@@ -218,7 +217,7 @@ GCF_INLINE void write_rows(const Axis& rows, const Axis& columns, const float* m
     const float* high = stretched[run.high % 2];
     for (int64_t x = 0; x < width; ++x) step[x] = high[x] - low[x];
     const auto blend = [&](auto from_zero) GCF_LAMBDA {
-#if defined(GCF_PAST_CACHE)
+#if defined(GCF_X86_64_V3)
       if (past_cache) {
         for (int64_t y = first; y < last; ++y)
           blend_row_past_cache<from_zero.value>(low, step, rows.fraction[y], finish.affine, width, heatmap + y * width);
@@ -233,8 +232,7 @@ GCF_INLINE void write_rows(const Axis& rows, const Axis& columns, const float* m
     };
     finish.from_zero ? blend(std::true_type()) : blend(std::false_type());
   }
-#if defined(GCF_PAST_CACHE)
+#if defined(GCF_X86_64_V3)
   if (past_cache) __builtin_ia32_sfence();
 #endif
 }
-#undef GCF_PAST_CACHE
