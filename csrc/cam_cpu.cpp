@@ -6,6 +6,8 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
+#include <atomic>
+#include <thread>
 #include <tuple>
 #include <vector>
 
@@ -26,28 +28,21 @@ float* scratch(int64_t floats) {
   return memory.data() + (-address / sizeof(float)) % LANES;
 }
 
-// Calls f with each share of `total` that a thread takes: all of it, or, if `spread`, multiples of eight.
-template <class F>
-void share(int64_t total, bool spread, const F& f) {
-  if (!spread) return f(0, total);
-  torch::stable::parallel_for(0, (total + LANES - 1) / LANES, 1,
-                              [&](int64_t begin, int64_t end) { f(begin * LANES, std::min(end * LANES, total)); });
+// The bounds of a part of `total`, between multiples of eight.
+int64_t part_of(int64_t total, int64_t part, int64_t parts) {
+  const int64_t vectors = (total + LANES - 1) / LANES;
+  return std::min(total, vectors * part / parts * LANES);
 }
 
-// All raw maps (K, positions) of one image whose channels lie side by side, by one thread or, if `spread`, by all.
-void sum_image_rows(const Problem& problem, int64_t image, bool spread, float* maps) {
-  const int64_t all_weights = weighs_channels(problem.method) ? problem.targets * problem.channels : 0;
-  float* weights = scratch<0>(all_weights);
-  if (all_weights != 0) {
-    double* wide = reinterpret_cast<double*>(scratch<1>(4 * problem.channels));
-    for (int64_t k = 0; k < problem.targets; ++k)
-      share(problem.channels, spread, [&](int64_t begin, int64_t end) {
-        kernels().weigh_rows(problem, image, k, begin, end, wide, weights + k * problem.channels);
-      });
-  }
-  share(problem.positions(), spread, [&](int64_t begin, int64_t end) {
-    kernels().sum_rows(problem, image, weights, begin, end, scratch<2>(problem.targets * LANES * LANES), maps);
-  });
+// The weights of the channels [begin, end) of an image whose channels lie side by side.
+void weigh_rows(const Problem& problem, int64_t image, int64_t target, int64_t begin, int64_t end, float* weights) {
+  double* wide = reinterpret_cast<double*>(scratch<1>(4 * problem.channels));
+  kernels().weigh_rows(problem, image, target, begin, end, wide, weights);
+}
+
+// Its maps (K, positions) at the positions [begin, end).
+void sum_rows(const Problem& problem, int64_t image, const float* weights, int64_t begin, int64_t end, float* maps) {
+  kernels().sum_rows(problem, image, weights, begin, end, scratch<2>(problem.targets * LANES * LANES), maps);
 }
 
 void sum_slab(const Problem& problem, int64_t image, int64_t slab, float* maps) {
@@ -82,13 +77,16 @@ Finish finish_target(const Problem& problem, float* map, int64_t index, const Ou
 // At least as many images as threads: each image is one thread's from its first byte to its last.
 void run_by_image(const Problem& problem, int64_t grain, const Outputs& out) {
   const int64_t floats = problem.floats();
-  const bool in_rows = problem.in_rows();
   torch::stable::parallel_for(0, problem.images, grain, [&](int64_t begin, int64_t end) {
     float* maps = scratch<4>(2 * floats);
     float* room = scratch<5>(stretched_room(problem.width));
+    float* weights = scratch<0>(problem.row_weights());
     for (int64_t image = begin; image < end; ++image) {
-      if (in_rows) {
-        sum_image_rows(problem, image, false, maps);
+      if (problem.in_rows()) {
+        if (problem.row_weights() != 0)
+          for (int64_t k = 0; k < problem.targets; ++k)
+            weigh_rows(problem, image, k, 0, problem.channels, weights + k * problem.channels);
+        sum_rows(problem, image, weights, 0, problem.positions(), maps);
       } else {
         sum_slab(problem, image, 0, maps);
         for (int64_t slab = 1; slab < problem.slabs(); ++slab) {
@@ -107,42 +105,94 @@ void run_by_image(const Problem& problem, int64_t grain, const Outputs& out) {
   });
 }
 
-// Fewer images than threads: the threads share the slabs (or rows) of all images, then the rows of all heatmaps.
-void run_by_slab(const Problem& problem, const Outputs& out) {
+// Jobs that threads take one by one. Whoever finds none left waits for those that others have taken. No thread waits
+// for a job that nobody has taken, so any number of threads gets through, one included.
+class Stage {
+ public:
+  explicit Stage(int64_t jobs) : jobs_(jobs) {}
+
+  template <class F>
+  void work(const F& f) {
+    take_jobs(f);
+    for (int64_t turns = 0; done_.load(std::memory_order_acquire) != jobs_; ++turns)
+      if (turns > PATIENCE) std::this_thread::yield();
+  }
+
+ private:
+  // A millisecond or so. Longer, and there are more threads than processors.
+  static constexpr int64_t PATIENCE = 1 << 20;
+
+  template <class F>
+  void take_jobs(const F& f) {
+    // Counts a job that throws, too: the others do not wait for it, and parallel_for throws again.
+    struct Count {
+      std::atomic<int64_t>& done;
+      int64_t jobs = 0;
+      ~Count() { done.fetch_add(jobs, std::memory_order_release); }
+    } count{done_};
+    for (int64_t job; (job = taken_.fetch_add(1, std::memory_order_relaxed)) < jobs_;) {
+      ++count.jobs;
+      f(job);
+    }
+  }
+
+  const int64_t jobs_;
+  alignas(64) std::atomic<int64_t> taken_{0};
+  alignas(64) std::atomic<int64_t> done_{0};
+};
+
+// Fewer images than threads: these share the slabs (or channels, then positions) of all images, then the maps, then
+// the rows of all heatmaps. All within one parallel region: with one for each step a single image took a fifth longer.
+// And each thread reads one unbroken part of the memory: taking slabs by turns cost up to a fifth more.
+void run_together(const Problem& problem, int64_t threads, const Outputs& out) {
   const int64_t floats = problem.floats();
   const bool in_rows = problem.in_rows();
   const int64_t slabs = in_rows ? 1 : problem.slabs();
-  float* partials = scratch<4>(problem.images * slabs * floats);
-  if (in_rows) {
-    for (int64_t image = 0; image < problem.images; ++image)
-      sum_image_rows(problem, image, true, partials + image * floats);
-  } else {
-    torch::stable::parallel_for(0, problem.images * slabs, 1, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) sum_slab(problem, i / slabs, i % slabs, partials + i * floats);
-    });
-  }
+  const int64_t all_slabs = problem.images * slabs;
+  const int64_t targets = problem.images * problem.targets;
+  float* partials = scratch<4>(all_slabs * floats);
+  float* weights = scratch<0>(problem.images * problem.row_weights());
+  Finish* finished = reinterpret_cast<Finish*>(scratch<6>(targets * sizeof(Finish) / sizeof(float)));
   const auto map_of = [&](int64_t index) {
     return partials + index / problem.targets * slabs * floats + index % problem.targets * problem.positions();
   };
-  const int64_t maps = problem.images * problem.targets;
-  Finish* finished = reinterpret_cast<Finish*>(scratch<6>(maps * sizeof(Finish) / sizeof(float)));
-  for (int64_t image = 0; image < problem.images; ++image)
-    for (int64_t slab = 1; slab < slabs; ++slab)
-      kernels().add_partial(partials + (image * slabs + slab) * floats, floats, partials + image * slabs * floats);
-  for (int64_t index = 0; index < maps; ++index) finished[index] = finish_target(problem, map_of(index), index, out);
 
-  const int64_t pixels = problem.height * problem.width;
-  const int64_t grain = std::max<int64_t>(1, SERIAL_WORK / 2 / problem.width);
-  torch::stable::parallel_for(0, maps * problem.height, grain, [&](int64_t begin, int64_t end) {
+  const int64_t parts = in_rows ? threads : std::min(threads, all_slabs);
+  const int64_t rows = (targets * problem.height + threads - 1) / threads;
+  const int64_t bands = (problem.height + rows - 1) / rows;
+  Stage weighing(problem.row_weights() == 0 ? 0 : targets * parts), summing(in_rows ? problem.images * parts : parts),
+      finishing(targets), writing(targets * bands);
+  torch::stable::parallel_for(0, threads, 1, [&](int64_t, int64_t) {
+    weighing.work([&](int64_t job) {
+      const int64_t index = job / parts;
+      const int64_t part = job % parts;
+      weigh_rows(problem, index / problem.targets, index % problem.targets, part_of(problem.channels, part, parts),
+                 part_of(problem.channels, part + 1, parts), weights + index * problem.channels);
+    });
+    summing.work([&](int64_t job) {
+      if (in_rows) {
+        const int64_t image = job / parts;
+        const int64_t part = job % parts;
+        sum_rows(problem, image, weights + image * problem.row_weights(), part_of(problem.positions(), part, parts),
+                 part_of(problem.positions(), part + 1, parts), partials + image * floats);
+      } else {
+        for (int64_t slab = all_slabs * job / parts; slab < all_slabs * (job + 1) / parts; ++slab)
+          sum_slab(problem, slab / slabs, slab % slabs, partials + slab * floats);
+      }
+    });
+    finishing.work([&](int64_t index) {
+      float* map = map_of(index);
+      for (int64_t slab = 1; slab < slabs; ++slab) kernels().add_partial(map + slab * floats, problem.positions(), map);
+      finished[index] = finish_target(problem, map, index, out);
+    });
     float* room = scratch<5>(stretched_room(problem.width));
-    for (int64_t row = begin; row < end;) {
-      const int64_t index = row / problem.height;
-      const int64_t first = index * problem.height;
-      const int64_t stop = std::min(end, first + problem.height);
-      kernels().write(axes_of(problem), map_of(index), finished[index], row - first, stop - first, problem.past_cache(),
-                      room, out.heatmap + index * pixels);
-      row = stop;
-    }
+    writing.work([&](int64_t job) {
+      const int64_t index = job / bands;
+      const int64_t band = job % bands;
+      kernels().write(axes_of(problem), map_of(index), finished[index], problem.height * band / bands,
+                      problem.height * (band + 1) / bands, problem.past_cache(), room,
+                      out.heatmap + index * problem.height * problem.width);
+    });
   });
 }
 
@@ -223,8 +273,10 @@ std::tuple<Tensor, Tensor, Tensor> cam(const Tensor& activations, const Tensor& 
 
   const int64_t work =
       problem.channels * problem.positions() * (1 + problem.targets) + problem.targets * height * width;
-  if (problem.images < static_cast<int64_t>(torch::stable::get_num_threads()) && problem.images * work > SERIAL_WORK)
-    run_by_slab(problem, out);
+  const int64_t threads =
+      std::min<int64_t>(torch::stable::get_num_threads(), (problem.images * work + SERIAL_WORK - 1) / SERIAL_WORK);
+  if (problem.images < threads)
+    run_together(problem, threads, out);
   else
     run_by_image(problem, std::max<int64_t>(1, SERIAL_WORK / work), out);
   return {heatmap, raw_min, raw_max};

@@ -91,6 +91,9 @@ struct Problem {
   bool as_stored() const { return method == Method::gradcam || activations.dtype == ScalarType::Float; }
   bool in_planes() const { return as_stored() && in_planes(activations) && in_planes(gradients); }
   bool in_rows() const { return as_stored() && !in_planes() && in_rows(activations) && in_rows(gradients); }
+  // The weights of an image that are kept, all at a time: none where there are none, or where planes are weighed in
+  // passing.
+  int64_t row_weights() const { return in_rows() && weighs_channels(method) ? targets * channels : 0; }
 };
 
 // Where the pixels of one axis read. Pixels that read between the same two samples lie side by side: a run.
