@@ -50,13 +50,18 @@ def cam(
         (0.0, 3.0)
     """
     # Checks in Python take as long as the kernel needs for one image. So what is right goes straight through: the
-    # operator refuses what it cannot read, and the checks then say it in a sentence.
+    # operator refuses what it cannot read, and the checks then say it in a sentence. After a model's pass none of this
+    # code is in the cache, and asking for device.type alone takes 5 us.
     if not is_compiling():
         try:
-            height, width = (size, size) if isinstance(size, int) else size
-            if kernel_for(activations.device.type) and type(height) is int and type(width) is int:
+            if type(size) is int:
+                height = width = size
+            else:
+                height, width = size  # type: ignore[misc]
+            plain = type(height) is int and type(width) is int
+            if plain and ((_ON_CPU and activations.is_cpu) or (_ON_CUDA and activations.is_cuda)):
                 return _operator(  # type: ignore[misc]
-                    activations, gradients, height, width, _METHOD[method], _NORMALIZATION[normalize], bool(relu)
+                    activations, gradients, height, width, _METHOD[method], _NORMALIZATION[normalize], relu
                 )
         except Exception:  # whatever it was, it happens again below
             pass
@@ -82,6 +87,7 @@ def _fake(
 
 
 load()
+_ON_CPU, _ON_CUDA = map(kernel_for, ("cpu", "cuda"))
 _operator = None
 if hasattr(torch.ops.gradcam_fast, "cam"):
     _operator = torch.ops.gradcam_fast.cam.default
