@@ -30,20 +30,20 @@ def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
         raise ValueError(f"{name}={value!r} is unknown; choose one of {', '.join(map(repr, choices))}")
 
 
-def check_size(size: Size) -> tuple[int, int]:
-    """``size`` as (height, width); an integer means a square."""
-    height, width = _as_pair(size)
-    if height < 1 or width < 1:
-        raise ValueError(f"size=({height}, {width}) has a side below 1; give the heatmap at least one pixel per side")
-    return height, width
+def check_size(size: Size, rank: int = 2) -> tuple[int, ...]:
+    """``size`` as (height, width), or as many sides as ``rank`` says; an integer means that all are alike."""
+    sides = (size,) * rank if is_integer(size) else size
+    if not isinstance(sides, (tuple, list)) or len(sides) != rank or not all(map(is_integer, sides)):
+        names = ", ".join(_SIDES[-rank:])
+        raise TypeError(f"size={size!r} is not a size; give an integer or {_NUMBERS[rank]} ({names})")
+    if min(sides) < 1:
+        shown = ", ".join(map(str, sides))
+        raise ValueError(f"size=({shown}) has a side below 1; give the heatmap at least one pixel per side")
+    return tuple(sides)
 
 
-def _as_pair(size: Size) -> tuple[int, int]:
-    sides = (size, size) if is_integer(size) else size
-    if isinstance(sides, (tuple, list)) and len(sides) == 2 and all(map(is_integer, sides)):
-        height, width = sides
-        return height, width  # type: ignore[return-value]
-    raise TypeError(f"size={size!r} is not a size; give an integer or two integers (height, width)")
+_SIDES = ("depth", "height", "width")
+_NUMBERS = {1: "one in a tuple", 2: "two integers", 3: "three integers"}
 
 
 def is_integer(value: object) -> bool:
@@ -55,19 +55,23 @@ def is_integer(value: object) -> bool:
 
 
 def check_maps(activations: Tensor, gradients: Tensor) -> None:
-    """Raise unless the two are matching feature maps of shape (B,C,h,w), gradients also (B,K,C,h,w)."""
+    """Raise unless the two are matching feature maps of shape (B,C,h,w), gradients also (B,K,C,h,w).
+
+    One or three axes instead of h and w are series and volumes.
+    """
     for name, maps in (("activations", activations), ("gradients", gradients)):
         if not isinstance(maps, torch.Tensor):
             raise TypeError(f"{name} is a {type(maps).__name__}; give a tensor (B,C,h,w)")
         if maps.dtype not in DTYPES:
             raise TypeError(f"{name} has dtype {maps.dtype}; give float32, float16, bfloat16 or float64")
-    if activations.dim() != 4 or 0 in activations.shape[1:]:
+    if activations.dim() not in (3, 4, 5) or 0 in activations.shape[1:]:
         raise ValueError(
-            f"activations has shape {_shape(activations)}; expected (B,C,h,w) with at least one channel and position"
+            f"activations has shape {_shape(activations)}; expected (B,C,h,w), or (B,C,l) or (B,C,d,h,w), with at "
+            "least one channel and position"
         )
     expected = activations.shape
     found = gradients.shape
-    if gradients.dim() == 5 and found[1] > 0:
+    if gradients.dim() == activations.dim() + 1 and found[1] > 0:
         found = torch.Size((found[0], *found[2:]))
     if found != expected:
         b, *rest = expected

@@ -36,7 +36,8 @@ def cam(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Turn activations and gradients into heatmaps in one pass; the same function as :func:`reference.cam`, compiled.
 
-    Arguments, results and errors are those of :func:`gradcam_fast.reference.cam`. float64 runs there too. The result
+    Arguments, results and errors are those of :func:`gradcam_fast.reference.cam`. float64, series and volumes run
+    there too. The result
     for an image has the same bits alone or in a batch, on any number of threads. No result requires grad.
 
     Example:
@@ -68,13 +69,13 @@ def cam(
     check_choice("method", method, METHODS)
     check_choice("normalize", normalize, NORMALIZATIONS)
     check_maps(activations, gradients)
-    height, width = check_size(size)
-    if kernel_for(activations.device.type) and activations.dtype != torch.float64:
+    sides = check_size(size, activations.dim() - 2)
+    if kernel_for(activations.device.type) and activations.dtype != torch.float64 and len(sides) == 2:
         return _operator(  # type: ignore[misc]
-            activations, gradients, height, width, _METHOD[method], _NORMALIZATION[normalize], bool(relu)
+            activations, gradients, *sides, _METHOD[method], _NORMALIZATION[normalize], bool(relu)
         )
     warn_if_reference(activations.device.type)
-    return reference.cam(activations, gradients, (height, width), method=method, normalize=normalize, relu=relu)
+    return reference.cam(activations, gradients, sides, method=method, normalize=normalize, relu=relu)
 
 
 def _fake(

@@ -33,9 +33,10 @@ def cam(
     """Turn activations and gradients of one layer into heatmaps: weigh, sum, ReLU, upsample, normalise.
 
     Args:
-        activations: (B,C,h,w), float32, float16, bfloat16 or float64; any strides.
+        activations: (B,C,h,w), float32, float16, bfloat16 or float64; any strides. Series are (B,C,l), volumes
+            (B,C,d,h,w); what is said of h and w here, and of H and W, then goes for their axes.
         gradients: d score / d activations, (B,C,h,w), or (B,K,C,h,w) for K targets that share the activations.
-        size: (H,W) of the heatmap, or one integer for a square.
+        size: (H,W) of the heatmap, or one integer for all its sides.
         method: how channels are combined; one of ``gradcam``, ``gradcam++``, ``xgradcam``, ``hirescam``,
             ``elementwise``, ``layercam`` (formulas and papers: :func:`raw_map`).
         normalize: ``minmax`` gives (x - min) / (max - min), ``max`` gives x / max, ``none`` leaves x.
@@ -61,14 +62,17 @@ def cam(
     check_choice("method", method, METHODS)
     check_choice("normalize", normalize, NORMALIZATIONS)
     check_maps(activations, gradients)
-    height, width = check_size(size)
+    rank = activations.dim() - 2
+    sides = check_size(size, rank)
     with torch.no_grad(), torch.autocast(activations.device.type, enabled=False):
-        several = gradients.dim() == 5
+        several = gradients.dim() > activations.dim()
         maps, finite = raw_map(activations, gradients if several else gradients.unsqueeze(1), method)
         if relu:
             maps = maps.relu()
-        maps = upsample(upsample(maps, -1, width), -2, height)
-        low, high = maps.amin((-2, -1)), maps.amax((-2, -1))
+        for dim in range(-1, -rank - 1, -1):
+            maps = upsample(maps, dim, sides[dim])
+        pixels = tuple(range(-rank, 0))
+        low, high = maps.amin(pixels), maps.amax(pixels)
         heatmap = normalise(maps, low, high, normalize)
         low, high = (torch.where(finite, extreme, torch.nan) for extreme in (low, high))
         return (heatmap, low, high) if several else (heatmap[:, 0], low[:, 0], high[:, 0])
@@ -93,7 +97,8 @@ def raw_map(activations: Tensor, gradients: Tensor, method: str) -> tuple[Tensor
 
     Returns:
         maps (B,K,h,w), float32 (float64 for float64 inputs), zeros where not finite; finite (B,K), bool: whether all
-        of the image's activations, the target's gradients and the map are finite.
+        of the image's activations, the target's gradients and the map are finite. In place of h and w there may be any
+        number of axes.
 
     Example:
         >>> import torch
@@ -103,28 +108,29 @@ def raw_map(activations: Tensor, gradients: Tensor, method: str) -> tuple[Tensor
         (6.0, True)
     """
     dtype = torch.float64 if activations.dtype == torch.float64 else torch.float32
-    a, g = activations.to(dtype).unsqueeze(1), gradients.to(dtype)
+    a, g = activations.to(dtype).flatten(2).unsqueeze(1), gradients.to(dtype).flatten(3)
     maps = _RAW_MAP[method](a, g)
-    finite = a.isfinite().all((-3, -2, -1)) & g.isfinite().all((-3, -2, -1)) & maps.isfinite().all((-2, -1))
-    return torch.where(finite[..., None, None], maps, 0), finite
+    finite = a.isfinite().all((-2, -1)) & g.isfinite().all((-2, -1)) & maps.isfinite().all(-1)
+    return torch.where(finite[..., None], maps, 0).unflatten(-1, activations.shape[2:]), finite
 
 
+# Each takes A (B,1,C,positions) and G (B,K,C,positions).
 # A product and a sum, not a matrix product: the latter may run in TF32 on a GPU.
 def _gradcam(a: Tensor, g: Tensor) -> Tensor:
-    return (g.mean((-2, -1), keepdim=True) * a).sum(-3)
+    return (g.mean(-1, keepdim=True) * a).sum(-2)
 
 
 # These two divide by sums that may cancel to almost nothing: in double, where the device has it.
 def _gradcam_plus_plus(a: Tensor, g: Tensor) -> Tensor:
-    denominator = 2 + a.sum((-2, -1), keepdim=True, dtype=_widest(a)) * g
+    denominator = 2 + a.sum(-1, keepdim=True, dtype=_widest(a)) * g
     terms = torch.where((g > 0) & (denominator > 0), g / denominator, 0)
-    return (terms.sum((-2, -1), keepdim=True).to(a.dtype) * a).sum(-3)
+    return (terms.sum(-1, keepdim=True).to(a.dtype) * a).sum(-2)
 
 
 def _xgradcam(a: Tensor, g: Tensor) -> Tensor:
-    total = a.sum((-2, -1), keepdim=True, dtype=_widest(a))
-    weights = torch.where(total == 0, 0, (g.to(total.dtype) * a).sum((-2, -1), keepdim=True) / total)
-    return (weights.to(a.dtype) * a).sum(-3)
+    total = a.sum(-1, keepdim=True, dtype=_widest(a))
+    weights = torch.where(total == 0, 0, (g.to(total.dtype) * a).sum(-1, keepdim=True) / total)
+    return (weights.to(a.dtype) * a).sum(-2)
 
 
 def _widest(maps: Tensor) -> torch.dtype:
@@ -135,14 +141,16 @@ _RAW_MAP: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "gradcam": _gradcam,
     "gradcam++": _gradcam_plus_plus,
     "xgradcam": _xgradcam,
-    "hirescam": lambda a, g: (g * a).sum(-3),
-    "elementwise": lambda a, g: (g * a).relu().sum(-3),
-    "layercam": lambda a, g: (g.relu() * a).sum(-3),
+    "hirescam": lambda a, g: (g * a).sum(-2),
+    "elementwise": lambda a, g: (g * a).relu().sum(-2),
+    "layercam": lambda a, g: (g.relu() * a).sum(-2),
 }
 
 
 def normalise(maps: Tensor, low: Tensor, high: Tensor, normalize: str) -> Tensor:
     """Scale maps (...,H,W) by their extremes (...): ``minmax``, ``max`` or ``none``; zeros where nothing can be shown.
+
+    Any number of axes may follow those that the extremes have.
 
     Example:
         >>> import torch
@@ -150,7 +158,8 @@ def normalise(maps: Tensor, low: Tensor, high: Tensor, normalize: str) -> Tensor
         >>> reference.normalise(torch.tensor([[1.0, 5.0]]), torch.tensor(1.0), torch.tensor(5.0), "minmax")
         tensor([[0., 1.]])
     """
-    return _NORMALIZE[normalize](maps, low[..., None, None], high[..., None, None])
+    per_map = (*low.shape, *[1] * (maps.dim() - low.dim()))
+    return _NORMALIZE[normalize](maps, low.reshape(per_map), high.reshape(per_map))
 
 
 _NORMALIZE: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
@@ -161,10 +170,10 @@ _NORMALIZE: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
 
 
 def upsample(maps: Tensor, dim: int, out: int) -> Tensor:
-    """Resize one axis linearly with half-pixel centres, without antialiasing.
+    """Resize one axis, counted from the last (-1), linearly with half-pixel centres, without antialiasing.
 
     The same map as ``F.interpolate(mode="bilinear", align_corners=False)`` and OpenCV's ``INTER_LINEAR`` when applied
-    to both axes, but written as a + t (b - a), with t from integers: equal neighbours give exactly their value, so a
+    to both axes (and as ``"linear"`` and ``"trilinear"`` to one and three), but written as a + t (b - a), with t from integers: equal neighbours give exactly their value, so a
     flat map stays flat, and t is right to the last bit at every size.
 
     Example:
@@ -179,6 +188,5 @@ def upsample(maps: Tensor, dim: int, out: int) -> Tensor:
     fraction = (position - low * (2 * out)).to(maps.dtype) / (2 * out)
     below = maps.index_select(dim, low)
     above = maps.index_select(dim, (low + 1).clamp(max=size - 1))
-    if dim == -2:
-        fraction = fraction.unsqueeze(-1)
+    fraction = fraction.reshape(-1, *[1] * (-1 - dim))
     return below + fraction * (above - below)
