@@ -115,11 +115,13 @@ def _watched(model: nn.Module, inputs: Inputs, watches: Sequence[_Watch]) -> Any
 
 def tensor_in(output: Any) -> Tensor | None:
     """The feature maps in a module's output: the tensor itself, or the first floating one of a tuple, list or dict."""
+    return next((each for each in members_of(output) if each.dtype.is_floating_point), None)
+
+
+def members_of(output: Any) -> list[Tensor]:
+    """The tensors in a module's output: the tensor itself, or those in a tuple, list or dict."""
     members = output.values() if isinstance(output, Mapping) else output if isinstance(output, (tuple, list)) else ()
-    for member in (output, *members):
-        if isinstance(member, torch.Tensor) and member.dtype.is_floating_point:
-            return member
-    return None
+    return [member for member in (output, *members) if isinstance(member, torch.Tensor)]
 
 
 def replace_tensor(output: Any, old: Tensor, new: Tensor) -> Any:

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from . import capture, finding, layers, outputs
+from . import capture, finding, layers, outputs, spatial
 from .contract import METHODS, NORMALIZATIONS, check_choice, check_size
 from .explanation import Explanation
 from .gradients import differentiate
-from .inputs import as_inputs, as_model
+from .inputs import as_inputs, as_model, rank_of
 from .maps import heatmaps, warn_if_vanished
+from .spatial import Frame, check_tokens
 from .unfit import NotSpatial, Unfit
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from .contract import Size
     from .inputs import Inputs
     from .layers import Layer, LayerChoice
+    from .spatial import Tokens
 
 __all__ = ["Explainer", "explain"]
 
@@ -41,12 +43,14 @@ class Explainer:
             map that the score depends on, by one trial run per model and image size.
         method: ``gradcam``, ``gradcam++``, ``xgradcam``, ``hirescam``, ``elementwise`` or ``layercam``;
             formulas and papers in :func:`gradcam_fast.reference.raw_map`.
-        size: (H,W) of the heatmaps, or one integer for a square; None = the images' own.
+        size: (H,W) of the heatmaps, or one integer for all sides; None = the images' own.
         normalize: ``minmax`` (each map to [0,1]), ``max`` (x / max) or ``none``.
         relu: False keeps the evidence against the class.
         output: callable that picks the logits from what the model returns; None takes a tensor, ``.logits``,
             ``["out"]`` or the only tensor of a tuple or dict.
-        tokens: how a token layer's positions lie; only "auto" so far.
+        tokens: where the positions are in what a transformer's layer returns, (B,N,C). "auto" sets class and register
+            tokens in front aside and infers the grid from N and the images' sides; or the grid (h,w) of the last h x w
+            tokens; or a callable from what the layer returns to (B,C,h,w), used on the gradients too.
 
     Raises:
         TypeError, ValueError: a choice that cannot work, in one sentence, before the model runs.
@@ -72,31 +76,30 @@ class Explainer:
         normalize: str = "minmax",
         relu: bool = True,
         output: Callable[[Any], Tensor] | None = None,
-        tokens: str = "auto",
+        tokens: Tokens = "auto",
     ) -> None:
         self.model = as_model(model)
         check_choice("method", method, METHODS)
         check_choice("normalize", normalize, NORMALIZATIONS)
-        check_choice("tokens", tokens, ("auto",))
+        self.tokens = check_tokens(tokens)
         if output is not None and not callable(output):
             raise TypeError(f"output={output!r} is not callable; give a function that picks the logits")
         self.method = method
         self.normalize = normalize
         self.relu = relu
-        self.size = None if size is None else check_size(size)
+        self.size = size if size is None else check_size(size, rank_of(self.model))
         self.output = output
         self.layers = layers.named(self.model, layer)
 
     def __call__(self, images: Any, target: Any = None, topk: int | None = None) -> Explanation:
         """Explain a batch; see :func:`gradcam_fast.explain` for the arguments."""
         inputs, main = as_inputs(self.model, images)
-        batch = main.shape[0]
-        target = outputs.check_target(target, topk, batch)
-        size = self.size or (main.shape[-2], main.shape[-1])
-        question = _Question(inputs, batch, target, topk, size)
+        frame = Frame(main.shape[0], tuple(main.shape[2:]))
+        target = outputs.check_target(target, topk, frame.batch)
+        question = _Question(inputs, frame, target, topk)
         if self.layers:
             return self._explain(question, self.layers)
-        key = tuple(main.shape[1:])
+        key = (tuple(main.shape[1:]), self.tokens)
         known = finding.recall(self.model, key)
         if known is not None:
             try:
@@ -105,18 +108,25 @@ class Explainer:
                 finding.forget(self.model, key)
         return self._explain(question, (self._find(question, key),))
 
-    def _explain(self, question: _Question, chosen: Sequence[Layer]) -> Explanation:
+    def _explain(self, question: _Question, named: Sequence[Layer]) -> Explanation:
+        names = tuple(layer.name for layer in named)
+        # A sum of floats depends on its order, so it is not the caller's.
+        chosen = sorted(named, key=lambda layer: layer.name)
         with capture.preserved(self.model):
             returned, activations = capture.forward(self.model, question.inputs, chosen)
-            for layer, maps in zip(chosen, activations, strict=True):
-                if not finding.is_spatial(layer.module, maps, question.batch):
-                    raise NotSpatial(layer.name, maps.shape, question.batch)
+            readings = [
+                self._read(layer, maps, question.frame) for layer, maps in zip(chosen, activations, strict=True)
+            ]
             logits, scores, target = self._score(returned, question)
             gradients = differentiate(scores, activations, chosen)
-        names = tuple(layer.name for layer in chosen)
         with torch.inference_mode(False), torch.no_grad():
             heatmap, low, high, valid = heatmaps(
-                activations, gradients, question.size, method=self.method, normalize=self.normalize, relu=self.relu
+                [reading(maps.detach()) for reading, maps in zip(readings, activations, strict=True)],
+                [reading(maps) for reading, maps in zip(readings, gradients, strict=True)],
+                self.size or question.frame.size,
+                method=self.method,
+                normalize=self.normalize,
+                relu=self.relu,
             )
             warn_if_vanished(valid, gradients, names)
             return Explanation(
@@ -130,22 +140,32 @@ class Explainer:
                 layer=names[0] if len(names) == 1 else names,
             )
 
+    def _read(self, layer: Layer, maps: Tensor, frame: Frame) -> spatial.Reading:
+        try:
+            return spatial.read(layer.module, maps, frame, self.tokens)
+        except spatial.Unreadable as reason:
+            raise NotSpatial(layer.name, maps.shape, frame.batch, reason) from None
+
     def _score(self, returned: Any, question: _Question) -> tuple[Any, Tensor, Tensor | None]:
         with torch.inference_mode(False), torch.enable_grad():
             if callable(question.target) and self.output is None:
                 logits = returned
             else:
                 logits = outputs.pick_logits(returned, self.output)
-            return logits, *outputs.score(logits, question.target, question.topk, question.batch)
+            return logits, *outputs.score(logits, question.target, question.topk, question.frame.batch)
 
     def _find(self, question: _Question, key: Any) -> Layer:
         # One image is enough, unless something may depend on the whole batch.
         alone = len(question.inputs.args) == 1 and not callable(question.target) and not self.model.training
-        if alone and question.batch > 1:
+        if alone and question.frame.batch > 1:
             one = question.inputs.map(lambda images: images[:1])
-            question = replace(question, inputs=one, batch=1, target=None, topk=None)
+            question = replace(question, inputs=one, frame=Frame(1, question.frame.size), target=None, topk=None)
         return finding.find(
-            self.model, question.inputs, question.batch, lambda returned: self._score(returned, question)[1], key
+            self.model,
+            question.inputs,
+            lambda module, maps: spatial.read(module, maps, question.frame, self.tokens),
+            lambda returned: self._score(returned, question)[1],
+            key,
         )
 
 
@@ -154,10 +174,9 @@ class _Question:
     """What is asked about one batch, checked."""
 
     inputs: Inputs
-    batch: int
+    frame: Frame
     target: Any
     topk: int | None
-    size: tuple[int, int]
 
 
 def explain(
@@ -172,7 +191,7 @@ def explain(
     normalize: str = "minmax",
     relu: bool = True,
     output: Callable[[Any], Tensor] | None = None,
-    tokens: str = "auto",
+    tokens: Tokens = "auto",
 ) -> Explanation:
     """Predict a batch and show where the model looked: one forward, and per image and class one heatmap.
 
@@ -183,13 +202,15 @@ def explain(
         model: any ``nn.Module``; it is left exactly as it was.
         images: (B,C,H,W) floating tensor on the model's device, prepared as the model expects it; (C,H,W) is a batch
             of one. A tuple is passed as ``model(*images)``, a dict as ``model(**images)``; the first 4-D tensor counts.
+            Time series (B,C,L) go to models of 1-D convolutions, volumes (B,C,D,H,W) to those of 3-D ones.
         target: None = each image's highest logit; a class index; (B,) or (B,K) indices as integer tensor or list; or
             a callable that turns what the model returns (or what ``output`` picks) into (B,) or (B,K) scores.
         topk: explain the K highest logits of each image instead.
         layer, method, size, normalize, relu, output, tokens: see :class:`Explainer`.
 
     Returns:
-        Explanation: heatmap (B,H,W), or (B,K,H,W) for K targets, logits, target, score, extremes, validity, layer.
+        Explanation: heatmap (B,H,W), or (B,K,H,W) for K targets, logits, target, score, extremes, validity, layer. Of
+        series the heatmap is (B,L), of volumes (B,D,H,W).
 
     Raises:
         TypeError, ValueError: an argument that cannot work; before the model runs where it can be known.

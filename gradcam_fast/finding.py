@@ -5,6 +5,7 @@ Knows nothing of formulas or kernels.
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -14,16 +15,18 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import nn
 
-from .capture import preserved, replace_tensor, tensor_in
+from .capture import members_of, preserved, replace_tensor, tensor_in
 from .compiled import eager_module, eagerly
 from .layers import Layer, eager_modules
+from .spatial import Unreadable
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from .inputs import Inputs
+    from .spatial import Reading
 
-__all__ = ["find", "forget", "is_spatial", "recall"]
+__all__ = ["find", "forget", "recall"]
 
 _FOUND: WeakKeyDictionary[nn.Module, dict[Any, str]] = WeakKeyDictionary()
 
@@ -47,19 +50,25 @@ def forget(model: nn.Module, key: Any) -> None:
     _FOUND.get(model, {}).pop(key, None)
 
 
-def find(model: nn.Module, inputs: Inputs, batch: int, score: Callable[[Any], Tensor], key: Any) -> Layer:
+def find(
+    model: nn.Module,
+    inputs: Inputs,
+    read: Callable[[nn.Module, Tensor], Reading],
+    score: Callable[[Any], Tensor],
+    key: Any,
+) -> Layer:
     """The last spatial feature map that the score depends on, found by one forward and backward on ``inputs``.
 
-    A map qualifies with the batch's size, more than one position, made by anything but pooling or dropout, at a
-    module's last call, and with a gradient that is not identically zero. It is kept per model and ``key``. When every
-    gradient vanishes (a head still at zero, an empty batch) the last one that has a gradient at all is taken, and not
-    kept.
+    A map qualifies if ``read`` can read it, if it was made by anything but pooling, dropout, attention weights or a
+    lone projection of tokens, at a module's last call, and if its gradient at the positions (not at class tokens) is
+    not identically zero. It is kept per model and ``key``. When every gradient vanishes (a head still at zero, an empty
+    batch) the last one that the score depends on by its structure is taken, and not kept.
 
     Raises:
-        ValueError: the model has no such map, or is a transformer.
+        ValueError: the model has no such map.
         RuntimeError: the score is attached to nothing.
     """
-    layer, sure = _find(model, inputs, batch, score)
+    layer, sure = _find(model, inputs, read, score)
     if sure:
         _FOUND.setdefault(model, {})[key] = layer.name
     return layer
@@ -70,6 +79,7 @@ class _Candidate:
     name: str
     module: nn.Module
     maps: Tensor
+    reading: Reading
 
 
 @dataclass
@@ -77,10 +87,10 @@ class _Trace:
     """Forward hooks on all modules that note each new map, in the order made, under its outermost module's name."""
 
     names: dict[nn.Module, str]
-    batch: int
+    read: Callable[[nn.Module, Tensor], Reading]
     thread: int = field(default_factory=threading.get_ident)
     candidates: list[_Candidate] = field(default_factory=list)
-    token_maps: int = 0
+    unreadable: str = ""
     handed: dict[tuple[int, int], tuple[Tensor, _Candidate | None]] = field(default_factory=dict)
 
     def __call__(self, module: nn.Module, args: Any, output: Any) -> Any:
@@ -92,41 +102,47 @@ class _Trace:
         self.candidates = [each for each in self.candidates if each.module is not module]
         if (made := self.handed.get(_identity(maps))) is not None:
             candidate = made[1]
-            if candidate and candidate.name.startswith(f"{name}."):
+            # What a module returns beside the maps (a pooled vector, say) it may have made of them.
+            alone = len(members_of(output)) == 1
+            if candidate and alone and candidate.name.startswith(f"{name}."):
                 candidate.name, candidate.module = name, module
             return None
         found = maps if maps.requires_grad else maps.detach().requires_grad_()
-        self.token_maps += maps.dim() == 3
         candidate = None
-        if is_spatial(module, found, self.batch) and not _pools(module, found):
-            candidate = _Candidate(name, module, found)
-            self.candidates.append(candidate)
+        try:
+            reading = self.read(module, found)
+            if not _passes_on(module, found, reading):
+                candidate = _Candidate(name, module, found, reading)
+                self.candidates.append(candidate)
+        except Unreadable as reason:
+            if maps.dim() == 3:
+                self.unreadable = f"layer {name!r} returns shape {tuple(maps.shape)}, {reason}"
         # What is handed onward may be changed in place; the candidate keeps the tensor as it was made.
         onward = found.clone()
         self.handed[_identity(onward)] = onward, candidate
         return replace_tensor(output, maps, onward)
 
 
-def is_spatial(module: nn.Module, maps: Tensor, batch: int) -> bool:
-    """Whether what ``module`` returned is (``batch``,C,h,w) with more than one position.
-
-    A LayerNorm over the last axis says that channels come last.
-    """
-    channels_last = isinstance(module, nn.LayerNorm) and tuple(module.normalized_shape) == tuple(maps.shape[-1:])
-    return maps.dim() == 4 and len(maps) == batch and maps.shape[-2:].numel() > 1 and not channels_last
-
-
 def _identity(tensor: Tensor) -> tuple[int, int]:
     return id(tensor), tensor._version
 
 
-def _pools(module: nn.Module, maps: Tensor) -> bool:
-    made_by = maps.grad_fn.name() if maps.grad_fn else type(module).__name__
-    return "Pool" in made_by or "Drop" in made_by
+def _passes_on(module: nn.Module, maps: Tensor, reading: Reading) -> bool:
+    # Softmax makes attention weights, which look like maps of as many channels as there are heads. A lone projection
+    # of tokens (to queries, keys, values) has features that no one names; the norm before it is what they are made of.
+    made_by = maps.grad_fn.name() if maps.grad_fn else ""
+    passing = isinstance(module, nn.Identity) or any(word in type(module).__name__ for word in ("Drop", "Pool"))
+    projects = isinstance(module, nn.Linear) and reading.layout != "planes"
+    return passing or projects or any(word in made_by for word in ("Pool", "Softmax"))
 
 
-def _find(model: nn.Module, inputs: Inputs, batch: int, score: Callable[[Any], Tensor]) -> tuple[Layer, bool]:
-    trace = _Trace({module: name for name, module in reversed(eager_modules(model).items())}, batch)
+def _find(
+    model: nn.Module,
+    inputs: Inputs,
+    read: Callable[[nn.Module, Tensor], Reading],
+    score: Callable[[Any], Tensor],
+) -> tuple[Layer, bool]:
+    trace = _Trace({module: name for name, module in reversed(eager_modules(model).items())}, read)
     devices = {value.device for value in (*inputs.args, *inputs.kwargs.values()) if isinstance(value, torch.Tensor)}
     handles = []
     with (
@@ -143,35 +159,49 @@ def _find(model: nn.Module, inputs: Inputs, batch: int, score: Callable[[Any], T
         finally:
             for handle in handles:
                 handle.remove()
-        if trace.token_maps > len(trace.candidates):
-            raise ValueError(
-                f"{type(model).__name__} works on tokens (B,N,C), of which no layer is found automatically yet; "
-                "name a layer that returns spatial feature maps (B,C,h,w) with layer=..."
-            )
         scores = score(output)
         if not scores.requires_grad:
             raise RuntimeError(
                 f"the score does not depend on any layer of {type(model).__name__}: it was detached, or the model turns "
                 "gradients off; explain a score that is still attached to what the model returned"
             )
-        chosen, sure = _last_with_gradient(trace.candidates, scores)
+        candidates = trace.candidates
+        if any(each.reading.layout == "tokens" for each in candidates):
+            # Among tokens, four axes may be (B, heads, tokens, features).
+            candidates = [each for each in candidates if each.reading.fits]
+        chosen, sure = _last_with_gradient(candidates, scores)
         if chosen is None:
             raise ValueError(
-                f"{type(model).__name__} has no spatial feature map ({batch},C,h,w) with more than one position that "
-                "the score depends on; name a layer with layer=..., or explain a larger image"
+                f"{type(model).__name__} has no spatial feature map (B,C,h,w), nor tokens (B,N,C) of a grid, with more "
+                f"than one position that the score depends on{trace.unreadable and f' ({trace.unreadable})'}; name a "
+                "layer with layer=..., or explain a larger image"
             )
     return Layer(chosen.name, chosen.module), sure
 
 
 def _last_with_gradient(candidates: list[_Candidate], scores: Tensor) -> tuple[_Candidate | None, bool]:
-    """The last candidate whose gradient is not zero, and True; else the last that has one at all, and False."""
-    vanishing = None
+    """The last candidate whose gradient is not zero, and True; else the last that the scores depend on, and False."""
+    total = scores.sum()
+    if found := _last_reached(candidates, total, 1.0):
+        return found, True
+    # Zero times NaN is NaN: where zero weights stop every gradient, only what is not connected stays zero.
+    return _last_reached(candidates, total, torch.nan), False
+
+
+def _last_reached(candidates: list[_Candidate], total: Tensor, seed: float) -> _Candidate | None:
+    """The last candidate at whose positions something arrives when ``seed`` goes back from ``total``."""
+    seeds = torch.full_like(total, seed)
     for end in range(len(candidates), 0, -_AT_A_TIME):
         some = candidates[max(0, end - _AT_A_TIME) : end]
-        found = torch.autograd.grad(scores.sum(), [each.maps for each in some], retain_graph=True, allow_unused=True)
+        with torch.autograd.set_detect_anomaly(False):
+            found = torch.autograd.grad(
+                total, [each.maps for each in some], seeds, retain_graph=True, allow_unused=True
+            )
         for candidate, gradient in zip(reversed(some), reversed(found), strict=True):
-            if gradient is not None and gradient.any():
-                return candidate, True
-            if gradient is not None:
-                vanishing = vanishing or candidate
-    return vanishing, False
+            if gradient is None:
+                continue
+            arrived = candidate.reading(gradient)
+            empty_batch = not len(arrived) and math.isnan(seed)
+            if arrived.any() or empty_batch:
+                return candidate
+    return None

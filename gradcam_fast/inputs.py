@@ -57,11 +57,23 @@ def as_model(model: Any) -> nn.Module:
     return model
 
 
+def rank_of(model: nn.Module) -> int:
+    """How many sides the model's images have: one or three if all its convolutions say so, else two."""
+    convolutions = [type(module) for module in model.modules() if isinstance(module, tuple(_CONVOLUTIONS))]
+    ranks = {rank for kind, rank in _CONVOLUTIONS.items() if any(issubclass(each, kind) for each in convolutions)}
+    return ranks.pop() if len(ranks) == 1 else 2
+
+
+_CONVOLUTIONS = {nn.Conv1d: 1, nn.Conv2d: 2, nn.Conv3d: 3}
+_SHAPES = {1: ("(B,C,L)", "(C,L) for one series"), 2: ("(B,C,H,W)", "(C,H,W) for one image")}
+_SHAPES[3] = ("(B,C,D,H,W)", "(C,D,H,W) for one volume")
+
+
 def as_inputs(model: nn.Module, images: Any) -> tuple[Inputs, Tensor]:
-    """What to call the model with, and the images (B,C,H,W) among it.
+    """What to call the model with, and the images (B,C,H,W) among it: series (B,C,L) or volumes, if it takes those.
 
     Raises:
-        TypeError, ValueError: no floating tensor (B,C,H,W), or not on the model's device.
+        TypeError, ValueError: no floating tensor of such a shape, or not on the model's device.
     """
     if isinstance(images, Mapping):
         inputs = Inputs((), dict(images))
@@ -70,19 +82,22 @@ def as_inputs(model: nn.Module, images: Any) -> tuple[Inputs, Tensor]:
     else:
         if not isinstance(images, torch.Tensor):
             raise TypeError(f"images is a {type(images).__name__}; give a floating tensor (B,C,H,W)")
-        main = images.unsqueeze(0) if images.dim() == 3 else images
-        _check_images(model, main, images)
+        rank = rank_of(model)
+        main = images.unsqueeze(0) if images.dim() == rank + 1 else images
+        _check_images(model, main, images, rank)
         return Inputs((main,), {}), main
+    rank = rank_of(model)
     for value in (*inputs.args, *inputs.kwargs.values()):
-        if isinstance(value, torch.Tensor) and value.dim() == 4:
-            _check_images(model, value, value)
+        if isinstance(value, torch.Tensor) and value.dim() == rank + 2:
+            _check_images(model, value, value, rank)
             return inputs, value
-    raise ValueError("none of the model's inputs is a tensor (B,C,H,W); give the images among them")
+    raise ValueError(f"none of the model's inputs is a tensor {_SHAPES[rank][0]}; give the images among them")
 
 
-def _check_images(model: nn.Module, main: Tensor, given: Tensor) -> None:
-    if main.dim() != 4 or 0 in main.shape[1:]:
-        raise ValueError(f"images has shape {tuple(given.shape)}; expected (B,C,H,W), or (C,H,W) for one image")
+def _check_images(model: nn.Module, main: Tensor, given: Tensor, rank: int) -> None:
+    if main.dim() != rank + 2 or 0 in main.shape[1:]:
+        several, one = _SHAPES[rank]
+        raise ValueError(f"images has shape {tuple(given.shape)}; expected {several}, or {one}")
     if not main.dtype.is_floating_point:
         raise TypeError(
             f"images has dtype {main.dtype}; expected floating values prepared as the model expects them, for example "

@@ -23,7 +23,7 @@ __all__ = ["heatmaps", "warn_if_vanished"]
 def heatmaps(
     activations: Sequence[Tensor],
     gradients: Sequence[Tensor],
-    size: tuple[int, int],
+    size: tuple[int, ...],
     *,
     method: str,
     normalize: str,
@@ -31,12 +31,16 @@ def heatmaps(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The heatmaps (B[,K],H,W) of one layer, or the mean of those of several, normalised again.
 
+    Args:
+        activations: (B,C,h,w) of each layer; gradients: (B[,K],C,h,w) of each; in place of h, w and H, W there may be
+            one axis or three.
+
     Returns:
         heatmap; raw_min and raw_max (B[,K]), the extremes before (the last) normalisation; valid (B[,K]), whether all
         maps are finite and the result shows something.
     """
     each = [
-        ops.cam(a.detach(), g, size, method=method, normalize=normalize, relu=relu)
+        ops.cam(a, g, size, method=method, normalize=normalize, relu=relu)
         for a, g in zip(activations, gradients, strict=True)
     ]
     heatmap, low, high = each[0]
@@ -44,8 +48,11 @@ def heatmaps(
         heatmap = torch.stack([maps for maps, _, _ in each]).mean(0)
         # A layer whose map is broken has shown zeros; the mean must not look whole for it.
         broken = torch.stack([extreme for _, _, extreme in each]).isnan().any(0)
-        low, high = (torch.where(broken, torch.nan, extreme((-2, -1))) for extreme in (heatmap.amin, heatmap.amax))
-        heatmap = torch.where(broken[..., None, None], 0, normalise(heatmap, low, high, normalize))
+        pixels = tuple(range(-len(size), 0))
+        low, high = (torch.where(broken, torch.nan, extreme(pixels)) for extreme in (heatmap.amin, heatmap.amax))
+        heatmap = normalise(heatmap, low, high, normalize).masked_fill(
+            broken.reshape(*broken.shape, *[1] * len(size)), 0
+        )
     valid = high > low
     if normalize == "max":
         valid &= high > 0

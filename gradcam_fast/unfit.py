@@ -33,10 +33,7 @@ class Independent(Unfit, RuntimeError):
 
 
 class NotSpatial(Unfit, ValueError):
-    """The layer's output is no map of the images: not (B,C,h,w), of one position only, or of another batch."""
+    """The layer's output cannot be read as maps of the images: of another shape or batch, or in more ways than one."""
 
-    def __init__(self, name: str, shape: Sequence[int], batch: int) -> None:
-        super().__init__(
-            f"layer {name!r} returns shape {tuple(shape)} for a batch of {batch}, not spatial feature maps "
-            f"({batch},C,h,w) with more than one position; {WAY_OUT}"
-        )
+    def __init__(self, name: str, shape: Sequence[int], batch: int, reason: object) -> None:
+        super().__init__(f"layer {name!r} returns shape {tuple(shape)} for a batch of {batch}, {reason}; {WAY_OUT}")

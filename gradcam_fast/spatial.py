@@ -1,0 +1,170 @@
+"""Reading what a layer returned as feature maps (B,C,h,w): planes, channels last, or tokens. A reading copies nothing.
+
+Knows nothing of models beyond the module that made the maps, and nothing of gradients or formulas.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from .contract import is_integer
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    Tokens = str | tuple[int, ...] | Callable[[Tensor], Tensor]
+    Grid = tuple[int, ...]
+
+__all__ = ["Frame", "Reading", "Unreadable", "check_tokens", "read"]
+
+# Class and register tokens before the patches, as vision transformers have them: none, a class token, that of DeiT's
+# distillation too, four or eight registers, each with a class token or without.
+PREFIXES = (0, 1, 2, 4, 5, 8, 9)
+
+
+class Unreadable(ValueError):
+    """No feature maps of the images; the message says what came and what was expected, and the caller says where."""
+
+
+@dataclass(frozen=True)
+class Frame:
+    """The images that the maps should be of: how many, and their sides (H,W); one side for series, three for volumes."""
+
+    batch: int
+    size: Grid
+
+    @property
+    def axes(self) -> str:
+        """The letters of the maps' axes."""
+        return {1: "l", 2: "h,w", 3: "d,h,w"}[len(self.size)]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Turns what the layer returned, (B,...), or its gradients for K targets, (B,K,...), into (B[,K],C,h,w)."""
+
+    view: Callable[[Tensor], Tensor]
+    layout: str
+    # Whether the grid has the proportions of the images.
+    fits: bool = True
+
+    def __call__(self, maps: Tensor) -> Tensor:
+        return self.view(maps)
+
+
+def check_tokens(tokens: Any) -> Tokens:
+    """Refuse a choice of ``tokens`` that cannot be one."""
+    if callable(tokens) or (isinstance(tokens, str) and tokens == "auto"):
+        return tokens
+    if isinstance(tokens, (tuple, list)) and 1 <= len(tokens) <= 3 and all(map(is_integer, tokens)) and min(tokens) > 0:
+        return tuple(tokens)
+    raise ValueError(
+        f"tokens={tokens!r} is no grid; give 'auto', the grid (h,w) of the tokens, or a callable that turns what the "
+        "layer returns into (B,C,h,w)"
+    )
+
+
+def read(module: nn.Module, maps: Tensor, frame: Frame, tokens: Tokens = "auto") -> Reading:
+    """How ``maps``, which ``module`` returned, lie.
+
+    Raises:
+        Unreadable: they are no maps of the images, or may be read in more than one way.
+    """
+    rank, batch = len(frame.size), frame.batch
+    if maps.dim() < 2 or len(maps) != batch:
+        raise _not_maps(frame)
+    if callable(tokens):
+        return _called(tokens, maps, frame)
+    if maps.dim() == rank + 2:
+        last = _channels_last(module, maps, frame, tokens)
+        grid = tuple(maps.shape[1:-1] if last else maps.shape[2:])
+        if rank > 1 or not last:
+            if math.prod(grid) < 2:
+                raise _not_maps(frame)
+            if tokens not in ("auto", grid):
+                raise Unreadable(f"which does not have the grid tokens={tokens}")
+            if not last:
+                return Reading(lambda maps: maps, "planes", fits(grid, frame.size))
+            return Reading(lambda maps: maps.movedim(-1, -1 - rank), "channels last")
+    if maps.dim() != 3:
+        raise _not_maps(frame)
+    count = maps.shape[1]
+    grid = tokens if isinstance(tokens, tuple) else grid_of(count, frame.size)
+    prefix = count - math.prod(grid)
+    if prefix < 0 or len(grid) != rank:
+        raise Unreadable(f"whose {count} tokens do not hold the grid tokens={grid} of {rank}-D images")
+    return Reading(lambda maps: maps[..., prefix:, :].transpose(-1, -2).unflatten(-1, grid), "tokens")
+
+
+def _not_maps(frame: Frame) -> Unreadable:
+    return Unreadable(
+        f"not spatial feature maps ({frame.batch},C,{frame.axes}) with more than one position, nor tokens "
+        f"({frame.batch},N,C)"
+    )
+
+
+def _called(tokens: Callable[[Tensor], Tensor], maps: Tensor, frame: Frame) -> Reading:
+    made = tokens(maps.detach())
+    if not isinstance(made, torch.Tensor) or made.dim() != len(frame.size) + 2 or len(made) != frame.batch:
+        what = f"shape {tuple(made.shape)}" if isinstance(made, torch.Tensor) else f"a {type(made).__name__}"
+        raise Unreadable(f"of which tokens= made {what}, not ({frame.batch},C,{frame.axes})")
+
+    def view(given: Tensor) -> Tensor:
+        if given.dim() == maps.dim():
+            return tokens(given)
+        return tokens(given.flatten(0, 1)).unflatten(0, given.shape[:2])
+
+    return Reading(view, "as tokens= says")
+
+
+def _channels_last(module: nn.Module, maps: Tensor, frame: Frame, tokens: Tokens) -> bool:
+    """Whether channels are the last axis: the module's norm says so, or else the grid that the images' sides allow."""
+    if isinstance(tokens, tuple):
+        return tuple(maps.shape[2:]) != tokens and tuple(maps.shape[1:-1]) == tokens
+    if tuple(getattr(module, "normalized_shape", ())) == tuple(maps.shape[-1:]):
+        return True
+    return not fits(tuple(maps.shape[2:]), frame.size) and fits(tuple(maps.shape[1:-1]), frame.size)
+
+
+def fits(grid: Grid, size: Grid) -> bool:
+    """Whether one stride, give or take a sample per side for borders, makes ``grid`` of images of this size."""
+    least = max(side / (count + 1) for side, count in zip(size, grid, strict=True))
+    most = min(side / (count - 1) if count > 1 else math.inf for side, count in zip(size, grid, strict=True))
+    return least < most
+
+
+@lru_cache(maxsize=256)
+def grid_of(count: int, size: Grid) -> Grid:
+    """The grid of ``count`` tokens of images of this size, class and register tokens in front of it set aside.
+
+    One patch side tiles the images: exactly, or with a remainder cut off or padded. Exact tilings are considered first,
+    whatever tokens are in front of them.
+
+    Raises:
+        Unreadable: no such grid, or several.
+    """
+    found: dict[bool, set[tuple[Grid, int]]] = {True: set(), False: set()}
+    for patch in range(1, max(size) + 1):
+        exact = all(side % patch == 0 for side in size)
+        for grid in {tuple(side // patch for side in size), tuple(-(-side // patch) for side in size)}:
+            prefix = count - math.prod(grid)
+            if math.prod(grid) > 1 and prefix in PREFIXES:
+                found[exact].add((grid, prefix))
+    sides = "x".join(map(str, size))
+    for fitting in (found[True], found[False]):
+        if len(fitting) == 1:
+            return next(iter(fitting))[0]
+        if fitting:
+            ways = " or ".join(f"{'x'.join(map(str, grid))} after {prefix}" for grid, prefix in sorted(fitting))
+            raise Unreadable(f"whose {count} tokens on {sides} images may be {ways}; say which with tokens=(h,w)")
+    raise Unreadable(
+        f"whose {count} tokens fit no grid of patches on {sides} images after {PREFIXES[0]} to {PREFIXES[-1]} others; "
+        "give tokens=(h,w), or a callable"
+    )
