@@ -19,6 +19,9 @@ def full_graph(model, layer, images, score, *others):
     kept = []
 
     def keep(_, __, output):
+        if not isinstance(output, torch.Tensor):  # a transformer's dataclass, whose first member are the maps
+            kept[:] = output[:1]
+            return None
         kept[:] = [output]
         return output.clone()  # so that an in-place operation behind the layer does not overwrite what was kept
 
@@ -26,7 +29,7 @@ def full_graph(model, layer, images, score, *others):
     with torch.inference_mode(False), torch.enable_grad():
         output = twin(images.clone().requires_grad_(), *others)
         (gradients,) = torch.autograd.grad(score(output).sum(), kept[0])
-    return kept[0].detach(), gradients, output.detach()
+    return kept[0].detach(), gradients, output.detach() if isinstance(output, torch.Tensor) else output
 
 
 def highest(output):

@@ -11,5 +11,5 @@ SAME_INPUTS = {torch.float64: 1e-6, torch.float32: 1e-5, torch.float16: 1e-5, to
 # Against the map of the float32 inputs from which float16 or bfloat16 ones were rounded.
 ROUNDED_INPUTS = {torch.float16: 2e-2, torch.bfloat16: 2e-2}
 
-# Against a recipe of examples/ written out naively: two float32 paths, hence twice the error of one.
+# Against a recipe of examples/, or a whole network, written out naively: two float32 paths, twice the error of one.
 SEED = 2e-5
