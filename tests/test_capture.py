@@ -80,6 +80,13 @@ def test_maps_of_several_layers_are_averaged(names, images):
     assert_averaged(ConvNet(), names, images)
 
 
+def test_the_order_of_the_layers_changes_no_bit(images):
+    model, names = ConvNet(), ["features.0", "features.1", "features.2", "features.3"]
+    forwards, backwards = (gradcam_fast.explain(model, images, layer=order) for order in (names, names[::-1]))
+    assert torch.equal(forwards.heatmap, backwards.heatmap)
+    assert backwards.layer == tuple(names[::-1])
+
+
 @pytest.mark.parametrize("times", [1, 3])
 def test_layers_that_run_in_turn_are_averaged_too(times, images):
     model = Repeating(times)
