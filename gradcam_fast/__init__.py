@@ -3,7 +3,7 @@
 ``explain(model, images)`` returns the prediction and, per image and class, a Grad-CAM heatmap at full resolution.
 """
 
-from . import reference
+from . import reference, targets
 from .backend import backend
 from .explainer import Explainer, explain
 from .explanation import Explanation
@@ -12,4 +12,4 @@ from .overlay import overlay
 
 __version__ = "0.1.0"
 
-__all__ = ["Explainer", "Explanation", "backend", "cam", "explain", "overlay", "reference"]
+__all__ = ["Explainer", "Explanation", "backend", "cam", "explain", "overlay", "reference", "targets"]

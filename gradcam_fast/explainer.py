@@ -5,6 +5,7 @@ Puts together layers, capture, outputs, gradients and maps; holds no state but t
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -17,9 +18,9 @@ from .contract import METHODS, NORMALIZATIONS, check_choice, check_size
 from .explanation import Explanation
 from .gradients import differentiate
 from .inputs import as_inputs, as_model, rank_of
-from .maps import heatmaps, warn_if_vanished
+from .maps import heatmaps, vanished
 from .spatial import Frame, check_tokens
-from .unfit import NotSpatial, Unfit
+from .unfit import NotSpatial, Unfit, Vanished
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -103,12 +104,12 @@ class Explainer:
         known = finding.recall(self.model, key)
         if known is not None:
             try:
-                return self._explain(question, (known,))
+                return self._explain(question, (known,), recalled=True)
             except Unfit:  # what the score depends on is not what it was when the layer was found
                 finding.forget(self.model, key)
         return self._explain(question, (self._find(question, key),))
 
-    def _explain(self, question: _Question, named: Sequence[Layer]) -> Explanation:
+    def _explain(self, question: _Question, named: Sequence[Layer], *, recalled: bool = False) -> Explanation:
         names = tuple(layer.name for layer in named)
         # A sum of floats depends on its order, so it is not the caller's.
         chosen = sorted(named, key=lambda layer: layer.name)
@@ -128,7 +129,11 @@ class Explainer:
                 normalize=self.normalize,
                 relu=self.relu,
             )
-            warn_if_vanished(valid, gradients, names)
+            if vanished(valid, gradients):
+                reason = Vanished(names)
+                if recalled:
+                    raise reason
+                warnings.warn(str(reason), stacklevel=3)
             return Explanation(
                 heatmap=heatmap,
                 logits=outputs.detached(logits),

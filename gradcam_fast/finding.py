@@ -165,7 +165,10 @@ def _find(
                 f"the score does not depend on any layer of {type(model).__name__}: it was detached, or the model turns "
                 "gradients off; explain a score that is still attached to what the model returned"
             )
-        candidates = trace.candidates
+        # What only remains to be resized into a dense output is the answer, not what it was read from: at the class maps
+        # of a segmentation every mask has the same map.
+        dense = {each.shape[1] for each in members_of(output) if each.dim() > 3 and each[0, 0].numel() > 1}
+        candidates = [each for each in trace.candidates if each.maps.shape[1] not in dense] or trace.candidates
         if any(each.reading.layout == "tokens" for each in candidates):
             # Among tokens, four axes may be (B, heads, tokens, features).
             candidates = [each for each in candidates if each.reading.fits]

@@ -5,7 +5,6 @@ Knows nothing of models, scores or how gradients are had.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -17,7 +16,7 @@ from .reference import normalise
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["heatmaps", "warn_if_vanished"]
+__all__ = ["heatmaps", "vanished"]
 
 
 def heatmaps(
@@ -59,12 +58,6 @@ def heatmaps(
     return heatmap.float(), low.float(), high.float(), valid
 
 
-def warn_if_vanished(valid: Tensor, gradients: Sequence[Tensor], names: Sequence[str]) -> None:
-    """Warn, on the CPU, when no map shows anything because every gradient is zero. Elsewhere the host would wait."""
-    if valid.device.type != "cpu" or not len(valid) or valid.any() or any(maps.any() for maps in gradients):
-        return
-    warnings.warn(
-        f"the gradient of the score at layer {', '.join(map(repr, names))} is zero everywhere, so the heatmaps are "
-        "empty; choose another layer or target (a saturated sigmoid or a head of zeros has no gradient)",
-        stacklevel=4,
-    )
+def vanished(valid: Tensor, gradients: Sequence[Tensor]) -> bool:
+    """Whether no map shows anything because every gradient is zero. False off the CPU, where the host would wait."""
+    return valid.device.type == "cpu" and len(valid) > 0 and not (valid.any() or any(maps.any() for maps in gradients))

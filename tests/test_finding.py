@@ -157,3 +157,32 @@ def test_a_layer_of_one_position_is_refused_by_name():
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     with pytest.raises(ValueError, match=r"layer '2' returns shape \(2, 4, 1, 1\).*more than one position"):
         explain(model, torch.randn(2, 3, 9, 9), layer="2")
+
+
+def test_the_class_maps_of_a_segmentation_are_its_answer_and_not_what_it_was_read_from():
+    model = torchvision.models.segmentation.fcn_resnet50(weights=None, weights_backbone=None, num_classes=5).eval()
+    images = torch.randn(1, 3, 64, 64)
+
+    def of_columns(some):
+        return explain(model, images, target=lambda out: out["out"][:, 2, :, some].mean((-2, -1)), relu=False)
+
+    left, right = of_columns(slice(0, 16)), of_columns(slice(48, 64))
+    assert left.layer == right.layer == "classifier.2"
+    assert (left.heatmap - right.heatmap).abs().max() > 0.1
+
+
+def test_a_layer_found_for_another_score_is_looked_for_again_when_its_gradient_vanishes():
+    class Levels(nn.Module):
+        """Two maps, each with a score of its own, of which a callable picks the higher or the lower."""
+
+        def __init__(self):
+            super().__init__()
+            self.fine, self.coarse = nn.Conv2d(3, 4, 3), nn.Conv2d(3, 4, 3, 2)
+
+        def forward(self, images):
+            return torch.stack([self.fine(images).mean((1, 2, 3)), self.coarse(images).mean((1, 2, 3))], 1)
+
+    model, images = Levels(), torch.randn(2, 3, 12, 12)
+    for column, name in ((1, "coarse"), (0, "fine"), (1, "coarse")):
+        found = explain(model, images, target=column, relu=False)
+        assert found.layer == name and found.valid.all()
