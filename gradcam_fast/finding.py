@@ -5,7 +5,6 @@ Knows nothing of formulas or kernels.
 
 from __future__ import annotations
 
-import math
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -165,14 +164,12 @@ def _find(
                 f"the score does not depend on any layer of {type(model).__name__}: it was detached, or the model turns "
                 "gradients off; explain a score that is still attached to what the model returned"
             )
-        # What only remains to be resized into a dense output is the answer, not what it was read from: at the class maps
-        # of a segmentation every mask has the same map.
-        dense = {each.shape[1] for each in members_of(output) if each.dim() > 3 and each[0, 0].numel() > 1}
-        candidates = [each for each in trace.candidates if each.maps.shape[1] not in dense] or trace.candidates
+        candidates = trace.candidates
         if any(each.reading.layout == "tokens" for each in candidates):
             # Among tokens, four axes may be (B, heads, tokens, features).
             candidates = [each for each in candidates if each.reading.fits]
-        chosen, sure = _last_with_gradient(candidates, scores)
+        dense = any(each.dim() > 3 and each[0, 0].numel() > 1 for each in members_of(output))
+        chosen, sure = _last_with_gradient(candidates, scores, dense)
         if chosen is None:
             raise ValueError(
                 f"{type(model).__name__} has no spatial feature map (B,C,h,w), nor tokens (B,N,C) of a grid, with more "
@@ -182,17 +179,25 @@ def _find(
     return Layer(chosen.name, chosen.module), sure
 
 
-def _last_with_gradient(candidates: list[_Candidate], scores: Tensor) -> tuple[_Candidate | None, bool]:
-    """The last candidate whose gradient is not zero, and True; else the last that the scores depend on, and False."""
+def _last_with_gradient(candidates: list[_Candidate], scores: Tensor, dense: bool) -> tuple[_Candidate | None, bool]:
+    """The last candidate whose gradient is not zero, and True; else the last that the scores depend on, and False.
+
+    Of a dense output (segmentation), scores are taken somewhere. Where the gradient has one direction at all positions
+    (at the class maps, and before a last convolution of 1x1), pooling it forgets where, so these do not count.
+    """
     total = scores.sum()
-    if found := _last_reached(candidates, total, 1.0):
+    if found := _last_reached(candidates, total, 1.0, _varies if dense else torch.any):
         return found, True
-    # Zero times NaN is NaN: where zero weights stop every gradient, only what is not connected stays zero.
-    return _last_reached(candidates, total, torch.nan), False
+    # Zero times NaN is NaN: where zero weights stop every gradient, only what is not connected stays zero. In an empty
+    # batch there is nothing to be seen at all.
+    found = _last_reached(candidates, total, torch.nan, lambda arrived: not len(arrived) or bool(arrived.any()))
+    return found, False
 
 
-def _last_reached(candidates: list[_Candidate], total: Tensor, seed: float) -> _Candidate | None:
-    """The last candidate at whose positions something arrives when ``seed`` goes back from ``total``."""
+def _last_reached(
+    candidates: list[_Candidate], total: Tensor, seed: float, counts: Callable[[Tensor], Any]
+) -> _Candidate | None:
+    """The last candidate at whose positions something that ``counts`` arrives when ``seed`` goes back from ``total``."""
     seeds = torch.full_like(total, seed)
     for end in range(len(candidates), 0, -_AT_A_TIME):
         some = candidates[max(0, end - _AT_A_TIME) : end]
@@ -201,10 +206,16 @@ def _last_reached(candidates: list[_Candidate], total: Tensor, seed: float) -> _
                 total, [each.maps for each in some], seeds, retain_graph=True, allow_unused=True
             )
         for candidate, gradient in zip(reversed(some), reversed(found), strict=True):
-            if gradient is None:
-                continue
-            arrived = candidate.reading(gradient)
-            empty_batch = not len(arrived) and math.isnan(seed)
-            if arrived.any() or empty_batch:
+            if gradient is not None and counts(candidate.reading(gradient)):
                 return candidate
     return None
+
+
+def _varies(gradient: Tensor) -> bool:
+    """Whether some image's gradient (B,C,h,w) has more than one direction among the channels."""
+    vectors = gradient.float().flatten(2)
+    lengths = vectors.norm(dim=1)
+    longest = vectors.gather(2, lengths.argmax(1)[:, None, None].expand(-1, vectors.shape[1], 1))
+    longest = longest / longest.norm(dim=1, keepdim=True).clamp(min=1e-30)
+    across = vectors - longest * (vectors * longest).sum(1, keepdim=True)
+    return bool((across.norm(dim=1) > 1e-3 * lengths.amax(1, keepdim=True)).any())

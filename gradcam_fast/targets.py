@@ -30,7 +30,7 @@ def segmentation(category: Indices, mask: Any = None) -> Target:
     Seg-Grad-CAM (Vinogradova et al., AAAI 2020) with the mean for the sum: the same heatmap, and a score in units of a
     logit. The mask may have another resolution than the logits: each position counts by the share of the pixels it
     covers that are in the mask, so that thin objects are not lost. Of an empty mask the score is 0, the map not valid.
-    At the logits themselves every mask has the same map; a layer before them is found.
+    Right before the logits every mask has the same map; the layer found is one where it makes a difference.
 
     Args:
         category: a class, or K of them for (B,K) scores; 0 where there is one channel, such as depth.
