@@ -13,3 +13,6 @@ ROUNDED_INPUTS = {torch.float16: 2e-2, torch.bfloat16: 2e-2}
 
 # Against a recipe of examples/, or a whole network, written out naively: two float32 paths, twice the error of one.
 SEED = 2e-5
+
+# Against another library's map of the same network: two float32 paths, each with its own order of sums.
+PEER = 3e-5
