@@ -142,25 +142,28 @@ def replace_tensor(output: Any, old: Tensor, new: Tensor) -> Any:
 def preserved(model: nn.Module) -> Iterator[None]:
     """Lend the modules in training mode copies of their buffers: an explanation is not a training step.
 
-    What another thread's training step writes to these buffers meanwhile is lost with the copies. Must last until the gradients are taken, because batch-norm's backward reads the buffers of its forward.
+    What another thread's training step writes to these buffers meanwhile is lost with the copies. Must last until the
+    gradients are taken, because batch-norm's backward reads the buffers of its forward.
     """
     training = [module for module in _modules(model) if module.training and module._buffers]
     if not training:
         yield
         return
     with _LENDING:
-        own = [dict(module._buffers) for module in training]
+        own = [dict(module._buffers.items()) for module in training]
         with torch.inference_mode(False), torch.no_grad():
             copies = {id(each): each.clone() for buffers in own for each in buffers.values() if each is not None}
         try:
             for module, buffers in zip(training, own, strict=True):
-                module._buffers.update({name: copies.get(id(buffer)) for name, buffer in buffers.items()})
+                for name, buffer in buffers.items():
+                    setattr(module, name, copies.get(id(buffer)))
             yield
         finally:
             for module, buffers in zip(training, own, strict=True):
-                module._buffers.update(buffers)
-                for name in module._buffers.keys() - buffers.keys():
+                for name in set(module._buffers.keys()) - buffers.keys():
                     del module._buffers[name]
+                for name, buffer in buffers.items():
+                    setattr(module, name, buffer)
 
 
 def _modules(model: nn.Module) -> Iterator[nn.Module]:

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from . import capture, finding, layers, outputs, spatial
+from .compiled import eagerly
 from .contract import METHODS, NORMALIZATIONS, check_choice, check_size
 from .explanation import Explanation
 from .gradients import differentiate
@@ -88,13 +89,14 @@ class Explainer:
         self.method = method
         self.normalize = normalize
         self.relu = relu
-        self.size = size if size is None else check_size(size, rank_of(self.model))
+        self.rank = rank_of(self.model)
+        self.size = size if size is None else check_size(size, self.rank)
         self.output = output
         self.layers = layers.named(self.model, layer)
 
     def __call__(self, images: Any, target: Any = None, topk: int | None = None) -> Explanation:
         """Explain a batch; see :func:`gradcam_fast.explain` for the arguments."""
-        inputs, main = as_inputs(self.model, images)
+        inputs, main = as_inputs(self.model, self.rank, images)
         frame = Frame(main.shape[0], tuple(main.shape[2:]))
         target = outputs.check_target(target, topk, frame.batch)
         question = _Question(inputs, frame, target, topk)
@@ -113,7 +115,8 @@ class Explainer:
         names = tuple(layer.name for layer in named)
         # A sum of floats depends on its order, so it is not the caller's.
         chosen = sorted(named, key=lambda layer: layer.name)
-        with capture.preserved(self.model):
+        # A checkpointed part runs again in the backward, and has to run there as it ran in the forward.
+        with capture.preserved(self.model), eagerly():
             returned, activations = capture.forward(self.model, question.inputs, chosen)
             readings = [
                 self._read(layer, maps, question.frame) for layer, maps in zip(chosen, activations, strict=True)

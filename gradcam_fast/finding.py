@@ -161,8 +161,8 @@ def _find(
         scores = score(output)
         if not scores.requires_grad:
             raise RuntimeError(
-                f"the score does not depend on any layer of {type(model).__name__}: it was detached, or the model turns "
-                "gradients off; explain a score that is still attached to what the model returned"
+                f"the score does not depend on any layer of {type(model).__name__}: it was detached, or the model "
+                "turns gradients off; explain a score that is still attached to what the model returned"
             )
         candidates = trace.candidates
         if any(each.reading.layout == "tokens" for each in candidates):
@@ -197,7 +197,7 @@ def _last_with_gradient(candidates: list[_Candidate], scores: Tensor, dense: boo
 def _last_reached(
     candidates: list[_Candidate], total: Tensor, seed: float, counts: Callable[[Tensor], Any]
 ) -> _Candidate | None:
-    """The last candidate at whose positions something that ``counts`` arrives when ``seed`` goes back from ``total``."""
+    """The last candidate at whose positions something that ``counts`` arrives when ``seed`` goes back."""
     seeds = torch.full_like(total, seed)
     for end in range(len(candidates), 0, -_AT_A_TIME):
         some = candidates[max(0, end - _AT_A_TIME) : end]

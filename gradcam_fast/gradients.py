@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from .unfit import Independent
+from .unfit import Independent, Reentrant
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,25 +34,32 @@ def differentiate(scores: Tensor, activations: Sequence[Tensor], layers: Sequenc
     device = scores.device.type
     with torch.inference_mode(False), torch.autocast(device, enabled=False):
         if scores.dim() == 1:
-            return _checked(_grad(scores, activations, torch.ones_like(scores)), layers)
+            return _checked(_grad(scores, activations, torch.ones_like(scores), layers), layers)
         batch, targets = scores.shape
         one_hot = torch.eye(targets, dtype=scores.dtype, device=scores.device)
         one_hot = one_hot.unsqueeze(1).expand(targets, batch, targets)
         try:
-            found = _grad(scores, activations, one_hot, batched=True)
+            found = _grad(scores, activations, one_hot, layers, batched=True)
+        except Reentrant:
+            raise
         except RuntimeError:
-            single = [_checked(_grad(scores, activations, each), layers) for each in one_hot]
+            single = [_checked(_grad(scores, activations, each, layers), layers) for each in one_hot]
             return [torch.stack(maps, 1) for maps in zip(*single, strict=True)]
         return [maps.transpose(0, 1) for maps in _checked(found, layers)]
 
 
 def _grad(
-    scores: Tensor, activations: Sequence[Tensor], weights: Tensor, *, batched: bool = False
+    scores: Tensor, activations: Sequence[Tensor], weights: Tensor, layers: Sequence[Layer], *, batched: bool = False
 ) -> Sequence[Tensor | None]:
     several = batched or scores.dim() == 2
-    return torch.autograd.grad(
-        scores, activations, weights, retain_graph=several, allow_unused=True, is_grads_batched=batched
-    )
+    try:
+        return torch.autograd.grad(
+            scores, activations, weights, retain_graph=several, allow_unused=True, is_grads_batched=batched
+        )
+    except RuntimeError as error:
+        if "use_reentrant" in str(error):
+            raise Reentrant(layers[0].name) from None
+        raise
 
 
 def _checked(found: Sequence[Tensor | None], layers: Sequence[Layer]) -> list[Tensor]:

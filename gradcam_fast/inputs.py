@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from .compiled import eager_module
+from .refused_models import refuse
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,21 +41,26 @@ class Inputs:
 
 
 def as_model(model: Any) -> nn.Module:
-    """The module that hooks can be put on: the eager one inside a compiled model.
+    """The module to run and to put hooks on: the one inside what ``torch.compile`` and DistributedDataParallel wrap.
+
+    A wrapper with hooks of its own is kept, because they belong to the prediction.
 
     Raises:
-        TypeError: not an ``nn.Module``, or one whose hooks would not be seen.
+        TypeError: not an ``nn.Module``, or one that cannot be explained.
     """
-    model = eager_module(model)
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model is a {type(model).__name__}; give a torch.nn.Module")
-    if isinstance(model, torch.jit.ScriptModule):
-        raise TypeError(
-            f"model is a {type(model).__name__}, whose modules take no hooks; give the nn.Module it was made from"
-        )
-    if isinstance(model, nn.DataParallel):
-        raise TypeError("model is a DataParallel, which copies the model per device; give its .module")
+    while (inside := _inside(model)) is not model and not _hooked(model):
+        model = inside
+    refuse(model)
     return model
+
+
+def _inside(model: Any) -> Any:
+    # Run through this wrapper, a forward without a backward would break the next training step.
+    return model.module if isinstance(model, nn.parallel.DistributedDataParallel) else eager_module(model)
+
+
+def _hooked(model: nn.Module) -> bool:
+    return any((model._forward_hooks, model._forward_pre_hooks, model._backward_hooks, model._backward_pre_hooks))
 
 
 def rank_of(model: nn.Module) -> int:
@@ -69,8 +75,8 @@ _SHAPES = {1: ("(B,C,L)", "(C,L) for one series"), 2: ("(B,C,H,W)", "(C,H,W) for
 _SHAPES[3] = ("(B,C,D,H,W)", "(C,D,H,W) for one volume")
 
 
-def as_inputs(model: nn.Module, images: Any) -> tuple[Inputs, Tensor]:
-    """What to call the model with, and the images (B,C,H,W) among it: series (B,C,L) or volumes, if it takes those.
+def as_inputs(model: nn.Module, rank: int, images: Any) -> tuple[Inputs, Tensor]:
+    """What to call the model with, and the images (B,C,H,W) among it: ``rank`` sides, of series one, of volumes three.
 
     Raises:
         TypeError, ValueError: no floating tensor of such a shape, or not on the model's device.
@@ -82,11 +88,9 @@ def as_inputs(model: nn.Module, images: Any) -> tuple[Inputs, Tensor]:
     else:
         if not isinstance(images, torch.Tensor):
             raise TypeError(f"images is a {type(images).__name__}; give a floating tensor (B,C,H,W)")
-        rank = rank_of(model)
         main = images.unsqueeze(0) if images.dim() == rank + 1 else images
         _check_images(model, main, images, rank)
         return Inputs((main,), {}), main
-    rank = rank_of(model)
     for value in (*inputs.args, *inputs.kwargs.values()):
         if isinstance(value, torch.Tensor) and value.dim() == rank + 2:
             _check_images(model, value, value, rank)

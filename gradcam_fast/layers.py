@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import nn
 
 from .compiled import eager_module, eager_name
@@ -67,6 +68,9 @@ def _named(model: nn.Module, choice: Any) -> Layer:
 
 
 def eager_modules(model: nn.Module) -> dict[str, nn.Module]:
-    """Every module inside the model under each of its names, as if nothing were compiled."""
-    named_modules = model.named_modules(remove_duplicate=False)
-    return {eager_name(name): eager_module(module) for name, module in named_modules if eager_name(name)}
+    """Every module inside the model that takes hooks, under each of its names, as if nothing were compiled."""
+    return {
+        eager_name(name): eager_module(module)
+        for name, module in model.named_modules(remove_duplicate=False)
+        if eager_name(name) and not isinstance(module, torch.jit.ScriptModule)
+    }

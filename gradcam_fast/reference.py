@@ -173,8 +173,9 @@ def upsample(maps: Tensor, dim: int, out: int) -> Tensor:
     """Resize one axis, counted from the last (-1), linearly with half-pixel centres, without antialiasing.
 
     The same map as ``F.interpolate(mode="bilinear", align_corners=False)`` and OpenCV's ``INTER_LINEAR`` when applied
-    to both axes (and as ``"linear"`` and ``"trilinear"`` to one and three), but written as a + t (b - a), with t from integers: equal neighbours give exactly their value, so a
-    flat map stays flat, and t is right to the last bit at every size.
+    to both axes (and as ``"linear"`` and ``"trilinear"`` to one and three), but written as a + t (b - a), with t from
+    integers: equal neighbours give exactly their value, so a flat map stays flat, and t is right to the last bit at
+    every size.
 
     Example:
         >>> import torch

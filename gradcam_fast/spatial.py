@@ -35,7 +35,7 @@ class Unreadable(ValueError):
 
 @dataclass(frozen=True)
 class Frame:
-    """The images that the maps should be of: how many, and their sides (H,W); one side for series, three for volumes."""
+    """The images that the maps should be of: how many, and their sides (H,W), or one side or three."""
 
     batch: int
     size: Grid

@@ -28,7 +28,17 @@ class Independent(Unfit, RuntimeError):
     def __init__(self, name: str) -> None:
         super().__init__(
             f"the score does not depend on layer {name!r} (its output is not used, or the model turns gradients off "
-            f"behind it); {WAY_OUT}"
+            f"there or behind it, as torch.utils.checkpoint does with use_reentrant=True); {WAY_OUT}"
+        )
+
+
+class Reentrant(Unfit, RuntimeError):
+    """Between the layer and the score there is a checkpoint that allows no gradient of a part."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"behind layer {name!r} the model runs torch.utils.checkpoint with use_reentrant=True, which cannot be "
+            f"differentiated in part; use use_reentrant=False, turn checkpointing off, or choose a layer behind it"
         )
 
 

@@ -1,4 +1,4 @@
-"""The numeric contract of the op, held by the fused kernel and by the reference alike, against values worked out by hand.
+"""The numeric contract of the op, held by the fused kernel and by the reference alike, against values found by hand.
 
 Knows nothing of models. What only the fused kernel promises is in test_op.py.
 """

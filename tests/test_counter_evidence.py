@@ -13,7 +13,7 @@ from gradcam_fast.contract import METHODS
 
 
 def network(sign):
-    """Five channels, positive everywhere; class 0 counts all of them with `sign`, class 1 the first for, the rest against."""
+    """Five positive channels; class 0 counts all of them with `sign`, class 1 the first for and the rest against."""
     model = nn.Sequential(
         nn.Conv2d(3, 5, 3), nn.Softplus(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(5, 2, bias=False)
     )

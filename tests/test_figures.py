@@ -1,4 +1,4 @@
-"""The figure of three panels: every pixel where it belongs, all text inside and clear of the panels, no global state."""
+"""The figure of three panels: each pixel where it belongs, text inside and clear of the panels, no global state."""
 
 import subprocess
 import sys

@@ -262,7 +262,8 @@ def test_every_instruction_set_gives_the_same_bits(tmp_path):
         child = subprocess.run(
             [sys.executable, "-c", RUN_CASES, tmp_path / "cases", tmp_path / capability],
             cwd=tmp_path,
-            env={**os.environ, "PYTHONPATH": here, "ATEN_CPU_CAPABILITY": capability}, capture_output=True, text=True, check=True,
+            env={**os.environ, "PYTHONPATH": here, "ATEN_CPU_CAPABILITY": capability},
+            capture_output=True, text=True, check=True,
         )  # fmt: skip
         used = re.search(r"uses (\S+)", child.stdout)[1]
         assert (used == "x86-64") == (capability == "default" or "avx2" not in Path("/proc/cpuinfo").read_text())
