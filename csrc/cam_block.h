@@ -8,7 +8,9 @@
 
 #include "cam_math.h"
 
+#include <array>
 #include <cstdint>
+#include <type_traits>
 
 #if defined(__CUDACC__)
 #include <cuda_fp16.h>
@@ -73,6 +75,49 @@ struct Call {
     return static_cast<int>(static_cast<int64_t>(channels) * slab / slabs());
   }
 };
+
+// Strides are (image, target, channel, row, column), sizes are (targets, channels, rows, columns, height, width). The
+// stride of a side of one means nothing.
+inline Call make_call(const void* activations, const std::array<int64_t, 5>& a, const void* gradients,
+                      const std::array<int64_t, 5>& g, const std::array<int64_t, 6>& sizes, Normalize normalize,
+                      bool relu, float* heatmap, float* raw_min, float* raw_max, float* spill) {
+  const auto [targets, channels, rows, columns, height, width] = sizes;
+  const auto strides = [rows = rows, columns = columns](const std::array<int64_t, 5>& of) {
+    const int64_t column = columns == 1 ? of[3] : of[4];
+    return Strides{of[0], of[1], of[2], of[3], column, columns == 1 || rows == 1 || of[3] == columns * column};
+  };
+  const bool inside = channels > 1 && a[2] == 1 && g[2] == 1 && rows * columns > 1;
+  return {activations,
+          gradients,
+          strides(a),
+          strides(g),
+          static_cast<int>(targets),
+          static_cast<int>(channels),
+          static_cast<int>(rows),
+          static_cast<int>(columns),
+          height,
+          width,
+          normalize,
+          relu,
+          inside,
+          heatmap,
+          raw_min,
+          raw_max,
+          spill};
+}
+
+// Calls f with a type that holds the method.
+template <class F>
+inline void with_method(Method method, const F& f) {
+  switch (method) {
+    case Method::gradcam: return f(std::integral_constant<Method, Method::gradcam>());
+    case Method::gradcam_plus_plus: return f(std::integral_constant<Method, Method::gradcam_plus_plus>());
+    case Method::xgradcam: return f(std::integral_constant<Method, Method::xgradcam>());
+    case Method::hirescam: return f(std::integral_constant<Method, Method::hirescam>());
+    case Method::elementwise: return f(std::integral_constant<Method, Method::elementwise>());
+    case Method::layercam: return f(std::integral_constant<Method, Method::layercam>());
+  }
+}
 
 // Shared memory in floats: a slab's weights or the threads' sums, what warps tell each other, the maps of a block's
 // slabs if it has a part of them, the map.

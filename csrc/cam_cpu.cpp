@@ -1,10 +1,9 @@
 // The operator on the CPU: its arguments, its memory, and which thread works on what. What is computed is the
 // kernels' affair (cpu_kernels.h).
 #include "cpu_kernels.h"
+#include "op.h"
 
 #include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
 
 #include <atomic>
 #include <thread>
@@ -13,8 +12,6 @@
 
 namespace gradcam_fast {
 namespace {
-
-using torch::stable::Tensor;
 
 // Below this many numbers to read and write a second thread costs more than it brings.
 constexpr int64_t SERIAL_WORK = 1 << 15;
@@ -197,57 +194,21 @@ void run_together(const Problem& problem, int64_t threads, const Outputs& out) {
 }
 
 Maps maps_of(const Tensor& tensor) {
-  const int64_t last = tensor.dim() - 1;
-  const auto strides = tensor.strides();
+  const auto [image, target, channel, row, column] = strides_of(tensor);
   return {static_cast<const char*>(tensor.const_data_ptr()),
           tensor.scalar_type(),
           static_cast<int64_t>(tensor.element_size()),
-          strides[0],
-          last == 4 ? strides[1] : 0,
-          strides[last - 2],
-          strides[last - 1],
-          strides[last]};
-}
-
-// gradcam_fast/contract.py refuses these with a sentence; here they only keep a direct caller of the op from harm.
-void check(const Tensor& activations, const Tensor& gradients, int64_t height, int64_t width, int64_t method,
-           int64_t normalize) {
-  STD_TORCH_CHECK(activations.dim() == 4, "cam: activations should be (B,C,h,w), got ", activations.dim(), "D");
-  STD_TORCH_CHECK(gradients.dim() == 4 || gradients.dim() == 5,
-                  "cam: gradients should be (B,C,h,w) or (B,K,C,h,w), got ", gradients.dim(), "D");
-  const auto sizes = activations.sizes();
-  const auto others = gradients.sizes();
-  const int64_t extra = gradients.dim() - 4;
-  for (int64_t d = 0; d < 4; ++d) {
-    STD_TORCH_CHECK(sizes[d] == others[d == 0 ? 0 : d + extra],
-                    "cam: activations and gradients differ in B, C, h or w");
-    STD_TORCH_CHECK(d == 0 || sizes[d] > 0, "cam: activations are empty");
-  }
-  STD_TORCH_CHECK(extra == 0 || others[1] > 0, "cam: gradients are of no target");
-  const ScalarType dtype = activations.scalar_type();
-  STD_TORCH_CHECK(dtype == gradients.scalar_type(), "cam: activations and gradients differ in dtype");
-  STD_TORCH_CHECK(dtype == ScalarType::Float || dtype == ScalarType::Half || dtype == ScalarType::BFloat16,
-                  "cam: expected float32, float16 or bfloat16");
-  STD_TORCH_CHECK(activations.is_cpu() && gradients.is_cpu(), "cam: activations and gradients should be on the CPU");
-  STD_TORCH_CHECK(height > 0 && width > 0, "cam: size should be at least 1x1, got ", height, "x", width);
-  STD_TORCH_CHECK(0 <= method && method < method_count, "cam: method should be below ", method_count, ", got ", method);
-  STD_TORCH_CHECK(0 <= normalize && normalize < normalize_count, "cam: normalize should be below ", normalize_count,
-                  ", got ", normalize);
-}
-
-// Straight through the C interface: the dispatcher's empty looks itself up by name, which costs microseconds.
-Tensor empty(const int64_t* sizes, int64_t dimensions) {
-  int64_t strides[4];
-  for (int64_t d = dimensions - 1, stride = 1; d >= 0; stride *= std::max<int64_t>(sizes[d--], 1)) strides[d] = stride;
-  AtenTensorHandle handle;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(dimensions, sizes, strides, aoti_torch_dtype_float32(),
-                                                         aoti_torch_device_type_cpu(), 0, &handle));
-  return Tensor(handle);
+          image,
+          target,
+          channel,
+          row,
+          column};
 }
 
 std::tuple<Tensor, Tensor, Tensor> cam(const Tensor& activations, const Tensor& gradients, int64_t height,
                                        int64_t width, int64_t method, int64_t normalize, bool relu) {
   check(activations, gradients, height, width, method, normalize);
+  STD_TORCH_CHECK(activations.is_cpu() && gradients.is_cpu(), "cam: activations and gradients should be on the CPU");
   const bool several = gradients.dim() == 5;
   const Problem problem{maps_of(activations),
                         maps_of(gradients),
@@ -261,16 +222,10 @@ std::tuple<Tensor, Tensor, Tensor> cam(const Tensor& activations, const Tensor& 
                         static_cast<Method>(method),
                         static_cast<Normalize>(normalize),
                         relu};
-  const int64_t maps = 1 + several;
-  const int64_t sizes[4] = {problem.images, several ? problem.targets : height, several ? height : width, width};
-  Tensor heatmap = empty(sizes, maps + 2);
-  Tensor raw_min = empty(sizes, maps);
-  Tensor raw_max = empty(sizes, maps);
-  if (problem.images * problem.targets == 0) return {heatmap, raw_min, raw_max};
+  Results results = results_for(gradients, height, width, aoti_torch_device_type_cpu(), 0);
+  if (problem.images * problem.targets == 0) return {results.heatmap, results.raw_min, results.raw_max};
 
-  const Outputs out{static_cast<float*>(heatmap.mutable_data_ptr()), static_cast<float*>(raw_min.mutable_data_ptr()),
-                    static_cast<float*>(raw_max.mutable_data_ptr())};
-
+  const Outputs out{results.heatmaps(), results.least(), results.greatest()};
   const int64_t work =
       problem.channels * problem.positions() * (1 + problem.targets) + problem.targets * height * width;
   const int64_t threads =
@@ -279,7 +234,7 @@ std::tuple<Tensor, Tensor, Tensor> cam(const Tensor& activations, const Tensor& 
     run_together(problem, threads, out);
   else
     run_by_image(problem, std::max<int64_t>(1, SERIAL_WORK / work), out);
-  return {heatmap, raw_min, raw_max};
+  return {results.heatmap, results.raw_min, results.raw_max};
 }
 
 }  // namespace

@@ -1,28 +1,180 @@
-// The CUDA half of the extension. The operator's CUDA kernel is not written yet: this library
-// registers nothing, and CUDA tensors take the reference. What stands here proves the path it
-// will come by: cam_math.h compiles for the device on every architecture, and the library
-// links against torch's CUDA half and loads.
-#include "cam_math.h"
+// The operator on CUDA devices: its arguments, how many blocks share an image, and the launch. One kernel per call, on
+// the current stream, without a workspace, atomics or a wait, so that a CUDA graph can hold it. What is computed is
+// cam_block.h's affair.
+#include "cam_block.h"
+#include "op.h"
 
 #include <cuda_runtime.h>
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
+#include <torch/csrc/stable/accelerator.h>
+#include <torch/csrc/stable/library.h>
+
+#include <atomic>
+#include <tuple>
 
 namespace gradcam_fast {
+namespace {
 
-__global__ void normalise_pixels(float* pixels, int64_t count, Affine affine) {
-  const int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
-  if (i < count) pixels[i] = apply(affine, pixels[i]);
+using namespace gpu;
+
+// Blocks that share an image talk through each other's shared memory, which takes a cluster: compute capability 9.0.
+class DeviceMachine {
+ public:
+  GCF_DEVICE DeviceMachine(float* shared, int blocks, int targets)
+      : shared_(shared), blocks_(blocks), targets_(targets) {}
+
+  GCF_DEVICE int thread() const { return threadIdx.x; }
+  GCF_DEVICE int blocks() const { return blocks_; }
+  GCF_DEVICE int rank() const { return blockIdx.x % blocks_; }
+  GCF_DEVICE int64_t image() const { return blockIdx.x / blocks_ / targets_; }
+  GCF_DEVICE int64_t target() const { return blockIdx.x / blocks_ % targets_; }
+  GCF_DEVICE float* shared() const { return shared_; }
+  GCF_DEVICE void sync() const { __syncthreads(); }
+  template <class T>
+  GCF_DEVICE T shuffle_xor(T value, int mask) const {
+    return __shfl_xor_sync(0xffffffff, value, mask);
+  }
+  GCF_DEVICE void sync_cluster() const {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    __syncwarp();
+    asm volatile("barrier.cluster.arrive.release.aligned;\n\tbarrier.cluster.wait.acquire.aligned;" ::: "memory");
+#endif
+  }
+  GCF_DEVICE float of_rank([[maybe_unused]] int rank, const float* own) const {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    const uint32_t here = static_cast<uint32_t>(__cvta_generic_to_shared(own));
+    uint32_t there;
+    float value;
+    asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(here), "r"(rank));
+    asm volatile("ld.shared::cluster.f32 %0, [%1];" : "=f"(value) : "r"(there) : "memory");
+    return value;
+#else
+    return *own;
+#endif
+  }
+
+ private:
+  float* shared_;
+  int blocks_, targets_;
+};
+
+// Enough registers for four blocks of a processor, so that there are always loads under way.
+constexpr int BLOCKS_PER_PROCESSOR = 4;
+
+template <Method method, class Stored>
+__global__ void __launch_bounds__(THREADS, BLOCKS_PER_PROCESSOR)
+    cam_kernel(const __grid_constant__ Call call, int blocks) {
+  extern __shared__ __align__(16) float shared[];
+  DeviceMachine machine(shared, blocks, call.targets);
+  gpu::cam<method, Stored>(machine, call);
 }
 
+void succeed(cudaError_t error, const char* what) {
+  STD_TORCH_CHECK(error == cudaSuccess, "cam: ", what, " failed: ", cudaGetErrorString(error));
+}
+
+// What a device offers a kernel; asked once, since a call should not take longer than the kernel.
+struct Offer {
+  int processors, shared_bytes;
+  bool clusters;
+};
+
+template <class Kernel>
+Offer ask(Kernel kernel, int device) {
+  Offer offer{};
+  int cluster_launch = 0;
+  cudaFuncAttributes attributes{};
+  succeed(cudaDeviceGetAttribute(&offer.processors, cudaDevAttrMultiProcessorCount, device), "asking the device");
+  succeed(cudaDeviceGetAttribute(&offer.shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device),
+          "asking the device");
+  succeed(cudaDeviceGetAttribute(&cluster_launch, cudaDevAttrClusterLaunch, device), "asking the device");
+  succeed(cudaFuncGetAttributes(&attributes, kernel), "asking the kernel");
+  // Not what the device could do, but what the code that was built for it does.
+  offer.clusters = cluster_launch != 0 && attributes.binaryVersion >= 90;
+  succeed(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, offer.shared_bytes),
+          "asking for shared memory");
+  return offer;
+}
+
+template <Method method, class Stored>
+Offer offer_of(int device) {
+  constexpr int known = 64;
+  static Offer offers[known];
+  static std::atomic<bool> asked[known];
+  if (device >= known) return ask(cam_kernel<method, Stored>, device);
+  if (!asked[device].load(std::memory_order_acquire)) {
+    // Threads that come here together write the same.
+    offers[device] = ask(cam_kernel<method, Stored>, device);
+    asked[device].store(true, std::memory_order_release);
+  }
+  return offers[device];
+}
+
+// As many blocks for a map as give every processor some, while their shared memory lasts.
+int blocks_for(const Call& call, int64_t maps, const Offer& offer) {
+  int blocks = 1;
+  while (offer.clusters && blocks < MOST_BLOCKS && maps * blocks < BLOCKS_PER_PROCESSOR * offer.processors) blocks *= 2;
+  const auto fits = [&] { return shared_floats(call, blocks) * int64_t{sizeof(float)} <= offer.shared_bytes; };
+  if (blocks > 1 && !fits()) blocks = MOST_BLOCKS;
+  return fits() ? blocks : 1;
+}
+
+template <Method method, class Stored>
+void launch(Call call, int64_t images, int device, cudaStream_t stream) {
+  const Offer offer = offer_of<method, Stored>(device);
+  const int64_t maps = images * call.targets;
+  const int blocks = blocks_for(call, maps, offer);
+  Tensor spill;
+  if (shared_floats(call, blocks) * int64_t{sizeof(float)} > offer.shared_bytes) {
+    const int64_t size = maps * call.positions();
+    spill = empty(&size, 1, aoti_torch_device_type_cuda(), device);
+    call.spill = static_cast<float*>(spill.mutable_data_ptr());
+  }
+  STD_TORCH_CHECK(maps * blocks < int64_t{1} << 31, "cam: ", maps, " maps are too many for one launch");
+  cudaLaunchAttribute cluster{};
+  cluster.id = cudaLaunchAttributeClusterDimension;
+  cluster.val.clusterDim = {static_cast<unsigned>(blocks), 1, 1};
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(static_cast<unsigned>(maps * blocks));
+  config.blockDim = dim3(THREADS);
+  config.dynamicSmemBytes = shared_floats(call, blocks) * sizeof(float);
+  config.stream = stream;
+  config.attrs = &cluster;
+  config.numAttrs = blocks > 1;
+  succeed(cudaLaunchKernelEx(&config, cam_kernel<method, Stored>, call, blocks), "the launch");
+}
+
+std::tuple<Tensor, Tensor, Tensor> cam(const Tensor& activations, const Tensor& gradients, int64_t height,
+                                       int64_t width, int64_t method, int64_t normalize, bool relu) {
+  check(activations, gradients, height, width, method, normalize);
+  const int32_t device = activations.get_device_index();
+  STD_TORCH_CHECK(activations.is_cuda() && gradients.is_cuda() && gradients.get_device_index() == device,
+                  "cam: activations and gradients should be on one CUDA device");
+  const torch::stable::accelerator::DeviceGuard guard(device);
+  Results results = results_for(gradients, height, width, aoti_torch_device_type_cuda(), device);
+  const int64_t images = activations.size(0), targets = gradients.dim() == 5 ? gradients.size(1) : 1;
+  if (images != 0) {
+    void* stream = nullptr;
+    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device, &stream));
+    const Call call = make_call(
+        activations.const_data_ptr(), strides_of(activations), gradients.const_data_ptr(), strides_of(gradients),
+        {targets, activations.size(1), activations.size(2), activations.size(3), height, width},
+        static_cast<Normalize>(normalize), relu, results.heatmaps(), results.least(), results.greatest(), nullptr);
+    const auto run = [&](auto stored) {
+      with_method(static_cast<Method>(method), [&](auto chosen) {
+        launch<chosen.value, decltype(stored)>(call, images, device, static_cast<cudaStream_t>(stream));
+      });
+    };
+    switch (activations.scalar_type()) {
+      case ScalarType::Half: run(Half{}); break;
+      case ScalarType::BFloat16: run(BFloat16{}); break;
+      default: run(float{});
+    }
+  }
+  return {results.heatmap, results.raw_min, results.raw_max};
+}
+
+}  // namespace
 }  // namespace gradcam_fast
 
-extern "C" __attribute__((visibility("default"))) int gradcam_fast_normalise_on_current_stream(float* pixels,
-                                                                                               int64_t count,
-                                                                                               int32_t device) {
-  void* stream = nullptr;
-  if (aoti_torch_get_current_cuda_stream(device, &stream) != AOTI_TORCH_SUCCESS) return -1;
-  const gradcam_fast::Affine affine = gradcam_fast::normalisation(gradcam_fast::Normalize::minmax, 0.0f, 1.0f, 1.0f);
-  gradcam_fast::normalise_pixels<<<(count + 255) / 256, 256, 0, static_cast<cudaStream_t>(stream)>>>(pixels, count,
-                                                                                                     affine);
-  return static_cast<int>(cudaGetLastError());
-}
+STABLE_TORCH_LIBRARY_IMPL(gradcam_fast, CUDA, library) { library.impl("cam", TORCH_BOX(&gradcam_fast::cam)); }

@@ -31,6 +31,9 @@ CPU_FLAGS = ("-fPIC", "-fvisibility=hidden", "-fvisibility-inlines-hidden", "-ff
 CUDA_FLAGS = (
     "-DUSE_CUDA",
     "-cudart=static",
+    # Every product rounded, as on the host, so that the device code tested there gives the same bits.
+    "-fmad=false",
+    "--threads=0",
     "--no-device-link",
     "-Xcompiler=-fPIC,-fvisibility=hidden,-ffp-contract=off",
 )

@@ -23,8 +23,6 @@ __all__ = ["Backend", "Kernel", "backend", "kernel_for", "load", "warn_if_refere
 
 CHOICES = ("auto", "reference")
 DISPATCH_KEYS = {"cpu": "CPU", "cuda": "CUDA"}
-# A kernel no one has written yet is not worth an install; its line goes when the kernel comes.
-UNWRITTEN = {"cuda": "its kernel is not written yet"}
 LIBRARIES = Path(__file__).parent / "_lib"
 
 _lock = threading.Lock()
@@ -132,10 +130,7 @@ def _load_kernel(device: str, record: dict[str, Any], choice: str) -> Kernel:
         return Kernel(device, False, "GRADCAM_FAST_BACKEND=reference asks for it", "unset GRADCAM_FAST_BACKEND", True)
     if device == "cuda" and torch.version.cuda is None:
         return Kernel(device, False, f"torch {torch.__version__} is not a CUDA build")
-    kernel = _load_library(device, record)
-    if device in UNWRITTEN and not kernel.fused:
-        return Kernel(device, False, f"{UNWRITTEN[device]} ({kernel.why})")
-    return kernel
+    return _load_library(device, record)
 
 
 def _load_library(device: str, record: dict[str, Any]) -> Kernel:

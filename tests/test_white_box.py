@@ -3,45 +3,17 @@
 Knows nothing of tensors or of the operator.
 """
 
-import importlib.util
 import math
-import os
-import subprocess
-import sysconfig
 from fractions import Fraction
-from pathlib import Path
 
+import extensions
 import numpy
 import pytest
-import torch
-
-pybind11 = pytest.importorskip("pybind11")
-ninja = pytest.importorskip("ninja")
-ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
 def math_(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("white_box")
-    target = folder / f"white_box{sysconfig.get_config_var('EXT_SUFFIX')}"
-    includes = [
-        ROOT / "csrc",
-        pybind11.get_include(),
-        sysconfig.get_path("include"),
-        Path(torch.__file__).parent / "include",
-    ]
-    flags = " ".join(
-        ["-shared -fPIC -O1 -std=c++17 -ffp-contract=off -fvisibility=hidden -w", *(f"-I{i}" for i in includes)]
-    )
-    (folder / "build.ninja").write_text(
-        f"rule module\n  command = {os.environ.get('CXX', 'c++')} {flags} $in -o $out\n"
-        f"build {target}: module {ROOT / 'tests' / 'white_box.cpp'}\n"
-    )
-    subprocess.run([Path(ninja.BIN_DIR, "ninja"), "-C", folder], check=True)
-    spec = importlib.util.spec_from_file_location("white_box", target)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return extensions.build("white_box", tmp_path_factory.mktemp("white_box"))
 
 
 SIDES = [1, 2, 3, 5, 7, 14, 40, 224]

@@ -1,0 +1,77 @@
+// What the operator does on every backend before its kernel runs: looks at its arguments, and makes its results.
+#pragma once
+
+#include "cam_math.h"
+
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+
+#include <algorithm>
+#include <array>
+
+namespace gradcam_fast {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+// gradcam_fast/contract.py refuses these with a sentence; here they only keep a direct caller of the op from harm.
+inline void check(const Tensor& activations, const Tensor& gradients, int64_t height, int64_t width, int64_t method,
+                  int64_t normalize) {
+  STD_TORCH_CHECK(activations.dim() == 4, "cam: activations should be (B,C,h,w), got ", activations.dim(), "D");
+  STD_TORCH_CHECK(gradients.dim() == 4 || gradients.dim() == 5,
+                  "cam: gradients should be (B,C,h,w) or (B,K,C,h,w), got ", gradients.dim(), "D");
+  const auto sizes = activations.sizes();
+  const auto others = gradients.sizes();
+  const int64_t extra = gradients.dim() - 4;
+  for (int64_t d = 0; d < 4; ++d) {
+    STD_TORCH_CHECK(sizes[d] == others[d == 0 ? 0 : d + extra],
+                    "cam: activations and gradients differ in B, C, h or w");
+    STD_TORCH_CHECK(d == 0 || sizes[d] > 0, "cam: activations are empty");
+  }
+  STD_TORCH_CHECK(extra == 0 || others[1] > 0, "cam: gradients are of no target");
+  const ScalarType dtype = activations.scalar_type();
+  STD_TORCH_CHECK(dtype == gradients.scalar_type(), "cam: activations and gradients differ in dtype");
+  STD_TORCH_CHECK(dtype == ScalarType::Float || dtype == ScalarType::Half || dtype == ScalarType::BFloat16,
+                  "cam: expected float32, float16 or bfloat16");
+  STD_TORCH_CHECK(height > 0 && width > 0, "cam: size should be at least 1x1, got ", height, "x", width);
+  STD_TORCH_CHECK(0 <= method && method < method_count, "cam: method should be below ", method_count, ", got ", method);
+  STD_TORCH_CHECK(0 <= normalize && normalize < normalize_count, "cam: normalize should be below ", normalize_count,
+                  ", got ", normalize);
+}
+
+// Straight through the C interface: the dispatcher's empty looks itself up by name, which costs microseconds.
+inline Tensor empty(const int64_t* sizes, int64_t dimensions, int32_t device_type, int32_t device_index) {
+  int64_t strides[4];
+  for (int64_t d = dimensions - 1, stride = 1; d >= 0; stride *= std::max<int64_t>(sizes[d--], 1)) strides[d] = stride;
+  AtenTensorHandle handle;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(dimensions, sizes, strides, aoti_torch_dtype_float32(),
+                                                         device_type, device_index, &handle));
+  return Tensor(handle);
+}
+
+// The strides of image, target, channel, row and column, in elements.
+inline std::array<int64_t, 5> strides_of(const Tensor& maps) {
+  const int64_t last = maps.dim() - 1;
+  const auto strides = maps.strides();
+  return {strides[0], last == 4 ? strides[1] : 0, strides[last - 2], strides[last - 1], strides[last]};
+}
+
+// heatmap (B[,K],H,W), raw_min and raw_max (B[,K]).
+struct Results {
+  Tensor heatmap, raw_min, raw_max;
+
+  float* heatmaps() { return static_cast<float*>(heatmap.mutable_data_ptr()); }
+  float* least() { return static_cast<float*>(raw_min.mutable_data_ptr()); }
+  float* greatest() { return static_cast<float*>(raw_max.mutable_data_ptr()); }
+};
+
+inline Results results_for(const Tensor& gradients, int64_t height, int64_t width, int32_t device_type,
+                           int32_t device_index) {
+  const bool several = gradients.dim() == 5;
+  const int64_t sizes[4] = {gradients.size(0), several ? gradients.size(1) : height, several ? height : width, width};
+  const int64_t maps = 1 + several;
+  return {empty(sizes, maps + 2, device_type, device_index), empty(sizes, maps, device_type, device_index),
+          empty(sizes, maps, device_type, device_index)};
+}
+
+}  // namespace gradcam_fast

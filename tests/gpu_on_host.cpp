@@ -1,0 +1,49 @@
+// The CUDA kernel's device code, run thread by thread on the host, bound for test_gpu_on_host.py.
+#include "gpu_on_host.h"
+
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <array>
+
+namespace py = pybind11;
+using namespace gradcam_fast;
+using namespace gradcam_fast::gpu;
+
+namespace {
+
+template <class Stored>
+void run(Method method, const Call& call, int64_t images, int blocks, bool backwards) {
+  for (int64_t image = 0; image < images; ++image)
+    for (int64_t target = 0; target < call.targets; ++target) {
+      Cluster cluster(blocks, shared_floats(call, blocks), image, target, backwards);
+      cluster.run(
+          [&](HostMachine& machine) { with_method(method, [&](auto m) { cam<m.value, Stored>(machine, call); }); });
+    }
+}
+
+// Tensors as addresses and strides in elements (image, target, channel, row, column); sizes are B, K, C, h, w, H, W.
+py::tuple gpu_cam(int64_t bytes, bool bfloat16, uintptr_t activations, std::array<int64_t, 5> a, uintptr_t gradients,
+                  std::array<int64_t, 5> g, std::array<int64_t, 7> sizes, int64_t method, int64_t normalize, bool relu,
+                  int blocks, bool spill, bool backwards) {
+  const auto [images, targets, channels, rows, columns, height, width] = sizes;
+  py::array_t<float> heatmap({images, targets, height, width}), raw_min({images, targets}), raw_max({images, targets});
+  std::vector<float> room(spill ? images * targets * rows * columns : 0, NAN);
+  const Call call =
+      make_call(reinterpret_cast<const void*>(activations), a, reinterpret_cast<const void*>(gradients), g,
+                {targets, channels, rows, columns, height, width}, static_cast<Normalize>(normalize), relu,
+                heatmap.mutable_data(), raw_min.mutable_data(), raw_max.mutable_data(), spill ? room.data() : nullptr);
+  const auto which = static_cast<Method>(method);
+  if (bytes == 4)
+    run<float>(which, call, images, blocks, backwards);
+  else if (bfloat16)
+    run<BFloat16>(which, call, images, blocks, backwards);
+  else
+    run<Half>(which, call, images, blocks, backwards);
+  return py::make_tuple(heatmap, raw_min, raw_max);
+}
+
+}  // namespace
+
+PYBIND11_MODULE(gpu_on_host, module) { module.def("cam", gpu_cam); }

@@ -1,0 +1,162 @@
+// A cluster of thread blocks on the host, for the device code of cam_block.h: every thread is a fiber that runs until
+// it waits for others, at a barrier or in a shuffle. Shared memory begins as NaN; in which order the threads run is the
+// caller's choice, so that what depends on it shows.
+#pragma once
+
+#include "cam_block.h"
+
+#include <ucontext.h>
+
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <functional>
+#include <memory>
+#include <stdexcept>
+#include <vector>
+
+namespace gradcam_fast::gpu {
+
+class Cluster;
+
+class HostMachine {
+ public:
+  HostMachine(Cluster& cluster, int rank, int thread) : cluster_(cluster), rank_(rank), thread_(thread) {}
+
+  int thread() const { return thread_; }
+  int rank() const { return rank_; }
+  int blocks() const;
+  int64_t image() const;
+  int64_t target() const;
+  float* shared();
+  float of_rank(int rank, const float* own);
+  void sync();
+  void sync_cluster();
+  template <class T>
+  T shuffle_xor(T value, int mask);
+
+ private:
+  Cluster& cluster_;
+  int rank_, thread_;
+  int turn_ = 0;
+};
+
+class Cluster {
+ public:
+  Cluster(int blocks, int64_t floats, int64_t image, int64_t target, bool backwards)
+      : blocks_(blocks),
+        image_(image),
+        target_(target),
+        backwards_(backwards),
+        shared_(blocks),
+        barriers_(blocks * 9 + 1) {
+    for (auto& memory : shared_) memory.assign(floats, NAN);
+    for (int i = 0; i < blocks; ++i) barriers_[i].size = THREADS;
+    for (int i = blocks; i < 9 * blocks; ++i) barriers_[i].size = WARP;
+    barriers_.back().size = blocks * THREADS;
+    slots_.resize(2 * blocks * THREADS);
+  }
+
+  void run(const std::function<void(HostMachine&)>& body) {
+    const int count = blocks_ * THREADS;
+    for (int i = 0; i < count; ++i) {
+      fibers_.push_back(std::make_unique<Fiber>(HostMachine(*this, i / THREADS, i % THREADS), body));
+      Fiber& fiber = *fibers_.back();
+      getcontext(&fiber.context);
+      fiber.context.uc_stack = {stack_of(i), 0, STACK};
+      fiber.context.uc_link = &scheduler_;
+      const auto address = reinterpret_cast<uintptr_t>(&fiber);
+      makecontext(&fiber.context, reinterpret_cast<void (*)()>(start), 2, static_cast<unsigned>(address),
+                  static_cast<unsigned>(address >> 32));
+    }
+    for (int left = count; left > 0;) {
+      bool progress = false;
+      for (int i = 0; i < count; ++i) {
+        Fiber& fiber = *fibers_[backwards_ ? count - 1 - i : i];
+        if (fiber.done || (fiber.waits_for != nullptr && fiber.waits_for->generation == fiber.generation)) continue;
+        fiber.waits_for = nullptr;
+        current_ = &fiber;
+        swapcontext(&scheduler_, &fiber.context);
+        progress = true;
+        left -= fiber.done;
+        // Backwards the last warps also run as far ahead of the others as the barriers let them.
+        if (backwards_) break;
+      }
+      // Some wait at a barrier that the others never reach: on a GPU this would hang.
+      if (!progress) throw std::runtime_error("threads wait for each other for ever");
+    }
+  }
+
+ private:
+  friend class HostMachine;
+
+  struct Barrier {
+    int size = 0, arrived = 0;
+    int64_t generation = 0;
+  };
+  struct Fiber {
+    Fiber(HostMachine machine, const std::function<void(HostMachine&)>& body) : machine(machine), body(body) {}
+    HostMachine machine;
+    const std::function<void(HostMachine&)>& body;
+    ucontext_t context;
+    Barrier* waits_for = nullptr;
+    int64_t generation = 0;
+    bool done = false;
+  };
+
+  static constexpr size_t STACK = 1 << 15;
+  // Kept from one cluster to the next, and never cleared.
+  static char* stack_of(int fiber) {
+    static std::vector<std::unique_ptr<char[]>> stacks;
+    while (static_cast<int>(stacks.size()) <= fiber) stacks.emplace_back(new char[STACK]);
+    return stacks[fiber].get();
+  }
+
+  static void start(unsigned low, unsigned high) {
+    auto* fiber = reinterpret_cast<Fiber*>(static_cast<uintptr_t>(high) << 32 | low);
+    fiber->body(fiber->machine);
+    fiber->done = true;
+  }
+
+  void wait(Barrier& barrier) {
+    if (++barrier.arrived == barrier.size) {
+      barrier.arrived = 0;
+      ++barrier.generation;
+      return;
+    }
+    current_->waits_for = &barrier;
+    current_->generation = barrier.generation;
+    swapcontext(&current_->context, &scheduler_);
+  }
+
+  int blocks_;
+  int64_t image_, target_;
+  bool backwards_;
+  std::vector<std::vector<float>> shared_;
+  std::vector<Barrier> barriers_;
+  std::vector<double> slots_;
+  std::vector<std::unique_ptr<Fiber>> fibers_;
+  Fiber* current_ = nullptr;
+  ucontext_t scheduler_;
+};
+
+inline int HostMachine::blocks() const { return cluster_.blocks_; }
+inline int64_t HostMachine::image() const { return cluster_.image_; }
+inline int64_t HostMachine::target() const { return cluster_.target_; }
+inline float* HostMachine::shared() { return cluster_.shared_[rank_].data(); }
+inline float HostMachine::of_rank(int rank, const float* own) {
+  return cluster_.shared_[rank].at(own - cluster_.shared_[rank_].data());
+}
+inline void HostMachine::sync() { cluster_.wait(cluster_.barriers_[rank_]); }
+inline void HostMachine::sync_cluster() { cluster_.wait(cluster_.barriers_.back()); }
+
+template <class T>
+T HostMachine::shuffle_xor(T value, int mask) {
+  // Two sets of slots by turns: a lane is at most one shuffle ahead of another.
+  const int64_t slot = (turn_ ^= 1) * static_cast<int64_t>(cluster_.blocks_) * THREADS + rank_ * THREADS + thread_;
+  cluster_.slots_[slot] = value;
+  cluster_.wait(cluster_.barriers_[cluster_.blocks_ + rank_ * WARPS + thread_ / WARP]);
+  return static_cast<T>(cluster_.slots_[slot - thread_ % WARP + (thread_ % WARP ^ mask)]);
+}
+
+}  // namespace gradcam_fast::gpu

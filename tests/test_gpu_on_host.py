@@ -1,0 +1,149 @@
+"""The CUDA kernel's device code, run thread by thread on the host by gpu_on_host.cpp, against the reference.
+
+A wrong index, a missing barrier or a bit that depends on the number of blocks shows here, without a GPU. Says nothing
+of what only a GPU has: its instructions, its memory, its speed.
+"""
+
+import extensions
+import pytest
+import torch
+from test_op import LAYOUTS, assert_same_bits, assert_within, inputs, summed_magnitudes
+from tolerances import SAME_INPUTS
+
+from gradcam_fast import reference
+from gradcam_fast.contract import METHODS, NORMALIZATIONS
+
+DTYPES = [torch.float32, torch.float16, torch.bfloat16]
+BLOCKS = [1, 2, 4, 8]
+
+
+@pytest.fixture(scope="module")
+def gpu(tmp_path_factory):
+    return extensions.build("gpu_on_host", tmp_path_factory.mktemp("gpu_on_host"))
+
+
+@pytest.fixture
+def cam(gpu):
+    def run(
+        activations, gradients, size, *, method="gradcam", normalize="minmax", relu=True, blocks=1, spill=False,
+        backwards=False,
+    ):  # fmt: skip
+        several = gradients.dim() == 5
+        grouped = gradients if several else gradients.unsqueeze(1)
+        b, k, *rest = grouped.shape
+        a = activations.stride()
+        found = gpu.cam(
+            activations.element_size(), activations.dtype == torch.bfloat16,
+            activations.data_ptr(), (a[0], 0, *a[1:]), grouped.data_ptr(), grouped.stride(), (b, k, *rest, *size),
+            METHODS.index(method), NORMALIZATIONS.index(normalize), relu, blocks, spill, backwards,
+        )  # fmt: skip
+        return tuple(torch.from_numpy(each if several else each[:, 0]) for each in found)
+
+    return run
+
+
+def assert_agrees(cam, activations, gradients, size, **choices):
+    expected = reference.cam(activations.double(), gradients.double(), size, **choices_of_the_op(choices))
+    found = cam(activations, gradients, size, **choices)
+    heatmap, low, high = expected
+    noise = 0.01 * summed_magnitudes(activations.double(), gradients.double(), choices.get("method", "gradcam"))
+    magnitude = torch.maximum(torch.maximum(low.abs(), high.abs()), noise).clamp(min=1e-30)
+    normalize = choices.get("normalize", "minmax")
+    extent = high - low if normalize == "minmax" else high
+    stretch = magnitude if normalize == "none" else torch.where(extent > 0, noise / extent, 1).clamp(min=1)
+    tolerance = SAME_INPUTS[activations.dtype]
+    assert_within(found[0], heatmap, tolerance * stretch[..., None, None])
+    assert_within(found[1], low, tolerance * magnitude)
+    assert_within(found[2], high, tolerance * magnitude)
+
+
+def choices_of_the_op(choices):
+    return {name: value for name, value in choices.items() if name in ("method", "normalize", "relu")}
+
+
+SHAPES = [
+    ((2, 0, 70, 7, 7), (28, 28)),
+    ((1, 3, 20, 5, 9), (31, 50)),
+    ((1, 0, 9, 1, 1), (4, 6)),
+    ((1, 0, 33, 14, 14), (15, 17)),
+    ((1, 2, 5, 1, 40), (3, 100)),
+    ((1, 0, 3, 40, 1), (8, 8)),
+    ((1, 0, 300, 2, 3), (5, 300)),
+    ((1, 0, 4, 23, 30), (12, 7)),
+]
+
+
+@pytest.mark.parametrize("relu", [True, False])
+@pytest.mark.parametrize("normalize", NORMALIZATIONS)
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(("shape", "size"), SHAPES)
+def test_agrees_with_the_reference(cam, shape, size, method, normalize, relu):
+    assert_agrees(cam, *inputs(shape), size, method=method, normalize=normalize, relu=relu)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_memory_layout_gives_the_map(cam, layout, dtype, method):
+    activations, gradients = (LAYOUTS[layout](t) for t in inputs((2, 2, 70, 6, 5), dtype))
+    assert_agrees(cam, activations, gradients, (24, 20), method=method)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_expanded_gradients_are_read_as_they_are(cam, method):
+    activations, pooled = torch.randn(2, 70, 6, 5), torch.randn(2, 3, 70, 1, 1)
+    assert_agrees(cam, activations, pooled.expand(2, 3, 70, 6, 5), (24, 20), method=method)
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels last", "tokens"])
+@pytest.mark.parametrize("shape", [(1, 2, 70, 7, 7), (1, 0, 9, 13, 21), (1, 0, 2100, 2, 1)])
+@pytest.mark.parametrize("method", ["gradcam", "xgradcam", "layercam"])
+def test_no_bit_depends_on_the_number_of_blocks_nor_on_which_thread_runs_first(cam, shape, method, layout):
+    activations, gradients = (LAYOUTS[layout](t) for t in inputs(shape))
+    expected = cam(activations, gradients, (24, 36), method=method)
+    for blocks, backwards in ((1, True), (2, False), (4, True), (8, False), (8, True)):
+        found = cam(activations, gradients, (24, 36), method=method, blocks=blocks, backwards=backwards)
+        assert_same_bits(found, expected)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_map_too_large_for_shared_memory_has_the_same_bits(cam, method):
+    activations, gradients = inputs((2, 2, 20, 13, 17))
+    expected = cam(activations, gradients, (40, 34), method=method)
+    assert_same_bits(cam(activations, gradients, (40, 34), method=method, spill=True), expected)
+
+
+@pytest.mark.parametrize("size", [(224, 224), (1, 1), (3, 1030), (7, 2), (300, 5)])
+def test_every_row_and_column_of_every_size_is_written(cam, size):
+    for blocks in BLOCKS:
+        assert_agrees(cam, *inputs((1, 0, 8, 7, 6)), size, blocks=blocks, relu=False)
+
+
+@pytest.mark.parametrize("broken", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("where", ["activations", "gradients"])
+def test_a_broken_image_is_zeros_and_its_neighbours_do_not_notice(cam, where, method, broken):
+    activations, gradients = inputs((2, 0, 20, 5, 6))
+    expected = cam(activations, gradients, (10, 12), method=method)
+    {"activations": activations, "gradients": gradients}[where][0, 3, 2, 1] = broken
+    for blocks in (1, 4):
+        heatmap, low, high = cam(activations, gradients, (10, 12), method=method, blocks=blocks)
+        assert not heatmap[0].any() and low[0].isnan() and high[0].isnan()
+        assert_same_bits((heatmap[1], low[1], high[1]), [each[1] for each in expected])
+
+
+@pytest.mark.parametrize("exponent", [-110, -40, 40, 90])
+def test_scaling_the_gradients_by_a_power_of_two_changes_no_bit(cam, exponent):
+    activations, gradients = inputs((1, 0, 20, 7, 7))
+    expected = cam(activations, gradients, (20, 20))
+    assert torch.equal(cam(activations, gradients * 2.0**exponent, (20, 20))[0], expected[0])
+
+
+def test_a_flat_map_is_zeros(cam):
+    for normalize in ("minmax", "max"):
+        constant = torch.full((1, 4, 5, 5), 0.3)
+        heatmap, low, high = cam(constant, constant, (11, 13), normalize=normalize)
+        assert low == high > 0
+        assert heatmap.eq(0.0 if normalize == "minmax" else 1.0).all()
+    heatmap, low, high = cam(constant, -constant, (11, 13))
+    assert not heatmap.any() and not low and not high
