@@ -15,6 +15,8 @@ from torch import nn
 from torch.nn.functional import interpolate
 
 import gradcam_fast
+from gradcam_fast import figures
+from gradcam_fast.colors import colorize
 
 
 class ResidualBlock(nn.Module):
@@ -65,15 +67,14 @@ def main(argv=None):
     xrays = {path.stem: read(path, 256) for path in options.photos} or {"drawn": sample_xray()}
     for name, xray in xrays.items():
         found = explain(model, (xray / 255 - 0.5) / 0.5)
-        print(f"{name}: pneumonia {found.score.item():.1%}")
-        coarse = interpolate(found.heatmap.unsqueeze(1), (256, 256)).expand(-1, 3, -1, -1)
         squared = enlarged(found.heatmap).clamp(0, 1) ** 2
-        save(
-            options.out / f"chest_xray_{name}.png",
-            xray,
-            (coarse * 255).byte(),
-            gradcam_fast.overlay(xray, squared, colormap="jet", alpha=0.4),
+        blend = gradcam_fast.overlay(xray, squared, colormap="jet", alpha=0.4)
+        figure = figures.gallery(
+            [xray[0], colorize(found.heatmap[0]), blend[0]],
+            ["X-ray", "map, 8 x 8", "its square, over the X-ray"],
+            title=f"{name}: pneumonia {found.score.item():.1%}",
         )
+        save(figure, options.out / f"chest_xray_{name}.png")
 
 
 if __name__ == "__main__":

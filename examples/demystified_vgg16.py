@@ -12,6 +12,8 @@ from pictures import arguments, imagenet, load, read, sample_photo, save
 from torchvision.models import VGG16_Weights, vgg16
 
 import gradcam_fast
+from gradcam_fast import figures
+from gradcam_fast.features import feature_maps
 
 BULL_MASTIFF = 243
 POOLS = ("features.4", "features.9", "features.16", "features.23", "features.30")
@@ -26,15 +28,18 @@ def main(argv=None):
     options = arguments(__doc__, argv)
     torch.manual_seed(0)
     model = load(vgg16(), options.weights)
-    name = VGG16_Weights.IMAGENET1K_V1.meta["categories"][BULL_MASTIFF]
+    names = VGG16_Weights.IMAGENET1K_V1.meta["categories"]
     for path in options.photos or [sample_photo()]:
         photo = read(path, 224)
-        by_depth = [explain(model, imagenet(photo), layer) for layer in POOLS]
-        print(f"{path.name}: {name} {by_depth[-1].logits.softmax(1)[0, BULL_MASTIFF]:.1%}")
-        jet = [gradcam_fast.overlay(photo, found.heatmap, colormap="jet", alpha=1.0) for found in by_depth]
-        blend = gradcam_fast.overlay(photo, by_depth[-1].heatmap, colormap="jet", alpha=0.5)
-        save(options.out / f"demystified_{path.stem}.png", photo, jet[-1], blend)
-        save(options.out / f"demystified_{path.stem}_depths.png", *jet)
+        found = explain(model, imagenet(photo))
+        save(figures.explained(photo, found, names), options.out / f"demystified_{path.stem}.png")
+        # All depths come from one more forward, each map at its layer's own resolution.
+        depths = feature_maps(model, imagenet(photo), layer=POOLS, target=BULL_MASTIFF)
+        heatmaps = [
+            gradcam_fast.cam(each.activations, each.gradients, each.activations.shape[2:])[0] for each in depths
+        ]
+        figure = figures.layers(photo[0], [heatmap[0] for heatmap in heatmaps], POOLS)
+        save(figure, options.out / f"demystified_{path.stem}_depths.png")
 
 
 if __name__ == "__main__":

@@ -13,6 +13,8 @@ from pictures import arguments, imagenet, load, read, sample_photo, save
 from torchvision.models import ResNet152_Weights, resnet152
 
 import gradcam_fast
+from gradcam_fast import figures
+from gradcam_fast.captions import class_titles
 
 
 def explain(model, images, **target):
@@ -28,12 +30,9 @@ def main(argv=None):
     paths = options.photos or [sample_photo("chelsea.png"), sample_photo("coffee.png")]
     photos = torch.cat([read(path, 224) for path in paths])
     found = explain(model, imagenet(photos))
-    for image, path in enumerate(paths):
-        for score, index in zip(found.score[image], found.target[image], strict=True):
-            print(f"{path.name}: {index} {names[index]}, score {score:.4g}")
-    drawn = [gradcam_fast.overlay(photos, found.heatmap[:, k]) for k in range(2)]
-    panels = [panel for image in range(len(paths)) for panel in (photos[image], drawn[0][image], drawn[1][image])]
-    save(options.out / "explainable.png", *(panel.unsqueeze(0) for panel in panels))
+    blends = gradcam_fast.overlay(photos, found.heatmap).flatten(0, 1)
+    captions = [title for image in range(len(paths)) for title in class_titles(found, image, names)]
+    save(figures.gallery(blends, captions, columns=2), options.out / "explainable.png")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Photos in and panels out, for the four recipes beside this file.
+"""Photos in and figures out, for the four recipes beside this file.
 
 Knows nothing of networks or of Grad-CAM. Photos are uint8 RGB tensors of shape (1,3,H,W).
 """
@@ -9,6 +9,8 @@ from pathlib import Path
 
 import cv2
 import torch
+
+from gradcam_fast import figures
 
 MEAN = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
 STD = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
@@ -63,10 +65,11 @@ def load(model, weights):
     return model.eval()
 
 
-def save(path, *panels):
-    """Write panels (1,3,H,W) of one height side by side, and say where."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    row = torch.cat([panel[0] for panel in panels], dim=-1).permute(1, 2, 0).numpy()
-    if not cv2.imwrite(str(path), cv2.cvtColor(row, cv2.COLOR_RGB2BGR)):
-        raise SystemExit(f"{path} cannot be written; give a folder you may write to with --out")
+def save(figure, path):
+    """Write a figure, and say where."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figures.save(figure, path)
+    except OSError as error:
+        raise SystemExit(f"{path} cannot be written ({error}); give a folder you may write to with --out") from None
     print(f"wrote {path}")

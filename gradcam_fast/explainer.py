@@ -1,34 +1,31 @@
 """From images to an explanation: one forward, one small backward, one call of the op.
 
-Puts together layers, capture, outputs, gradients and maps; holds no state but the caller's choices.
+Puts together what is asked, the evidence and the maps; holds no state but the caller's choices.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
-from . import capture, finding, layers, outputs, spatial
-from .compiled import eagerly
+from . import layers, outputs
 from .contract import METHODS, NORMALIZATIONS, check_choice, check_size
+from .evidence import Question, evidence_of, look_again
 from .explanation import Explanation
-from .gradients import differentiate
 from .inputs import as_inputs, as_model, rank_of
 from .maps import heatmaps, vanished
 from .spatial import Frame, check_tokens
-from .unfit import NotSpatial, Unfit, Vanished
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from .contract import Size
-    from .inputs import Inputs
-    from .layers import Layer, LayerChoice
+    from .evidence import Evidence
+    from .layers import LayerChoice
     from .spatial import Tokens
 
 __all__ = ["Explainer", "explain"]
@@ -96,95 +93,47 @@ class Explainer:
 
     def __call__(self, images: Any, target: Any = None, topk: int | None = None) -> Explanation:
         """Explain a batch; see :func:`gradcam_fast.explain` for the arguments."""
+        question = self.ask(images, target, topk)
+        evidence = evidence_of(self.model, question, self.layers)
+        heatmap, low, high, valid = self._heatmaps(evidence, question)
+        if evidence.recalled and vanished(valid, evidence.gradients):
+            evidence = look_again(self.model, question)
+            heatmap, low, high, valid = self._heatmaps(evidence, question)
+        names = evidence.layers
+        if vanished(valid, evidence.gradients):
+            warnings.warn(
+                f"the gradient of the score at layer {', '.join(map(repr, names))} is zero everywhere, so the heatmaps "
+                "are empty; choose another layer or target (a saturated sigmoid or a head of zeros has no gradient)",
+                stacklevel=2,
+            )
+        return Explanation(
+            heatmap=heatmap,
+            logits=evidence.logits,
+            target=evidence.target,
+            score=evidence.scores,
+            raw_min=low,
+            raw_max=high,
+            valid=valid,
+            layer=names[0] if len(names) == 1 else names,
+        )
+
+    def ask(self, images: Any, target: Any = None, topk: int | None = None) -> Question:
+        """The question that a call with these arguments asks, checked."""
         inputs, main = as_inputs(self.model, self.rank, images)
         frame = Frame(main.shape[0], tuple(main.shape[2:]))
         target = outputs.check_target(target, topk, frame.batch)
-        question = _Question(inputs, frame, target, topk)
-        if self.layers:
-            return self._explain(question, self.layers)
-        key = (tuple(main.shape[1:]), self.tokens)
-        known = finding.recall(self.model, key)
-        if known is not None:
-            try:
-                return self._explain(question, (known,), recalled=True)
-            except Unfit:  # what the score depends on is not what it was when the layer was found
-                finding.forget(self.model, key)
-        return self._explain(question, (self._find(question, key),))
+        return Question(inputs, frame, target, topk, self.output, self.tokens)
 
-    def _explain(self, question: _Question, named: Sequence[Layer], *, recalled: bool = False) -> Explanation:
-        names = tuple(layer.name for layer in named)
-        # A sum of floats depends on its order, so it is not the caller's.
-        chosen = sorted(named, key=lambda layer: layer.name)
-        # A checkpointed part runs again in the backward, and has to run there as it ran in the forward.
-        with capture.preserved(self.model), eagerly():
-            returned, activations = capture.forward(self.model, question.inputs, chosen)
-            readings = [
-                self._read(layer, maps, question.frame) for layer, maps in zip(chosen, activations, strict=True)
-            ]
-            logits, scores, target = self._score(returned, question)
-            gradients = differentiate(scores, activations, chosen)
+    def _heatmaps(self, evidence: Evidence, question: Question) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         with torch.inference_mode(False), torch.no_grad():
-            heatmap, low, high, valid = heatmaps(
-                [reading(maps.detach()) for reading, maps in zip(readings, activations, strict=True)],
-                [reading(maps) for reading, maps in zip(readings, gradients, strict=True)],
+            return heatmaps(
+                evidence.activations,
+                evidence.gradients,
                 self.size or question.frame.size,
                 method=self.method,
                 normalize=self.normalize,
                 relu=self.relu,
             )
-            if vanished(valid, gradients):
-                reason = Vanished(names)
-                if recalled:
-                    raise reason
-                warnings.warn(str(reason), stacklevel=3)
-            return Explanation(
-                heatmap=heatmap,
-                logits=outputs.detached(logits),
-                target=target,
-                score=scores.detach(),
-                raw_min=low,
-                raw_max=high,
-                valid=valid,
-                layer=names[0] if len(names) == 1 else names,
-            )
-
-    def _read(self, layer: Layer, maps: Tensor, frame: Frame) -> spatial.Reading:
-        try:
-            return spatial.read(layer.module, maps, frame, self.tokens)
-        except spatial.Unreadable as reason:
-            raise NotSpatial(layer.name, maps.shape, frame.batch, reason) from None
-
-    def _score(self, returned: Any, question: _Question) -> tuple[Any, Tensor, Tensor | None]:
-        with torch.inference_mode(False), torch.enable_grad():
-            if callable(question.target) and self.output is None:
-                logits = returned
-            else:
-                logits = outputs.pick_logits(returned, self.output)
-            return logits, *outputs.score(logits, question.target, question.topk, question.frame.batch)
-
-    def _find(self, question: _Question, key: Any) -> Layer:
-        # One image is enough, unless something may depend on the whole batch.
-        alone = len(question.inputs.args) == 1 and not callable(question.target) and not self.model.training
-        if alone and question.frame.batch > 1:
-            one = question.inputs.map(lambda images: images[:1])
-            question = replace(question, inputs=one, frame=Frame(1, question.frame.size), target=None, topk=None)
-        return finding.find(
-            self.model,
-            question.inputs,
-            lambda module, maps: spatial.read(module, maps, question.frame, self.tokens),
-            lambda returned: self._score(returned, question)[1],
-            key,
-        )
-
-
-@dataclass(frozen=True)
-class _Question:
-    """What is asked about one batch, checked."""
-
-    inputs: Inputs
-    frame: Frame
-    target: Any
-    topk: int | None
 
 
 def explain(

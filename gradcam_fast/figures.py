@@ -1,38 +1,46 @@
-"""Figures for people: explanations drawn beside the photo they explain.
+"""Figures for people, drawn with matplotlib (the extra ``viz``): photo, heatmap and overlay, and all the other ones.
 
-Knows nothing of models, of explanations or of photo files: it is given pixels, maps and titles. matplotlib is used
-through its objects only, so that no global state is touched and threads may draw at the same time.
+Knows nothing of models or of photo files: it is given pixels, maps and explanations. The other figures have modules of
+their own and are found here too: ``layers`` and ``relu``, ``channels``, ``classes``, ``gallery``.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
-from torch.nn.functional import interpolate
 
-from .overlay import colorize, overlay
+from .captions import class_titles
+from .class_figures import classes
+from .colors import colorize
+from .feature_figures import channels
+from .figure_files import is_own, save
+from .gallery import gallery
+from .map_figures import layers, relu
+from .overlay import overlay
+from .page import Page
+from .sizing import canvas, check_photo, fitted, shape_of, smooth
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from os import PathLike
-
     from matplotlib.figure import Figure
     from torch import Tensor
 
-__all__ = ["panels", "save"]
+    from .explanation import Explanation
 
-# Lengths are pixels. With a power of two, pixels / DPI * DPI is exact, so that panels fall on whole pixels.
-DPI = 128
-PANEL_WIDTH, PANEL_HEIGHT = 384, 512
-NARROWEST = 160
-GAP = 12
-LINE = 32
-FONT_POINTS = 9.5
+__all__ = ["channels", "classes", "explained", "gallery", "is_own", "layers", "panels", "relu", "save"]
+
+HEADER = "photo", "heatmap", "overlay"
 
 
 def panels(
-    photo: Tensor, heatmap: Tensor, titles: Sequence[str], *, colormap: str = "jet", alpha: float = 0.5
+    photo: Tensor,
+    heatmap: Tensor,
+    titles: Sequence[str],
+    *,
+    colormap: str = "jet",
+    alpha: float | Tensor = 0.5,
+    edges: bool = False,
 ) -> Figure:
     """Draw photo, heatmap and overlay side by side, one row for each heatmap, each row under its title.
 
@@ -43,10 +51,10 @@ def panels(
         photo: (3,H,W) uint8 RGB.
         heatmap: (K,h,w), floating in [0,1]; it covers the whole photo, whatever its own resolution.
         titles: K titles.
-        colormap, alpha: as in :func:`gradcam_fast.overlay`.
+        colormap, alpha, edges: as in :func:`gradcam_fast.overlay`; a tensor ``alpha`` has the heatmap's shape.
 
     Returns:
-        A matplotlib figure.
+        A matplotlib figure: for :func:`save`, or a notebook to show.
 
     Raises:
         ValueError: shapes that do not fit, an unknown colormap.
@@ -59,96 +67,90 @@ def panels(
         >>> [int(side) for side in figure.bbox.size]
         [1200, 268]
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError("figures need matplotlib, which is not installed; run pip install matplotlib") from error
-    _check(photo, heatmap, titles)
-
-    photo, heatmap = _at_panel_size(photo, heatmap)
-    rows = len(titles)
-    colored = colorize(heatmap, colormap)
-    blended = overlay(photo[None], heatmap[None], colormap=colormap, alpha=alpha)[0]
-
-    height, width = photo.shape[-2:]
-    column = max(width, NARROWEST) + GAP
-    row = LINE + height + GAP
-    figure_width, figure_height = GAP + 3 * column, LINE + rows * row
-    figure = Figure(figsize=(figure_width / DPI, figure_height / DPI), dpi=DPI, facecolor="white")
-
-    def place(x: float, y: float) -> tuple[float, float]:
-        return x / figure_width, 1 - y / figure_height
-
-    def write(text: str, x: float, y: float, **style: Any) -> None:
-        size = FONT_POINTS
-        written = figure.text(*place(x, y), text, va="center", fontsize=size, parse_math=False, **style)
-        # Hinting rounds letters to whole pixels, so that widths do not shrink quite as the font does.
-        while (excess := written.get_window_extent().width / (figure_width - 2 * GAP)) > 1:
-            size *= 0.98 / excess
-            written.set_fontsize(size)
-
-    for j, caption in enumerate(("photo", "heatmap", "overlay")):
-        write(caption, GAP + j * column + (column - GAP) / 2, LINE * 0.55, ha="center", color="0.4")
-    for i, title in enumerate(titles):
-        top = LINE + i * row
-        write(title, GAP, top + LINE * 0.5, ha="left", weight="bold")
-        for j, panel in enumerate((photo, colored[i], blended[i])):
-            left = GAP + j * column + (column - GAP - width) // 2
-            corner = place(left, top + LINE + height)
-            axes = figure.add_axes((*corner, width / figure_width, height / figure_height))
-            axes.set_axis_off()
-            axes.imshow(panel.permute(1, 2, 0).cpu().numpy(), interpolation="nearest", aspect="auto")
-    return figure
+    _check(photo, heatmap, titles, alpha)
+    page = Page(3, shape_of(photo)[1])
+    page.captions(HEADER)
+    _rows(page, photo, heatmap, titles, colormap=colormap, alpha=alpha, edges=edges)
+    return page.figure()
 
 
-# Written into every picture as its Exif "Software", so that a later run knows what it may replace.
-MARK = "gradcam_fast"
-_SOFTWARE = 0x0131
+def explained(
+    photos: Sequence[Tensor] | Tensor,
+    explanation: Explanation,
+    names: Sequence[str] | None = None,
+    *,
+    colormap: str = "jet",
+    alpha: float = 0.5,
+    edges: bool = False,
+) -> Figure:
+    """Draw an explanation as :func:`panels` does: a row for each photo and class, with the class's name and scores.
 
+    Args:
+        photos: the batch that was explained, as people see it: B photos (3,H,W) uint8 RGB, of any sizes.
+        explanation: what :func:`gradcam_fast.explain` returned for it.
+        names: the name of each class; None leaves their numbers.
+        colormap, alpha, edges: as in :func:`gradcam_fast.overlay`.
 
-def save(figure: Figure, path: str | PathLike[str]) -> None:
-    """Write a figure at its own size in the format of the path's suffix: ``.png`` to the pixel, ``.jpg`` at quality 90.
+    Returns:
+        A matplotlib figure.
 
     Raises:
-        ValueError: a suffix that Pillow does not know.
-        OSError: the file cannot be written.
+        As :func:`panels`.
+
+    Example:
+        >>> import torch, gradcam_fast
+        >>> model = torch.nn.Sequential(
+        ...     torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(),
+        ...     torch.nn.Linear(8, 2))
+        >>> photos = torch.randint(0, 256, (2, 3, 16, 16), dtype=torch.uint8)
+        >>> figure = explained(photos, gradcam_fast.explain(model, photos / 255), ["cat", "dog"])
+        >>> len(figure.axes)
+        6
     """
-    import numpy
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from PIL import Image
-
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    exif = Image.Exif()
-    exif[_SOFTWARE] = MARK
-    Image.fromarray(numpy.asarray(canvas.buffer_rgba())).convert("RGB").save(path, quality=90, exif=exif)
-
-
-def is_own(path: str | PathLike[str]) -> bool:
-    """Whether the file at ``path`` is a picture that :func:`save` wrote."""
-    from PIL import Image
-
-    try:
-        with Image.open(path) as picture:
-            return bool(picture.getexif().get(_SOFTWARE) == MARK)
-    except OSError:
-        return False
+    heatmap = explanation.heatmap
+    if len(photos) != len(heatmap) or not len(heatmap) or heatmap.dim() not in (3, 4):
+        raise ValueError(
+            f"there are {len(photos)} photos for heatmaps {tuple(heatmap.shape)}; expected B photos and (B,H,W) or "
+            "(B,K,H,W), at least one"
+        )
+    heatmaps = [maps.reshape(-1, *maps.shape[-2:]) for maps in heatmap]
+    titles = [class_titles(explanation, image, names) for image in range(len(heatmaps))]
+    for photo, maps, each in zip(photos, heatmaps, titles, strict=True):
+        _check(photo, maps, each, alpha)
+    page = Page(3, max(shape_of(photo)[1] for photo in photos))
+    page.captions(HEADER)
+    for photo, maps, each in zip(photos, heatmaps, titles, strict=True):
+        _rows(page, photo, maps, each, colormap=colormap, alpha=alpha, edges=edges)
+    return page.figure()
 
 
-def _check(photo: Tensor, heatmap: Tensor, titles: Sequence[str]) -> None:
-    if photo.dim() != 3 or photo.shape[0] != 3 or photo.dtype != torch.uint8:
-        raise ValueError(f"photo is {tuple(photo.shape)} of {photo.dtype}; expected RGB, (3,H,W) of torch.uint8")
+def _check(photo: Tensor, heatmap: Tensor, titles: Sequence[str], alpha: float | Tensor) -> None:
+    check_photo(photo)
     if heatmap.dim() != 3 or len(heatmap) != len(titles) or not titles:
         raise ValueError(
             f"heatmap has shape {tuple(heatmap.shape)} and there are {len(titles)} titles; "
             "expected (K,h,w) and K titles, at least one"
         )
+    if isinstance(alpha, torch.Tensor) and alpha.shape != heatmap.shape:
+        raise ValueError(f"alpha has shape {tuple(alpha.shape)}; expected the heatmap's {tuple(heatmap.shape)}")
 
 
-def _at_panel_size(photo: Tensor, heatmap: Tensor) -> tuple[Tensor, Tensor]:
-    height, width = photo.shape[-2:]
-    scale = min(PANEL_WIDTH / width, PANEL_HEIGHT / height)
-    size = (max(1, round(height * scale)), max(1, round(width * scale)))
-    resized = interpolate(photo[None].float(), size, mode="bicubic", antialias=True)[0]
-    photo = resized.round_().clamp_(0, 255).to(torch.uint8)
-    return photo, interpolate(heatmap[None].float(), size, mode="bilinear")[0]
+def _rows(
+    page: Page,
+    photo: Tensor,
+    heatmap: Tensor,
+    titles: Sequence[str],
+    *,
+    colormap: str,
+    alpha: float | Tensor,
+    edges: bool,
+) -> None:
+    size = shape_of(photo)
+    heatmap = smooth(heatmap, size)
+    under = canvas(photo, size, edges=edges)[None]
+    photo = fitted(photo, size)
+    weight = smooth(alpha, size)[None] if isinstance(alpha, torch.Tensor) else alpha
+    blended = overlay(under, heatmap[None], colormap=colormap, alpha=weight)[0]
+    for title, colors, blend in zip(titles, colorize(heatmap, colormap), blended, strict=True):
+        page.title(title)
+        page.pictures((photo, colors, blend))

@@ -1,25 +1,25 @@
-"""Heatmaps as colours, alone or laid over the images they explain, on the device where both are.
+"""Heatmaps laid over the images they explain, on the device where both are.
 
-Knows nothing of models, of how a heatmap was made, or of files; OpenCV and matplotlib are asked only for their tables.
+Knows nothing of models, of how a heatmap was made, or of files.
 """
 
 from __future__ import annotations
 
-import difflib
-import functools
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable
+from numbers import Real
+from typing import TYPE_CHECKING
 
 import torch
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+from .colors import check_range, colorize, colormap_table
+from .edges import outlines
 
+if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["colorize", "colormap_table", "overlay"]
+    Levels = float | Iterable[float] | Tensor
 
-# Bicubic resizing overshoots [0,1] by up to about this much; forgotten normalisation or a 0..255 scale by far more.
-OVERSHOOT = 0.25
+__all__ = ["colorize", "colormap_table", "overlay"]
 
 
 @torch.no_grad()
@@ -28,9 +28,10 @@ def overlay(
     heatmap: Tensor,
     *,
     colormap: str = "jet",
-    alpha: float = 0.5,
-    mean: float | Sequence[float] | None = None,
-    std: float | Sequence[float] | None = None,
+    alpha: float | Tensor = 0.5,
+    edges: bool = False,
+    mean: Levels | None = None,
+    std: Levels | None = None,
 ) -> Tensor:
     """Blend coloured heatmaps over the images they explain.
 
@@ -44,7 +45,10 @@ def overlay(
         heatmap: floating in [0,1], on the images' device: (B,H,W), or (B,K,H,W) for K maps of each image, or (H,W).
         colormap: an OpenCV colormap in lower case (``jet``, ``viridis``, ...; where both libraries have a name,
             OpenCV's counts) or, if matplotlib is installed, one of its names. Red is hot in ``jet``.
-        alpha: weight of the heatmap's colour, from 0 (image only) to 1 (colour only).
+        alpha: weight of the heatmap's colour, from 0 (image only) to 1 (colour only): one number, or one for each
+            value of the heatmap, in its shape. ``alpha=heatmap`` leaves the image as it is where the map is cold.
+        edges: draw the images' outlines, gray on white, in place of the images. OpenCV finds them on the CPU: the one
+            thing for which images on an accelerator leave it.
         mean, std: what the images were normalised with, on the [0,1] scale: one number or one per channel.
 
     Returns:
@@ -61,87 +65,43 @@ def overlay(
         >>> heatmap = torch.tensor([[[0.0, 1.0]]])
         >>> overlay(gray, heatmap).squeeze().T.tolist()  # dark blue where cold, dark red where hot
         [[64, 64, 128], [128, 64, 64]]
+        >>> overlay(gray, heatmap, alpha=heatmap).squeeze().T.tolist()  # nothing where cold
+        [[128, 128, 128], [128, 0, 0]]
     """
-    if not 0 <= alpha <= 1:
-        raise ValueError(f"alpha={alpha} is outside [0, 1]; 0 shows the image only and 1 the heatmap's colours only")
+    weight = _as_weight(alpha, heatmap)
     images, heatmap = _as_batch(images, heatmap)
     pixels = _as_pixels(images, mean, std)
     colors = colorize(heatmap, colormap)
+    if edges:
+        pixels = outlines(pixels.round().to(torch.uint8)).float()
     if heatmap.dim() == 4:
         pixels = pixels[:, None]
-    return (pixels * (1 - alpha) + colors * alpha).round_().to(torch.uint8).contiguous()
+    return (pixels * (1 - weight) + colors * weight).round_().to(torch.uint8).contiguous()
 
 
-@torch.no_grad()
-def colorize(heatmap: Tensor, colormap: str = "jet") -> Tensor:
-    """Give every value of a heatmap its colour, as OpenCV's ``applyColorMap(uint8(255 * heatmap))`` does, but in RGB.
-
-    Args:
-        heatmap: (...,H,W), floating in [0,1]; out of range is treated as in :func:`overlay`.
-        colormap: as in :func:`overlay`.
-
-    Returns:
-        (...,3,H,W) uint8, on the heatmap's device.
-
-    Raises:
-        As :func:`overlay`.
-
-    Example:
-        >>> import torch
-        >>> from gradcam_fast.overlay import colorize
-        >>> colorize(torch.ones(1, 1)).flatten().tolist()
-        [128, 0, 0]
-    """
-    if not heatmap.is_floating_point():
-        raise TypeError(f"heatmap has dtype {heatmap.dtype}; give a floating heatmap with values in [0,1]")
-    table = colormap_table(colormap, heatmap.device)
-    heatmap = heatmap.float()
-    _check_range("heatmap", heatmap, 'use normalize="minmax" or scale it')
-    levels = (heatmap.nan_to_num(nan=0.0).clamp(0, 1) * 255).to(torch.int32)
-    return table[levels].movedim(-1, -3)
-
-
-@functools.lru_cache(maxsize=64)
-def colormap_table(colormap: str, device: torch.device) -> Tensor:
-    """The 256 colours of a named colormap, coldest first: (256,3) uint8 RGB on ``device``.
-
-    Raises:
-        ValueError: the name is unknown; the message has the nearest names and OpenCV's choices.
-        ImportError: OpenCV does not import.
-    """
-    try:
-        import cv2
-    except ImportError as error:
-        raise ImportError(
-            f"colormaps are taken from OpenCV, which does not import ({error}); run pip install opencv-python-headless"
-        ) from error
-    import numpy
-
-    opencv = {name[9:].lower(): getattr(cv2, name) for name in dir(cv2) if name.startswith("COLORMAP_")}
-    if colormap in opencv:
-        ramp = numpy.arange(256, dtype=numpy.uint8)[:, None]
-        colors = cv2.applyColorMap(ramp, opencv[colormap])[:, 0, ::-1]
-    else:
-        matplotlib = _matplotlib_colormaps()
-        if colormap not in matplotlib:
-            raise ValueError(_unknown(colormap, sorted(opencv), sorted(matplotlib)))
-        colors = matplotlib[colormap](numpy.linspace(0, 1, 256), bytes=True)[:, :3]
-    return torch.from_numpy(colors.copy()).to(device)
-
-
-def _matplotlib_colormaps() -> Mapping[str, Callable[..., Any]]:
-    try:
-        from matplotlib import colormaps
-    except ImportError:
-        return {}
-    return colormaps
-
-
-def _unknown(colormap: str, opencv: list[str], matplotlib: list[str]) -> str:
-    near = difflib.get_close_matches(str(colormap), {*opencv, *matplotlib}, n=3)
-    hint = f" (did you mean {' or '.join(near)}?)" if near else ""
-    others = "any of matplotlib's names" if matplotlib else "install matplotlib for its names too"
-    return f"colormap={colormap!r} is unknown{hint}; choose one of {', '.join(opencv)}, or {others}"
+def _as_weight(alpha: float | Tensor, heatmap: Tensor) -> float | Tensor:
+    """A number, or (B[,K],1,H,W) to go with colours (B[,K],3,H,W)."""
+    if not isinstance(alpha, torch.Tensor):
+        if not isinstance(alpha, Real):
+            raise TypeError(
+                f"alpha={alpha!r} is a {type(alpha).__name__}; give a number from 0 to 1, or a tensor of the heatmap's "
+                "shape, such as the heatmap itself"
+            )
+        if not 0 <= alpha <= 1:
+            raise ValueError(
+                f"alpha={alpha} is outside [0, 1]; 0 shows the image only and 1 the heatmap's colours only"
+            )
+        return alpha
+    if alpha.shape != heatmap.shape or not alpha.is_floating_point():
+        raise ValueError(
+            f"alpha is {tuple(alpha.shape)} of {alpha.dtype}; expected one number, or floating weights of the "
+            f"heatmap's shape {tuple(heatmap.shape)}"
+        )
+    if alpha.device != heatmap.device:
+        raise ValueError(f"alpha is on {alpha.device} but heatmap is on {heatmap.device}; move one to the other's")
+    alpha = alpha.float()
+    check_range("alpha", alpha, "0 shows the image only and 1 the heatmap's colours only")
+    return alpha.nan_to_num(nan=0.0).clamp(0, 1).unsqueeze(-3)
 
 
 def _as_batch(images: Tensor, heatmap: Tensor) -> tuple[Tensor, Tensor]:
@@ -164,7 +124,7 @@ def _as_batch(images: Tensor, heatmap: Tensor) -> tuple[Tensor, Tensor]:
     return images, heatmap
 
 
-def _as_pixels(images: Tensor, mean: float | Sequence[float] | None, std: float | Sequence[float] | None) -> Tensor:
+def _as_pixels(images: Tensor, mean: Levels | None, std: Levels | None) -> Tensor:
     """The images as floating levels from 0 to 255."""
     if (mean is None) != (std is None):
         raise ValueError("mean and std belong together; give both, or neither for images in [0,1]")
@@ -177,21 +137,19 @@ def _as_pixels(images: Tensor, mean: float | Sequence[float] | None, std: float 
     images = images.float()
     if mean is not None and std is not None:
         images = images * _per_channel("std", std, images) + _per_channel("mean", mean, images)
-    _check_range("images", images, "give mean and std if they are normalised, or divide 0..255 levels by 255")
+    check_range("images", images, "give mean and std if they are normalised, or divide 0..255 levels by 255")
     return images.nan_to_num(nan=0.0).clamp(0, 1) * 255
 
 
-def _per_channel(name: str, values: float | Sequence[float], images: Tensor) -> Tensor:
-    channels = torch.as_tensor(values, dtype=images.dtype, device=images.device).flatten()
+def _per_channel(name: str, values: Levels, images: Tensor) -> Tensor:
+    if isinstance(values, torch.Tensor):
+        channels = values.to(images).flatten()
+    else:
+        # Filled on the device: a tensor made of the numbers here would be copied there, and the host would wait.
+        each = tuple(values) if isinstance(values, Iterable) else (values,)
+        channels = images.new_empty(len(each))
+        for channel, value in zip(channels, each, strict=True):
+            channel.fill_(value)
     if len(channels) not in (1, images.shape[1]):
         raise ValueError(f"{name} has {len(channels)} values for {images.shape[1]} channels; give one, or one each")
     return channels[:, None, None]
-
-
-def _check_range(name: str, values: Tensor, remedy: str) -> None:
-    # Reading the extremes makes the host wait for an accelerator, which no picture is worth.
-    if values.device.type != "cpu" or values.numel() == 0:
-        return
-    low, high = (extreme.item() for extreme in values.aminmax())
-    if low < -OVERSHOOT or high > 1 + OVERSHOOT:
-        raise ValueError(f"{name} ranges from {low:.3g} to {high:.3g}; expected [0,1]; {remedy}")

@@ -42,16 +42,6 @@ class Reentrant(Unfit, RuntimeError):
         )
 
 
-class Vanished(Unfit):
-    """Every gradient at the layers is zero: a warning, unless a layer found for another score is to blame."""
-
-    def __init__(self, names: Sequence[str]) -> None:
-        super().__init__(
-            f"the gradient of the score at layer {', '.join(map(repr, names))} is zero everywhere, so the heatmaps are "
-            "empty; choose another layer or target (a saturated sigmoid or a head of zeros has no gradient)"
-        )
-
-
 class NotSpatial(Unfit, ValueError):
     """The layer's output cannot be read as maps of the images: of another shape or batch, or in more ways than one."""
 

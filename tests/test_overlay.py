@@ -5,21 +5,14 @@ import matplotlib
 import numpy
 import pytest
 import torch
+from opencv_recipe import as_recipe_input, assert_within_one_level, recipe
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from gradcam_fast import overlay
-from gradcam_fast.overlay import colorize, colormap_table
+from gradcam_fast.colors import colorize, colormap_table
 
 HOT, COLD = [128, 0, 0], [0, 0, 128]
-
-
-def recipe(image, heatmap, alpha, colormap=cv2.COLORMAP_JET):
-    """The blend as it is written in countless tutorials: uint8 (H,W,3) RGB and a float heatmap (H,W), by OpenCV."""
-    colored = cv2.applyColorMap(numpy.uint8(255 * heatmap), colormap)
-    return cv2.addWeighted(image, 1 - alpha, cv2.cvtColor(colored, cv2.COLOR_BGR2RGB), alpha, 0)
-
-
-def as_recipe_input(image):
-    return image.permute(1, 2, 0).contiguous().numpy()
 
 
 @pytest.fixture
@@ -30,11 +23,6 @@ def photos():
 @pytest.fixture
 def heatmaps():
     return torch.rand(2, 9, 14)
-
-
-def assert_within_one_level(found, expected):
-    assert found.dtype == torch.uint8
-    assert (found.int() - expected.int()).abs().max() <= 1
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.3, 0.5, 1.0])
@@ -65,6 +53,62 @@ def test_one_hot_pixel_is_red_at_its_place_and_nowhere_else():
 def test_the_heatmap_is_seen_where_the_image_is_black_and_the_image_where_alpha_is_zero(photos, heatmaps):
     assert torch.equal(overlay(photos, heatmaps, alpha=0.0), photos)
     assert torch.equal(overlay(torch.zeros_like(photos), heatmaps, alpha=1.0), colorize(heatmaps))
+
+
+def test_alpha_may_be_chosen_for_each_value_of_the_heatmap(photos, heatmaps):
+    alpha = torch.zeros(2, 9, 14)
+    alpha[0] = 0.3
+    alpha[1, 2:5, 6] = 1.0
+    found = overlay(photos, heatmaps, alpha=alpha)
+    assert torch.equal(found[0], overlay(photos, heatmaps, alpha=0.3)[0])
+    assert torch.equal(found[1, :, 2:5, 6], colorize(heatmaps)[1, :, 2:5, 6])
+    found[1, :, 2:5, 6] = photos[1, :, 2:5, 6]
+    assert torch.equal(found[1], photos[1])
+
+
+def test_alpha_may_follow_k_heatmaps_or_a_lone_one(photos, heatmaps):
+    several = torch.rand(2, 3, 9, 14)
+    found = overlay(photos, several, alpha=several)
+    for k in range(3):
+        assert torch.equal(found[:, k], overlay(photos, several[:, k], alpha=several[:, k]))
+    expected = overlay(photos[:1], heatmaps[:1], alpha=heatmaps[:1])
+    assert torch.equal(overlay(photos[0], heatmaps[0], alpha=heatmaps[0]), expected)
+
+
+def test_alpha_may_be_a_numpy_number(photos, heatmaps):
+    assert torch.equal(overlay(photos, heatmaps, alpha=numpy.float32(0.25)), overlay(photos, heatmaps, alpha=0.25))
+
+
+def test_an_alpha_of_nan_shows_the_image_and_one_of_more_than_1_the_colour(photos, heatmaps):
+    alpha = torch.full((2, 9, 14), torch.nan)
+    alpha[1] = 1.2
+    found = overlay(photos, heatmaps, alpha=alpha)
+    assert torch.equal(found[0], photos[0]) and torch.equal(found[1], colorize(heatmaps)[1])
+
+
+class Devices(TorchDispatchMode):
+    """The devices of all tensors that go into or come out of any operation."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        tensors = tree_leaves((args, kwargs, result))
+        self.seen |= {tensor.device.type for tensor in tensors if isinstance(tensor, torch.Tensor)}
+        return result
+
+
+@pytest.mark.parametrize("values", [{}, {"mean": [0.4, 0.5, 0.6], "std": 0.2}])
+def test_nothing_is_read_from_or_sent_to_an_accelerator(values):
+    # The meta device has no values: reading one raises, and what comes from the host is seen to.
+    images, heatmap = torch.rand(2, 3, 4, 5, device="meta"), torch.rand(2, 4, 5, device="meta")
+    colormap_table("jet", images.device)
+    with Devices() as devices:
+        found = overlay(images, heatmap, alpha=heatmap, **values)
+    assert devices.seen == {"meta"}
+    assert (found.device.type, found.shape, found.dtype) == ("meta", (2, 3, 4, 5), torch.uint8)
 
 
 def test_levels_fractions_and_normalised_images_give_the_same_picture(photos, heatmaps):
@@ -155,6 +199,10 @@ IMAGES, MAP = torch.zeros(2, 3, 4, 5), torch.zeros(2, 4, 5)
     [
         ((IMAGES, MAP), {"alpha": 1.5}, r"alpha=1\.5 is outside \[0, 1\]"),
         ((IMAGES, MAP), {"alpha": float("nan")}, "alpha=nan is outside"),
+        ((IMAGES, MAP), {"alpha": MAP[0]}, r"alpha is \(4, 5\) of torch\.float32; .* heatmap's shape \(2, 4, 5\)"),
+        ((IMAGES, MAP), {"alpha": MAP.long()}, r"alpha is \(2, 4, 5\) of torch\.int64"),
+        ((IMAGES, MAP), {"alpha": MAP + 2}, "alpha ranges from 2 to 2"),
+        ((IMAGES, MAP), {"alpha": MAP.to("meta")}, "alpha is on meta but heatmap is on cpu"),
         ((torch.zeros(2, 4, 4, 5), MAP), {}, r"images has shape \(2, 4, 4, 5\); expected \(B,3,H,W\)"),
         ((torch.zeros(4, 5), MAP), {}, r"images has shape \(4, 5\)"),
         ((IMAGES, torch.zeros(5)), {}, r"heatmap has shape \(5,\); expected \(B,H,W\)"),
@@ -174,8 +222,10 @@ def test_what_does_not_fit_is_refused_in_a_sentence(arguments, choices, message)
         overlay(*arguments, **choices)
 
 
-def test_integer_images_and_heatmaps_are_refused():
+def test_integer_images_and_heatmaps_and_an_alpha_in_words_are_refused():
     with pytest.raises(TypeError, match=r"images has dtype torch\.int64; give uint8"):
         overlay(IMAGES.long(), MAP)
+    with pytest.raises(TypeError, match=r"alpha='map' is a str; give a number from 0 to 1, or a tensor"):
+        overlay(IMAGES, MAP, alpha="map")
     with pytest.raises(TypeError, match=r"heatmap has dtype torch\.uint8; give a floating heatmap"):
         overlay(IMAGES, MAP.byte())

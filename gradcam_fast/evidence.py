@@ -1,0 +1,136 @@
+"""From a question about a batch to its evidence: one forward, the scores, and their gradients at the layers.
+
+Puts together capture, spatial, outputs, gradients and finding; knows nothing of formulas, heatmaps or pictures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from . import capture, finding, outputs, spatial
+from .compiled import eagerly
+from .gradients import differentiate
+from .spatial import Frame
+from .unfit import NotSpatial, Unfit
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from .inputs import Inputs
+    from .layers import Layer
+    from .spatial import Tokens
+
+__all__ = ["Evidence", "Question", "evidence_of", "look_again"]
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked of a model about one batch, checked."""
+
+    inputs: Inputs
+    frame: Frame
+    target: Any
+    topk: int | None
+    output: Callable[[Any], Tensor] | None
+    tokens: Tokens
+
+    def score(self, returned: Any) -> tuple[Any, Tensor, Tensor | None]:
+        """The logits in what the model returned, the scores to explain and their classes."""
+        with torch.inference_mode(False), torch.enable_grad():
+            whole = callable(self.target) and self.output is None
+            logits = returned if whole else outputs.pick_logits(returned, self.output)
+            return logits, *outputs.score(logits, self.target, self.topk, self.frame.batch)
+
+    def read(self, module: nn.Module, maps: Tensor) -> spatial.Reading:
+        """How the maps that a module returned lie."""
+        return spatial.read(module, maps, self.frame, self.tokens)
+
+    @property
+    def key(self) -> Any:
+        """Questions of one key are about the same layer, as far as can be known beforehand."""
+        main = next(value for value in self._tensors() if value.dim() == len(self.frame.size) + 2)
+        return tuple(main.shape[1:]), self.tokens
+
+    def _tensors(self) -> list[Tensor]:
+        values = (*self.inputs.args, *self.inputs.kwargs.values())
+        return [value for value in values if isinstance(value, torch.Tensor)]
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a model said about a batch, and at each layer its feature maps (B,C,h,w) and gradients (B[,K],C,h,w)."""
+
+    logits: Any
+    scores: Tensor
+    target: Tensor | None
+    layers: tuple[str, ...]
+    activations: list[Tensor]
+    gradients: list[Tensor]
+    # Whether the layer was found for another question.
+    recalled: bool
+
+
+def evidence_of(model: nn.Module, question: Question, layers: Sequence[Layer] | None) -> Evidence:
+    """From the layers named, or else from the one found before, or else from one found now.
+
+    Raises:
+        Unfit: a layer that was named cannot be explained.
+    """
+    if layers:
+        return _gathered(model, question, layers)
+    known = finding.recall(model, question.key)
+    if known is not None:
+        try:
+            return _gathered(model, question, (known,), recalled=True)
+        except Unfit:  # what the score depends on is not what it was when the layer was found
+            pass
+    return look_again(model, question)
+
+
+def look_again(model: nn.Module, question: Question) -> Evidence:
+    """From a layer found now, whatever was found before."""
+    finding.forget(model, question.key)
+    return _gathered(model, question, (_found(model, question),))
+
+
+def _gathered(model: nn.Module, question: Question, layers: Sequence[Layer], *, recalled: bool = False) -> Evidence:
+    # A sum of floats depends on its order, so it is not the caller's.
+    chosen = sorted(layers, key=lambda layer: layer.name)
+    # A checkpointed part runs again in the backward, and has to run there as it ran in the forward.
+    with capture.preserved(model), eagerly():
+        returned, activations = capture.forward(model, question.inputs, chosen)
+        readings = [_readable(question, *each) for each in zip(chosen, activations, strict=True)]
+        logits, scores, target = question.score(returned)
+        gradients = differentiate(scores, activations, chosen)
+    with torch.inference_mode(False), torch.no_grad():
+        return Evidence(
+            outputs.detached(logits),
+            scores.detach(),
+            target,
+            tuple(layer.name for layer in layers),
+            [reading(maps.detach()) for reading, maps in zip(readings, activations, strict=True)],
+            [reading(maps) for reading, maps in zip(readings, gradients, strict=True)],
+            recalled,
+        )
+
+
+def _readable(question: Question, layer: Layer, maps: Tensor) -> spatial.Reading:
+    try:
+        return question.read(layer.module, maps)
+    except spatial.Unreadable as reason:
+        raise NotSpatial(layer.name, maps.shape, question.frame.batch, reason) from None
+
+
+def _found(model: nn.Module, question: Question) -> Layer:
+    key = question.key
+    # One image is enough, unless something may depend on the whole batch.
+    alone = len(question.inputs.args) == 1 and not callable(question.target) and not model.training
+    if alone and question.frame.batch > 1:
+        one = question.inputs.map(lambda images: images[:1])
+        question = replace(question, inputs=one, frame=Frame(1, question.frame.size), target=None, topk=None)
+    return finding.find(model, question.inputs, question.read, lambda returned: question.score(returned)[1], key)
