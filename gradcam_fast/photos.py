@@ -1,11 +1,12 @@
-"""Photo files as upright RGB images, and those as the tensor a network expects.
+"""Photo files as upright RGB images.
 
 Knows nothing of networks, of explanations or of pictures to be drawn.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy
@@ -15,45 +16,23 @@ try:
     from PIL import Image, ImageOps, UnidentifiedImageError
 except ImportError as error:
     raise ImportError("photos are read with Pillow, which is not installed; run pip install pillow") from error
+try:
+    import simplejpeg
+except ImportError:  # Pillow reads the same pixels in a third more time
+    simplejpeg = None
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from os import PathLike
 
     from torch import Tensor
 
-__all__ = ["Preprocessing", "UnreadablePhotoError", "pixels", "read_photo"]
+__all__ = ["UnreadablePhotoError", "pixels", "read_photo"]
+
+_ORIENTATION, _UPRIGHT = 0x0112, 1
 
 
 class UnreadablePhotoError(Exception):
     """A photo file that is missing, no photo, damaged, or of a kind whose levels are unknown; the message names it."""
-
-
-@dataclass(frozen=True)
-class Preprocessing:
-    """How photos become a network's input: the whole photo squeezed to one size, bicubic, then normalised.
-
-    Attributes:
-        size: (height, width) of the input in pixels.
-        mean, std: per channel on the [0,1] scale; the input is ``(rgb - mean) / std``.
-
-    Example:
-        >>> from PIL import Image
-        >>> preprocess = Preprocessing(size=(2, 2), mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
-        >>> preprocess([Image.new("RGB", (8, 4), (255, 0, 0))])[0, :, 0, 0]
-        tensor([ 1., -1., -1.])
-    """
-
-    size: tuple[int, int]
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-
-    def __call__(self, photos: Sequence[Image.Image]) -> Tensor:
-        """Photos in RGB, of any sizes, as one (B,3,height,width) float32 tensor on the CPU."""
-        height, width = self.size
-        squeezed = [pixels(photo.resize((width, height), Image.Resampling.BICUBIC)) for photo in photos]
-        mean, std = (torch.tensor(values)[:, None, None] for values in (self.mean, self.std))
-        return (torch.stack(squeezed).float() / 255 - mean) / std
 
 
 def pixels(photo: Image.Image) -> Tensor:
@@ -71,8 +50,9 @@ def read_photo(path: str | PathLike[str]) -> Image.Image:
         UnreadablePhotoError: in one sentence, which file and why.
     """
     try:
-        with Image.open(path) as file:
-            return _as_rgb(ImageOps.exif_transpose(file))
+        data = Path(path).read_bytes()
+        with Image.open(BytesIO(data)) as file:
+            return _plain_jpeg(file, data) or _as_rgb(ImageOps.exif_transpose(file))
     except FileNotFoundError:
         reason = "no such file"
     except UnidentifiedImageError:
@@ -80,6 +60,18 @@ def read_photo(path: str | PathLike[str]) -> Image.Image:
     except Exception as error:  # decoders of damaged files raise everything from SyntaxError to struct.error
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
     raise UnreadablePhotoError(f"{path}: {reason}")
+
+
+def _plain_jpeg(file: Image.Image, data: bytes) -> Image.Image | None:
+    """The photo, if it is a whole, upright JPEG in colour: what most are, and the one kind that simplejpeg is given."""
+    if simplejpeg is None or (file.format, file.mode) != ("JPEG", "RGB"):
+        return None
+    if file.getexif().get(_ORIENTATION, _UPRIGHT) != _UPRIGHT:
+        return None
+    try:
+        return Image.fromarray(simplejpeg.decode_jpeg(data))
+    except ValueError:  # whether it can be read nevertheless, and if not why, Pillow says
+        return None
 
 
 def _as_rgb(photo: Image.Image) -> Image.Image:

@@ -1,145 +1,158 @@
-"""Photo files in, explained pictures out: what the subcommands do with every batch of photos.
+"""Photo files in, maps and pictures out, at the speed of the network.
 
 Knows nothing of options, exit codes or particular networks.
 """
 
 from __future__ import annotations
 
-import itertools
-from dataclasses import dataclass
+import os
+import time
+from collections.abc import Iterator
+from contextlib import closing, nullcontext
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from gradcam_fast import explain
+import numpy
+import torch
 
-from .figures import is_own, panels, save
-from .photos import UnreadablePhotoError, pixels, read_photo
+from . import formats
+from .answers import Answer, Question, Subject
+from .drawing import opencv_on_one_thread, shrunk
+from .formats import FORMATS, Style
+from .looking import Look
+from .naming import names_for
+from .photos import UnreadablePhotoError, read_photo
+from .report import Report
+from .stages import flow
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Sequence
 
-    from matplotlib.figure import Figure
-    from PIL.Image import Image
-    from torch import Tensor
-
-    from gradcam_fast import Explanation
-
+    from .gathering import Photo
+    from .map_table import MapTable
     from .models import Network
 
-__all__ = ["Question", "draw", "explain_files", "explain_photos", "most_probable", "picture_paths"]
+__all__ = ["Plan", "Question", "cores", "explain_files", "table_path"]
 
-# All photos of a batch are in memory at full size.
-BATCH = 8
+
+def cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @dataclass(frozen=True)
-class Question:
-    """What is asked about every photo: which classes, where in the network, by which method.
+class Plan:
+    """What is made of the photos, and how the work is done.
 
     Attributes:
-        target: the number of one class, or None.
-        topk: how many of the most probable classes, or None.
-        layer: dotted name of the target layer, or None to find it.
-        method: as in :func:`gradcam_fast.explain`.
+        formats: of `FORMATS`, and ``parquet``.
+        style: of the pictures.
+        resume: whether photos whose files are all there are passed over.
+        batch_size: how many photos the network sees at once; some four times as many are in memory.
+        device, dtype: where and in what type the network runs.
+        workers: threads that read, and as many that write.
     """
 
-    target: int | None = None
-    topk: int | None = None
-    layer: str | None = None
-    method: str = "gradcam"
+    formats: tuple[str, ...] = ("panels",)
+    style: Style = field(default_factory=Style)
+    resume: bool = False
+    batch_size: int = 32
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    dtype: torch.dtype = torch.float32
+    workers: int = field(default_factory=cores)
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The formats that are files of their own for each photo."""
+        return tuple(name for name in self.formats if name in FORMATS)
+
+
+def table_path(out: Path) -> Path:
+    """Where the table of maps is kept."""
+    return out / "maps.parquet"
 
 
 def explain_files(
-    network: Network,
-    paths: Sequence[Path],
-    out: Path,
-    question: Question,
-    *,
-    colormap: str,
-    tell: Callable[[str], None],
-    complain: Callable[[str], None],
+    network: Network, photos: Sequence[Photo], out: Path, question: Question, plan: Plan, report: Report
 ) -> int:
-    """Explain photo files batch by batch: tell the most probable classes of each, and draw its picture in ``out``.
+    """Explain photo files, keep what the plan asks for in ``out``, and report on each photo, in order.
 
     Returns:
         How many photos could not be read; each was complained of and skipped.
+
+    Raises:
+        ValueError, FileExistsError: a table in ``out`` that this run cannot go on with, before anything is done.
+        Any fault in reading, explaining or writing ends the run; the files written so far are whole.
     """
+    start = time.monotonic()
     out.mkdir(parents=True, exist_ok=True)
-    unreadable = 0
-    work = list(zip(paths, picture_paths(paths, out), strict=True))
-    for start in range(0, len(work), BATCH):
-        readable: list[tuple[Path, Path, Image]] = []
-        for path, picture in work[start : start + BATCH]:
-            try:
-                readable.append((path, picture, read_photo(path)))
-            except UnreadablePhotoError as error:
-                complain(f"{error}; skipped")
-                unreadable += 1
-        if not readable:
-            continue
-        explanation = explain_photos(network, [photo for _, _, photo in readable], question)
-        for index, (path, picture, photo) in enumerate(readable):
-            tell(f"{path}\n{most_probable(network, explanation.logits[index])}")
-            save(draw(network, photo, explanation, index, colormap=colormap), picture)
-            tell(f"  picture: {picture}\n")
-    return unreadable
+    note: dict[str, Any] = {
+        "model": network.title,
+        "input": list(network.preprocess.size),
+        "layer": question.layer,
+        "method": question.method,
+        "target": question.target,
+        "topk": question.topk,
+    }
+    plan = replace(plan, style=replace(plan.style, note=note))
+    with _table(out, note, plan) as table, opencv_on_one_thread():
+        todo = list(_todo(photos, out, question.topk or 1, plan, table))
+        report.begin(len(todo), len(photos))
+        with closing(
+            flow(
+                todo,
+                lambda work: _read(work, network, plan),
+                Look(network, question, plan.device, plan.dtype),
+                lambda subject, answer: (subject, answer, _make(subject, answer, out, network, plan)),
+                batch=plan.batch_size,
+                workers=plan.workers,
+                skip=UnreadablePhotoError,
+            )
+        ) as flowing:
+            for _, made in flowing:
+                if isinstance(made, Exception):
+                    report.skipped(made)
+                    continue
+                subject, answer, files = made
+                if table is not None:
+                    table.append(replace(subject, pixels=None), answer)
+                report.explained(subject.path, answer, files)
+    report.end(time.monotonic() - start, out)
+    return report.unreadable
 
 
-def explain_photos(network: Network, photos: Sequence[Image], question: Question) -> Explanation:
-    """Explain RGB photos of any sizes in one call: one forward for all of them and all their classes."""
-    return explain(
-        network.model,
-        network.preprocess(photos),
-        target=question.target,
-        topk=question.topk,
-        layer=question.layer,
-        method=question.method,
-    )
+def _table(out: Path, settings: dict[str, Any], plan: Plan) -> MapTable | nullcontext[None]:
+    if "parquet" not in plan.formats:
+        return nullcontext()
+    from .map_table import MapTable
+
+    return MapTable(table_path(out), settings, resume=plan.resume)
 
 
-def most_probable(network: Network, logits: Tensor, count: int = 5) -> str:
-    """The most probable classes of one photo, logits (number of classes,), as lines of text."""
-    probabilities, classes = logits.softmax(0).topk(min(count, len(logits)))
-    lines = zip(probabilities.tolist(), classes.tolist(), strict=True)
-    return "\n".join(f"  {100 * p:5.1f} %  {network.class_names[c]} ({c})" for p, c in lines)
+def _todo(
+    photos: Sequence[Photo], out: Path, count: int, plan: Plan, table: MapTable | None
+) -> Iterator[tuple[Path, str]]:
+    endings = formats.suffixes(plan.files, count, plan.style)
+    for photo, name in zip(photos, names_for(photos, out, endings), strict=True):
+        done = (
+            plan.resume
+            and (table is None or (str(photo.path), name) in table)
+            and formats.complete(out, name, photo.path, endings, plan.style)
+        )
+        if not done:
+            yield photo.path, name
 
 
-def draw(network: Network, photo: Image, explanation: Explanation, index: int, *, colormap: str = "jet") -> Figure:
-    """Photo, heatmap and overlay of the explanation's image ``index``, a row for each class that was asked about."""
-    heatmap = explanation.heatmap[index]
-    heatmap = heatmap.reshape(-1, *heatmap.shape[-2:])
-    assert explanation.target is not None  # a Question asks about classes, never about a callable
-    targets = explanation.target[index].reshape(-1).tolist()
-    valid = explanation.valid[index].reshape(-1).tolist()
-    probabilities = explanation.logits[index].softmax(0)
-    titles = [
-        f"{network.class_names[c]}, {100 * float(probabilities[c]):.1f} %" + ("" if ok else " (empty map: no evidence)")
-        for c, ok in zip(targets, valid, strict=True)
-    ]
-    return panels(pixels(photo), heatmap, titles, colormap=colormap)
+def _read(work: tuple[Path, str], network: Network, plan: Plan) -> Subject:
+    path, name = work
+    photo = read_photo(path)
+    box = network.preprocess.seen_box(photo.size)
+    pixels = None
+    if any(FORMATS[each].pictures for each in plan.files):
+        pixels = numpy.asarray(shrunk(photo.crop(box), plan.style.longest))
+    return Subject(path, name, photo.size, box, pixels, network.preprocess([photo]))
 
 
-def picture_paths(photos: Sequence[Path], out: Path) -> list[Path]:
-    """Where each photo's picture goes: ``out/<name>-gradcam.jpg``, numbered where names meet.
-
-    No two pictures share a path, also where the file system ignores case, and none replaces a file that is not itself a
-    picture of an earlier run.
-    """
-    taken = {_key(photo) for photo in photos}
-    pictures = []
-    for photo in photos:
-        free = (path for path in _candidates(photo, out) if _key(path) not in taken)
-        picture = next(path for path in free if not path.exists() or is_own(path))
-        taken.add(_key(picture))
-        pictures.append(picture)
-    return pictures
-
-
-def _candidates(photo: Path, out: Path) -> Iterator[Path]:
-    yield out / f"{photo.stem}-gradcam.jpg"
-    for number in itertools.count(2):
-        yield out / f"{photo.stem}-gradcam-{number}.jpg"
-
-
-def _key(path: Path) -> str:
-    return str(path.resolve()).casefold()
+def _make(subject: Subject, answer: Answer, out: Path, network: Network, plan: Plan) -> list[Path]:
+    return formats.make(plan.files, out, subject, answer, plan.style, network.preprocess.size)

@@ -5,7 +5,8 @@ import pytest
 import torch
 from PIL import Image
 
-from gradcam_fast.photos import Preprocessing, UnreadablePhotoError, pixels, read_photo
+from gradcam_fast import photos
+from gradcam_fast.photos import UnreadablePhotoError, pixels, read_photo
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 
@@ -116,12 +117,34 @@ def test_pixels_keep_place_and_channel():
     assert found[:, 0, 2].tolist() == [10, 20, 30] and found.sum() == 60
 
 
-def test_photos_of_all_sizes_become_one_normalised_batch():
-    preprocess = Preprocessing(size=(6, 8), mean=(0.5, 0.25, 0.0), std=(0.5, 0.25, 1.0))
-    noise = Image.effect_noise((31, 17), 50).convert("RGB")
-    batch = preprocess([noise, Image.new("RGB", (4, 90), (255, 0, 51))])
-    assert batch.shape == (2, 3, 6, 8) and batch.dtype == torch.float32
-    expected = torch.from_numpy(numpy.array(noise.resize((8, 6), Image.Resampling.BICUBIC))).permute(2, 0, 1) / 255
-    torch.testing.assert_close(batch[0, 2], expected[2])
-    torch.testing.assert_close(batch[0, 0], expected[0] * 2 - 1)
-    torch.testing.assert_close(batch[1, :, 3, 3], torch.tensor([1.0, -1.0, 0.2]))
+@pytest.fixture
+def noise():
+    channels = [Image.effect_noise((67, 45), sigma) for sigma in (40, 60, 80)]
+    return Image.merge("RGB", channels)
+
+
+@pytest.mark.parametrize("options", [{}, {"quality": 30}, {"subsampling": 0}, {"progressive": True}])
+def test_a_jpeg_has_the_pixels_that_pillow_reads(saved, noise, options, monkeypatch):
+    pytest.importorskip("simplejpeg")
+    path = saved(noise, "photo.jpg", **options)
+    found = pixels(read_photo(path))
+    monkeypatch.setattr(photos, "simplejpeg", None)
+    assert found.float().std() > 20
+    assert torch.equal(found, pixels(read_photo(path)))
+
+
+@pytest.mark.parametrize(("mode", "orientation"), [("RGB", 1), ("RGB", 6), ("L", 1), ("CMYK", 1)])
+def test_the_fast_decoder_is_given_upright_colour_only(saved, noise, monkeypatch, mode, orientation):
+    simplejpeg = pytest.importorskip("simplejpeg")
+    decoded = []
+
+    def decode_jpeg(data):
+        decoded.append(data)
+        return simplejpeg.decode_jpeg(data)
+
+    monkeypatch.setattr(photos, "simplejpeg", type("Watched", (), {"decode_jpeg": staticmethod(decode_jpeg)}))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    found = read_photo(saved(noise.convert(mode), "photo.jpg", exif=exif))
+    assert found.mode == "RGB" and found.size == ((45, 67) if orientation == 6 else (67, 45))
+    assert len(decoded) == (mode == "RGB" and orientation == 1)

@@ -1,0 +1,35 @@
+"""A network whose explanation is known: its class is the colour of which there is more, and it looks where that is.
+
+56x56 pixels become a map of 7x7: the mean red and the mean blue of each 8x8 pixels.
+"""
+
+import torch
+from PIL import Image
+from torch import nn
+
+from gradcam_fast.models import Network
+from gradcam_fast.preprocessing import Preprocessing
+
+SIDE, CELL = 56, 8
+NAMES = ("red", "blue")
+
+
+def model():
+    """Logits: the mean red and the mean blue of the image."""
+    net = nn.Sequential(nn.Conv2d(3, 2, CELL, CELL, bias=False), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    weight = torch.zeros(2, 3, CELL, CELL)
+    weight[0, 0], weight[1, 2] = 1 / CELL**2, 1 / CELL**2
+    net[0].weight.data.copy_(weight)
+    return net.eval()
+
+
+def network(crop=None):
+    return Network("red or blue", model(), Preprocessing((SIDE, SIDE), (0,) * 3, (1,) * 3, crop, "box"), NAMES)
+
+
+def photo(colour="red", cell=(2, 5), scale=4):
+    """Black, with one 8x8 cell (row, column) of the network's input in a colour, ``scale`` times as large."""
+    side = CELL * scale
+    picture = Image.new("RGB", (SIDE * scale, SIDE * scale))
+    picture.paste(colour, (cell[1] * side, cell[0] * side, (cell[1] + 1) * side, (cell[0] + 1) * side))
+    return picture

@@ -1,0 +1,139 @@
+"""Threads hand things over in order, never far ahead of each other, and no error or end gets lost between them."""
+
+import threading
+import time
+
+import pytest
+
+from gradcam_fast.channel import Abandoned, Channel, ahead, behind
+
+
+def test_what_is_read_ahead_comes_in_order_from_another_thread():
+    threads = []
+
+    def things():
+        threads.append(threading.current_thread())
+        yield from range(100)
+
+    with ahead(things()) as taken:
+        assert list(taken) == list(range(100))
+    assert threads != [threading.current_thread()]
+
+
+def test_nothing_is_read_far_ahead():
+    made = []
+
+    def things():
+        for i in range(50):
+            made.append(i)
+            yield i
+
+    with ahead(things()) as taken:
+        for i in taken:
+            time.sleep(0.002)
+            assert len(made) <= i + 3  # one in hand, one waiting, one being put
+
+
+def test_an_error_of_the_reader_comes_after_what_was_read():
+    def things():
+        yield 1
+        raise OSError("the disk is gone")
+
+    taken = []
+    with pytest.raises(OSError, match="the disk is gone"), ahead(things()) as channel:
+        taken += channel
+        pytest.fail("the error was lost")  # pragma: no cover
+    with ahead(things()) as channel:
+        assert next(iter(channel)) == 1
+
+
+def test_whoever_stops_taking_stops_the_reader():
+    closed = threading.Event()
+
+    def endless():
+        while True:
+            yield 1
+
+    with ahead(endless(), close=closed.set) as taken:
+        assert next(iter(taken)) == 1
+    assert closed.wait(5)
+
+
+def test_a_reader_that_waits_for_ever_keeps_nobody():
+    waiting = threading.Event()
+
+    def silent():
+        yield 1
+        waiting.wait()
+
+    start = time.monotonic()
+    with ahead(silent()) as taken:
+        assert next(iter(taken)) == 1
+    assert time.monotonic() - start < 3
+    waiting.set()
+
+
+def test_only_the_newest_is_taken_and_the_last_is_not_lost():
+    channel = Channel(newest=True)
+    putting = threading.Thread(target=lambda: [channel.put(i) for i in range(1000)], daemon=True)
+    putting.start()
+    putting.join(10)
+    assert not putting.is_alive()
+    taken = iter(channel)
+    assert next(taken) == 999
+    channel.put(1000)
+    channel.put(1001)
+    channel.finish()
+    assert list(taken) == [1001]
+
+
+def test_what_is_put_behind_is_all_consumed_in_order_in_another_thread():
+    consumed = []
+    with behind(lambda thing: consumed.append((thing, threading.current_thread()))) as put:
+        for i in range(100):
+            put(i)
+    assert [thing for thing, _ in consumed] == list(range(100))
+    assert {thread for _, thread in consumed}.isdisjoint({threading.current_thread()})
+
+
+def test_nothing_is_put_far_ahead_of_who_consumes():
+    gate, consumed = threading.Semaphore(0), []
+    with behind(lambda thing: gate.acquire() and consumed.append(thing)) as put:
+        put(0)
+        put(1)
+        late = threading.Thread(target=lambda: (put(2), put(3)))
+        late.start()
+        late.join(0.1)
+        assert late.is_alive() and consumed == []
+        for _ in range(4):
+            gate.release()
+        late.join(5)
+    assert consumed == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("count", [1, 2, 50])
+def test_an_error_of_who_consumes_reaches_who_puts(count):
+    def consume(thing):
+        raise OSError("no space left")
+
+    with pytest.raises(OSError, match="no space left"), behind(consume) as put:
+        for i in range(count):
+            put(i)
+
+
+def test_an_error_of_who_puts_ends_the_consuming():
+    gate, consumed = threading.Event(), []
+    with pytest.raises(ZeroDivisionError), behind(lambda thing: gate.wait(5) and consumed.append(thing)) as put:
+        put(0)
+        time.sleep(0.05)
+        put(1)
+        threading.Timer(0.1, gate.set).start()
+        raise ZeroDivisionError
+    assert consumed == [0]
+
+
+def test_an_abandoned_channel_takes_nothing_more():
+    channel = Channel()
+    channel.abandon()
+    with pytest.raises(Abandoned):
+        channel.put(1)
