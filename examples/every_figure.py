@@ -9,9 +9,9 @@ from pictures import arguments, sample_photo, save
 
 import gradcam_fast
 from gradcam_fast import figures
+from gradcam_fast.cli.models import load_network
+from gradcam_fast.cli.photos import pixels, read_photo
 from gradcam_fast.features import feature_maps
-from gradcam_fast.models import load_network
-from gradcam_fast.photos import pixels, read_photo
 
 DEPTHS = ["_blocks.1", "_blocks.3", "_blocks.8", "_blocks.15"]
 

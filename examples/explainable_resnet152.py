@@ -14,7 +14,7 @@ from torchvision.models import ResNet152_Weights, resnet152
 
 import gradcam_fast
 from gradcam_fast import figures
-from gradcam_fast.captions import class_titles
+from gradcam_fast.figures.captions import class_titles
 
 
 def explain(model, images, **target):

@@ -3,7 +3,7 @@
 import red_or_blue
 
 from gradcam_fast.cli import main
-from gradcam_fast.demo import sample_photos
+from gradcam_fast.cli.demo import sample_photos
 
 CHELSEA = sample_photos()[0][0]
 

@@ -7,8 +7,8 @@ import torch
 from PIL import Image
 from torch import nn
 
-from gradcam_fast.models import Network
-from gradcam_fast.preprocessing import Preprocessing
+from gradcam_fast.cli.models import Network
+from gradcam_fast.cli.preprocessing import Preprocessing
 
 SIDE, CELL = 56, 8
 NAMES = ("red", "blue")

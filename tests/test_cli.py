@@ -12,10 +12,10 @@ from command import CHELSEA, run_command, small_photos
 from PIL import Image
 
 import gradcam_fast
-from gradcam_fast import figures, models
-from gradcam_fast.cli import main
-from gradcam_fast.models import load_network
-from gradcam_fast.photos import read_photo
+from gradcam_fast import figures
+from gradcam_fast.cli import main, models
+from gradcam_fast.cli.models import load_network
+from gradcam_fast.cli.photos import read_photo
 
 
 @pytest.fixture

@@ -12,10 +12,9 @@ import torch
 from command import CHELSEA, run_command, small_photos
 
 import gradcam_fast
-from gradcam_fast import models
-from gradcam_fast.answers import Question
-from gradcam_fast.cli import main
-from gradcam_fast.looking import Look
+from gradcam_fast.cli import main, models
+from gradcam_fast.cli.answers import Question
+from gradcam_fast.cli.looking import Look
 
 
 @pytest.fixture
@@ -158,7 +157,7 @@ def test_the_layers_are_listed_with_their_shapes_and_the_one_found_is_marked(run
 
 
 def test_video_hands_its_options_on(run, small, tmp_path, monkeypatch):
-    video = pytest.importorskip("gradcam_fast.video")
+    video = pytest.importorskip("gradcam_fast.cli.video")
     asked = {}
     monkeypatch.setattr(video, "explain_video", lambda *given, **named: asked.update(named, given=given) or 3)
     options = ["--target", "blue", "--alpha", "0.25", "--colormap", "viridis", "--batch-size", 5, "--dtype", "bfloat16"]

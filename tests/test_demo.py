@@ -10,10 +10,9 @@ import torch
 from PIL import Image
 
 import gradcam_fast
-from gradcam_fast import demo
-from gradcam_fast.cli import main
-from gradcam_fast.models import load_network
-from gradcam_fast.photos import read_photo
+from gradcam_fast.cli import demo, main
+from gradcam_fast.cli.models import load_network
+from gradcam_fast.cli.photos import read_photo
 
 EGYPTIAN_CAT, ESPRESSO = 285, 967
 # (x, y) as shares of chelsea's width and height.
@@ -124,7 +123,7 @@ def test_without_any_photos_one_line_says_what_to_install(monkeypatch, capsys, t
 
 def test_the_packages_that_ship_photos_are_not_imported():
     program = (
-        "import sys; from gradcam_fast.demo import sample_photos; assert sample_photos()[0];"
+        "import sys; from gradcam_fast.cli.demo import sample_photos; assert sample_photos()[0];"
         "sys.exit(bool({'skimage', 'foolbox', 'eagerpy'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 import gradcam_fast
-from gradcam_fast.drawing import blend, enlarged, shrunk
+from gradcam_fast.cli.drawing import blend, enlarged, shrunk
 
 
 @pytest.mark.parametrize("size", [(7, 7), (56, 56), (224, 320), (50, 33)])

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from gradcam_fast.gathering import Photo, gather
-from gradcam_fast.naming import names_for
-from gradcam_fast.written import encoded
+from gradcam_fast.cli.gathering import Photo, gather
+from gradcam_fast.cli.naming import names_for
+from gradcam_fast.cli.written import encoded
 
 
 @pytest.fixture

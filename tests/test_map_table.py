@@ -12,12 +12,12 @@ import pytest
 from PIL import Image
 from red_or_blue import SIDE, network, photo
 
-from gradcam_fast import map_table
-from gradcam_fast.formats import Style
-from gradcam_fast.gathering import Photo
-from gradcam_fast.pipeline import Plan, Question, explain_files, table_path
-from gradcam_fast.rendering import render_files
-from gradcam_fast.report import Report
+from gradcam_fast.cli import map_table
+from gradcam_fast.cli.formats import Style
+from gradcam_fast.cli.gathering import Photo
+from gradcam_fast.cli.pipeline import Plan, Question, explain_files, table_path
+from gradcam_fast.cli.rendering import render_files
+from gradcam_fast.cli.report import Report
 
 COUNT = 10
 CELLS = [(number % 7, number * 3 % 7) for number in range(COUNT)]

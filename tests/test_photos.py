@@ -5,8 +5,8 @@ import pytest
 import torch
 from PIL import Image
 
-from gradcam_fast import photos
-from gradcam_fast.photos import UnreadablePhotoError, pixels, read_photo
+from gradcam_fast.cli import photos
+from gradcam_fast.cli.photos import UnreadablePhotoError, pixels, read_photo
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 

@@ -12,13 +12,13 @@ from PIL import Image
 from red_or_blue import CELL, SIDE, network, photo
 
 import gradcam_fast
-from gradcam_fast import formats, pipeline, written
-from gradcam_fast.drawing import enlarged
-from gradcam_fast.formats import Style
-from gradcam_fast.gathering import Photo
-from gradcam_fast.photos import read_photo
-from gradcam_fast.pipeline import Plan, Question, explain_files
-from gradcam_fast.report import Report
+from gradcam_fast.cli import formats, pipeline, written
+from gradcam_fast.cli.drawing import enlarged
+from gradcam_fast.cli.formats import Style
+from gradcam_fast.cli.gathering import Photo
+from gradcam_fast.cli.photos import read_photo
+from gradcam_fast.cli.pipeline import Plan, Question, explain_files
+from gradcam_fast.cli.report import Report
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from contextlib import closing
 import pytest
 import torch
 
-from gradcam_fast.stages import flow
+from gradcam_fast.cli.stages import flow
 
 
 class Bad(Exception):

@@ -10,9 +10,9 @@ import torch
 from films import GROUND, SIDE, TOP, bright_network, centre, heat, load, pictures, save
 from refusals import assert_says
 
-from gradcam_fast.pipeline import Question
-from gradcam_fast.recording import Film, Recording
-from gradcam_fast.video import UnreadableVideoError, explain_video
+from gradcam_fast.cli.pipeline import Question
+from gradcam_fast.cli.recording import Film, Recording
+from gradcam_fast.cli.video import UnreadableVideoError, explain_video
 
 BRIGHT = Question(target=0)
 

@@ -10,8 +10,8 @@ import numpy
 import pytest
 from films import SIDE, TOP, bright_network, centre, heat, load, pictures, save
 
-from gradcam_fast.pipeline import Question
-from gradcam_fast.video import explain_video, is_live
+from gradcam_fast.cli.pipeline import Question
+from gradcam_fast.cli.video import explain_video, is_live
 
 # Named, for to find the layer the network is run once more.
 BRIGHT = Question(target=0, layer="brightness")

@@ -11,7 +11,7 @@ from refusals import assert_says
 from safetensors.torch import save_file
 from torch import nn
 
-from gradcam_fast.weights import fit, read_weights
+from gradcam_fast.cli.weights import fit, read_weights
 
 
 def build(classes=None):

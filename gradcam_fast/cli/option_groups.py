@@ -6,8 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from ..contract import METHODS
 from . import values
-from .contract import METHODS
 
 FORMATS = ("overlay", "panels", "npy", "parquet")
 DTYPES = ("float32", "bfloat16", "float16")

@@ -17,17 +17,17 @@ from typing import TYPE_CHECKING, Any
 import numpy
 import torch
 
+from ..explainer import Explainer
+from ..overlay import colormap_table
 from .channel import ahead, behind
-from .explainer import Explainer
 from .frames import Batch, Drawing, Frame, prepared
-from .overlay import colormap_table
 from .recording import SUFFIXES, Film, Recording
 from .video_reader import UnreadableVideoError, VideoReader
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from .explanation import Explanation
+    from ..explanation import Explanation
     from .models import Network
     from .pipeline import Question
 

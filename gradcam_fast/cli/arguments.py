@@ -8,7 +8,8 @@ import textwrap
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from . import __version__, manual, option_groups
+from .. import __version__
+from . import manual, option_groups
 from .option_groups import FORMATS
 
 __all__ = ["parser"]

@@ -83,7 +83,7 @@ def _video(options: argparse.Namespace) -> int:
 
 
 def _layers(options: argparse.Namespace) -> int:
-    from .explainer import Explainer
+    from ..explainer import Explainer
     from .layer_list import explainable_layers
 
     network = choices.network_of(options)

@@ -15,13 +15,13 @@ import numpy
 import torch
 from PIL import Image
 
-from .overlay import overlay
+from ..overlay import overlay
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from .explanation import Explanation
+    from ..explanation import Explanation
     from .preprocessing import Preprocessing
 
 __all__ = ["Batch", "Drawing", "Frame", "prepared"]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn.functional import interpolate
 
-from .edges import outlines
+from ..edges import outlines
 
 if TYPE_CHECKING:
     from torch import Tensor

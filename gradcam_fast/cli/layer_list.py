@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from .capture import tensor_in
-from .explainer import Explainer
-from .layers import eager_modules, named
-from .spatial import Frame, Unreadable, read
+from ..capture import tensor_in
+from ..explainer import Explainer
+from ..layers import eager_modules, named
+from ..spatial import Frame, Unreadable, read
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from .colors import colorize
-from .overlay import overlay
+from ..colors import colorize
+from ..overlay import overlay
 from .page import Page, lines_of
 from .sizing import PANEL, canvas, cells, check_photo, fitted, shape_of, smooth
 

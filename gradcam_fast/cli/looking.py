@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ..explainer import Explainer
 from .answers import Answer
-from .explainer import Explainer
 from .layer_list import layer_and_grid
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from ..explanation import Explanation
     from .answers import Question, Subject
-    from .explanation import Explanation
     from .models import Network
 
 __all__ = ["Look"]

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ..overlay import colormap_table
 from .messages import complain
-from .overlay import colormap_table
 
 if TYPE_CHECKING:
     import argparse

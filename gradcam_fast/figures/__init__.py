@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ..colors import colorize
+from ..overlay import overlay
 from .captions import class_titles
 from .class_figures import classes
-from .colors import colorize
 from .feature_figures import channels
 from .figure_files import is_own, save
 from .gallery import gallery
 from .map_figures import layers, relu
-from .overlay import overlay
 from .page import Page
 from .sizing import canvas, check_photo, fitted, shape_of, smooth
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from torch import Tensor
 
-    from .explanation import Explanation
+    from ..explanation import Explanation
 
 __all__ = ["channels", "classes", "explained", "gallery", "is_own", "layers", "panels", "relu", "save"]
 
