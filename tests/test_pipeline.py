@@ -1,6 +1,7 @@
 """Photos to files: maps where the colour is, resumed runs, bad photos, whole files only."""
 
 import json
+import math
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -10,9 +11,11 @@ import pytest
 import torch
 from PIL import Image
 from red_or_blue import CELL, SIDE, network, photo
+from torch import nn
 
 import gradcam_fast
 from gradcam_fast.cli import formats, pipeline, written
+from gradcam_fast.cli.answers import shown
 from gradcam_fast.cli.drawing import enlarged
 from gradcam_fast.cli.formats import Style
 from gradcam_fast.cli.gathering import Photo
@@ -112,6 +115,7 @@ def test_the_files_of_each_format_and_class(run, photos, tmp_path):
         assert json.loads(picture.info["comment"]) == {
             "photo": str(photos[0].path), "model": "red or blue", "input": [SIDE, SIDE], "layer": None,
             "method": "gradcam", "target": None, "topk": 2,
+            "colormap": "jet", "alpha": 0.5, "quality": 90, "longest": 1600,
         }  # fmt: skip
 
 
@@ -157,11 +161,16 @@ def test_a_resumed_run_does_what_is_missing_and_nothing_else(run, photos, tmp_pa
 
 def test_a_picture_made_otherwise_or_of_another_photo_is_made_again(run, photos, tmp_path):
     run(photos, "overlay")
-    assert len(run(photos, "overlay", resume=True, question=Question(topk=1, method="hirescam"))[0]) == 3
+    otherwise = Question(topk=1, method="hirescam")
+    assert len(run(photos, "overlay", resume=True, question=otherwise)[0]) == 3
+    for style in ({"colormap": "viridis"}, {"alpha": 0.3}, {"quality": 70}):
+        again = run(photos, "overlay", resume=True, question=otherwise, style=Style(**style))[0]
+        assert len(again) == 3
+    run(photos, "overlay", question=otherwise)
     other = tmp_path / "elsewhere" / "a.png"
     other.parent.mkdir()
     photo("blue").save(other)
-    again = run([Photo(other)], "overlay", resume=True, question=Question(topk=1, method="hirescam"))[0]
+    again = run([Photo(other)], "overlay", resume=True, question=otherwise)[0]
     assert [answer.names for _, answer, _ in again] == [("blue",)]
 
 
@@ -235,3 +244,13 @@ def test_several_batches_on_their_way_do_not_mix(run, tmp_path):
         photo("red", cell, scale=1).save(tmp_path / f"{number:02}.png")
     told, _ = run([Photo(tmp_path / f"{number:02}.png") for number in range(11)], "npy", batch_size=3)
     assert [divmod(int(answer.maps[0].argmax()), 7) for _, answer, _ in told] == cells
+
+
+def test_a_single_output_has_a_score_and_no_probability(run, photos):
+    net = network()
+    alone = replace(net, model=nn.Sequential(net.model, nn.Linear(2, 1)).eval(), class_names=("redness",))
+    alone.model[1].weight.data = torch.tensor([[1.0, 0.0]])
+    told = run(photos, "panels", net=alone)[0]
+    for _, answer, _ in told:
+        assert answer.names == ("redness",) and math.isnan(answer.probabilities[0])
+        assert shown(answer.probabilities[0], answer.scores[0]) == f"score {answer.scores[0]:.4g}"

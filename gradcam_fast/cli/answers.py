@@ -5,6 +5,7 @@ Everything is on the host. Knows nothing of how it is had, drawn or kept.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-__all__ = ["Answer", "Question", "Subject"]
+__all__ = ["Answer", "Question", "Subject", "shown"]
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,8 @@ class Answer:
     """Of one photo, K classes and their maps.
 
     Attributes:
-        classes, names, probabilities, scores: of the classes explained, K each; scores are logits.
+        classes, names, probabilities, scores: of the classes explained, K each; scores are logits. The
+            probability is NaN where the network has one output: nobody says what it means.
         maps: (K,h,w) float32 in [0,1] at the layer's own resolution, scaled to each map's extremes.
         raw_min, raw_max: these extremes, K each.
         valid: whether each map shows something, K.
@@ -79,3 +81,8 @@ class Answer:
     valid: tuple[bool, ...]
     layer: str
     best: tuple[tuple[str, int, float], ...] = ()
+
+
+def shown(probability: float, score: float) -> str:
+    """How sure the network is, as people read it: the probability if there is one, else the score."""
+    return f"score {score:.4g}" if math.isnan(probability) else f"{100 * probability:.1f} %"

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy
 import torch
 
+from .answers import shown
 from .drawing import blend, enlarged
 from .written import annotated, encoded, note_of, write_whole
 
@@ -45,7 +46,8 @@ class Style:
 
     def note_for(self, photo: Path) -> str:
         """What a picture of ``photo`` carries as its comment: JSON in ASCII."""
-        return json.dumps({"photo": str(photo), **self.note})
+        style = {name: getattr(self, name) for name in ("colormap", "alpha", "quality", "longest")}
+        return json.dumps({"photo": str(photo), **self.note, **style})
 
 
 @dataclass(frozen=True)
@@ -102,8 +104,10 @@ def _panels(subject: Subject, answer: Answer, style: Style, _: tuple[int, int]) 
 
     assert subject.pixels is not None
     titles = [
-        f"{name}, {100 * probability:.1f} %" + ("" if valid else " (empty map: no evidence)")
-        for name, probability, valid in zip(answer.names, answer.probabilities, answer.valid, strict=True)
+        f"{name}, {shown(probability, score)}" + ("" if valid else " (empty map: no evidence)")
+        for name, probability, score, valid in zip(
+            answer.names, answer.probabilities, answer.scores, answer.valid, strict=True
+        )
     ]
     heatmap = torch.from_numpy(numpy.stack([enlarged(each, subject.pixels.shape[:2]) for each in answer.maps]))
     pixels = torch.from_numpy(subject.pixels.copy()).permute(2, 0, 1)

@@ -65,7 +65,8 @@ def _fetched(explanation: Explanation, names: Sequence[str]) -> Callable[[], lis
     several = explanation.target.dim() == 2
     per_map = (explanation.target, explanation.score, explanation.raw_min, explanation.raw_max, explanation.valid)
     logits = explanation.logits.float().flatten(1)
-    probabilities = logits.softmax(1)
+    # One output is nothing to compare with: a probability of it is not to be had without knowing how it was trained.
+    probabilities = logits.softmax(1) if logits.shape[1] > 1 else torch.full_like(logits, torch.nan)
     chosen = explanation.target if several else explanation.target[:, None]
     best = probabilities.topk(min(5, logits.shape[1]))
     tensors = [

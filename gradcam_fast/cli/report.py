@@ -9,6 +9,8 @@ import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from .answers import shown
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
@@ -113,7 +115,9 @@ class Report:
 
 def most_probable(answer: Answer) -> str:
     """The most probable classes of one photo as lines of text."""
-    return "\n".join(f"  {100 * probability:5.1f} %  {name} ({number})" for name, number, probability in answer.best)
+    return "\n".join(
+        f"  {shown(probability, answer.scores[0]):>7}  {name} ({number})" for name, number, probability in answer.best
+    )
 
 
 def progress_bar(total: int | None, unit: str) -> Any:
