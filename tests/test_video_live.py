@@ -18,6 +18,14 @@ BRIGHT = Question(target=0, layer="brightness")
 PAUSE = 0.03
 
 
+@pytest.fixture(autouse=True)
+def interrupts():
+    """A job in the background of a shell is started with SIGINT ignored, and Python then leaves it so."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def slow(pause=PAUSE):
     """A network that takes its time, and the numbers of the frames it was shown."""
     network, seen = bright_network(), []
