@@ -3,6 +3,9 @@
 ``explain(model, images)`` returns the prediction and, per image and class, a Grad-CAM heatmap at full resolution.
 """
 
+from importlib import import_module
+from types import ModuleType
+
 from . import reference, targets
 from .backend import backend
 from .explainer import Explainer, explain
@@ -11,5 +14,13 @@ from .ops import cam
 from .overlay import overlay
 
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> ModuleType:
+    # Imported when first asked for: what they stand on need not be installed.
+    if name in ("features", "figures"):
+        return import_module(f".{name}", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
 
 __all__ = ["Explainer", "Explanation", "backend", "cam", "explain", "overlay", "reference", "targets"]

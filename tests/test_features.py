@@ -1,5 +1,9 @@
 """`feature_maps`: what a full graph gives, of one layer or several from one forward, and a model left as it was."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from naive import full_graph, highest, of_class
@@ -120,3 +124,17 @@ def test_it_is_printed_by_its_shapes(images):
 def test_what_cannot_work_is_refused_in_a_sentence(choices, error, message, images):
     with pytest.raises(error, match=message):
         feature_maps(ConvNet(), images, **choices)
+
+
+def test_what_draws_is_imported_when_it_is_asked_for():
+    code = "import sys, gradcam_fast; print('PIL' in sys.modules, gradcam_fast.features.feature_maps.__name__)"
+    said = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=Path(gradcam_fast.__file__).parents[1],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert said.stdout.split() == ["False", "feature_maps"]
+    with pytest.raises(AttributeError, match="no attribute 'figurs'"):
+        gradcam_fast.figurs  # noqa: B018
