@@ -16,6 +16,12 @@ COUNT = 300
 TESTS = Path(__file__).parent
 NETWORK = ["--model", "red_or_blue:model", "--size", "56", "--crop", "none", "--mean", "0", "0", "0", "--std", *"111"]
 
+# A job in the background of a shell is started with SIGINT ignored, which its children inherit.
+RUN = (
+    "import runpy, signal; signal.signal(signal.SIGINT, signal.default_int_handler);"
+    "runpy.run_module('gradcam_fast', run_name='__main__')"
+)
+
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
 
 
@@ -28,7 +34,7 @@ def photos(tmp_path_factory):
 
 
 def start(photos, out, *options):
-    command = [sys.executable, "-m", "gradcam_fast", "explain", photos, "--out", out, *NETWORK, *options]
+    command = [sys.executable, "-c", RUN, "explain", photos, "--out", out, *NETWORK, *options]
     path = os.pathsep.join([str(TESTS), str(TESTS.parent)])
     environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
