@@ -65,8 +65,8 @@ def test_the_lag_is_bounded_however_fast_the_source(tmp_path):
     network.model.register_forward_pre_hook(lambda _, inputs: lags.append(newest[0]))
     count = explain_video(network, fast(), lambda *_: None, BRIGHT, tell=lambda _: None)
     behind = [now - shown for now, shown in zip(lags, seen, strict=True)]
-    # While one is explained thirty come; a backlog would grow to hundreds. Some come between taking and explaining, more
-    # of them where the machine is busy.
+    # While one is explained thirty come; a backlog would grow to hundreds. Some come between taking and explaining,
+    # more of them where the machine is busy.
     assert max(behind) < 100, behind
     assert 5 < count < 200
     assert seen[-1] == 599
