@@ -22,6 +22,7 @@ from gradcam_fast.cli.gathering import Photo
 from gradcam_fast.cli.photos import read_photo
 from gradcam_fast.cli.pipeline import Plan, Question, explain_files
 from gradcam_fast.cli.report import Report
+from gradcam_fast.figures import is_own
 
 
 @pytest.fixture
@@ -127,7 +128,7 @@ def test_pictures_know_their_own(run, photos, tmp_path, suffix, name, fast, monk
         monkeypatch.setattr(written, "simplejpeg", None)
     run(photos[:1], name, style=Style(suffix=suffix))
     (picture,) = (tmp_path / "out").iterdir()
-    assert written.is_own(picture)
+    assert is_own(picture)
     assert json.loads(written.note_of(picture))["method"] == "gradcam"
     with Image.open(picture) as opened:
         opened.load()

@@ -1,6 +1,6 @@
 """The layers of a model that can be explained, each with the shape of its output and the grid of its map.
 
-Knows nothing of gradients or command lines; which layer is found automatically is asked of an Explainer.
+Knows nothing of gradients or command lines; which layer is found automatically is asked of the core.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from ..capture import tensor_in
-from ..explainer import Explainer
-from ..layers import eager_modules, named
+from ..features import feature_maps
+from ..layers import eager_modules
 from ..spatial import Frame, Unreadable, read
 
 if TYPE_CHECKING:
@@ -50,27 +50,9 @@ def explainable_layers(model: nn.Module, images: Tensor) -> list[ExplainableLaye
         >>> explainable_layers(model, torch.rand(1, 3, 16, 16))
         [ExplainableLayer(name='0', kind='Conv2d', shape=(1, 8, 14, 14), grid=(14, 14))]
     """
-    found: dict[str, ExplainableLayer] = {}
     modules = {name: module for name, module in eager_modules(model).items() if not isinstance(module, nn.Identity)}
-    _watch(model, images, modules, found)
-    return list(found.values())
-
-
-def layer_and_grid(model: nn.Module, images: Tensor, layer: str | None) -> tuple[str, tuple[int, ...]]:
-    """The name of the layer to explain, found if it is None, and the grid (height, width) of its maps.
-
-    Raises:
-        As explaining ``images`` (B,C,H,W) at this layer does.
-    """
-    name = Explainer(model, layer=layer, size=1)(images).layer
-    assert isinstance(name, str)  # one layer was asked for
-    found: dict[str, ExplainableLayer] = {}
-    _watch(model, images, {each.name: each.module for each in named(model, name) or ()}, found)
-    return name, found[name].grid
-
-
-def _watch(model: nn.Module, images: Tensor, modules: dict[str, nn.Module], found: dict[str, ExplainableLayer]) -> None:
     frame = Frame(images.shape[0], tuple(images.shape[2:]))
+    found: dict[str, ExplainableLayer] = {}
 
     def note(name: str, module: nn.Module, output: Any) -> None:
         maps = tensor_in(output)
@@ -92,3 +74,14 @@ def _watch(model: nn.Module, images: Tensor, modules: dict[str, nn.Module], foun
     finally:
         for handle in handles:
             handle.remove()
+    return list(found.values())
+
+
+def layer_and_grid(model: nn.Module, images: Tensor, layer: str | None) -> tuple[str, tuple[int, ...]]:
+    """The name of the layer to explain, found if it is None, and the grid (height, width) of its maps.
+
+    Raises:
+        As explaining ``images`` (B,C,H,W) at this layer does.
+    """
+    maps = feature_maps(model, images, layer=layer)
+    return maps.layer, tuple(maps.activations.shape[2:])

@@ -21,15 +21,15 @@ try:
 except ImportError:  # Pillow writes the same pixels in a third more time
     simplejpeg = None
 
+from ..figures.figure_files import MARK, SOFTWARE
+
 if TYPE_CHECKING:
     from typing import Any
 
     from numpy.typing import NDArray
 
-__all__ = ["annotated", "encoded", "is_own", "note_of", "temporary", "write_whole"]
+__all__ = ["annotated", "encoded", "note_of", "temporary", "write_whole"]
 
-# The Exif "Software" by which figures.py marks its pictures too.
-_SOFTWARE, MARK = 0x0131, "gradcam_fast"
 _SOI, _APP0, _APP1, _COMMENT = b"\xff\xd8", b"\xff\xe0", b"\xff\xe1", b"\xff\xfe"
 _PNG_HEADER = 8 + 25  # signature and IHDR, which is always first
 
@@ -74,16 +74,11 @@ def annotated(data: bytes, note: str) -> bytes:
     return _inserted(data, _PNG_HEADER, chunk)
 
 
-def is_own(path: Path) -> bool:
-    """Whether the file at ``path`` is a picture that this package wrote."""
-    return note_of(path) is not None
-
-
 def note_of(path: Path) -> str | None:
     """The note of a picture that this package wrote, empty if it has none; None of any other file."""
     try:
         with Image.open(path) as picture:
-            if picture.getexif().get(_SOFTWARE) != MARK:
+            if picture.getexif().get(SOFTWARE) != MARK:
                 return None
             note = picture.info.get("comment", picture.info.get("Comment", ""))
             return note.decode("ascii", "replace") if isinstance(note, bytes) else str(note)
@@ -94,7 +89,7 @@ def note_of(path: Path) -> str | None:
 @functools.cache
 def _exif() -> bytes:
     exif = Image.Exif()
-    exif[_SOFTWARE] = MARK
+    exif[SOFTWARE] = MARK
     return b"Exif\0\0" + exif.tobytes().removeprefix(b"Exif\0\0")
 
 

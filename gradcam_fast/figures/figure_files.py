@@ -16,7 +16,7 @@ __all__ = ["is_own", "save"]
 
 # Written into every picture as its Exif "Software", so that a later run knows what it may replace.
 MARK = "gradcam_fast"
-_SOFTWARE = 0x0131
+SOFTWARE = 0x0131
 
 
 def save(figure: Figure, path: str | PathLike[str]) -> None:
@@ -33,16 +33,16 @@ def save(figure: Figure, path: str | PathLike[str]) -> None:
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     exif = Image.Exif()
-    exif[_SOFTWARE] = MARK
+    exif[SOFTWARE] = MARK
     Image.fromarray(numpy.asarray(canvas.buffer_rgba())).convert("RGB").save(path, quality=90, exif=exif)
 
 
 def is_own(path: str | PathLike[str]) -> bool:
-    """Whether the file at ``path`` is a picture that :func:`save` wrote."""
+    """Whether the file at ``path`` is a picture of this package."""
     from PIL import Image
 
     try:
         with Image.open(path) as picture:
-            return bool(picture.getexif().get(_SOFTWARE) == MARK)
+            return bool(picture.getexif().get(SOFTWARE) == MARK)
     except OSError:
         return False
