@@ -166,10 +166,11 @@ def preserved(model: nn.Module) -> Iterator[None]:
                     setattr(module, name, buffer)
 
 
-def _modules(model: nn.Module) -> Iterator[nn.Module]:
-    # nn.Module.modules() without its bookkeeping of names and duplicates, which costs more than the visit.
-    pending = [model]
-    while pending:
-        module = pending.pop()
-        yield module
-        pending.extend(child for child in module._modules.values() if child is not None)
+def _modules(model: nn.Module) -> list[nn.Module]:
+    # nn.Module.modules() without its bookkeeping of names and duplicates, which costs more than the visit. The list
+    # grows while it is gone through.
+    found = [model]
+    for module in found:
+        if module._modules:
+            found.extend(child for child in module._modules.values() if child is not None)
+    return found

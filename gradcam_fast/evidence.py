@@ -46,6 +46,13 @@ class Question:
             logits = returned if whole else outputs.pick_logits(returned, self.output)
             return logits, *outputs.score(logits, self.target, self.topk, self.frame.batch)
 
+    def picked(self, logits: Any, classes: Tensor | None) -> tuple[Tensor, Tensor] | None:
+        """The logits (B,N) that the scores are, and their classes, if these are known to be in range."""
+        unsure = isinstance(self.target, torch.Tensor) and self.target.device.type != "cpu"
+        if classes is None or unsure or not isinstance(logits, torch.Tensor) or logits.dim() != 2:
+            return None
+        return logits, classes
+
     def read(self, module: nn.Module, maps: Tensor) -> spatial.Reading:
         """How the maps that a module returned lie."""
         return spatial.read(module, maps, self.frame, self.tokens)
@@ -106,7 +113,7 @@ def _gathered(model: nn.Module, question: Question, layers: Sequence[Layer], *, 
         returned, activations = capture.forward(model, question.inputs, chosen)
         readings = [_readable(question, *each) for each in zip(chosen, activations, strict=True)]
         logits, scores, target = question.score(returned)
-        gradients = differentiate(scores, activations, chosen)
+        gradients = differentiate(scores, activations, chosen, question.picked(logits, target))
     with torch.inference_mode(False), torch.no_grad():
         return Evidence(
             outputs.detached(logits),

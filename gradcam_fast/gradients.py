@@ -9,52 +9,100 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
+from torch.autograd.graph import GradientEdge
 
 from .unfit import Independent, Reentrant
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from torch.autograd.graph import Node
 
     from .layers import Layer
 
 __all__ = ["differentiate"]
 
+# Products of matrices, and which of their inputs are the rows that a linear layer transforms and its parameters.
+_LINEAR = {"AddmmBackward0": (1, (0, 2)), "MmBackward0": (0, (1,))}
 
-def differentiate(scores: Tensor, activations: Sequence[Tensor], layers: Sequence[Layer]) -> list[Tensor]:
+
+def differentiate(
+    scores: Tensor, activations: Sequence[Tensor], layers: Sequence[Layer], picked: tuple[Tensor, Tensor] | None = None
+) -> list[Tensor]:
     """d score / d activations at each layer: (B,...) for scores (B,), (B,K,...) for scores (B,K).
 
     Only the graph between is walked; no ``.grad`` is touched. The K targets of an image go in one batched backward
     where every operation behind the layer can, else one after another, with the same numbers.
+
+    Args:
+        picked: logits (B,N) and, for each score, the class in range whose logit it is; None if it is something else.
 
     Raises:
         Independent: the scores do not depend on a layer.
     """
     if not scores.requires_grad:
         raise Independent(layers[0].name)
-    device = scores.device.type
-    with torch.inference_mode(False), torch.autocast(device, enabled=False):
+    with torch.inference_mode(False), torch.autocast(scores.device.type, enabled=False):
+        start, seeds = (picked and _before_last_linear(*picked, activations)) or (scores, _one_hot(scores))
         if scores.dim() == 1:
-            return _checked(_grad(scores, activations, torch.ones_like(scores), layers), layers)
-        batch, targets = scores.shape
-        one_hot = torch.eye(targets, dtype=scores.dtype, device=scores.device)
-        one_hot = one_hot.unsqueeze(1).expand(targets, batch, targets)
+            return _checked(_grad(start, activations, seeds, layers), layers)
         try:
-            found = _grad(scores, activations, one_hot, layers, batched=True)
+            found = _grad(start, activations, seeds, layers, retain=True, batched=True)
         except Reentrant:
             raise
         except RuntimeError:
-            single = [_checked(_grad(scores, activations, each, layers), layers) for each in one_hot]
+            single = [_checked(_grad(start, activations, each, layers, retain=True), layers) for each in seeds]
             return [torch.stack(maps, 1) for maps in zip(*single, strict=True)]
         return [maps.transpose(0, 1) for maps in _checked(found, layers)]
 
 
+def _one_hot(scores: Tensor) -> Tensor:
+    """What goes back into scores (B,), or for each of their K targets, (K,B,K), into scores (B,K)."""
+    if scores.dim() == 1:
+        return torch.ones_like(scores)
+    batch, targets = scores.shape
+    return torch.eye(targets, dtype=scores.dtype, device=scores.device).unsqueeze(1).expand(targets, batch, targets)
+
+
+def _before_last_linear(
+    logits: Tensor, classes: Tensor, activations: Sequence[Tensor]
+) -> tuple[GradientEdge, Tensor] | None:
+    """If a linear layer made the logits: its input in the graph, and the gradients there, (B,F) or (K,B,F).
+
+    They are rows of the weight, to the bit what the product with a one-hot gradient gives; but that reads all of the
+    weight, which for one image takes longer than the rest of the backward.
+    """
+    node = logits.grad_fn
+    # A hook on the logits may change the gradient on its way.
+    if node is None or node.name() not in _LINEAR or logits._backward_hooks or getattr(node, "_saved_alpha", 1) != 1:
+        return None
+    rows, parameters = _LINEAR[node.name()]
+    before, output = node.next_functions[rows]
+    if before is None or not all(_is_parameter(node.next_functions[each][0], activations) for each in parameters):
+        return None
+    weight: Tensor = node._saved_mat2.detach().t()  # type: ignore[attr-defined]
+    return GradientEdge(before, output), weight[classes.t()]
+
+
+def _is_parameter(node: Node | None, activations: Sequence[Tensor]) -> bool:
+    """Whether nothing but one leaf goes into it, and none that is asked about: a transposed weight, a cast bias."""
+    while node is not None and len(node.next_functions) == 1:
+        node = node.next_functions[0][0]
+    leaf = getattr(node, "variable", None)
+    return node is None or (leaf is not None and all(leaf is not each for each in activations))
+
+
 def _grad(
-    scores: Tensor, activations: Sequence[Tensor], weights: Tensor, layers: Sequence[Layer], *, batched: bool = False
+    start: Tensor | GradientEdge,
+    activations: Sequence[Tensor],
+    seeds: Tensor,
+    layers: Sequence[Layer],
+    *,
+    retain: bool = False,
+    batched: bool = False,
 ) -> Sequence[Tensor | None]:
-    several = batched or scores.dim() == 2
     try:
         return torch.autograd.grad(
-            scores, activations, weights, retain_graph=several, allow_unused=True, is_grads_batched=batched
+            start, activations, seeds, retain_graph=retain, allow_unused=True, is_grads_batched=batched
         )
     except RuntimeError as error:
         if "use_reentrant" in str(error):
