@@ -39,7 +39,7 @@ class Explainer:
             and the buffers of modules in training mode (batch-norm's running statistics) are put back afterwards; what
             a training step in another thread writes to them meanwhile is lost.
         layer: dotted name, module, or a list of these (the mean of their maps); None finds the last spatial feature
-            map that the score depends on, by one trial run per model and image size.
+            map that the score depends on, by trial runs, once per model and image size.
         method: ``gradcam``, ``gradcam++``, ``xgradcam``, ``hirescam``, ``elementwise`` or ``layercam``;
             formulas and papers in :func:`gradcam_fast.reference.raw_map`.
         size: (H,W) of the heatmaps, or one integer for all sides; None = the images' own.
@@ -152,8 +152,8 @@ def explain(
 ) -> Explanation:
     """Predict a batch and show where the model looked: one forward, and per image and class one heatmap.
 
-    The first call for a model and image size runs the model once more, on one image if it can, to find the layer; name
-    a ``layer`` to spare that.
+    The first call for a model and image size runs the model once or twice more, on one image if it can, to find the
+    layer; name a ``layer`` to spare that.
 
     Args:
         model: any ``nn.Module``; it is left exactly as it was.

@@ -186,3 +186,59 @@ def test_a_layer_found_for_another_score_is_looked_for_again_when_its_gradient_v
     for column, name in ((1, "coarse"), (0, "fine"), (1, "coarse")):
         found = explain(model, images, target=column, relu=False)
         assert found.layer == name and found.valid.all()
+
+
+class Deep(nn.Module):
+    """Fifty convolutions, and then fifty more, of which `depends` says how many the score depends on."""
+
+    def __init__(self, depends):
+        super().__init__()
+        self.depends = depends
+        self.blocks = nn.ModuleList(nn.Conv2d(3 if n == 0 else 2, 2, 3, padding=1) for n in range(100))
+        self.graph = []
+        self.eval()
+
+    def forward(self, images):
+        maps = kept = images
+        self.graph.append([])
+        for number, block in enumerate(self.blocks, 1):
+            maps = block(maps)
+            self.graph[-1].append(torch.is_grad_enabled())
+            if number == self.depends:
+                kept = maps
+        return kept.mean((2, 3)) + 0 * maps.detach().mean((2, 3))
+
+
+def test_a_graph_is_kept_behind_the_last_maps_only():
+    model = Deep(depends=98)
+    assert explain(model, torch.randn(1, 3, 8, 8), relu=False).layer == "blocks.97"
+    counting, searching, explaining = model.graph
+    assert not any(counting) and sum(searching) == 32 and sum(explaining) == 3
+
+
+def test_and_behind_all_of_them_where_the_score_depends_on_none_of_the_last():
+    model = Deep(depends=20)
+    assert explain(model, torch.randn(1, 3, 8, 8), relu=False).layer == "blocks.19"
+    assert [sum(each) for each in model.graph] == [0, 32, 100, 81]
+
+
+class PooledEarly(nn.Module):
+    """A pooled map that containers hand on, returned at the end of everything although it was made at its start."""
+
+    def __init__(self, idle):
+        super().__init__()
+        self.conv, self.pool = nn.Conv2d(3, 4, 3), nn.Sequential(nn.Sequential(nn.AvgPool2d(2)))
+        self.idle = nn.Sequential(*(nn.Linear(2, 2) for _ in range(idle)))
+        self.last = nn.Sequential(nn.Identity())
+        self.eval()
+
+    def forward(self, images):
+        maps = self.pool(self.conv(images))
+        self.idle(images[:, 0, :2, 0])
+        return self.last(maps).mean((2, 3))
+
+
+@pytest.mark.parametrize("idle", range(24, 36))
+def test_a_pooled_map_does_not_count_wherever_the_graph_begins(idle):
+    model = PooledEarly(idle)
+    assert explain(model, torch.randn(1, 3, 10, 10), relu=False).layer == "conv"

@@ -1,0 +1,130 @@
+"""A run of a model in which hooks note every feature map in the order made, with a graph behind the last of them.
+
+Knows nothing of which map is wanted, or why.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from .capture import members_of, preserved, replace_tensor, tensor_in
+from .compiled import eagerly
+from .spatial import Unreadable
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from .inputs import Inputs
+    from .spatial import Reading
+
+__all__ = ["Candidate", "Trace", "undisturbed"]
+
+
+@contextmanager
+def undisturbed(model: nn.Module, inputs: Inputs) -> Iterator[None]:
+    """Traces, and whatever is done with their graphs, leave buffers and random numbers as they were."""
+    devices = {value.device for value in (*inputs.args, *inputs.kwargs.values()) if isinstance(value, torch.Tensor)}
+    with (
+        preserved(model),
+        eagerly(),
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        torch.random.fork_rng([device for device in devices if device.type == "cuda"]),
+    ):
+        yield
+
+
+@dataclass
+class Candidate:
+    """A feature map as it was made, and the outermost module that returned it."""
+
+    name: str
+    module: nn.Module
+    maps: Tensor
+    reading: Reading
+
+
+@dataclass
+class Trace:
+    """Forward hooks on all modules that note each new map, in the order made, under its outermost module's name.
+
+    The first ``skipped`` outputs pass unnoticed and leave no graph, which is what takes memory. Infinity skips them all:
+    ``outputs`` counts them.
+    """
+
+    names: dict[nn.Module, str]
+    read: Callable[[nn.Module, Tensor], Reading]
+    skipped: float
+    thread: int = field(default_factory=threading.get_ident)
+    outputs: int = 0
+    candidates: list[Candidate] = field(default_factory=list)
+    unreadable: str = ""
+    handed: dict[tuple[int, int], tuple[Tensor, Candidate | None]] = field(default_factory=dict)
+
+    def run(self, model: nn.Module, inputs: Inputs) -> Any:
+        """What the model returns."""
+        handles = []
+        try:
+            for module in self.names:
+                handles.append(module.register_forward_hook(self))
+            with torch.set_grad_enabled(not self.skipped):
+                return inputs.map(torch.clone)(model)
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def __call__(self, module: nn.Module, args: Any, output: Any) -> Any:
+        """Notes what ``module`` returned, and hands a copy of it onward."""
+        maps = tensor_in(output)
+        if threading.get_ident() != self.thread or maps is None:
+            return None
+        self.outputs += 1
+        if self.outputs <= self.skipped:
+            return None
+        torch.set_grad_enabled(True)
+        name = self.names[module]
+        # Of a module that runs again only the last call can be captured.
+        self.candidates = [each for each in self.candidates if each.module is not module]
+        if (made := self.handed.get(_identity(maps))) is not None:
+            candidate = made[1]
+            # What a module returns beside the maps (a pooled vector, say) it may have made of them.
+            alone = len(members_of(output)) == 1
+            if candidate and alone and candidate.name.startswith(f"{name}."):
+                candidate.name, candidate.module = name, module
+            return None
+        # What made it was not recorded; it may have been pooling.
+        unknown = self.skipped and not maps.requires_grad
+        found = maps if maps.requires_grad else maps.detach().requires_grad_()
+        candidate = None
+        try:
+            reading = self.read(module, found)
+            if not (unknown or _passes_on(module, found, reading)):
+                candidate = Candidate(name, module, found, reading)
+                self.candidates.append(candidate)
+        except Unreadable as reason:
+            if maps.dim() == 3:
+                self.unreadable = f"layer {name!r} returns shape {tuple(maps.shape)}, {reason}"
+        # What is handed onward may be changed in place; the candidate keeps the tensor as it was made.
+        onward = found.clone()
+        self.handed[_identity(onward)] = onward, candidate
+        return replace_tensor(output, maps, onward)
+
+
+def _identity(tensor: Tensor) -> tuple[int, int]:
+    return id(tensor), tensor._version
+
+
+def _passes_on(module: nn.Module, maps: Tensor, reading: Reading) -> bool:
+    # Softmax makes attention weights, which look like maps of as many channels as there are heads. A lone projection
+    # of tokens (to queries, keys, values) has features that no one names; the norm before it is what they are made of.
+    made_by = maps.grad_fn.name() if maps.grad_fn else ""
+    passing = isinstance(module, nn.Identity) or any(word in type(module).__name__ for word in ("Drop", "Pool"))
+    projects = isinstance(module, nn.Linear) and reading.layout != "planes"
+    return passing or projects or any(word in made_by for word in ("Pool", "Softmax"))
