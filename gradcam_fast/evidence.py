@@ -60,10 +60,16 @@ class Question:
     @property
     def key(self) -> Any:
         """Questions of one key are about the same layer, as far as can be known beforehand."""
-        main = next(value for value in self._tensors() if value.dim() == len(self.frame.size) + 2)
-        return tuple(main.shape[1:]), self.tokens
+        return tuple(self.images.shape[1:]), self.tokens
 
-    def _tensors(self) -> list[Tensor]:
+    @property
+    def images(self) -> Tensor:
+        """The images among the model's inputs."""
+        return next(value for value in self.tensors if value.dim() == len(self.frame.size) + 2)
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """All tensors among the model's inputs."""
         values = (*self.inputs.args, *self.inputs.kwargs.values())
         return [value for value in values if isinstance(value, torch.Tensor)]
 

@@ -6,7 +6,7 @@ Puts together what is asked, the evidence and the maps; holds no state but the c
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,6 +16,7 @@ from . import layers, outputs
 from .contract import METHODS, NORMALIZATIONS, check_choice, check_size
 from .evidence import Question, evidence_of, look_again
 from .explanation import Explanation
+from .graphs import Graphs
 from .inputs import as_inputs, as_model, rank_of
 from .maps import heatmaps, vanished
 from .spatial import Frame, check_tokens
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
     from .contract import Size
     from .evidence import Evidence
-    from .layers import LayerChoice
+    from .layers import Layer, LayerChoice
     from .spatial import Tokens
 
 __all__ = ["Explainer", "explain"]
@@ -50,6 +51,10 @@ class Explainer:
         tokens: where the positions are in what a transformer's layer returns, (B,N,C). "auto" sets class and register
             tokens in front aside and infers the grid from N and the images' sides; or the grid (h,w) of the last h x w
             tokens; or a callable from what the layer returns to (B,C,h,w), used on the gradients too.
+        cuda_graph: True records what a call does on a CUDA device when its like comes for the second time, and then
+            replays that in one launch, without the model's Python: attributes and branches are as they were. Values
+            written into the weights are seen; after new tensors or modes it records anew. Where it cannot (CPU,
+            training mode, hooks, a host that waits) it runs eagerly; a warning and ``graphs.eager_because`` say why.
 
     Raises:
         TypeError, ValueError: a choice that cannot work, in one sentence, before the model runs.
@@ -76,6 +81,7 @@ class Explainer:
         relu: bool = True,
         output: Callable[[Any], Tensor] | None = None,
         tokens: Tokens = "auto",
+        cuda_graph: bool = False,
     ) -> None:
         self.model = as_model(model)
         check_choice("method", method, METHODS)
@@ -83,39 +89,36 @@ class Explainer:
         self.tokens = check_tokens(tokens)
         if output is not None and not callable(output):
             raise TypeError(f"output={output!r} is not callable; give a function that picks the logits")
-        self.method = method
-        self.normalize = normalize
-        self.relu = relu
+        self.method, self.normalize, self.relu = method, normalize, relu
         self.rank = rank_of(self.model)
         self.size = size if size is None else check_size(size, self.rank)
         self.output = output
         self.layers = layers.named(self.model, layer)
+        self.graphs = Graphs() if cuda_graph else None
 
     def __call__(self, images: Any, target: Any = None, topk: int | None = None) -> Explanation:
         """Explain a batch; see :func:`gradcam_fast.explain` for the arguments."""
         question = self.ask(images, target, topk)
+        return self.explained(question) if self.graphs is None else self.graphs.explain(self, question)
+
+    def explained(self, question: Question) -> Explanation:
+        """The answer to a question, from the layers that were named or are found."""
         evidence = evidence_of(self.model, question, self.layers)
-        heatmap, low, high, valid = self._heatmaps(evidence, question)
-        if evidence.recalled and vanished(valid, evidence.gradients):
+        explanation = self._explanation(evidence, question)
+        if evidence.recalled and vanished(explanation.valid, evidence.gradients):
             evidence = look_again(self.model, question)
-            heatmap, low, high, valid = self._heatmaps(evidence, question)
-        names = evidence.layers
-        if vanished(valid, evidence.gradients):
+            explanation = self._explanation(evidence, question)
+        if vanished(explanation.valid, evidence.gradients):
             warnings.warn(
-                f"the gradient of the score at layer {', '.join(map(repr, names))} is zero everywhere, so the heatmaps "
-                "are empty; choose another layer or target (a saturated sigmoid or a head of zeros has no gradient)",
-                stacklevel=2,
+                f"the gradient of the score at layer {', '.join(map(repr, evidence.layers))} is zero everywhere, so the"
+                " heatmaps are empty; choose another layer or target (a saturated sigmoid or a head of zeros has none)",
+                stacklevel=3,
             )
-        return Explanation(
-            heatmap=heatmap,
-            logits=evidence.logits,
-            target=evidence.target,
-            score=evidence.scores,
-            raw_min=low,
-            raw_max=high,
-            valid=valid,
-            layer=names[0] if len(names) == 1 else names,
-        )
+        return explanation
+
+    def explained_at(self, question: Question, layers: Sequence[Layer]) -> Explanation:
+        """The answer from these layers, without the host ever waiting for the device."""
+        return self._explanation(evidence_of(self.model, question, layers), question)
 
     def ask(self, images: Any, target: Any = None, topk: int | None = None) -> Question:
         """The question that a call with these arguments asks, checked."""
@@ -124,9 +127,9 @@ class Explainer:
         target = outputs.check_target(target, topk, frame.batch)
         return Question(inputs, frame, target, topk, self.output, self.tokens)
 
-    def _heatmaps(self, evidence: Evidence, question: Question) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def _explanation(self, evidence: Evidence, question: Question) -> Explanation:
         with torch.inference_mode(False), torch.no_grad():
-            return heatmaps(
+            heatmap, low, high, valid = heatmaps(
                 evidence.activations,
                 evidence.gradients,
                 self.size or question.frame.size,
@@ -134,6 +137,8 @@ class Explainer:
                 normalize=self.normalize,
                 relu=self.relu,
             )
+        layer = evidence.layers[0] if len(evidence.layers) == 1 else evidence.layers
+        return Explanation(heatmap, evidence.logits, evidence.target, evidence.scores, low, high, valid, layer)
 
 
 def explain(
@@ -163,7 +168,7 @@ def explain(
         target: None = each image's highest logit; a class index; (B,) or (B,K) indices as integer tensor or list; or
             a callable that turns what the model returns (or what ``output`` picks) into (B,) or (B,K) scores.
         topk: explain the K highest logits of each image instead.
-        layer, method, size, normalize, relu, output, tokens: see :class:`Explainer`.
+        layer, method, size, normalize, relu, output, tokens: see :class:`Explainer`, which has a ``cuda_graph`` too.
 
     Returns:
         Explanation: heatmap (B,H,W), or (B,K,H,W) for K targets, logits, target, score, extremes, validity, layer. Of

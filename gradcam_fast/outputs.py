@@ -182,18 +182,23 @@ def _called(target: Callable[[Any], Tensor], output: Any, batch: int) -> Tensor:
 
 def detached(output: Any) -> Any:
     """A model's output with every tensor in it detached, in the same containers."""
+    return with_tensors(output, torch.Tensor.detach)
+
+
+def with_tensors(output: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """A model's output with every tensor ``t`` in it replaced by ``change(t)``, in the same containers."""
     if isinstance(output, torch.Tensor):
-        return output.detach()
+        return change(output)
     if isinstance(output, MutableMapping):
         changed = copy.copy(output)
         for key, value in output.items():
-            changed[key] = detached(value)
+            changed[key] = with_tensors(value, change)
         return changed
     if isinstance(output, (tuple, list)):
-        members = [detached(value) for value in output]
+        members = [with_tensors(value, change) for value in output]
         return type(output)(*members) if hasattr(output, "_fields") else type(output)(members)
     if hasattr(output, "__dict__"):
         changed = copy.copy(output)
-        vars(changed).update({k: v.detach() for k, v in vars(output).items() if isinstance(v, torch.Tensor)})
+        vars(changed).update({k: change(v) for k, v in vars(output).items() if isinstance(v, torch.Tensor)})
         return changed
     return output

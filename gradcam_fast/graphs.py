@@ -1,0 +1,175 @@
+"""Which calls of an explainer are recorded and replayed: known by their key, made anew for a model that has changed.
+
+Knows nothing of how an explanation is made, or of what a recording is. What cannot be recorded is explained eagerly,
+and says why.
+"""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from . import layers
+from .explanation import Explanation
+from .fingerprint import fingerprint, versions, why_unfit
+from .recording import CudaRecorder
+from .rehearsal import CannotRecord
+from .replays import Replay, can_be_padded, key_of, padded_size
+
+if TYPE_CHECKING:
+    from .evidence import Question
+    from .explainer import Explainer
+    from .recording import Recorder
+
+__all__ = ["Graphs"]
+
+# As many as there are sizes of batches from 1 to 512; and the keys of some more calls.
+RECORDINGS = 32
+ASKED = 64
+
+
+class Graphs:
+    """The recordings of one explainer.
+
+    A call is recorded when its like comes for the second time, so that what comes once (a last batch, a function
+    written in place) costs nothing. After new modes, hooks, modules or memory of the model everything is recorded anew.
+
+    Attributes:
+        eager_because: why the last call was explained eagerly; None if it was replayed, or will be the next time.
+    """
+
+    def __init__(self, recorder: type[Recorder] = CudaRecorder) -> None:
+        self.eager_because: str | None = None
+        self._recorder_for = recorder
+        self._recorder: Recorder | None = None
+        self._lock = threading.Lock()
+        self._said: set[str] = set()
+        self._asked: OrderedDict[Any, None] = OrderedDict()
+        # A replay, or why there is none.
+        self._known: OrderedDict[Any, Replay | str] = OrderedDict()
+        # Until an image turns out to change when others follow it.
+        self._pads = True
+        self._fingerprint: list[Any] = []
+
+    def explain(self, explainer: Explainer, question: Question) -> Explanation:
+        """What ``explainer.explained(question)`` returns, from a replay if there is one."""
+        reason = self._recorder_for.refuses(question.images.device)
+        if reason is None and question.frame.batch:
+            pads = self._pads and can_be_padded(question)
+            try:
+                key = key_of(question, padded_size(question.frame.batch) if pads else question.frame.batch)
+            except TypeError as error:
+                reason = f"the inputs cannot be compared with those of other calls ({error})"
+            else:
+                with self._lock, torch.inference_mode(False), torch.no_grad():
+                    answer, reason = self._answer(explainer, question, key)
+                if answer is not None:
+                    self._say(reason)
+                    return answer
+        self._say(reason)
+        return explainer.explained(question)
+
+    def _say(self, reason: str | None) -> None:
+        self.eager_because = reason
+        if reason is not None and reason not in self._said:
+            self._said.add(reason)
+            warnings.warn(f"cuda_graph=True, but this runs eagerly: {reason}", RuntimeWarning, stacklevel=4)
+
+    def _answer(self, explainer: Explainer, question: Question, key: Any) -> tuple[Explanation | None, str | None]:
+        """The answer, unless it has to be an eager one that is not at hand; and why it is eager, if it stays so."""
+        known = self._known.get(key)
+        if isinstance(known, Replay):
+            self._known.move_to_end(key)
+            if known.takes(question):
+                answer = self._replayed(explainer, question, known)
+                if answer is not None:
+                    return answer, None
+            elif fingerprint(explainer.model) == self._fingerprint:
+                return None, None
+        elif known is not None:
+            if fingerprint(explainer.model) == self._fingerprint:
+                return None, known
+        elif key not in self._asked:
+            self._asked[key] = None
+            if len(self._asked) > ASKED:
+                self._asked.popitem(last=False)
+            return None, None
+        return self._recorded(explainer, question, key)
+
+    def _replayed(self, explainer: Explainer, question: Question, known: Replay) -> Explanation | None:
+        """The answer, unless the model is no longer what was recorded."""
+        assert self._recorder is not None
+        with self._recorder.turn():
+            known.fill(question)
+            known.again()
+            # Looked at while the device works; the memory it reads is there, whatever has become of the model.
+            same = fingerprint(explainer.model) == self._fingerprint
+            return known.explanation(question.frame.batch) if same else None
+
+    def _recorded(self, explainer: Explainer, question: Question, key: Any) -> tuple[Explanation, str | None]:
+        model, device = explainer.model, question.images.device
+        marks, before = fingerprint(model), versions(model)
+        # What is wrong with the question is said here. What is wrong with the recording leaves this as the answer.
+        answer = explainer.explained(question)
+        reason = why_unfit(model, device)
+        if reason is None and (fingerprint(model), versions(model)) != (marks, before):
+            reason = "the model replaces its tensors, or writes to its buffers, in its forward"
+        if marks != self._fingerprint:
+            self._forget()
+            self._fingerprint = marks
+        if reason is not None:
+            self._keep(key, reason)
+            return answer, reason
+        if self._recorder is None:
+            self._recorder = self._recorder_for(device)
+        try:
+            known = self._record(self._recorder, explainer, question, answer, key[0])
+        except Exception as error:
+            reason = str(error) if isinstance(error, CannotRecord) else f"{type(error).__name__}: {error}"
+            reason = reason.partition("\n")[0]
+            self._keep(key, reason)
+            return answer, reason
+        self._keep(key_of(question, known.question.frame.batch), known)
+        return self._replayed(explainer, question, known) or answer, None
+
+    def _record(
+        self, recorder: Recorder, explainer: Explainer, question: Question, answer: Explanation, batch: int
+    ) -> Replay:
+        names = [answer.layer] if isinstance(answer.layer, str) else answer.layer
+        places = explainer.layers or layers.named(explainer.model, names) or ()
+        kind = question.images.device.type
+        enabled, dtype = torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)
+
+        def explained(still: Question) -> Explanation:
+            # Weights that were cast before are gone when the caller's autocast ends.
+            with torch.autocast(kind, dtype, enabled, cache_enabled=False):
+                return explainer.explained_at(still, places)
+
+        known = Replay(question, batch, explained, recorder)
+        # Does any other batch end here?
+        if self._pads and can_be_padded(question) and padded_size(batch - 1) == batch:
+            with recorder.aside(), recorder.turn():
+                self._pads = known.keeps_images_apart()
+            if not self._pads and batch != question.frame.batch:
+                known = Replay(question, question.frame.batch, explained, recorder)
+        return known
+
+    def _keep(self, key: Any, known: Replay | str) -> None:
+        self._settle()
+        self._known[key] = known
+        if len(self._known) > RECORDINGS:
+            self._known.popitem(last=False)
+
+    def _forget(self) -> None:
+        self._settle()
+        self._known.clear()
+        self._recorder, self._pads = None, True
+
+    def _settle(self) -> None:
+        # Memory of a replay that is still running must not be given away.
+        if self._recorder is not None:
+            self._recorder.settle()

@@ -1,0 +1,163 @@
+"""One recorded explanation: the memory it reads, filled with a call's images and targets, and its results cut out.
+
+Knows nothing of how recordings are made, or of when one may be used beyond what two calls must have in common.
+"""
+
+from __future__ import annotations
+
+import inspect
+import weakref
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from . import outputs
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from .evidence import Question
+    from .explanation import Explanation
+    from .recording import Recorder
+
+__all__ = ["Replay", "can_be_padded", "key_of", "padded_size"]
+
+_MAPS = ("heatmap", "score", "raw_min", "raw_max", "valid")
+
+
+def padded_size(batch: int) -> int:
+    """The size to which a batch is padded: itself up to 8, then one of four to each doubling, 10, 12, 14, 16, 20 ...
+
+    Example:
+        >>> [padded_size(batch) for batch in (1, 7, 8, 9, 17, 32, 100)]
+        [1, 7, 8, 10, 20, 32, 112]
+    """
+    step = 1 << max(0, (batch - 1).bit_length() - 3)
+    return -(-batch // step) * step
+
+
+def can_be_padded(question: Question) -> bool:
+    """Whether all that there is one of per image is known: in other inputs and in functions there may be more."""
+    return len(question.inputs.args) + len(question.inputs.kwargs) == 1 and not callable(question.target)
+
+
+def key_of(question: Question, batch: int) -> Any:
+    """What two questions have in common if they can be answered by one recording for ``batch`` images.
+
+    Raises:
+        TypeError: an input can be compared with no other.
+    """
+    images, target = question.images, question.target
+    asked: Any = question.topk
+    if callable(target):
+        # Another function may come to lie where this one was. A method is made anew whenever it is named.
+        asked = target if inspect.ismethod(target) else weakref.ref(target)
+    elif target is not None:
+        asked = "classes", tuple(target.shape[1:]) if isinstance(target, torch.Tensor) else ()
+
+    def trait(value: Any) -> Any:
+        if not isinstance(value, torch.Tensor):
+            return type(value), value
+        if value.device != images.device:
+            raise TypeError(f"an input is on {value.device} and the images on {images.device}")
+        return value.shape[1:] if value is images else value.shape, value.dtype, value.device, _memory_format(value)
+
+    inputs, kind = question.inputs, images.device.type
+    autocast = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
+    key = (batch, *map(trait, inputs.args), *((name, trait(each)) for name, each in inputs.kwargs.items()))
+    key = (*key, asked, autocast)
+    hash(key)
+    return key
+
+
+def _memory_format(value: Tensor) -> torch.memory_format:
+    if not value.is_contiguous():
+        for each in (torch.channels_last, torch.channels_last_3d):
+            if value.is_contiguous(memory_format=each):
+                return each
+    return torch.contiguous_format
+
+
+def _still(question: Question, batch: int) -> Question:
+    """The same question about ``batch`` images in memory of its own; images that are not there are zeros."""
+    images, target = question.images, question.target
+
+    def kept(value: Tensor) -> Tensor:
+        shape = (batch, *value.shape[1:]) if value is images else value.shape
+        memory = torch.empty(shape, dtype=value.dtype, device=value.device, memory_format=_memory_format(value))
+        return memory.zero_()
+
+    if target is not None and not callable(target):
+        each = target.shape[1:] if isinstance(target, torch.Tensor) else ()
+        target = torch.zeros(batch, *each, dtype=torch.long, device=images.device)
+    frame = replace(question.frame, batch=batch)
+    return replace(question, inputs=question.inputs.map(kept), frame=frame, target=target)
+
+
+class Replay:
+    """A recorded explanation: ``question`` lies where it is read, ``again`` writes ``answer`` anew.
+
+    Args:
+        question: the first to be answered; the recording is for others of its key, too.
+        batch: the size it is padded to.
+        explained: what is recorded.
+        recorder: what records it.
+    """
+
+    def __init__(
+        self, question: Question, batch: int, explained: Callable[[Question], Explanation], recorder: Recorder
+    ) -> None:
+        # Images after these are zeros.
+        self.filled = 0
+        with recorder.aside():
+            self.question = _still(question, batch)
+            self.fill(question)
+            self.answer, self.again = recorder.record(lambda: explained(self.question))
+
+    def takes(self, question: Question) -> bool:
+        """Whether the classes asked for exist. Those in the device's memory are not looked at: the host would wait."""
+        target = question.target
+        if target is None or callable(target) or (isinstance(target, torch.Tensor) and target.device.type != "cpu"):
+            return True
+        count = outputs.as_classes(self.answer.logits, self.question.frame.batch).shape[1]
+        low, high = (target, target) if isinstance(target, int) else map(int, target.aminmax())
+        return bool(0 <= low and high < count)
+
+    def fill(self, question: Question) -> None:
+        """Write what is asked to where the recording reads it."""
+        batch = question.frame.batch
+        for memory, given in zip(self.question.tensors, question.tensors, strict=True):
+            part = memory if memory.shape == given.shape else memory[:batch]
+            part.copy_(given, non_blocking=True)
+        if self.filled > batch:
+            self.question.images[batch : self.filled].zero_()
+        self.filled = batch
+        if isinstance(self.question.target, torch.Tensor):
+            chosen = self.question.target[:batch]
+            if isinstance(question.target, torch.Tensor):
+                chosen.copy_(question.target, non_blocking=True)
+            else:
+                chosen.fill_(question.target)
+
+    def explanation(self, batch: int) -> Explanation:
+        """A copy of the answer for the first ``batch`` images, which the next replay leaves alone."""
+
+        def cut(value: Tensor) -> Tensor:
+            return (value[:batch] if self.question.frame.batch != batch else value).clone()
+
+        answer = self.answer
+        target = None if answer.target is None else cut(answer.target)
+        maps = {name: cut(getattr(answer, name)) for name in _MAPS}
+        return replace(answer, logits=outputs.with_tensors(answer.logits, cut), target=target, **maps)
+
+    def keeps_images_apart(self) -> bool:
+        """Whether an image's score has the same bits whatever images come after it. The host waits for the device."""
+        scores = []
+        for value in (0, 1):
+            self.question.images[1:].fill_(value)
+            self.again()
+            scores.append(self.answer.score[0].nan_to_num().clone())
+        self.filled = self.question.frame.batch
+        return torch.equal(*scores)
