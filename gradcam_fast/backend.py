@@ -79,14 +79,17 @@ def kernel_for(device_type: str) -> bool:
     return _fused.get(device_type, False)
 
 
-# A warning cannot be traced; marked so, torch.compile calls this function while it traces, and warns then.
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def warn_if_reference(device_type: str) -> None:
     """Warn once per process if the reference runs on ``device_type`` although a kernel could be there."""
     if device_type in _due:
         message = _due[device_type]
         _due.clear()
         warnings.warn(message, RuntimeWarning, stacklevel=3)
+
+
+# A warning cannot be traced; marked so, torch.compile calls this function while it traces, and warns then. The mark is
+# that of torch.compiler.assume_constant_result, which imports the whole compiler, for a second and for good.
+warn_if_reference._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def load() -> Backend:

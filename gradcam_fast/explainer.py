@@ -105,10 +105,12 @@ class Explainer:
         """The answer to a question, from the layers that were named or are found."""
         evidence = evidence_of(self.model, question, self.layers)
         explanation = self._explanation(evidence, question)
-        if evidence.recalled and vanished(explanation.valid, evidence.gradients):
+        empty = vanished(explanation.valid, evidence.gradients)
+        if empty and evidence.recalled:
             evidence = look_again(self.model, question)
             explanation = self._explanation(evidence, question)
-        if vanished(explanation.valid, evidence.gradients):
+            empty = vanished(explanation.valid, evidence.gradients)
+        if empty:
             warnings.warn(
                 f"the gradient of the score at layer {', '.join(map(repr, evidence.layers))} is zero everywhere, so the"
                 " heatmaps are empty; choose another layer or target (a saturated sigmoid or a head of zeros has none)",

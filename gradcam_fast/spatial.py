@@ -133,6 +133,7 @@ def _channels_last(module: nn.Module, maps: Tensor, frame: Frame, tokens: Tokens
     return not fits(tuple(maps.shape[2:]), frame.size) and fits(tuple(maps.shape[1:-1]), frame.size)
 
 
+@lru_cache(maxsize=256)
 def fits(grid: Grid, size: Grid) -> bool:
     """Whether one stride, give or take a sample per side for borders, makes ``grid`` of images of this size."""
     least = max(side / (count + 1) for side, count in zip(size, grid, strict=True))

@@ -3,6 +3,9 @@
 Knows nothing of code generation: the "eager" backend traces as every other one does and emits no code.
 """
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from networks import stateless
@@ -96,3 +99,14 @@ def test_what_was_compiled_runs_compiled_again_afterwards(images):
         assert not runs
         model(images)
     assert runs
+
+
+def test_whoever_compiles_nothing_does_not_pay_for_the_compiler():
+    """Importing it takes a second, and from then on every explanation has to hold it off."""
+    code = (
+        "import sys, torch, gradcam_fast\n"
+        "model = torch.nn.Sequential(torch.nn.Conv2d(3, 2, 3), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())\n"
+        "gradcam_fast.explain(model, torch.randn(2, 3, 8, 8), topk=2)\n"
+        "sys.exit('torch._dynamo' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
