@@ -10,7 +10,7 @@ DEV := $(VENV)/.dev-$(GRADCAM_FAST_BUILD)
 CXX_SOURCES := $(wildcard csrc/*.cpp csrc/*.h csrc/*.inl csrc/*.cu benchmarks/*.cpp tests/*.cpp tests/*.h)
 BUILD_INPUTS := pyproject.toml setup.py constraints.txt $(wildcard csrc/*.*)
 
-.PHONY: demo test bench lint format clean one-binary sanitize aarch64
+.PHONY: demo test bench bench-check gpu lint format clean one-binary sanitize aarch64
 
 # Without the record of a build nothing is installed, whatever the stamps say.
 ifeq ($(wildcard gradcam_fast/_lib/build.json),)
@@ -23,9 +23,22 @@ demo: $(DEMO)
 test: lint
 	$(BIN)/python -m pytest
 
-# Ratios within one run, contenders by turns; nothing fails on a clock.
+# Half an hour; BENCH=benchmarks/test_op.py takes a part of it. Contenders go by turns, and nothing fails on a clock.
+BENCH ?= benchmarks
 bench: $(DEV)
-	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-2} $(BIN)/python -m pytest benchmarks -q --benchmark-disable-gc
+	mkdir -p benchmarks/results
+	$(BIN)/python -m pytest $(BENCH) -q --benchmark-disable-gc --benchmark-columns=min,median,rounds \
+	  --benchmark-json=benchmarks/results/cpu.json
+	$(BIN)/python benchmarks/report.py
+
+# Whether it got slower: ratios within one run, with room for a busy machine, and instructions counted by valgrind.
+bench-check: $(DEV)
+	$(BIN)/python -m pytest benchmarks/check_speed.py -q -p no:cacheprovider
+
+# What the GPU of this machine needs, in less than eight minutes; make bench puts it into the report.
+gpu: $(DEV)
+	mkdir -p benchmarks/results
+	$(BIN)/python benchmarks/gpu.py --out benchmarks/results/gpu.json
 
 lint: $(DEV)
 	$(BIN)/ruff check

@@ -1,83 +1,114 @@
-"""Interleaved rounds for every benchmark, and tables of times and ratios at the end.
+"""Interleaved rounds for every benchmark, what the stored JSON holds beside the times, and tables at the end.
 
-pytest-benchmark times one function after another, so that a drifting machine favours one of them. Here all contenders
-take turns in each round: the others are timed in the setup of the one that pytest-benchmark times itself.
+pytest-benchmark times one function after another, so that a drifting machine favours one of them. What it times here is
+a round, in which all contenders take their turns.
 """
 
 import math
-import platform
 import statistics
 import time
-from pathlib import Path
+from collections import deque
+from importlib.metadata import PackageNotFoundError, version
 
 import pytest
 import torch
 
+import gradcam_fast
+
 TABLES = {}
+LIBRARIES = ("gradcam-fast", "torchvision", "captum", "grad-cam", "torchcam")
+LEAST_ROUNDS, MOST_ROUNDS = 5, 200
 
 
 @pytest.fixture
 def compare(benchmark):
-    """compare(table, row, rounds, ratios, fused=f, other=g, ...) times all by turns.
+    """compare(table, row, {"fused": f, "other": g}, ratios, rounds=...) times all by turns.
 
-    ``ratios`` names pairs such as "other/fused". Least times, and ratios of least and of median times, go into
-    extra_info and into the table.
+    ``ratios`` names pairs such as "other/fused". Instead of ``rounds``, ``seconds`` takes as many as about fit, at
+    least five. Times, ratios of least and of median times, and ``facts`` go into extra_info and into the table; what is
+    returned are the ratios of least times.
     """
 
-    def run(table, row, rounds, ratios, **contenders):
-        (first, function), *others = contenders.items()
+    def run(table, row, contenders, ratios, rounds=None, seconds=None, facts=None):
         times = {name: [] for name in contenders}
         for each in contenders.values():
-            each(), each()
+            each()
+        start = time.perf_counter()
+        for each in contenders.values():
+            each()
+        if rounds is None:
+            fitting = seconds / (time.perf_counter() - start)
+            rounds = min(max(round(fitting), LEAST_ROUNDS), MOST_ROUNDS)
+        order = deque(contenders.items())
 
         def take_turns():
-            for name, each in others:
+            for name, each in order:
                 start = time.perf_counter()
                 each()
                 times[name].append(time.perf_counter() - start)
+            # Nobody always follows the same one.
+            order.rotate()
 
-        def timed():
-            start = time.perf_counter()
-            function()
-            times[first].append(time.perf_counter() - start)
-
-        benchmark.pedantic(timed, setup=take_turns, rounds=rounds, iterations=1)
+        # What pytest-benchmark itself shows is a round.
+        benchmark.pedantic(take_turns, rounds=rounds, iterations=1)
         least = {name: min(taken) for name, taken in times.items()}
         median = {name: statistics.median(taken) for name, taken in times.items()}
-        cells = {}
-        for pair in ratios:
-            above, below = pair.split("/")
-            cells[pair] = least[above] / least[below], median[above] / median[below]
-            benchmark.extra_info[f"{pair} least"], benchmark.extra_info[f"{pair} median"] = cells[pair]
-        for name, taken in least.items():
-            benchmark.extra_info[f"{name} us"] = taken * 1e6
-        TABLES.setdefault(table, []).append((row, least, cells))
+        pairs = {pair: pair.split("/") for pair in ratios}
+        record = {
+            "table": table,
+            "row": row,
+            "least seconds": least,
+            "median seconds": median,
+            "ratio of least": {pair: least[above] / least[below] for pair, (above, below) in pairs.items()},
+            "ratio of medians": {pair: median[above] / median[below] for pair, (above, below) in pairs.items()},
+            **(facts or {}),
+        }
+        benchmark.extra_info.update(record)
+        TABLES.setdefault(table, []).append(record)
+        return record["ratio of least"]
 
     return run
+
+
+def pytest_benchmark_update_machine_info(config, machine_info):
+    for private in ("node", "release"):
+        machine_info.pop(private, None)
+    machine_info["versions"] = {"torch": torch.__version__, **{name: _version(name) for name in LIBRARIES}}
+    machine_info["threads"] = torch.get_num_threads()
+    kernel = gradcam_fast.backend().kernels[0]
+    machine_info["kernel"] = kernel.why if kernel.fused else "reference"
+
+
+def pytest_benchmark_update_json(config, benchmarks, output_json):
+    output_json["commit_info"].pop("project", None)
+    for each in output_json["benchmarks"]:
+        each["stats"].pop("data", None)
+
+
+def _version(library):
+    try:
+        return version(library)
+    except PackageNotFoundError:
+        return None
 
 
 def pytest_terminal_summary(terminalreporter):
     for table, rows in TABLES.items():
         write = terminalreporter.write_line
         terminalreporter.section(table)
-        write(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {_processor()}")
-        write("least time of each in microseconds; ratios of least times, in brackets of medians; all by turns")
-        for row, least, cells in rows:
-            times = " ".join(f"{name} {taken * 1e6:.0f}" for name, taken in least.items())
-            write(f"{row:<26} {'  '.join(f'{pair} {a:.2f} ({b:.2f})' for pair, (a, b) in cells.items())}  | {times}")
-        means = {pair: [_geometric_mean(row[2][pair][i] for row in rows) for i in (0, 1)] for pair in rows[0][2]}
-        write(f"{'geometric means':<26} {'  '.join(f'{pair} {a:.2f} ({b:.2f})' for pair, (a, b) in means.items())}")
+        write("ratios of least times, in brackets of medians; least time of each in milliseconds; all by turns")
+        for row in rows:
+            ratios = row["ratio of least"], row["ratio of medians"]
+            cells = "  ".join(f"{pair} {ratios[0][pair]:.3f} ({ratios[1][pair]:.3f})" for pair in ratios[0])
+            times = " ".join(f"{name} {taken * 1e3:.3g}" for name, taken in row["least seconds"].items())
+            write(f"{row['row']:<26} {cells}  | {times}")
+        for pair in rows[0]["ratio of least"]:
+            means = (
+                _geometric_mean(row[kind][pair] for row in rows) for kind in ("ratio of least", "ratio of medians")
+            )
+            write("geometric mean of {}: {:.3f} ({:.3f})".format(pair, *means))
 
 
 def _geometric_mean(numbers):
     logarithms = [math.log(number) for number in numbers]
     return math.exp(sum(logarithms) / len(logarithms))
-
-
-def _processor():
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()

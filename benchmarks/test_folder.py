@@ -79,10 +79,12 @@ def explain(network, photos, out):
 def test_a_folder_of_photos_against_predicting_alone(compare, network, photos, tmp_path):
     found = gather([photos], tmp_path, pytest.fail)
     compare(
+        "a folder of photos on the command line",
         "512 JPEGs of 512x512, ResNet-18, batch 32",
-        "with overlays",
-        2,
+        {
+            "overlays": lambda: explain(network, found, tmp_path),
+            "predict": lambda: predict(network, found),
+        },
         ("overlays/predict",),
-        overlays=lambda: explain(network, found, tmp_path),
-        predict=lambda: predict(network, found),
+        rounds=2,
     )

@@ -1,8 +1,8 @@
 """The op beside eager PyTorch, torch.compile of the same lines, and the time of merely touching its memory.
 
-    make bench
+    make bench BENCH=benchmarks/test_op.py
 
-Two threads unless OMP_NUM_THREADS says otherwise. Nothing here fails on a clock.
+Nothing here fails on a clock.
 """
 
 import pytest
@@ -43,14 +43,17 @@ def test_against_eager_compiled_and_the_read_limit(compare, shape, side, rounds)
     expected = eager(activations, gradients, (side, side))[:, 0]
     torch.testing.assert_close(gradcam_fast.cam(activations, gradients, side)[0], expected, rtol=0, atol=2e-5)
     compare(
-        "the operator in float32",
-        f"{shape} -> {side}",
-        rounds,
+        "the operator",
+        f"{shape} to {side}",
+        {
+            "fused": lambda: gradcam_fast.cam(activations, gradients, side),
+            "limit": lambda: read_limit(activations, gradients, out),
+            "eager": lambda: eager(activations, gradients, (side, side)),
+            "compiled": lambda: compiled(activations, gradients, (side, side)),
+        },
         ("eager/fused", "compiled/fused", "fused/limit"),
-        fused=lambda: gradcam_fast.cam(activations, gradients, side),
-        limit=lambda: read_limit(activations, gradients, out),
-        eager=lambda: eager(activations, gradients, (side, side)),
-        compiled=lambda: compiled(activations, gradients, (side, side)),
+        rounds=rounds,
+        facts={"bytes": activations.nbytes + gradients.nbytes + out.nbytes},
     )
 
 
@@ -62,14 +65,16 @@ def test_other_types_and_layouts_against_float32_in_planes(compare, shape, side,
     tokens = [maps.flatten(2).mT.contiguous().mT.unflatten(2, shape[2:]) for maps in (activations, gradients)]
     compare(
         "types and layouts",
-        f"{shape} -> {side}",
-        rounds,
+        f"{shape} to {side}",
+        {
+            "float32": lambda: gradcam_fast.cam(activations, gradients, side),
+            "bfloat16": lambda: gradcam_fast.cam(*bfloat16, side),
+            "float16": lambda: gradcam_fast.cam(*half, side),
+            "channels_last": lambda: gradcam_fast.cam(*last, side),
+            "tokens": lambda: gradcam_fast.cam(*tokens, side),
+        },
         ("bfloat16/float32", "float16/float32", "channels_last/float32", "tokens/float32"),
-        float32=lambda: gradcam_fast.cam(activations, gradients, side),
-        bfloat16=lambda: gradcam_fast.cam(*bfloat16, side),
-        float16=lambda: gradcam_fast.cam(*half, side),
-        channels_last=lambda: gradcam_fast.cam(*last, side),
-        tokens=lambda: gradcam_fast.cam(*tokens, side),
+        rounds=rounds,
     )
 
 
@@ -80,11 +85,11 @@ def test_other_methods_against_gradcam(compare, shape, side, rounds):
     # less than zero.
     activations = activations.relu()
     methods = {
-        method.replace("+", "p"): lambda method=method: gradcam_fast.cam(activations, gradients, side, method=method)
+        method: lambda method=method: gradcam_fast.cam(activations, gradients, side, method=method)
         for method in gradcam_fast.contract.METHODS
     }
     ratios = [f"{method}/gradcam" for method in methods if method != "gradcam"]
-    compare("methods", f"{shape} -> {side}", rounds, ratios, **methods)
+    compare("methods", f"{shape} to {side}", methods, ratios, rounds=rounds)
 
 
 @pytest.mark.parametrize(("shape", "side", "rounds"), [*SHAPES[:3], SHAPES[5], ((8, 1280, 7, 7), 56, 200)])
@@ -94,13 +99,15 @@ def test_ten_targets_against_one(compare, shape, side, rounds):
     out, outs = torch.empty(shape[0], side, side), torch.empty(shape[0], 10, side, side)
     compare(
         "ten targets that share the activations",
-        f"{shape} -> {side}",
-        rounds,
+        f"{shape} to {side}",
+        {
+            "one": lambda: gradcam_fast.cam(activations, gradients, side),
+            "ten": lambda: gradcam_fast.cam(activations, ten, side),
+            "one_limit": lambda: read_limit(activations, gradients, out),
+            "ten_limit": lambda: read_limit(activations, ten, outs),
+        },
         ("ten/one", "ten_limit/one_limit", "ten/ten_limit"),
-        one=lambda: gradcam_fast.cam(activations, gradients, side),
-        ten=lambda: gradcam_fast.cam(activations, ten, side),
-        one_limit=lambda: read_limit(activations, gradients, out),
-        ten_limit=lambda: read_limit(activations, ten, outs),
+        rounds=rounds,
     )
 
 
@@ -108,10 +115,12 @@ def test_what_a_call_costs(compare):
     activations, gradients = inputs((1, 8, 2, 2))
     compare(
         "a call that computes next to nothing",
-        "(1, 8, 2, 2) -> 2",
-        2000,
+        "(1, 8, 2, 2) to 2",
+        {
+            "cam": lambda: gradcam_fast.cam(activations, gradients, 2),
+            "op": lambda: torch.ops.gradcam_fast.cam.default(activations, gradients, 2, 2, 0, 0, True),
+            "relu": lambda: torch.relu(activations),
+        },
         ("cam/op", "cam/relu"),
-        cam=lambda: gradcam_fast.cam(activations, gradients, 2),
-        op=lambda: torch.ops.gradcam_fast.cam.default(activations, gradients, 2, 2, 0, 0, True),
-        relu=lambda: torch.relu(activations),
+        rounds=2000,
     )

@@ -1,0 +1,75 @@
+"""Whether something got slower, told by what a busy machine does not change much: ratios in one run, and instructions.
+
+    make bench-check
+
+The bounds leave room for such a machine; what is really reached stands in REPORT.md. Not part of `make test`.
+"""
+
+import json
+
+import instructions
+import pytest
+import torch
+from contenders import build, predict
+from read_limit import read_limit
+from test_op import eager, inputs
+
+import gradcam_fast
+
+SAME_COUNT = 0.03
+
+
+@pytest.mark.parametrize(("name", "batch", "bound"), [("resnet18", 1, 1.2), ("resnet18", 8, 1.1), ("vit_b_16", 1, 1.3)])
+def test_an_explanation_costs_little_more_than_the_prediction(compare, name, batch, bound):
+    model, images = build(name), torch.randn(batch, 3, 224, 224)
+    prediction, explainer = predict(model), gradcam_fast.Explainer(model)
+    found = compare(
+        "checks: explanations",
+        f"{name}, B = {batch}",
+        {
+            "explainer": lambda: explainer(images),
+            "inference": lambda: prediction(images),
+            "ten": lambda: explainer(images, topk=10),
+        },
+        ("explainer/inference", "ten/explainer"),
+        seconds=15,
+    )
+    assert found["explainer/inference"] <= bound
+    assert name != "resnet18" or found["ten/explainer"] <= 1.3
+
+
+@pytest.mark.parametrize(
+    ("shape", "size", "faster", "bound"),
+    [((1, 2048, 7, 7), 224, 3.0, 2.5), ((8, 1280, 7, 7), 224, 4.0, 2.0), ((16, 2048, 7, 7), 224, 2.5, 1.6)],
+)
+def test_the_op_is_faster_than_eager_and_near_the_read_limit(compare, shape, size, faster, bound):
+    activations, gradients = inputs(shape)
+    out = torch.empty(shape[0], size, size)
+    found = compare(
+        "checks: the operator",
+        f"{shape} to {size}",
+        {
+            "fused": lambda: gradcam_fast.cam(activations, gradients, size),
+            "limit": lambda: read_limit(activations, gradients, out),
+            "eager": lambda: eager(activations, gradients, (size, size)),
+        },
+        ("eager/fused", "fused/limit"),
+        seconds=3,
+    )
+    assert found["eager/fused"] >= faster
+    assert found["fused/limit"] <= bound
+
+
+def test_the_op_takes_no_more_instructions_than_it_did():
+    if reason := instructions.missing():
+        pytest.skip(reason)
+    baseline = json.loads(instructions.BASELINES.read_text(encoding="utf-8")).get(instructions.machine())
+    if baseline is None:
+        pytest.skip(f"no baseline for {instructions.machine()}; python benchmarks/instructions.py --store makes one")
+    found = instructions.counted()
+    changed = {
+        name: f"{baseline[name]} before, {count} now"
+        for name, count in found.items()
+        if abs(count / baseline[name] - 1) > SAME_COUNT
+    }
+    assert not changed, f"{changed}; if that is for the better, python benchmarks/instructions.py --store keeps it"

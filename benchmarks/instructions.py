@@ -1,0 +1,110 @@
+"""How many instructions calls of the op take, counted by callgrind: the same on a busy machine as on an idle one.
+
+    python benchmarks/instructions.py             prints them as JSON
+    python benchmarks/instructions.py --store     makes them the baseline of this compiler and these instruction sets
+
+Needs valgrind with its headers (Debian: apt-get install valgrind), and a minute or two. Knows nothing of clocks.
+"""
+
+import ctypes
+import json
+import os
+import platform
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+HERE = Path(__file__).parent
+BASELINES = HERE / "instructions.json"
+COMPILER = shlex.split(os.environ.get("CXX", "c++"))
+
+# Shape of the activations, targets, size of the map, dtype, method, and whether channels come last.
+CASES = {
+    "gradcam 2048x7x7": ((1, 2048, 7, 7), 1, 224, "float32", "gradcam", False),
+    "gradcam 512x14x14": ((1, 512, 14, 14), 1, 224, "float32", "gradcam", False),
+    "gradcam 64x128x128": ((1, 64, 128, 128), 1, 512, "float32", "gradcam", False),
+    "ten targets": ((1, 512, 7, 7), 10, 56, "float32", "gradcam", False),
+    "channels last": ((1, 512, 14, 14), 1, 224, "float32", "gradcam", True),
+    "bfloat16": ((1, 2048, 7, 7), 1, 224, "bfloat16", "gradcam", False),
+    "float16": ((1, 2048, 7, 7), 1, 224, "float16", "gradcam", False),
+    **{
+        method: ((1, 512, 7, 7), 1, 224, "float32", method, False)
+        for method in ("gradcam++", "xgradcam", "hirescam", "elementwise", "layercam")
+    },
+    "a call": ((1, 8, 2, 2), 1, 2, "float32", "gradcam", False),
+}
+
+
+def missing():
+    """What has to be there and is not, in a sentence; None if all is there."""
+    if platform.system() != "Linux":
+        return "callgrind counts on Linux only"
+    if shutil.which("valgrind") is None:
+        return "valgrind is not installed; on Debian, type: apt-get install valgrind"
+    return None
+
+
+def machine():
+    """What the counts depend on beside the sources: the compiler, and what valgrind offers of the processor."""
+    version = subprocess.run([*COMPILER, "--version"], capture_output=True, text=True, check=True).stdout
+    return f"{version.splitlines()[0]}, {platform.machine()}"
+
+
+def counted():
+    """Instructions by case, of one call on one thread when everything is warm."""
+    with tempfile.TemporaryDirectory() as folder:
+        marks = Path(folder, "marks.so")
+        subprocess.run([*COMPILER, "-x", "c", "-shared", "-fPIC", HERE / "instructions.c", "-o", marks], check=True)
+        out = Path(folder, "out")
+        callgrind = ["valgrind", "--tool=callgrind", "--instr-atstart=no", f"--callgrind-out-file={out}"]
+        subprocess.run(
+            [*callgrind, sys.executable, __file__, "--calls", marks],
+            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "0"},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            check=True,
+        )
+        found = {}
+        for each in Path(folder).glob("out.*"):
+            text = each.read_text()
+            name = re.search(r"^desc: Trigger: Client Request: (.*)$", text, re.MULTILINE)
+            total = re.search(r"^summary: (\d+)$", text, re.MULTILINE)
+            if name and total:
+                found[name[1]] = int(total[1])
+        return {name: found[name] for name in CASES}
+
+
+def call_all(marks):
+    import torch
+
+    import gradcam_fast
+
+    library = ctypes.CDLL(marks)
+    torch.manual_seed(0)
+    for name, (shape, targets, size, dtype, method, last) in CASES.items():
+        activations = torch.randn(shape).relu().to(getattr(torch, dtype))
+        gradients = torch.randn(shape if targets == 1 else (shape[0], targets, *shape[1:])).to(activations)
+        if last:
+            activations, gradients = (maps.to(memory_format=torch.channels_last) for maps in (activations, gradients))
+        for _ in range(3):
+            gradcam_fast.cam(activations, gradients, size, method=method)
+        library.begin()
+        gradcam_fast.cam(activations, gradients, size, method=method)
+        library.end(name.encode())
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--calls"]:
+        call_all(sys.argv[2])
+    elif reason := missing():
+        sys.exit(reason)
+    else:
+        counts = counted()
+        print(json.dumps(counts, indent=1))
+        if sys.argv[1:] == ["--store"]:
+            stored = json.loads(BASELINES.read_text()) if BASELINES.exists() else {}
+            BASELINES.write_text(json.dumps({**stored, machine(): counts}, indent=1) + "\n")
