@@ -56,7 +56,7 @@ def ratio(record, pair, digits=2):
 
 
 def milliseconds(seconds):
-    return f"{seconds * 1e3:.3g} ms"
+    return f"{seconds * 1e3:,.0f} ms" if seconds >= 0.1 else f"{seconds * 1e3:.3g} ms"
 
 
 def geometric_mean(numbers):
