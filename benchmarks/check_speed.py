@@ -10,9 +10,9 @@ import json
 import instructions
 import pytest
 import torch
-from contenders import build, predict
+from contenders import build, eager, predict
 from read_limit import read_limit
-from test_op import eager, inputs
+from test_op import inputs
 
 import gradcam_fast
 

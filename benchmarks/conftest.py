@@ -4,7 +4,6 @@ pytest-benchmark times one function after another, so that a drifting machine fa
 a round, in which all contenders take their turns.
 """
 
-import math
 import random
 import statistics
 import time
@@ -73,6 +72,7 @@ def compare(benchmark):
 def pytest_benchmark_update_machine_info(config, machine_info):
     for private in ("node", "release"):
         machine_info.pop(private, None)
+    machine_info["cpu"].pop("flags", None)
     machine_info["versions"] = {"torch": torch.__version__, **{name: _version(name) for name in LIBRARIES}}
     machine_info["threads"] = torch.get_num_threads()
     kernel = gradcam_fast.backend().kernels[0]
@@ -105,10 +105,7 @@ def pytest_terminal_summary(terminalreporter):
         kinds = ("ratio of least", "ratio of medians")
         for pair in rows[0]["ratio of least"]:
             # Not everybody explains every network.
-            means = (_geometric_mean([row[kind][pair] for row in rows if pair in row[kind]]) for kind in kinds)
+            means = (
+                statistics.geometric_mean([row[kind][pair] for row in rows if pair in row[kind]]) for kind in kinds
+            )
             write("geometric mean of {}: {:.3f} ({:.3f})".format(pair, *means))
-
-
-def _geometric_mean(numbers):
-    logarithms = [math.log(number) for number in numbers]
-    return math.exp(sum(logarithms) / len(logarithms))

@@ -52,6 +52,19 @@ def build(name: str) -> nn.Module:
     return model.eval()
 
 
+def sharing_weights(model: nn.Module) -> nn.Module:
+    """A copy for one contender: some leave their hooks in it, which would slow down the others and the prediction."""
+    return copy.deepcopy(model, {id(parameter): parameter for parameter in model.parameters()})
+
+
+def eager(activations: Tensor, gradients: Tensor, size: tuple[int, int]) -> Tensor:
+    """The op alone, (B,1,H,W), in the lines of plain PyTorch that it replaces."""
+    maps = (gradients.mean((2, 3), keepdim=True) * activations).sum(1, keepdim=True).relu()
+    maps = F.interpolate(maps, size, mode="bilinear", align_corners=False)
+    low, high = maps.amin((2, 3), keepdim=True), maps.amax((2, 3), keepdim=True)
+    return (maps - low) / (high - low)
+
+
 def predict(model: nn.Module) -> Callable[[Tensor], Tensor]:
     """The prediction alone, which is what an explanation is measured by."""
 
@@ -144,15 +157,11 @@ CONTENDERS: dict[str, Callable[[nn.Module, str], Contender]] = {
 
 
 def contenders(model: nn.Module, layer: str) -> dict[str, Contender]:
-    """Those that are installed and can explain this network, each with a copy of its own that shares the weights.
-
-    Some leave their hooks in it, which would slow down the others and the prediction.
-    """
+    """Those that are installed and can explain this network, each with a copy of its own."""
     found = {}
     for name, make in CONTENDERS.items():
         with contextlib.suppress(ImportError, NotImplementedError):
-            own = copy.deepcopy(model, {id(parameter): parameter for parameter in model.parameters()})
-            found[name] = make(own, layer)
+            found[name] = make(sharing_weights(model), layer)
     return found
 
 

@@ -82,7 +82,7 @@ def measure(device: Device, model: nn.Module, row: dict[str, Any], share: Budget
         run["images_timed"] = len(timed)
         try:
             warm = WARM if "graph" in name else 1
-            explain = make(_sharing_weights(model))
+            explain = make(contenders.sharing_weights(model))
             found, turns[name] = _first_calls(device, explain, timed, warm, run)
             if name == "explainer":
                 expected = found
@@ -139,11 +139,6 @@ def _graphed_explainer(model: nn.Module) -> Callable[[Tensor], Tensor]:
         return heatmap
 
     return run
-
-
-def _sharing_weights(model: nn.Module) -> nn.Module:
-    """A copy: some contenders leave their hooks in a model, which would slow down the others."""
-    return copy.deepcopy(model, {id(parameter): parameter for parameter in model.parameters()})
 
 
 def _first_calls(

@@ -13,11 +13,11 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
+from contenders import eager
 from gpu_device import Device
 from gpu_machine import reason
 from gpu_timing import TIME_WAS_UP, Budget, NotMeasured, by_turns, calls_for, rotation, sets_to_rotate, summary
 from torch import Tensor
-from torch.nn.functional import interpolate
 
 import gradcam_fast
 
@@ -37,13 +37,6 @@ CALLS_IN_A_GRAPH = 10
 
 Maps = Callable[[Tensor, Tensor], Tensor]
 Case = tuple[str, int, tuple[int, int, int, int]]
-
-
-def eager(activations, gradients, size):
-    maps = (gradients.mean((2, 3), keepdim=True) * activations).sum(1, keepdim=True).relu()
-    maps = interpolate(maps, size, mode="bilinear", align_corners=False)
-    low, high = maps.amin((2, 3), keepdim=True), maps.amax((2, 3), keepdim=True)
-    return (maps - low) / (high - low)
 
 
 def planned(plan: Iterable[Case]) -> list[dict[str, Any]]:

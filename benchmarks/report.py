@@ -7,7 +7,7 @@ things are measured.
 """
 
 import json
-import math
+import statistics
 from pathlib import Path
 
 import gpu_report
@@ -59,11 +59,6 @@ def milliseconds(seconds):
     return f"{seconds * 1e3:,.0f} ms" if seconds >= 0.1 else f"{seconds * 1e3:.3g} ms"
 
 
-def geometric_mean(numbers):
-    logarithms = [math.log(number) for number in numbers]
-    return math.exp(sum(logarithms) / len(logarithms))
-
-
 def beside_prediction(records):
     rows = [
         (
@@ -111,7 +106,9 @@ def by_ratios(records, text=""):
     rows = [(each["row"], *(ratio(each, pair) for pair in pairs)) for each in records]
     if len(records) > 1:
         kinds = ("ratio of least", "ratio of medians")
-        means = {pair: [geometric_mean(each[kind][pair] for each in records) for kind in kinds] for pair in pairs}
+        means = {
+            pair: [statistics.geometric_mean(each[kind][pair] for each in records) for kind in kinds] for pair in pairs
+        }
         rows.append(("geometric mean", *("{:.2f} ({:.2f})".format(*means[pair]) for pair in pairs)))
     return text, table(("", *(pair.replace("/", " / ") for pair in pairs)), rows)
 
