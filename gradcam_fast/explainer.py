@@ -1,6 +1,6 @@
 """From images to an explanation: one forward, one small backward, one call of the op.
 
-Puts together what is asked, the evidence and the maps; holds no state but the caller's choices.
+Puts together what is asked, the evidence and the maps; holds the caller's choices, and recordings if asked to.
 """
 
 from __future__ import annotations

@@ -55,8 +55,8 @@ class Candidate:
 class Trace:
     """Forward hooks on all modules that note each new map, in the order made, under its outermost module's name.
 
-    The first ``skipped`` outputs pass unnoticed and leave no graph, which is what takes memory. Skipping an infinity of
-    them counts them.
+    The first ``skipped`` outputs pass unnoticed and leave no graph, which is what takes memory. Where that is infinity,
+    nothing is noted but ``outputs``, how many there are.
     """
 
     names: dict[nn.Module, str]
