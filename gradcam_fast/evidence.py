@@ -65,13 +65,7 @@ class Question:
     @property
     def images(self) -> Tensor:
         """The images among the model's inputs."""
-        return next(value for value in self.tensors if value.dim() == len(self.frame.size) + 2)
-
-    @property
-    def tensors(self) -> list[Tensor]:
-        """All tensors among the model's inputs."""
-        values = (*self.inputs.args, *self.inputs.kwargs.values())
-        return [value for value in values if isinstance(value, torch.Tensor)]
+        return next(value for value in self.inputs.tensors if value.dim() == len(self.frame.size) + 2)
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,11 @@ class Inputs:
     def __call__(self, model: nn.Module) -> Any:
         return model(*self.args, **self.kwargs)
 
+    @property
+    def tensors(self) -> list[Tensor]:
+        """The tensors among them."""
+        return [value for value in (*self.args, *self.kwargs.values()) if isinstance(value, torch.Tensor)]
+
     def map(self, change: Callable[[Tensor], Tensor]) -> Inputs:
         """The same inputs with every tensor ``t`` replaced by ``change(t)``."""
 
@@ -91,8 +96,8 @@ def as_inputs(model: nn.Module, rank: int, images: Any) -> tuple[Inputs, Tensor]
         main = images.unsqueeze(0) if images.dim() == rank + 1 else images
         _check_images(model, main, images, rank)
         return Inputs((main,), {}), main
-    for value in (*inputs.args, *inputs.kwargs.values()):
-        if isinstance(value, torch.Tensor) and value.dim() == rank + 2:
+    for value in inputs.tensors:
+        if value.dim() == rank + 2:
             _check_images(model, value, value, rank)
             return inputs, value
     raise ValueError(f"none of the model's inputs is a tensor {_SHAPES[rank][0]}; give the images among them")

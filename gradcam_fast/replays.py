@@ -128,7 +128,7 @@ class Replay:
     def fill(self, question: Question) -> None:
         """Write what is asked to where the recording reads it."""
         batch = question.frame.batch
-        for memory, given in zip(self.question.tensors, question.tensors, strict=True):
+        for memory, given in zip(self.question.inputs.tensors, question.inputs.tensors, strict=True):
             part = memory if memory.shape == given.shape else memory[:batch]
             part.copy_(given, non_blocking=True)
         if self.filled > batch:

@@ -30,7 +30,7 @@ __all__ = ["Candidate", "Trace", "undisturbed"]
 @contextmanager
 def undisturbed(model: nn.Module, inputs: Inputs) -> Iterator[None]:
     """Traces, and whatever is done with their graphs, leave buffers and random numbers as they were."""
-    devices = {value.device for value in (*inputs.args, *inputs.kwargs.values()) if isinstance(value, torch.Tensor)}
+    devices = {each.device for each in inputs.tensors}
     with (
         preserved(model),
         eagerly(),
