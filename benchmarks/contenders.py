@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import importlib
 from collections.abc import Callable
 
@@ -32,6 +33,7 @@ GRID = (14, 14)  # of ViT-B/16 at 224x224
 Contender = Callable[[Tensor], Tensor]
 
 
+@functools.lru_cache(maxsize=1)
 def build(name: str) -> nn.Module:
     """A network of torchvision in eval mode with random weights under which it says something.
 

@@ -25,11 +25,6 @@ BATCHES = (1, 8)
 SAME_MAP = 1e-4
 
 
-@functools.lru_cache(maxsize=1)
-def network(name):
-    return build(name)
-
-
 def photos(batch):
     return torch.randn(batch, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(batch))
 
@@ -39,7 +34,7 @@ EVERYWHERE = pytest.mark.parametrize(("name", "batch"), [(name, batch) for name 
 
 @EVERYWHERE
 def test_an_explanation_beside_the_prediction(compare, name, batch):
-    model, images = network(name), photos(batch)
+    model, images = build(name), photos(batch)
     prediction, explainer = predict(model), gradcam_fast.Explainer(model)
     explanation = explainer(images)
     assert explanation.valid.all() and explanation.layer == NETWORKS[name][1]
@@ -58,7 +53,7 @@ def test_an_explanation_beside_the_prediction(compare, name, batch):
 
 @EVERYWHERE
 def test_an_explanation_beside_other_libraries(compare, name, batch):
-    model, images, (title, layer) = network(name), photos(batch), NETWORKS[name]
+    model, images, (title, layer) = build(name), photos(batch), NETWORKS[name]
     prediction, rivals = predict(model), contenders(model, layer)
     expected = gradcam_fast.explain(model, images).heatmap
     differences = {rival: apart(explain(images), expected) for rival, explain in rivals.items()}
@@ -95,7 +90,7 @@ def resident(name, batch, contender):
 @pytest.mark.parametrize(("name", "batch"), [("resnet50", 1), ("resnet50", 8), ("vgg16", 8)])
 def test_peak_memory(benchmark, name, batch):
     title, layer = NETWORKS[name]
-    found = gradcam_fast.features.feature_maps(network(name), photos(batch), layer=layer)
+    found = gradcam_fast.features.feature_maps(build(name), photos(batch), layer=layer)
     maps = found.activations.nbytes + found.gradients.nbytes + batch * SIDE * SIDE * 4
     contenders = ("inference", "explainer, layer named", *CONTENDERS)
     peaks = benchmark.pedantic(lambda: {each: resident(name, batch, each) for each in contenders})

@@ -5,8 +5,6 @@
 All beside the prediction of the same images, by turns. Nothing here fails on a clock.
 """
 
-import functools
-
 import pytest
 import torch
 from contenders import build, predict
@@ -18,13 +16,8 @@ SECONDS = 12
 DEPTHS = ("layer4.2", "layer4.0", "layer3.5", "layer3.0", "layer2.0", "layer1.2", "layer1.0", "maxpool", "relu")
 
 
-@functools.lru_cache(maxsize=1)
-def network(name):
-    return build(name)
-
-
 def measure(compare, table, row, name, batch=1, side=224, topk=None, **choices):
-    model = network(name)
+    model = build(name)
     images = torch.randn(batch, 3, side, side, generator=torch.Generator().manual_seed(0))
     prediction, explainer = predict(model), gradcam_fast.Explainer(model, **choices)
     assert explainer(images, topk=topk).valid.all()
