@@ -167,7 +167,7 @@ def preserved(model: nn.Module) -> Iterator[None]:
 
 
 def _training(model: nn.Module) -> list[nn.Module]:
-    """The modules in training mode that have buffers; nn.Module.modules() would take five times as long to visit them.
+    """The modules in training mode that have buffers; nn.Module.modules() takes twice as long to visit them.
 
     After a forward every module has to come from memory again: each of its attributes is read once, or never.
     """

@@ -159,8 +159,8 @@ def explain(
 ) -> Explanation:
     """Predict a batch and show where the model looked: one forward, and per image and class one heatmap.
 
-    The first call for a model and image size runs the model once or twice more, on one image if it can, to find the
-    layer; name a ``layer`` to spare that.
+    The first call for a model and image size runs the model one to three times more, on one image if it can, to find
+    the layer; name a ``layer`` to spare that.
 
     Args:
         model: any ``nn.Module``; it is left exactly as it was.
