@@ -63,6 +63,9 @@ struct Problem {
 
   int64_t positions() const { return rows * columns; }
   int64_t floats() const { return targets * positions(); }
+  // Channels are taken by turns from the first half and from the second: two streams from memory instead of one.
+  int64_t half() const { return (channels + 1) / 2; }
+  int64_t channel_at(int64_t turn) const { return turn / 2 + turn % 2 * half(); }
   int64_t slabs() const { return (channels + CHANNELS_PER_SLAB - 1) / CHANNELS_PER_SLAB; }
 
   // Grad-CAM of a single target reads nothing twice.

@@ -50,10 +50,13 @@ inline void sum_slab(const Problem& problem, int64_t image, int64_t slab, float*
     const int64_t end = std::min((slab + 1) * CHANNELS_PER_SLAB, problem.channels);
     const auto planes = [&](const Maps& from, int64_t target, int64_t first, int64_t channels,
                             float* tile) -> Planes<Stored> {
-      if (in_place) return {static_cast<const Stored*>(from.at(image, target, first)), from.channel};
+      if (in_place)
+        return {static_cast<const Stored*>(from.at(image, target, first / 2)), from.channel,
+                problem.half() * from.channel};
       for (int64_t c = 0; c < channels; ++c)
-        gather_plane(from, from.at(image, target, first + c), problem.rows, problem.columns, tile + c * positions);
-      return {reinterpret_cast<const Stored*>(tile), positions};
+        gather_plane(from, from.at(image, target, problem.channel_at(first + c)), problem.rows, problem.columns,
+                     tile + c * positions);
+      return {reinterpret_cast<const Stored*>(tile), 2 * positions, positions};
     };
     std::fill_n(maps, problem.floats(), 0.0f);
     for (int64_t first = slab * CHANNELS_PER_SLAB; first < end; first += pass) {
