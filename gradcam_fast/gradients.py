@@ -12,6 +12,7 @@ import torch
 from torch.autograd.graph import GradientEdge
 
 from .unfit import Independent, Reentrant
+from .zero_rows import without_zero_rows
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -101,9 +102,10 @@ def _grad(
     batched: bool = False,
 ) -> Sequence[Tensor | None]:
     try:
-        return torch.autograd.grad(
-            start, activations, seeds, retain_graph=retain, allow_unused=True, is_grads_batched=batched
-        )
+        with without_zero_rows(activations[0]):
+            return torch.autograd.grad(
+                start, activations, seeds, retain_graph=retain, allow_unused=True, is_grads_batched=batched
+            )
     except RuntimeError as error:
         if "use_reentrant" in str(error):
             raise Reentrant(layers[0].name) from None

@@ -101,12 +101,20 @@ def test_what_was_compiled_runs_compiled_again_afterwards(images):
     assert runs
 
 
-def test_whoever_compiles_nothing_does_not_pay_for_the_compiler():
+@pytest.mark.parametrize(
+    ("last", "choices"),
+    [
+        ("torch.nn.AdaptiveAvgPool2d(1)", "topk=2"),
+        ("torch.nn.Flatten(2)", "topk=2, layer='1', tokens=lambda maps: maps.unflatten(-1, (6, 6))"),
+    ],
+    ids=["maps", "tokens"],
+)
+def test_whoever_compiles_nothing_does_not_pay_for_the_compiler(last, choices):
     """Importing it takes a second, and from then on every explanation has to hold it off."""
     code = (
         "import sys, torch, gradcam_fast\n"
-        "model = torch.nn.Sequential(torch.nn.Conv2d(3, 2, 3), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())\n"
-        "gradcam_fast.explain(model, torch.randn(2, 3, 8, 8), topk=2)\n"
+        f"model = torch.nn.Sequential(torch.nn.Conv2d(3, 2, 3), {last}, torch.nn.Flatten())\n"
+        f"gradcam_fast.explain(model, torch.randn(2, 3, 8, 8), {choices})\n"
         "sys.exit('torch._dynamo' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -1,0 +1,154 @@
+"""Where a network reads its class token, the backward leaves out the rows of zeros of all other tokens: same numbers.
+
+Nowhere else is anything left out, and nothing that other code could notice is left behind.
+"""
+
+from contextlib import nullcontext
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode, is_in_torch_dispatch_mode
+from torchvision.models import VisionTransformer
+
+import gradcam_fast
+from gradcam_fast import gradients, zero_rows
+
+TOKENS = 1 + 8 * 8
+LAST = "encoder.layers.encoder_layer_1.ln_1"
+
+
+class Recording(TorchDispatchMode):
+    """How many rows went into each product, forward or backward, and how many queries into attention's backward."""
+
+    def __init__(self):
+        super().__init__()
+        self.products, self.attention = [], []
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        if operation is torch.ops.aten.mm.default:
+            self.products.append(len(args[0]))
+        if operation is torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward.default:
+            self.attention.append(args[0].shape[2])
+        return operation(*args, **(kwargs or {}))
+
+
+class Mixing(nn.Module):
+    """Tokens of patches, one attention with the given arguments, and a linear layer behind it; the first is read."""
+
+    def __init__(self, reads=lambda tokens: tokens[:, 0], **attention):
+        super().__init__()
+        self.patches, self.norm, self.head = nn.Conv2d(3, 16, 4, 4), nn.LayerNorm(16), nn.Linear(16, 5)
+        self.reads, self.attention = reads, attention
+
+    def forward(self, images):
+        tokens = self.norm(self.patches(images).flatten(2).mT)
+        heads = tokens.unflatten(2, (2, 8)).transpose(1, 2)
+        mixed = F.scaled_dot_product_attention(heads, heads, heads, **self.attention)
+        return self.head(self.reads(F.gelu(F.linear(mixed.transpose(1, 2).flatten(2), torch.eye(16)))))
+
+
+@pytest.fixture
+def pictures():
+    return torch.randn(3, 3, 32, 32)
+
+
+@pytest.fixture
+def transformer():
+    model = VisionTransformer(32, 4, num_layers=2, num_heads=2, hidden_dim=16, mlp_dim=32, num_classes=5).eval()
+    nn.init.normal_(model.heads.head.weight)
+    return model
+
+
+def with_all_rows(monkeypatch, model, pictures, **choices):
+    with monkeypatch.context() as patch:
+        patch.setattr(gradients, "without_zero_rows", lambda activations: nullcontext())
+        return gradcam_fast.explain(model, pictures, **choices)
+
+
+def assert_close(found, expected):
+    assert expected.valid.all()
+    torch.testing.assert_close(found.raw_max, expected.raw_max, rtol=1e-5, atol=0)
+    torch.testing.assert_close(found.heatmap, expected.heatmap, rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("layer", [LAST, "encoder.layers.encoder_layer_0.mlp", "encoder.dropout"])
+@pytest.mark.parametrize("asked", [{}, {"target": [0, 3, 1]}, {"topk": 3}])
+def test_the_maps_are_those_of_all_rows(transformer, pictures, monkeypatch, asked, layer, dtype):
+    choices = {"layer": layer, "method": "layercam", **asked}
+    model, pictures = transformer.to(dtype), pictures.to(dtype)
+    assert_close(
+        gradcam_fast.explain(model, pictures, **choices), with_all_rows(monkeypatch, model, pictures, **choices)
+    )
+
+
+def test_only_the_class_tokens_go_back_through_the_last_block(transformer, pictures):
+    with Recording() as seen:
+        gradcam_fast.explain(transformer, pictures, layer=LAST)
+    of_queries_keys_and_values = 3 * TOKENS
+    assert seen.products[-4:] == [3, 3, 3, of_queries_keys_and_values]
+    assert seen.attention == [1]
+
+
+def test_without_the_names_of_pytorch_all_rows_are_computed(transformer, pictures, monkeypatch):
+    expected = gradcam_fast.explain(transformer, pictures, layer=LAST)
+    monkeypatch.setattr(zero_rows, "TorchDispatchMode", None)
+    with Recording() as seen:
+        found = gradcam_fast.explain(transformer, pictures, layer=LAST)
+    assert_close(found, expected)
+    assert seen.products[-4:] == [3 * TOKENS] * 4
+    assert seen.attention == [TOKENS]
+
+
+@pytest.mark.parametrize(
+    "attention", [{}, {"is_causal": True}, {"attn_mask": torch.randn(64, 64)}, {"scale": 3.0}], ids=str
+)
+@pytest.mark.parametrize(
+    "reads", [lambda t: t[:, 37], lambda t: t[:, 30:33].mean(1), lambda t: t.mean(1)], ids=["one", "three", "all"]
+)
+def test_every_kind_of_attention_has_the_maps_of_all_rows(pictures, monkeypatch, reads, attention):
+    model = Mixing(reads, **attention).eval()
+    choices = {"layer": "norm", "method": "layercam"}
+    assert_close(
+        gradcam_fast.explain(model, pictures, **choices), with_all_rows(monkeypatch, model, pictures, **choices)
+    )
+
+
+def test_where_most_tokens_are_read_nothing_is_left_out(pictures):
+    with Recording() as seen:
+        gradcam_fast.explain(Mixing(lambda tokens: tokens[:, :48].mean(1)).eval(), pictures, layer="norm")
+    assert seen.products == [3 * 64, 3 * 64]
+    assert seen.attention == [64]
+
+
+def test_an_image_whose_gradient_is_zero_has_an_empty_map(transformer, pictures):
+    def score(logits):
+        return logits[:, 0] * torch.tensor([1.0, 0.0, 1.0])
+
+    found = gradcam_fast.explain(transformer, pictures, target=score, layer=LAST)
+    assert found.valid.tolist() == [True, False, True]
+    assert not found.heatmap[1].any()
+
+
+def test_nothing_stays_behind_also_when_a_backward_fails(transformer, pictures):
+    def fail(gradient):
+        # Set for the whole process, PyTorch's flag would keep other threads from compiling.
+        assert not is_in_torch_dispatch_mode()
+        assert _get_current_dispatch_mode() is not None
+        raise RuntimeError("of its own")
+
+    class Failing(VisionTransformer):
+        def forward(self, images):
+            logits = super().forward(images)
+            if logits.requires_grad:
+                logits = logits * 1
+                logits.register_hook(fail)
+            return logits
+
+    transformer.__class__ = Failing
+    with pytest.raises(RuntimeError, match="of its own"):
+        gradcam_fast.explain(transformer, pictures, layer=LAST)
+    assert _get_current_dispatch_mode() is None
+    assert torch.mm(torch.zeros(64, 2), torch.full((2, 2), torch.inf)).isnan().all()
