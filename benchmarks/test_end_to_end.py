@@ -47,7 +47,7 @@ def test_an_explanation_beside_the_prediction(compare, name, batch):
             "ten": lambda: explainer(images, topk=10),
         },
         ("explainer/inference", "ten/explainer"),
-        seconds=40 if batch > 1 else 25,
+        seconds=70 if batch > 1 else 30,
     )
 
 

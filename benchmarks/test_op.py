@@ -85,7 +85,10 @@ def test_other_methods_against_gradcam(compare, shape, side, rounds):
     compare("methods", f"{shape} to {side}", methods, ratios, rounds=rounds)
 
 
-@pytest.mark.parametrize(("shape", "side", "rounds"), [*SHAPES[:3], SHAPES[5], ((8, 1280, 7, 7), 56, 200)])
+TEN = [*SHAPES[:3], SHAPES[5], ((8, 1280, 7, 7), 56, 200), ((64, 2048, 7, 7), 56, 20)]
+
+
+@pytest.mark.parametrize(("shape", "side", "rounds"), TEN)
 def test_ten_targets_against_one(compare, shape, side, rounds):
     activations, gradients = inputs(shape)
     ten = torch.randn(shape[0], 10, *shape[1:])
