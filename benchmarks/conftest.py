@@ -24,7 +24,7 @@ def compare(benchmark):
     """compare(table, row, {"fused": f, "other": g}, ratios, rounds=...) times all by turns.
 
     ``ratios`` names pairs such as "other/fused". Instead of ``rounds``, ``seconds`` takes as many as about fit, at
-    least eight. Times, ratios of least and of median times, and ``facts`` go into extra_info and into the table; what is
+    least eight. Times, ratios of least and of median times, and ``facts`` go into extra_info and into the table;
     returned are the ratios of least times.
     """
 

@@ -85,6 +85,7 @@ def test_other_methods_against_gradcam(compare, shape, side, rounds):
     compare("methods", f"{shape} to {side}", methods, ratios, rounds=rounds)
 
 
+# The last exceeds the cache with one target, too: what ten cost is then decided by memory alone.
 TEN = [*SHAPES[:3], SHAPES[5], ((8, 1280, 7, 7), 56, 200), ((64, 2048, 7, 7), 56, 20)]
 
 

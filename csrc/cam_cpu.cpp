@@ -140,7 +140,8 @@ class Stage {
 
 // Fewer images than threads: these share the slabs (or channels, then positions) of all images, then the maps, then
 // the rows of all heatmaps. All within one parallel region: with one for each step a single image took a fifth longer.
-// And each thread reads one unbroken part of the memory: taking slabs by turns cost up to a fifth more.
+// And each thread takes neighbouring slabs, so that what it reads is unbroken: taking slabs by turns cost up to a fifth
+// more.
 void run_together(const Problem& problem, int64_t threads, const Outputs& out) {
   const int64_t floats = problem.floats();
   const bool in_rows = problem.in_rows();

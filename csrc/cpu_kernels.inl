@@ -51,7 +51,7 @@ inline void sum_slab(const Problem& problem, int64_t image, int64_t slab, float*
     const auto planes = [&](const Maps& from, int64_t target, int64_t first, int64_t channels,
                             float* tile) -> Planes<Stored> {
       if (in_place)
-        return {static_cast<const Stored*>(from.at(image, target, first / 2)), from.channel,
+        return {static_cast<const Stored*>(from.at(image, target, problem.channel_at(first))), from.channel,
                 problem.half() * from.channel};
       for (int64_t c = 0; c < channels; ++c)
         gather_plane(from, from.at(image, target, problem.channel_at(first + c)), problem.rows, problem.columns,

@@ -1,19 +1,19 @@
 // Raw maps from planes: one channel's positions side by side in memory.
 //
-// Reading is what bounds it, and how close it comes to that is decided by reading both inputs at the same time, each as
-// one stream: Grad-CAM pools the gradients of one block of channels while it adds the activations of the block before.
-// Seen on two cores of an EPYC with 32 MiB of L3 cache, (16,2048,7,7) in float32, one thread, as a multiple of a loop
-// that merely reads both inputs: first the gradients of 64 channels, then their activations 1.13 to 1.37; both at once
-// 1.04 to 1.14, and 0.96 to 0.98 for (64,2048,7,7), which exceeds the cache. There, channels by turns from the first
-// half and from the second, which makes four streams, took 0.85 to 0.95 of that on two threads; from four quarters up
-// to 1.3 times as long as from two halves. Tried on the former without gain: weighing the next 64 channels before
-// adding these, fused multiplication and addition, aligned loads across planes, all loads unrolled. Software
-// prefetches, of every line some blocks or a whole slab ahead or of the first lines of each page, cost up to a tenth.
+// Reading is what bounds it, and how close it comes to that is decided by reading both inputs at the same time:
+// Grad-CAM pools the gradients of one block of channels while it adds the activations of the block before. Seen on two
+// cores of an EPYC with 32 MiB of L3 cache, (16,2048,7,7) in float32, one thread, as a multiple of a loop that merely
+// reads both inputs: first the gradients of 64 channels, then their activations 1.13 to 1.37; both at once 1.04
+// to 1.14. For (64,2048,7,7), which exceeds the cache, on two threads: taking each input as two streams, channels by
+// turns from the first half and from the second, took 0.85 to 0.95 of the time of one stream each; four each took up
+// to 1.3 times that of two. Tried on the former without gain: weighing the next 64 channels before adding these, fused
+// multiplication and addition, aligned loads across planes, all loads unrolled. Software prefetches, of every line some
+// blocks or a whole slab ahead or of the first lines of each page, cost up to a tenth.
 
 // Vectors of positions summed at a time: with a weight and a product they fit sixteen registers.
 constexpr int64_t VECTORS = 8;
 
-// Planes read side by side, one from each half.
+// One plane of each half.
 constexpr int64_t PAIR = 2;
 
 // The planes of one pass, in turns: those of an even turn lie `step` apart, and each has its odd one `apart` from it.
@@ -191,7 +191,8 @@ struct Block {
 };
 
 // One step of Grad-CAM: sums up each plane of a block of gradients, lane by lane, and adds a block of activations.
-// The planes have `vectors` vectors, the last of which may overlap the one before; the map is in `sums`.
+// The planes have `vectors` vectors, the last of which may overlap the one before; the map is in `sums`. By pairs,
+// because of these the compiler knows the halves: without that 7x7 takes 8 % more instructions.
 template <int64_t vectors, bool pools, bool adds, class Stored>
 GCF_INLINE void walk(const Block<Stored>& gradient, const Block<Stored>& activation, const float (&weights)[BLOCK],
                      int64_t positions, Vector (&pooled)[BLOCK], Vector (&sums)[vectors]) {

@@ -1,9 +1,10 @@
 // Raw maps from rows: one position's channels side by side in memory, as in channels_last maps and in tokens.
 //
 // Reading is what bounds it, and a processor reads ahead in several places at once sooner than far ahead in one: rows
-// are taken four at a time, one from each quarter of the positions. Four neighbouring rows at a time took up to 1.5
-// times as long as one by one. Each channel's weight and each position's value are summed by one thread in one order,
-// so that the bits do not depend on who works on which.
+// are taken four at a time, one from each quarter of those a thread has, but for the weights of Grad-CAM++ and
+// XGrad-CAM, which are summed in double precision. Four neighbouring rows at a time took up to 1.5 times as long as one
+// by one. Each channel's weight and each position's value are summed by one thread in one order, so that the bits do
+// not depend on who works on which.
 
 // Rows pooled into one float per channel before that is added to the rest, so that rounding grows with neither.
 constexpr int64_t ROWS_PER_SUM = 256;
@@ -30,10 +31,10 @@ GCF_INLINE void pool_rows(const Rows<Stored>& rows, int64_t positions, int64_t b
   // Adds as many rows as there are pointers.
   const auto add = [=](const auto& from, float* to) GCF_LAMBDA {
     const auto add_lanes = [&](const auto& read, Vector& sum) GCF_LAMBDA {
-      constexpr int64_t rows = std::extent<std::remove_reference_t<decltype(from)>>::value;
-      Vector v[rows];
-      GCF_UNROLL for (int64_t i = 0; i < rows; ++i) read(from[i], v[i]);
-      GCF_UNROLL for (int64_t i = 1; i < rows; ++i) v[0] += v[i];
+      constexpr int64_t many = std::extent<std::remove_reference_t<decltype(from)>>::value;
+      Vector v[many];
+      GCF_UNROLL for (int64_t i = 0; i < many; ++i) read(from[i], v[i]);
+      GCF_UNROLL for (int64_t i = 1; i < many; ++i) v[0] += v[i];
       sum += v[0];
     };
     Vector sum;

@@ -47,14 +47,14 @@ def inputs(shape, dtype=torch.float32):
     return torch.randn(b, c, h, w).to(dtype), torch.randn(*(b, k, c, h, w) if k else (b, c, h, w)).to(dtype)
 
 
-def assert_agrees(activations, gradients, size, tolerance, **choice):
+def assert_agrees(activations, gradients, size, tolerance, cam=gradcam_fast.cam, **choice):
     """The tolerance is one of [0,1] maps. Where a map's range is below 1 % of the magnitudes summed up in it, the
     rounding of those float32 sums is stretched by the normalisation, and the tolerance with it; a range below the
     rounding of one pixel (two pixels that see the same peak from either side) says nothing of the map.
     """
     a, g = activations.double(), gradients.double()
     heatmap, low, high = reference.cam(a, g, size, **choice)
-    found = gradcam_fast.cam(activations, gradients, size, **choice)
+    found = cam(activations, gradients, size, **choice)
     assert [each.dtype for each in found] == [torch.float32] * 3
     noise = 0.01 * summed_magnitudes(a, g, choice.get("method", "gradcam"))
     peak = torch.maximum(low.abs(), high.abs())
@@ -118,7 +118,8 @@ def test_every_half_precision_number_is_read_exactly(dtype):
 
 LAYOUTS = {
     "contiguous": lambda t: t,
-    "channels last": lambda t: t.transpose(-3, -1).contiguous().transpose(-3, -1),
+    "channels last": lambda t: t.movedim(-3, -1).contiguous().movedim(-1, -3),
+    "channels last, rows innermost": lambda t: t.transpose(-3, -1).contiguous().transpose(-3, -1),
     "tokens": lambda t: _tokens(t),
     "every other column of a wider map": lambda t: t.repeat_interleave(2, -1)[..., ::2],
     "a corner of a larger map": lambda t: torch.nn.functional.pad(t, (3, 2, 1, 4))[..., 1:-4, 3:-2],
@@ -206,14 +207,16 @@ def test_an_image_has_the_same_bits_alone_in_any_place_and_on_any_number_of_thre
         assert_same_bits(single_target, [each[:, 1] for each in expected])
 
 
-@pytest.mark.parametrize("shape", [(2, 1, 2048, 7, 7), (3, 1, 96, 40, 33), (1, 4, 64, 64, 64)])
-def test_large_maps_have_the_same_bits_on_any_number_of_threads(shape, threads):
-    activations, gradients = inputs(shape)
+@pytest.mark.parametrize("layout", ["contiguous", "tokens"])
+@pytest.mark.parametrize("method", ["gradcam", "xgradcam", "hirescam"])
+@pytest.mark.parametrize("shape", [(2, 1, 2048, 7, 7), (3, 1, 97, 40, 33), (1, 4, 64, 64, 64), (1, 3, 603, 23, 19)])
+def test_large_maps_have_the_same_bits_on_any_number_of_threads(shape, method, layout, threads):
+    activations, gradients = (LAYOUTS[layout](each) for each in inputs(shape))
     threads(1)
-    expected = gradcam_fast.cam(activations, gradients, (200, 301))
+    expected = gradcam_fast.cam(activations, gradients, (200, 301), method=method)
     for count in (2, 3, 7):
         threads(count)
-        assert_same_bits(gradcam_fast.cam(activations, gradients, (200, 301)), expected)
+        assert_same_bits(gradcam_fast.cam(activations, gradients, (200, 301), method=method), expected)
 
 
 @pytest.fixture

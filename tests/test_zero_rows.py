@@ -3,6 +3,8 @@
 Nowhere else is anything left out, and nothing that other code could notice is left behind.
 """
 
+import runpy
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 
 import pytest
@@ -92,18 +94,33 @@ def test_only_the_class_tokens_go_back_through_the_last_block(transformer, pictu
     assert seen.attention == [1]
 
 
-def test_without_the_names_of_pytorch_all_rows_are_computed(transformer, pictures, monkeypatch):
+def test_nor_do_others_for_several_targets(transformer, pictures):
+    with Recording() as seen:
+        gradcam_fast.explain(transformer, pictures, layer=LAST, topk=5)
+    assert seen.products[-4:] == [5 * 3, 5 * 3, 5 * 3, 5 * 3 * TOKENS]
+
+
+@pytest.mark.parametrize("name", ["_push_mode", "_pop_mode", "_scaled_dot_product_flash_attention_for_cpu_backward"])
+def test_without_a_name_of_pytorchs_own_the_numbers_are_the_same(transformer, pictures, monkeypatch, name):
     expected = gradcam_fast.explain(transformer, pictures, layer=LAST)
-    monkeypatch.setattr(zero_rows, "TorchDispatchMode", None)
+    monkeypatch.setattr(torch.utils._python_dispatch if name.endswith("mode") else torch.ops.aten, name, None)
+    fallen_back = runpy.run_path(zero_rows.__file__)["without_zero_rows"]
+    monkeypatch.undo()
+    monkeypatch.setattr(gradients, "without_zero_rows", fallen_back)
     with Recording() as seen:
         found = gradcam_fast.explain(transformer, pictures, layer=LAST)
     assert_close(found, expected)
-    assert seen.products[-4:] == [3 * TOKENS] * 4
+    assert seen.products[-4:] == ([3 * TOKENS] * 4 if name.endswith("mode") else [3, 3, 3, 3 * TOKENS])
     assert seen.attention == [TOKENS]
 
 
+MASK = torch.linspace(-2, 2, 64 * 64).sin().reshape(64, 64)
+
+
 @pytest.mark.parametrize(
-    "attention", [{}, {"is_causal": True}, {"attn_mask": torch.randn(64, 64)}, {"scale": 3.0}], ids=str
+    "attention",
+    [{}, {"is_causal": True}, {"attn_mask": MASK}, {"scale": 3.0}],
+    ids=["plain", "causal", "masked", "scaled"],
 )
 @pytest.mark.parametrize(
     "reads", [lambda t: t[:, 37], lambda t: t[:, 30:33].mean(1), lambda t: t.mean(1)], ids=["one", "three", "all"]
@@ -121,6 +138,63 @@ def test_where_most_tokens_are_read_nothing_is_left_out(pictures):
         gradcam_fast.explain(Mixing(lambda tokens: tokens[:, :48].mean(1)).eval(), pictures, layer="norm")
     assert seen.products == [3 * 64, 3 * 64]
     assert seen.attention == [64]
+
+
+def test_maps_and_series_are_none_of_its_business(pictures):
+    """Seen by a hook on the logits: no mode is on."""
+    modes = []
+
+    def logits_of(model):
+        def forward(images):
+            logits = model(images) * 1
+            if logits.requires_grad:
+                logits.register_hook(lambda gradient: modes.append(_get_current_dispatch_mode()))
+            return logits
+
+        return forward
+
+    for layer in ("patches", "norm"):
+        model = Mixing().eval()
+        model.forward = logits_of(model.forward)
+        gradcam_fast.explain(model, pictures, layer=layer)
+    assert modes[0] is None
+    assert modes[1] is not None
+
+
+def test_layers_of_which_not_all_are_tokens_are_explained_as_with_all_rows(pictures, monkeypatch):
+    choices = {"layer": ["patches", "norm"], "method": "layercam"}
+    model = Mixing().eval()
+    assert_close(
+        gradcam_fast.explain(model, pictures, **choices), with_all_rows(monkeypatch, model, pictures, **choices)
+    )
+
+
+def test_a_sparse_matrix_behind_the_tokens_is_multiplied_as_ever(pictures, monkeypatch):
+    mixing = torch.eye(64).roll(3, 0).to_sparse()
+    model = Mixing(lambda tokens: torch.sparse.mm(mixing, tokens[0])[:1]).eval()
+    choices = {"layer": "norm", "method": "layercam"}
+    assert_close(
+        gradcam_fast.explain(model, pictures[:1], **choices), with_all_rows(monkeypatch, model, pictures[:1], **choices)
+    )
+
+
+def test_an_image_whose_gradient_is_nan_spoils_no_other(transformer, pictures, monkeypatch):
+    def score(logits):
+        return logits[:, 0] * torch.tensor([1.0, torch.nan, 1.0])
+
+    found = gradcam_fast.explain(transformer, pictures, target=score, layer=LAST)
+    assert found.valid.tolist() == [True, False, True]
+    assert found.raw_max.isnan().tolist() == [False, True, False]
+    expected = with_all_rows(monkeypatch, transformer, pictures, target=0, layer=LAST)
+    torch.testing.assert_close(found.heatmap[::2], expected.heatmap[::2], rtol=0, atol=2e-5)
+
+
+def test_two_threads_explain_as_one(transformer, pictures):
+    expected = gradcam_fast.explain(transformer, pictures, layer=LAST)
+    with ThreadPoolExecutor(2) as pool:
+        for found in pool.map(lambda _: gradcam_fast.explain(transformer, pictures, layer=LAST), range(8)):
+            assert_close(found, expected)
+    assert not is_in_torch_dispatch_mode()
 
 
 def test_an_image_whose_gradient_is_zero_has_an_empty_map(transformer, pictures):
