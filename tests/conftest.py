@@ -1,9 +1,10 @@
-"""What every test starts from: the same random numbers, and images small enough to be explained in milliseconds.
+"""What tests start from: the same random numbers, small images, the networks of the recipes, the command line.
 
-Knows nothing of the networks or of what is tested.
+What only some of them need is imported when they ask for it.
 """
 
 import os
+from functools import partial
 
 import pytest
 import torch
@@ -23,3 +24,45 @@ def same_random_numbers():
 @pytest.fixture
 def images():
     return torch.randn(3, 3, 16, 16)
+
+
+@pytest.fixture(scope="session")
+def vgg():
+    models = pytest.importorskip("torchvision.models", exc_type=Exception)
+    torch.manual_seed(0)
+    return models.vgg16().eval()
+
+
+@pytest.fixture(scope="session")
+def resnet():
+    models = pytest.importorskip("torchvision.models", exc_type=Exception)
+    torch.manual_seed(0)
+    return models.resnet152().eval()
+
+
+@pytest.fixture(scope="session")
+def pneumonia_net():
+    import chest_xray
+
+    torch.manual_seed(1)  # 0 gives evidence against pneumonia only: the recipe then divides zero by zero
+    return chest_xray.PneumoniaNet().eval()
+
+
+@pytest.fixture
+def run(capsys):
+    """run("explain", photo, ...): exit status, lines of standard output, lines of standard error."""
+    from command import run_command
+
+    return partial(run_command, capsys)
+
+
+@pytest.fixture
+def small(tmp_path, monkeypatch):
+    """small(n): n photos, red in one place; the network is the one that tells red from blue."""
+    import red_or_blue
+    from command import small_photos
+
+    from gradcam_fast.cli import models
+
+    monkeypatch.setattr(models, "load_network", lambda name, **_: red_or_blue.network())
+    return partial(small_photos, tmp_path)

@@ -1,33 +1,19 @@
 """The command line: pictures of the user's own photos, names that never collide, photos that cannot be read."""
 
 import re
-from functools import partial
 from itertools import pairwise
 
 import numpy
 import pytest
-import red_or_blue
 import torch
-from command import CHELSEA, run_command, small_photos
+from command import CHELSEA
 from PIL import Image
 
 import gradcam_fast
 from gradcam_fast import figures
-from gradcam_fast.cli import main, models
+from gradcam_fast.cli import main
 from gradcam_fast.cli.models import load_network
 from gradcam_fast.cli.photos import read_photo
-
-
-@pytest.fixture
-def run(capsys):
-    return partial(run_command, capsys)
-
-
-@pytest.fixture
-def small(tmp_path, monkeypatch):
-    """small(n): n photos, red in one place; the network is the one that tells red from blue."""
-    monkeypatch.setattr(models, "load_network", lambda name, **_: red_or_blue.network())
-    return partial(small_photos, tmp_path)
 
 
 @pytest.fixture

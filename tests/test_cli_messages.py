@@ -4,29 +4,15 @@ import re
 import subprocess
 import sys
 import warnings
-from functools import partial
 
 import pytest
-import red_or_blue
 import torch
-from command import CHELSEA, run_command, small_photos
+from command import CHELSEA
 
 import gradcam_fast
-from gradcam_fast.cli import main, models
+from gradcam_fast.cli import main
 from gradcam_fast.cli.answers import Question
 from gradcam_fast.cli.looking import Look
-
-
-@pytest.fixture
-def run(capsys):
-    return partial(run_command, capsys)
-
-
-@pytest.fixture
-def small(tmp_path, monkeypatch):
-    """small(n): n photos, red in one place; the network is the one that tells red from blue."""
-    monkeypatch.setattr(models, "load_network", lambda name, **_: red_or_blue.network())
-    return partial(small_photos, tmp_path)
 
 
 @pytest.mark.parametrize(

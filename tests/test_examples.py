@@ -27,25 +27,6 @@ import explainable_resnet152  # noqa: E402
 import from_scratch_vgg16  # noqa: E402
 import pictures  # noqa: E402
 from recipes import recipe_a, recipe_b, recipe_c, recipe_d, scaled, upsampled  # noqa: E402
-from torchvision.models import resnet152, vgg16  # noqa: E402
-
-
-@pytest.fixture(scope="module")
-def vgg():
-    torch.manual_seed(0)
-    return vgg16().eval()
-
-
-@pytest.fixture(scope="module")
-def resnet():
-    torch.manual_seed(0)
-    return resnet152().eval()
-
-
-@pytest.fixture(scope="module")
-def pneumonia_net():
-    torch.manual_seed(1)  # 0 gives evidence against pneumonia only: the recipe then divides zero by zero
-    return chest_xray.PneumoniaNet().eval()
 
 
 @pytest.fixture
