@@ -23,7 +23,7 @@ demo: $(DEMO)
 test: lint
 	$(BIN)/python -m pytest
 
-# Half an hour; BENCH=benchmarks/test_op.py takes a part of it. Contenders go by turns, and nothing fails on a clock.
+# Less than an hour; BENCH=benchmarks/test_op.py takes a part of it. Contenders go by turns, and nothing fails on a clock.
 BENCH ?= benchmarks
 bench: $(DEV)
 	mkdir -p benchmarks/results
