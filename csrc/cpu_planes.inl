@@ -269,8 +269,8 @@ GCF_INLINE void pool_and_add(const Planes<Stored>& activation, const Planes<Stor
   const auto at = [=](int64_t i) GCF_LAMBDA { return i + 1 < vectors ? i * LANES : positions - LANES; };
   // Pools `next` channels from `c` on, and adds `ready` channels before `c`.
   const auto step = [&](auto pools, auto adds, int64_t c, int64_t next, int64_t ready) GCF_LAMBDA {
-    const Block<Stored> g(gradient, c, next);
-    const Block<Stored> a(activation, c - BLOCK, ready);
+    const Block<Stored> g(gradient, pools.value ? c : 0, next);
+    const Block<Stored> a(activation, adds.value ? c - BLOCK : 0, ready);
     if constexpr (vectors != 0)
       walk<vectors, pools.value, adds.value>(g, a, weights, positions, pooled, sums);
     else

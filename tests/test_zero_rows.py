@@ -69,6 +69,12 @@ def with_all_rows(monkeypatch, model, pictures, **choices):
         return gradcam_fast.explain(model, pictures, **choices)
 
 
+def assert_as_with_all_rows(monkeypatch, model, pictures, **choices):
+    assert_close(
+        gradcam_fast.explain(model, pictures, **choices), with_all_rows(monkeypatch, model, pictures, **choices)
+    )
+
+
 def assert_close(found, expected):
     assert expected.valid.all()
     torch.testing.assert_close(found.raw_max, expected.raw_max, rtol=1e-5, atol=0)
@@ -79,11 +85,8 @@ def assert_close(found, expected):
 @pytest.mark.parametrize("layer", [LAST, "encoder.layers.encoder_layer_0.mlp", "encoder.dropout"])
 @pytest.mark.parametrize("asked", [{}, {"target": [0, 3, 1]}, {"topk": 3}])
 def test_the_maps_are_those_of_all_rows(transformer, pictures, monkeypatch, asked, layer, dtype):
-    choices = {"layer": layer, "method": "layercam", **asked}
     model, pictures = transformer.to(dtype), pictures.to(dtype)
-    assert_close(
-        gradcam_fast.explain(model, pictures, **choices), with_all_rows(monkeypatch, model, pictures, **choices)
-    )
+    assert_as_with_all_rows(monkeypatch, model, pictures, layer=layer, method="layercam", **asked)
 
 
 def test_only_the_class_tokens_go_back_through_the_last_block(transformer, pictures):
@@ -127,10 +130,7 @@ MASK = torch.linspace(-2, 2, 64 * 64).sin().reshape(64, 64)
 )
 def test_every_kind_of_attention_has_the_maps_of_all_rows(pictures, monkeypatch, reads, attention):
     model = Mixing(reads, **attention).eval()
-    choices = {"layer": "norm", "method": "layercam"}
-    assert_close(
-        gradcam_fast.explain(model, pictures, **choices), with_all_rows(monkeypatch, model, pictures, **choices)
-    )
+    assert_as_with_all_rows(monkeypatch, model, pictures, layer="norm", method="layercam")
 
 
 def test_where_most_tokens_are_read_nothing_is_left_out(pictures):
@@ -140,8 +140,8 @@ def test_where_most_tokens_are_read_nothing_is_left_out(pictures):
     assert seen.attention == [64]
 
 
-def test_maps_and_series_are_none_of_its_business(pictures):
-    """Seen by a hook on the logits: no mode is on."""
+def test_maps_are_none_of_its_business(pictures):
+    """Seen by a hook on the logits: behind maps no mode is on, behind tokens one is."""
     modes = []
 
     def logits_of(model):
@@ -162,20 +162,13 @@ def test_maps_and_series_are_none_of_its_business(pictures):
 
 
 def test_layers_of_which_not_all_are_tokens_are_explained_as_with_all_rows(pictures, monkeypatch):
-    choices = {"layer": ["patches", "norm"], "method": "layercam"}
-    model = Mixing().eval()
-    assert_close(
-        gradcam_fast.explain(model, pictures, **choices), with_all_rows(monkeypatch, model, pictures, **choices)
-    )
+    assert_as_with_all_rows(monkeypatch, Mixing().eval(), pictures, layer=["patches", "norm"], method="layercam")
 
 
 def test_a_sparse_matrix_behind_the_tokens_is_multiplied_as_ever(pictures, monkeypatch):
     mixing = torch.eye(64).roll(3, 0).to_sparse()
     model = Mixing(lambda tokens: torch.sparse.mm(mixing, tokens[0])[:1]).eval()
-    choices = {"layer": "norm", "method": "layercam"}
-    assert_close(
-        gradcam_fast.explain(model, pictures[:1], **choices), with_all_rows(monkeypatch, model, pictures[:1], **choices)
-    )
+    assert_as_with_all_rows(monkeypatch, model, pictures[:1], layer="norm", method="layercam")
 
 
 def test_an_image_whose_gradient_is_nan_spoils_no_other(transformer, pictures, monkeypatch):
