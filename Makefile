@@ -66,7 +66,7 @@ sanitize: $(DEV)
 	export LD_PRELOAD=$$($${CXX:-c++} -print-file-name=libasan.so):$$($${CXX:-c++} -print-file-name=libubsan.so); \
 	(cd build && $(abspath $(BIN))/python -c 'import gradcam_fast; assert "/sanitized/" in gradcam_fast.__file__'); \
 	for threads in 1 2 3 7; do OMP_NUM_THREADS=$$threads \
-	  $(BIN)/pytest -q tests/test_op.py tests/test_bad_input_of_the_op.py tests/test_cam.py; done
+	  $(BIN)/pytest -q tests/test_op.py tests/test_bad_input_of_the_op.py tests/test_cam.py tests/test_skinny_mm.py; done
 
 # That the CPU library compiles for 64-bit ARM, without the code for x86 instruction sets.
 AARCH64_CXX ?= aarch64-linux-gnu-g++

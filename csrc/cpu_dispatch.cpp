@@ -21,6 +21,7 @@ namespace baseline {
 
 #include "cpu_planes.inl"
 #include "cpu_rows.inl"
+#include "cpu_skinny.inl"
 #include "cpu_upsample.inl"
 
 #include "cpu_kernels.inl"
@@ -35,6 +36,7 @@ namespace x86_64_v3 {
 
 #include "cpu_planes.inl"
 #include "cpu_rows.inl"
+#include "cpu_skinny.inl"
 #include "cpu_upsample.inl"
 
 #include "cpu_kernels.inl"
@@ -45,6 +47,7 @@ namespace x86_64_v4 {
 
 #include "cpu_planes.inl"
 #include "cpu_rows.inl"
+#include "cpu_skinny.inl"
 #include "cpu_upsample.inl"
 
 #include "cpu_kernels.inl"

@@ -135,6 +135,19 @@ struct Finish {
   bool from_zero;
 };
 
+// A few rows times a matrix. Of the matrix the rows `used` count, each `columns` long.
+struct SkinnyProduct {
+  const float* rows;
+  int64_t count, stride, step;
+  const float* matrix;
+  int64_t matrix_stride, columns;
+  const int64_t* used;
+  int64_t used_count;
+  float* out;
+
+  float at(int64_t row, int64_t i) const { return rows[row * stride + i * step]; }
+};
+
 // Room is given by the caller; the comments say how many floats of it.
 struct Kernels {
   const char* instruction_set;
@@ -154,6 +167,8 @@ struct Kernels {
   // Rows [begin, end) of one heatmap. room: stretched_room(width).
   void (*write)(const Axes&, const float* map, const Finish&, int64_t begin, int64_t end, bool past_cache, float* room,
                 float* heatmap);
+  // Columns [begin, end) of the product.
+  void (*skinny_mm)(const SkinnyProduct&, int64_t begin, int64_t end);
 };
 
 // The best that this machine can run.

@@ -115,5 +115,5 @@ inline void write(const Axes& axes, const float* map, const Finish& finished, in
 }
 
 constexpr Kernels table(const char* instruction_set) {
-  return {instruction_set, fill_axes, sum_slab, add_partial, weigh_rows, sum_rows, finish, write};
+  return {instruction_set, fill_axes, sum_slab, add_partial, weigh_rows, sum_rows, finish, write, skinny_mm};
 }

@@ -1,4 +1,4 @@
-// The operator's schema, and nothing else: each backend's file registers its kernel against it.
+// The operators' schemas, and nothing else: each backend's file registers its kernel against them.
 #include <torch/csrc/stable/library.h>
 
 // activations (B,C,h,w); gradients (B,C,h,w) or (B,K,C,h,w), any strides.
@@ -8,4 +8,7 @@ STABLE_TORCH_LIBRARY(gradcam_fast, library) {
   library.def(
       "cam(Tensor activations, Tensor gradients, SymInt height, SymInt width, int method, int normalize, bool relu)"
       " -> (Tensor heatmap, Tensor raw_min, Tensor raw_max)");
+  // rows (N,R), N small; matrix (R,M), its rows unbroken in memory; both float32 on the CPU. Returns their product
+  // (N,M). Where all rows are zero, zero it counts whatever the matrix holds there.
+  library.def("skinny_mm(Tensor rows, Tensor matrix) -> Tensor");
 }

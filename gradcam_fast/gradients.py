@@ -102,7 +102,7 @@ def _grad(
     batched: bool = False,
 ) -> Sequence[Tensor | None]:
     try:
-        with without_zero_rows(activations):
+        with without_zero_rows(start, activations):
             return torch.autograd.grad(
                 start, activations, seeds, retain_graph=retain, allow_unused=True, is_grads_batched=batched
             )

@@ -1,8 +1,10 @@
-"""Leaving out of a backward pass the rows that are zero: nearly all of them, where a network reads one token.
+"""Leaving out of a backward pass what is multiplied by zeros.
 
 A head that reads the class token sends a gradient to this token alone, and to this token alone it goes back until the
-attention of the last block spreads it: what is done on the way is mostly products with zeros. Zero times infinity or
-NaN counts as zero here. Knows nothing of models.
+attention of the last block spreads it: nearly all rows of what is multiplied on the way are zero. And what goes back to
+few images through a large linear layer, as VGG's and AlexNet's are, is decided by reading the layer's weight, of which
+half or more meets the zeros of hidden units that a ReLU has silenced. Zero times infinity or NaN counts as zero here.
+Knows nothing of models.
 """
 
 from __future__ import annotations
@@ -12,11 +14,15 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.autograd.graph import GradientEdge
 from torch.utils import _python_dispatch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from .skinny import is_large, skinny_mm
+
 if TYPE_CHECKING:
     from torch import Tensor
+    from torch.autograd.graph import Node
 
 __all__ = ["without_zero_rows"]
 
@@ -24,14 +30,21 @@ __all__ = ["without_zero_rows"]
 _PUSH, _POP = (getattr(_python_dispatch, name, None) for name in ("_push_mode", "_pop_mode"))
 _ATTENTION = getattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu_backward", None)
 
+# How far behind the scores a large layer is looked for.
+_NEAR = 16
+
 
 @contextmanager
-def without_zero_rows(activations: Sequence[Tensor]) -> Iterator[None]:
-    """Inside, products and attention on the CPU leave out rows of zeros, if all activations are there and (B,N,C).
+def without_zero_rows(start: Tensor | GradientEdge, activations: Sequence[Tensor]) -> Iterator[None]:
+    """Inside, a backward on the CPU leaves out rows of zeros, if there may be enough of them to make it worthwhile.
 
-    On another device the host would have to wait to know which rows these are.
+    That is if all activations are tokens (B,N,C), or if a large linear layer is near where the backward begins. On
+    another device the host would have to wait to know which rows these are.
     """
-    if _PUSH is None or _POP is None or not all(each.dim() == 3 and each.is_cpu for each in activations):
+    wanted = all(each.is_cpu for each in activations) and (
+        all(each.dim() == 3 for each in activations) or _large_layer_near(start)
+    )
+    if _PUSH is None or _POP is None or not wanted:
         yield
         return
     # Not "with": the mode's own __enter__ sets flags of the whole process, and two threads may leave them set.
@@ -60,11 +73,34 @@ class _WithoutZeroRows(TorchDispatchMode):
         return operation(*args, **kwargs) if spared is None else spared
 
 
+def _large_layer_near(start: Tensor | GradientEdge) -> bool:
+    nodes: list[Node | None] = [start.node if isinstance(start, GradientEdge) else start.grad_fn]
+    for node in nodes:
+        if node is not None:
+            if node.name() == "AddmmBackward0" and is_large(node._saved_mat2_sym_sizes):  # type: ignore[attr-defined]
+                return True
+            nodes += [before for before, _ in node.next_functions]
+        if len(nodes) > _NEAR:
+            break
+    return False
+
+
 def _product(rows: Tensor, matrix: Tensor) -> Tensor | None:
     if rows.layout is not torch.strided or not rows.is_cpu:
         return None
+    product = skinny_mm(rows, matrix)
+    if product is not None:
+        return product
     some = _few(rows.any(1))
     return None if some is None else _among_zeros(torch.mm(rows[some], matrix), 0, some, len(rows))
+
+
+def _products(rows: Tensor, matrices: Tensor) -> Tensor | None:
+    """Several targets' rows (K,B,R) times one matrix (R,M), as PyTorch multiplies them if it needs no gradient."""
+    if matrices.layout is not torch.strided or matrices.stride(0) != 0 or 0 in matrices.shape:
+        return None
+    product = _product(rows.flatten(0, 1), matrices[0])
+    return None if product is None else product.unflatten(0, rows.shape[:2])
 
 
 def _attention(
@@ -103,6 +139,6 @@ def _among_zeros(rows: Tensor, axis: int, places: Tensor, count: int) -> Tensor:
     return rows.new_zeros(shape).index_copy_(axis, places, rows)
 
 
-_SPARING: dict[Any, Callable[..., Any]] = {torch.ops.aten.mm.default: _product}
+_SPARING: dict[Any, Callable[..., Any]] = {torch.ops.aten.mm.default: _product, torch.ops.aten.bmm.default: _products}
 if _ATTENTION is not None:
     _SPARING[_ATTENTION.default] = _attention

@@ -1,14 +1,16 @@
 """Where a network reads its class token, the backward leaves out the rows of zeros of all other tokens: same numbers.
 
-Nowhere else is anything left out, and nothing that other code could notice is left behind.
+Behind a large linear layer it leaves out what of its weight meets only zeros. Nowhere else is anything left out, and
+nothing that other code could notice is left behind.
 """
 
-import runpy
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
+from importlib.util import module_from_spec
 
 import pytest
 import torch
+from networks import ConvNet
 from torch import nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode, is_in_torch_dispatch_mode
@@ -16,6 +18,8 @@ from torchvision.models import VisionTransformer
 
 import gradcam_fast
 from gradcam_fast import gradients, zero_rows
+
+needs_kernel = pytest.mark.skipif(not gradcam_fast.backend().kernels[0].fused, reason="there is no kernel for the CPU")
 
 TOKENS = 1 + 8 * 8
 LAST = "encoder.layers.encoder_layer_1.ln_1"
@@ -26,11 +30,13 @@ class Recording(TorchDispatchMode):
 
     def __init__(self):
         super().__init__()
-        self.products, self.attention = [], []
+        self.products, self.skinny, self.attention = [], [], []
 
     def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
         if operation is torch.ops.aten.mm.default:
             self.products.append(len(args[0]))
+        if operation.name() == "gradcam_fast::skinny_mm":
+            self.skinny.append(len(args[0]))
         if operation is torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward.default:
             self.attention.append(args[0].shape[2])
         return operation(*args, **(kwargs or {}))
@@ -51,6 +57,15 @@ class Mixing(nn.Module):
         return self.head(self.reads(F.gelu(F.linear(mixed.transpose(1, 2).flatten(2), torch.eye(16)))))
 
 
+class LargeHead(ConvNet):
+    """Two hidden layers, the second with a weight of 16 MB."""
+
+    def __init__(self):
+        super().__init__()
+        hidden = nn.Linear(48, 2048), nn.ReLU(), nn.Linear(2048, 2048), nn.ReLU()
+        self.head = nn.Sequential(*self.head[:2], *hidden, nn.Linear(2048, 5)).eval()
+
+
 @pytest.fixture
 def pictures():
     return torch.randn(3, 3, 32, 32)
@@ -65,7 +80,7 @@ def transformer():
 
 def with_all_rows(monkeypatch, model, pictures, **choices):
     with monkeypatch.context() as patch:
-        patch.setattr(gradients, "without_zero_rows", lambda activations: nullcontext())
+        patch.setattr(gradients, "without_zero_rows", lambda start, activations: nullcontext())
         return gradcam_fast.explain(model, pictures, **choices)
 
 
@@ -84,8 +99,9 @@ def assert_close(found, expected):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("layer", [LAST, "encoder.layers.encoder_layer_0.mlp", "encoder.dropout"])
 @pytest.mark.parametrize("asked", [{}, {"target": [0, 3, 1]}, {"topk": 3}])
-def test_the_maps_are_those_of_all_rows(transformer, pictures, monkeypatch, asked, layer, dtype):
-    model, pictures = transformer.to(dtype), pictures.to(dtype)
+@pytest.mark.parametrize("frozen", [False, True])
+def test_the_maps_are_those_of_all_rows(transformer, pictures, monkeypatch, frozen, asked, layer, dtype):
+    model, pictures = transformer.to(dtype).requires_grad_(not frozen), pictures.to(dtype)
     assert_as_with_all_rows(monkeypatch, model, pictures, layer=layer, method="layercam", **asked)
 
 
@@ -97,19 +113,22 @@ def test_only_the_class_tokens_go_back_through_the_last_block(transformer, pictu
     assert seen.attention == [1]
 
 
-def test_nor_do_others_for_several_targets(transformer, pictures):
+# Behind frozen parameters PyTorch multiplies target by target, and what is not made smaller is left to that.
+@pytest.mark.parametrize(("frozen", "whole"), [(False, [5 * 3 * TOKENS]), (True, [])])
+def test_nor_do_others_for_several_targets(transformer, pictures, frozen, whole):
     with Recording() as seen:
-        gradcam_fast.explain(transformer, pictures, layer=LAST, topk=5)
-    assert seen.products[-4:] == [5 * 3, 5 * 3, 5 * 3, 5 * 3 * TOKENS]
+        gradcam_fast.explain(transformer.requires_grad_(not frozen), pictures, layer=LAST, topk=5)
+    assert seen.products[-4:] == [5 * 3, 5 * 3, 5 * 3, *whole]
 
 
 @pytest.mark.parametrize("name", ["_push_mode", "_pop_mode", "_scaled_dot_product_flash_attention_for_cpu_backward"])
 def test_without_a_name_of_pytorchs_own_the_numbers_are_the_same(transformer, pictures, monkeypatch, name):
     expected = gradcam_fast.explain(transformer, pictures, layer=LAST)
     monkeypatch.setattr(torch.utils._python_dispatch if name.endswith("mode") else torch.ops.aten, name, None)
-    fallen_back = runpy.run_path(zero_rows.__file__)["without_zero_rows"]
+    fallen_back = module_from_spec(zero_rows.__spec__)
+    zero_rows.__spec__.loader.exec_module(fallen_back)
     monkeypatch.undo()
-    monkeypatch.setattr(gradients, "without_zero_rows", fallen_back)
+    monkeypatch.setattr(gradients, "without_zero_rows", fallen_back.without_zero_rows)
     with Recording() as seen:
         found = gradcam_fast.explain(transformer, pictures, layer=LAST)
     assert_close(found, expected)
@@ -159,6 +178,35 @@ def test_maps_are_none_of_its_business(pictures):
         gradcam_fast.explain(model, pictures, layer=layer)
     assert modes[0] is None
     assert modes[1] is not None
+
+
+@needs_kernel
+@pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.parametrize(("asked", "rows"), [({}, 3), ({"target": [0, 3, 1]}, 3), ({"topk": 3}, 9)])
+def test_a_large_layer_has_the_maps_of_all_its_weight(images, monkeypatch, asked, rows, frozen):
+    model = LargeHead().requires_grad_(not frozen)
+    with Recording() as seen:
+        gradcam_fast.explain(model, images, layer="features", **asked)
+    assert seen.skinny == [rows]
+    assert_as_with_all_rows(monkeypatch, model, images, layer="features", method="layercam", **asked)
+
+
+@needs_kernel
+def test_so_it_has_for_a_score_of_the_callers_own(images, monkeypatch):
+    asked = {"layer": "features", "target": lambda logits: logits[:, 1] - logits[:, 2]}
+    with Recording() as seen:
+        gradcam_fast.explain(LargeHead(), images, **asked)
+    assert seen.skinny == [3]
+    assert_as_with_all_rows(monkeypatch, LargeHead(), images, **asked)
+
+
+@pytest.mark.parametrize(("count", "dtype"), [(17, torch.float32), (3, torch.float64)])
+def test_for_many_images_and_other_types_its_weight_is_multiplied_as_ever(monkeypatch, count, dtype):
+    model, images = LargeHead().to(dtype), torch.randn(count, 3, 16, 16, dtype=dtype)
+    with Recording() as seen:
+        gradcam_fast.explain(model, images, layer="features")
+    assert seen.products == [count, count] and not seen.skinny
+    assert_as_with_all_rows(monkeypatch, model, images, layer="features")
 
 
 def test_layers_of_which_not_all_are_tokens_are_explained_as_with_all_rows(pictures, monkeypatch):

@@ -1,0 +1,54 @@
+// The product of a few rows and a large matrix, which is the backward of a large linear layer for a few images: its
+// arguments, its memory, and which thread works on what.
+#include "cpu_kernels.h"
+#include "op.h"
+
+#include <torch/csrc/stable/library.h>
+
+#include <vector>
+
+namespace gradcam_fast {
+namespace {
+
+// Columns that are one thread's at least: below, starting another costs more than it brings.
+constexpr int64_t LEAST_COLUMNS = 128;
+
+Tensor skinny_mm(const Tensor& rows, const Tensor& matrix) {
+  STD_TORCH_CHECK(rows.dim() == 2 && matrix.dim() == 2 && rows.size(1) == matrix.size(0),
+                  "skinny_mm: expected rows (N,R) and a matrix (R,M)");
+  STD_TORCH_CHECK(rows.is_cpu() && matrix.is_cpu() && rows.scalar_type() == ScalarType::Float &&
+                      matrix.scalar_type() == ScalarType::Float,
+                  "skinny_mm: expected float32 on the CPU");
+  STD_TORCH_CHECK(matrix.size(1) <= 1 || matrix.stride(1) == 1, "skinny_mm: the matrix's rows are not unbroken");
+  const int64_t sizes[] = {rows.size(0), matrix.size(1)};
+  Tensor out = empty(sizes, 2, aoti_torch_device_type_cpu(), 0);
+  SkinnyProduct product{static_cast<const float*>(rows.const_data_ptr()),
+                        rows.size(0),
+                        rows.stride(0),
+                        rows.stride(1),
+                        static_cast<const float*>(matrix.const_data_ptr()),
+                        matrix.stride(0),
+                        matrix.size(1),
+                        nullptr,
+                        0,
+                        static_cast<float*>(out.mutable_data_ptr())};
+  std::vector<int64_t> used;
+  used.reserve(matrix.size(0));
+  for (int64_t i = 0; i < matrix.size(0); ++i) {
+    bool some = false;
+    for (int64_t r = 0; r < product.count; ++r) some |= product.at(r, i) != 0.0f;
+    if (some) used.push_back(i);
+  }
+  product.used = used.data();
+  product.used_count = static_cast<int64_t>(used.size());
+  torch::stable::parallel_for(0, product.columns, LEAST_COLUMNS,
+                              [&](int64_t begin, int64_t end) { kernels().skinny_mm(product, begin, end); });
+  return out;
+}
+
+}  // namespace
+}  // namespace gradcam_fast
+
+STABLE_TORCH_LIBRARY_IMPL(gradcam_fast, CPU, library) {
+  library.impl("skinny_mm", TORCH_BOX(&gradcam_fast::skinny_mm));
+}
