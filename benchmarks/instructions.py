@@ -35,8 +35,11 @@ CASES = {
         method: ((1, 512, 7, 7), 1, 224, "float32", method, False)
         for method in ("gradcam++", "xgradcam", "hirescam", "elementwise", "layercam")
     },
+    "layercam 512x14x14": ((1, 512, 14, 14), 1, 224, "float32", "layercam", False),
     "a call": ((1, 8, 2, 2), 1, 2, "float32", "gradcam", False),
 }
+# Rows, of which every other number is zero, and the sides of the matrix.
+SKINNY = {"skinny_mm": (2, 1024, 4096)}
 
 
 def missing():
@@ -75,7 +78,7 @@ def counted():
             total = re.search(r"^summary: (\d+)$", text, re.MULTILINE)
             if name and total:
                 found[name[1]] = int(total[1])
-        return {name: found[name] for name in CASES}
+        return {name: found[name] for name in (*CASES, *SKINNY)}
 
 
 def call_all(marks):
@@ -84,17 +87,24 @@ def call_all(marks):
     import gradcam_fast
 
     library = ctypes.CDLL(marks)
+
+    def count(name, function, *args, **choices):
+        for _ in range(3):
+            function(*args, **choices)
+        library.begin()
+        function(*args, **choices)
+        library.end(name.encode())
+
     torch.manual_seed(0)
     for name, (shape, targets, size, dtype, method, last) in CASES.items():
         activations = torch.randn(shape).relu().to(getattr(torch, dtype))
         gradients = torch.randn(shape if targets == 1 else (shape[0], targets, *shape[1:])).to(activations)
         if last:
             activations, gradients = (maps.to(memory_format=torch.channels_last) for maps in (activations, gradients))
-        for _ in range(3):
-            gradcam_fast.cam(activations, gradients, size, method=method)
-        library.begin()
-        gradcam_fast.cam(activations, gradients, size, method=method)
-        library.end(name.encode())
+        count(name, gradcam_fast.cam, activations, gradients, size, method=method)
+    for name, (rows, inner, columns) in SKINNY.items():
+        silent = torch.arange(inner) % 2
+        count(name, gradcam_fast.skinny.skinny_mm, torch.randn(rows, inner) * silent, torch.randn(inner, columns))
 
 
 if __name__ == "__main__":

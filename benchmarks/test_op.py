@@ -11,6 +11,7 @@ from contenders import eager
 from read_limit import read_limit
 
 import gradcam_fast
+from gradcam_fast.skinny import skinny_mm
 
 SHAPES = [
     ((1, 2048, 7, 7), 224, 300),
@@ -104,6 +105,30 @@ def test_ten_targets_against_one(compare, shape, side, rounds):
             "ten_limit": lambda: read_limit(activations, ten, outs),
         },
         ("ten/one", "ten_limit/one_limit", "ten/ten_limit"),
+        rounds=rounds,
+    )
+
+
+@pytest.mark.parametrize("rows", [1, 10])
+@pytest.mark.parametrize(("inner", "columns", "rounds"), [(4096, 4096, 60), (4096, 25088, 15)])
+def test_a_few_rows_times_a_large_matrix(compare, inner, columns, rows, rounds):
+    """The two hidden layers of VGG16's head, in the backward of one image, for one class or ten."""
+    gradients = torch.randn(rows, inner)
+    silenced = gradients * (torch.rand(inner) < 0.5)
+    weight, out = torch.randn(inner, columns), torch.empty(rows, columns)
+    half = weight[: inner // 2]
+    compare(
+        "a few rows times a large matrix",
+        f"{rows} x ({inner}, {columns})",
+        {
+            "all": lambda: skinny_mm(gradients, weight),
+            "mm": lambda: torch.mm(gradients, weight),
+            "limit": lambda: read_limit(half, weight[inner // 2 :], out),
+            "half zero": lambda: skinny_mm(silenced, weight),
+            "mm half zero": lambda: torch.mm(silenced, weight),
+            "half limit": lambda: read_limit(half[: inner // 4], half[inner // 4 :], out),
+        },
+        ("mm/all", "all/limit", "mm half zero/half zero", "half zero/half limit"),
         rounds=rounds,
     )
 
