@@ -86,13 +86,21 @@ def _large_layer_near(start: Tensor | GradientEdge) -> bool:
 
 
 def _product(rows: Tensor, matrix: Tensor) -> Tensor | None:
-    if rows.layout is not torch.strided or not rows.is_cpu:
+    if rows.layout is not torch.strided or not rows.is_cpu or not rows.numel():
         return None
     product = skinny_mm(rows, matrix)
     if product is not None:
         return product
-    some = _few(rows.any(1))
-    return None if some is None else _among_zeros(torch.mm(rows[some], matrix), 0, some, len(rows))
+    # Queries, keys and values are often made by one product, and few queries may have a gradient where all keys have.
+    parts, width = (3, matrix.shape[1]) if rows.shape[1] == 3 * matrix.shape[1] else (1, 0)
+    alive = rows.unflatten(1, (parts, -1)).any(2)
+    some, asked = _few(alive.any(1)), _few(alive[:, 0])
+    if some is not None:
+        return _among_zeros(torch.mm(rows[some], matrix), 0, some, len(rows))
+    if asked is not None:
+        of_queries = torch.mm(rows[asked, :width], matrix[:width])
+        return torch.mm(rows[:, width:], matrix[width:]).index_add_(0, asked, of_queries)
+    return None
 
 
 def _products(rows: Tensor, matrices: Tensor) -> Tensor | None:

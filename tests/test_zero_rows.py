@@ -108,17 +108,17 @@ def test_the_maps_are_those_of_all_rows(transformer, pictures, monkeypatch, froz
 def test_only_the_class_tokens_go_back_through_the_last_block(transformer, pictures):
     with Recording() as seen:
         gradcam_fast.explain(transformer, pictures, layer=LAST)
-    of_queries_keys_and_values = 3 * TOKENS
-    assert seen.products[-4:] == [3, 3, 3, of_queries_keys_and_values]
+    of_queries, of_keys_and_values = 3, 3 * TOKENS
+    assert seen.products[-5:] == [3, 3, 3, of_queries, of_keys_and_values]
     assert seen.attention == [1]
 
 
-# Behind frozen parameters PyTorch multiplies target by target, and what is not made smaller is left to that.
-@pytest.mark.parametrize(("frozen", "whole"), [(False, [5 * 3 * TOKENS]), (True, [])])
-def test_nor_do_others_for_several_targets(transformer, pictures, frozen, whole):
+# Behind frozen parameters PyTorch multiplies target by target.
+@pytest.mark.parametrize("frozen", [False, True])
+def test_nor_do_others_for_several_targets(transformer, pictures, frozen):
     with Recording() as seen:
         gradcam_fast.explain(transformer.requires_grad_(not frozen), pictures, layer=LAST, topk=5)
-    assert seen.products[-4:] == [5 * 3, 5 * 3, 5 * 3, *whole]
+    assert seen.products[-5:] == [5 * 3, 5 * 3, 5 * 3, 5 * 3, 5 * 3 * TOKENS]
 
 
 @pytest.mark.parametrize("name", ["_push_mode", "_pop_mode", "_scaled_dot_product_flash_attention_for_cpu_backward"])
@@ -132,7 +132,8 @@ def test_without_a_name_of_pytorchs_own_the_numbers_are_the_same(transformer, pi
     with Recording() as seen:
         found = gradcam_fast.explain(transformer, pictures, layer=LAST)
     assert_close(found, expected)
-    assert seen.products[-4:] == ([3 * TOKENS] * 4 if name.endswith("mode") else [3, 3, 3, 3 * TOKENS])
+    expected = [3 * TOKENS] * 4 if name.endswith("mode") else [3, 3, 3, 3, 3 * TOKENS]
+    assert seen.products[-len(expected) :] == expected
     assert seen.attention == [TOKENS]
 
 
@@ -211,6 +212,21 @@ def test_for_many_images_and_other_types_its_weight_is_multiplied_as_ever(monkey
 
 def test_layers_of_which_not_all_are_tokens_are_explained_as_with_all_rows(pictures, monkeypatch):
     assert_as_with_all_rows(monkeypatch, Mixing().eval(), pictures, layer=["patches", "norm"], method="layercam")
+
+
+def test_a_layer_three_times_as_wide_behind_it_need_be_no_attention(pictures, monkeypatch):
+    """Its first third may have a gradient in few rows, too; or its second, and then nothing is left out."""
+    for third in range(3):
+        model = Mixing(lambda tokens: tokens.mean(1)).eval()
+        wide = nn.Linear(16, 48)
+        alive = torch.zeros(64, 48)
+        alive[:, [i for i in range(48) if i // 16 != third]] = 1
+        alive[:5] = 1
+        model.reads = lambda tokens, wide=wide, alive=alive: (wide(tokens) * alive).unflatten(2, (3, 16)).sum((1, 2))
+        with Recording() as seen:
+            gradcam_fast.explain(model, pictures, layer="norm")
+        assert (3 * 5 in seen.products) == (third == 0)
+        assert_as_with_all_rows(monkeypatch, model, pictures, layer="norm", method="layercam")
 
 
 def test_a_sparse_matrix_behind_the_tokens_is_multiplied_as_ever(pictures, monkeypatch):
