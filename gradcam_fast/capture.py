@@ -30,6 +30,10 @@ __all__ = ["forward", "preserved"]
 _CALLS: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
 _EVERY_CALL = 0
 
+# PyTorch 2.10 keeps the weights that autocast has cast without a graph, and a training step in the same autocast block
+# would go no further than these.
+_FORGETS_CASTS = torch.__version__ < "2.11"
+
 # Modules in training mode are lent other buffers during an explanation: one explanation at a time, because two models
 # may share a module.
 _LENDING = threading.RLock()
@@ -111,6 +115,8 @@ def _watched(model: nn.Module, inputs: Inputs, watches: Sequence[_Watch]) -> Any
     finally:
         for handle in handles:
             handle.remove()
+        if _FORGETS_CASTS:
+            torch.clear_autocast_cache()
 
 
 def tensor_in(output: Any) -> Tensor | None:

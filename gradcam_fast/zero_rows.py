@@ -47,8 +47,10 @@ def without_zero_rows(start: Tensor | GradientEdge, activations: Sequence[Tensor
     if _PUSH is None or _POP is None or not wanted:
         yield
         return
+    # PyTorch 2.10 does not keep it alive.
+    mode = _WithoutZeroRows()
     # Not "with": the mode's own __enter__ sets flags of the whole process, and two threads may leave them set.
-    _PUSH(_WithoutZeroRows())
+    _PUSH(mode)
     try:
         yield
     finally:
