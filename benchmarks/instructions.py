@@ -103,8 +103,8 @@ def call_all(marks):
             activations, gradients = (maps.to(memory_format=torch.channels_last) for maps in (activations, gradients))
         count(name, gradcam_fast.cam, activations, gradients, size, method=method)
     for name, (rows, inner, columns) in SKINNY.items():
-        silent = torch.arange(inner) % 2
-        count(name, gradcam_fast.skinny.skinny_mm, torch.randn(rows, inner) * silent, torch.randn(inner, columns))
+        left = torch.randn(rows, inner) * (torch.arange(inner) % 2)
+        count(name, gradcam_fast.skinny.mm, left, torch.randn(inner, columns))
 
 
 if __name__ == "__main__":

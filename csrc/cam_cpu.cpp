@@ -1,4 +1,4 @@
-// The operator on the CPU: its arguments, its memory, and which thread works on what. What is computed is the
+// The operator cam on the CPU: its arguments, its memory, and which thread works on what. What is computed is the
 // kernels' affair (cpu_kernels.h).
 #include "cpu_kernels.h"
 #include "op.h"

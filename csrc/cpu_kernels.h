@@ -1,4 +1,4 @@
-// What the CPU operator's parts tell each other: the problem, and the table of kernels that one instruction set fills.
+// What the CPU operators' parts tell each other: the problems, and the table of kernels that one instruction set fills.
 //
 // The .inl files are compiled once per instruction set, each time into a namespace of its own (cpu_dispatch.cpp);
 // what stands here is the same for all.
@@ -135,17 +135,17 @@ struct Finish {
   bool from_zero;
 };
 
-// A few rows times a matrix. Of the matrix the rows `used` count, each `columns` long.
+// A few rows (rows, R) times a matrix (R, columns), of which only the rows `used` need be read. Strides in elements.
 struct SkinnyProduct {
-  const float* rows;
-  int64_t count, stride, step;
+  const float* left;
+  int64_t rows, row_stride, column_stride;
   const float* matrix;
   int64_t matrix_stride, columns;
   const int64_t* used;
   int64_t used_count;
   float* out;
 
-  float at(int64_t row, int64_t i) const { return rows[row * stride + i * step]; }
+  float at(int64_t row, int64_t i) const { return left[row * row_stride + i * column_stride]; }
 };
 
 // Room is given by the caller; the comments say how many floats of it.

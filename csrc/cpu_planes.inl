@@ -102,8 +102,8 @@ GCF_INLINE void weigh(const Planes<Stored>& activation, const Planes<Stored>& gr
   }
 }
 
-// Calls f(n), n a type that holds the number of vectors, or zero if with a weight and a product they do not fit sixteen
-// registers.
+// Calls f(n), n a type that holds the number of vectors, or zero for more than seven: as many sums, as many numbers
+// being pooled, a weight and a product are all of sixteen registers.
 template <class F>
 GCF_INLINE void with_vectors(int64_t vectors, const F& f) {
   switch (vectors) {
@@ -151,8 +151,9 @@ GCF_INLINE void add_small(const Planes<Stored>& activation, const Planes<Stored>
   GCF_UNROLL for (int64_t i = 0; i < vectors; ++i) store(sums[i], map + from(i));
 }
 
-// Adds planes of any size, the map in memory: `many` from channel c on. Taking up to eight vectors of all channels
-// before the next eight, in registers, took up to 1.7 times as long as taking the planes whole, in pairs.
+// Adds planes of any size, the map in memory: `many` from channel c on. At 14x14 and above, taking up to eight vectors
+// of all channels before the next eight, in registers, took up to 1.7 times as long as taking the planes whole, in
+// pairs.
 template <Method method, int64_t many, class Stored>
 GCF_INLINE void add_large(const Planes<Stored>& activation, const Planes<Stored>& gradient, const float* weights,
                           int64_t c, int64_t positions, float* map) {

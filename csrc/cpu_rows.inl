@@ -30,24 +30,13 @@ GCF_INLINE void pool_rows(const Rows<Stored>& rows, int64_t positions, int64_t b
   const int64_t quarter = positions / STREAMS;
   // Adds as many rows as there are pointers.
   const auto add = [=](const auto& from, float* to) GCF_LAMBDA {
-    const auto add_lanes = [&](const auto& read, Vector& sum) GCF_LAMBDA {
+    each_sum(to, 0, count, [&](const auto& at, Vector& sum) GCF_LAMBDA {
       constexpr int64_t many = std::extent<std::remove_reference_t<decltype(from)>>::value;
       Vector v[many];
-      GCF_UNROLL for (int64_t i = 0; i < many; ++i) read(from[i], v[i]);
+      GCF_UNROLL for (int64_t i = 0; i < many; ++i) at(from[i], v[i]);
       GCF_UNROLL for (int64_t i = 1; i < many; ++i) v[0] += v[i];
       sum += v[0];
-    };
-    Vector sum;
-    int64_t c = 0;
-    for (; c + LANES <= count; c += LANES) {
-      load(to + c, sum);
-      add_lanes([&](const auto* row, Vector& v) GCF_LAMBDA { load(row + c, v); }, sum);
-      store(sum, to + c);
-    }
-    if (c == count) return;
-    load_few(to + c, count - c, sum);
-    add_lanes([&](const auto* row, Vector& v) GCF_LAMBDA { load_few(row + c, count - c, v); }, sum);
-    for (int64_t i = 0; c + i < count; ++i) to[c + i] = sum[i];
+    });
   };
   const auto add_part = [&] {
     const float* parts[] = {part};

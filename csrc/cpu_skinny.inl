@@ -1,12 +1,15 @@
 // The product of a few rows and a large matrix whose rows lie side by side in memory.
 //
 // Reading the matrix is what bounds it. A row of the matrix that meets only zeros is never read: of a hidden layer's
-// weight these are half or more, because its ReLU lets no gradient through to them. Eight rows at a time, as far apart
-// as they can be, since a processor reads ahead in several places at once sooner than far ahead in one: 4096 x 25088,
-// two threads, 10 ms for one row instead of the 16 to 21 of torch.mm, 7 with half of its numbers zero; for ten rows 45
-// and 18 instead of 90 to 110. Four at a time took up to 1.2 times as long for ten rows, two 1.3 times.
+// weight these are half or more, because its ReLU lets no gradient through to them. Eight rows are read at a time, as
+// far apart as they can be, since a processor reads ahead in several places at once sooner than far ahead in one:
+// 4096 x 25088, two threads, 10 ms for one row instead of the 16 to 21 of torch.mm, 7 with half of its numbers zero;
+// for ten rows 45 and 18 instead of 90 to 110. Four at a time took up to 1.2 times as long for ten rows, two 1.3 times.
 
-// Columns of the eight rows that fit the L1 cache, where every further row of the product finds them.
+// Rows of the matrix read at a time.
+constexpr int64_t MATRIX_STREAMS = 8;
+// Columns after which they are read once more, for the next row of the product. Half as many and all of them took up to
+// 1.2 times as long.
 constexpr int64_t COLUMNS_PER_TILE = 1024;
 
 // Adds, in `many` rows of the matrix, the columns [begin, end), each row times its factor, to one row of the product.
@@ -15,27 +18,16 @@ GCF_INLINE void add_rows(const float* const (&from)[many], const float (&factors
                          float* to) {
   Vector factor[many];
   GCF_UNROLL for (int64_t i = 0; i < many; ++i) fill(factors[i], factor[i]);
-  const auto add = [&](const auto& read, Vector& sum) GCF_LAMBDA {
+  each_sum(to, begin, end, [&](const auto& at, Vector& sum) GCF_LAMBDA {
     Vector v[many];
     GCF_UNROLL for (int64_t i = 0; i < many; ++i) {
-      read(from[i], v[i]);
+      at(from[i], v[i]);
       v[i] *= factor[i];
     }
     GCF_UNROLL for (int64_t step = 1; step < many; step *= 2)
         GCF_UNROLL for (int64_t i = 0; i + step < many; i += 2 * step) v[i] += v[i + step];
     sum += v[0];
-  };
-  Vector sum;
-  int64_t c = begin;
-  for (; c + LANES <= end; c += LANES) {
-    load(to + c, sum);
-    add([&](const float* row, Vector& v) GCF_LAMBDA { load(row + c, v); }, sum);
-    store(sum, to + c);
-  }
-  if (c == end) return;
-  load_few(to + c, end - c, sum);
-  add([&](const float* row, Vector& v) GCF_LAMBDA { load_few(row + c, end - c, v); }, sum);
-  for (int64_t i = 0; c + i < end; ++i) to[c + i] = sum[i];
+  });
 }
 
 inline void skinny_mm(const SkinnyProduct& product, int64_t begin, int64_t end) {
@@ -44,21 +36,21 @@ inline void skinny_mm(const SkinnyProduct& product, int64_t begin, int64_t end) 
     const float* from[many];
     GCF_UNROLL for (int64_t i = 0; i < many; ++i) from[i] = product.matrix + used[i] * product.matrix_stride;
     for (int64_t tile = begin; tile < end; tile += COLUMNS_PER_TILE)
-      for (int64_t r = 0; r < product.count; ++r) {
+      for (int64_t r = 0; r < product.rows; ++r) {
         float factors[many];
         GCF_UNROLL for (int64_t i = 0; i < many; ++i) factors[i] = product.at(r, used[i]);
         add_rows(from, factors, tile, std::min(tile + COLUMNS_PER_TILE, end), product.out + r * product.columns);
       }
   };
-  for (int64_t r = 0; r < product.count; ++r)
+  for (int64_t r = 0; r < product.rows; ++r)
     std::fill(product.out + r * product.columns + begin, product.out + r * product.columns + end, 0.0f);
-  const int64_t eighth = product.used_count / LANES;
-  for (int64_t i = 0; i < eighth; ++i) {
-    int64_t eight[LANES];
-    GCF_UNROLL for (int64_t j = 0; j < LANES; ++j) eight[j] = product.used[i + j * eighth];
-    add(eight);
+  const int64_t apart = product.used_count / MATRIX_STREAMS;
+  for (int64_t i = 0; i < apart; ++i) {
+    int64_t several[MATRIX_STREAMS];
+    GCF_UNROLL for (int64_t j = 0; j < MATRIX_STREAMS; ++j) several[j] = product.used[i + j * apart];
+    add(several);
   }
-  for (int64_t i = LANES * eighth; i < product.used_count; ++i) {
+  for (int64_t i = MATRIX_STREAMS * apart; i < product.used_count; ++i) {
     const int64_t one[] = {product.used[i]};
     add(one);
   }

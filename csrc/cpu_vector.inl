@@ -107,6 +107,22 @@ GCF_INLINE void load_few(const Stored* from, int64_t count, Vector& to) {
   for (int64_t i = 0; i < count; ++i) to[i] = to_float(from[i]);
 }
 
+// Calls f(at, sum) for each vector of the floats [begin, end); at(other, v) reads what lies there in another array.
+template <class F>
+GCF_INLINE void each_sum(float* sums, int64_t begin, int64_t end, const F& f) {
+  Vector sum;
+  int64_t i = begin;
+  for (; i + LANES <= end; i += LANES) {
+    load(sums + i, sum);
+    f([=](const auto* other, Vector& v) GCF_LAMBDA { load(other + i, v); }, sum);
+    store(sum, sums + i);
+  }
+  if (i == end) return;
+  load_few(sums + i, end - i, sum);
+  f([=](const auto* other, Vector& v) GCF_LAMBDA { load_few(other + i, end - i, v); }, sum);
+  for (int64_t j = 0; i + j < end; ++j) sums[i + j] = sum[j];
+}
+
 GCF_INLINE float sum_lanes(const Vector& v) {
   return ((v[0] + v[4]) + (v[2] + v[6])) + ((v[1] + v[5]) + (v[3] + v[7]));
 }

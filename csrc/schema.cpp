@@ -8,7 +8,7 @@ STABLE_TORCH_LIBRARY(gradcam_fast, library) {
   library.def(
       "cam(Tensor activations, Tensor gradients, SymInt height, SymInt width, int method, int normalize, bool relu)"
       " -> (Tensor heatmap, Tensor raw_min, Tensor raw_max)");
-  // rows (N,R), N small; matrix (R,M), its rows unbroken in memory; both float32 on the CPU. Returns their product
-  // (N,M). Where all rows are zero, zero it counts whatever the matrix holds there.
+  // rows (N,R), N small; matrix (R,M), its columns side by side; both float32 on the CPU. Returns their product (N,M).
+  // A row of the matrix that meets only zeros counts as zeros, whatever it holds.
   library.def("skinny_mm(Tensor rows, Tensor matrix) -> Tensor");
 }

@@ -10,16 +10,19 @@
 namespace gradcam_fast {
 namespace {
 
-// Columns that are one thread's at least: below, starting another costs more than it brings.
+// Columns that are one thread's at least; gradcam_fast/skinny.py asks for many times as many.
 constexpr int64_t LEAST_COLUMNS = 128;
 
 Tensor skinny_mm(const Tensor& rows, const Tensor& matrix) {
-  STD_TORCH_CHECK(rows.dim() == 2 && matrix.dim() == 2 && rows.size(1) == matrix.size(0),
-                  "skinny_mm: expected rows (N,R) and a matrix (R,M)");
+  STD_TORCH_CHECK(rows.dim() == 2 && matrix.dim() == 2, "skinny_mm: expected two matrices, got ", rows.dim(), "D and ",
+                  matrix.dim(), "D");
+  STD_TORCH_CHECK(rows.size(1) == matrix.size(0), "skinny_mm: rows have ", rows.size(1), " columns and the matrix ",
+                  matrix.size(0), " rows");
   STD_TORCH_CHECK(rows.is_cpu() && matrix.is_cpu() && rows.scalar_type() == ScalarType::Float &&
                       matrix.scalar_type() == ScalarType::Float,
                   "skinny_mm: expected float32 on the CPU");
-  STD_TORCH_CHECK(matrix.size(1) <= 1 || matrix.stride(1) == 1, "skinny_mm: the matrix's rows are not unbroken");
+  STD_TORCH_CHECK(matrix.size(1) <= 1 || matrix.stride(1) == 1,
+                  "skinny_mm: the matrix's columns should lie side by side, got stride ", matrix.stride(1));
   const int64_t sizes[] = {rows.size(0), matrix.size(1)};
   Tensor out = empty(sizes, 2, aoti_torch_device_type_cpu(), 0);
   SkinnyProduct product{static_cast<const float*>(rows.const_data_ptr()),
@@ -36,7 +39,7 @@ Tensor skinny_mm(const Tensor& rows, const Tensor& matrix) {
   used.reserve(matrix.size(0));
   for (int64_t i = 0; i < matrix.size(0); ++i) {
     bool some = false;
-    for (int64_t r = 0; r < product.count; ++r) some |= product.at(r, i) != 0.0f;
+    for (int64_t r = 0; r < product.rows; ++r) some |= product.at(r, i) != 0.0f;
     if (some) used.push_back(i);
   }
   product.used = used.data();

@@ -23,6 +23,7 @@ __all__ = ["Backend", "Kernel", "backend", "kernel_for", "load", "warn_if_refere
 
 CHOICES = ("auto", "reference")
 DISPATCH_KEYS = {"cpu": "CPU", "cuda": "CUDA"}
+OPERATORS = {"cpu": ("cam", "skinny_mm"), "cuda": ("cam",)}
 LIBRARIES = Path(__file__).parent / "_lib"
 
 _lock = threading.Lock()
@@ -152,8 +153,9 @@ def _load_library(device: str, record: dict[str, Any]) -> Kernel:
         torch.ops.load_library(LIBRARIES / library["file"])
     except Exception as error:
         return Kernel(device, False, f"{library['file']} does not load: {error}", _reinstall())
-    if not _has_kernel(device):
-        return Kernel(device, False, f"{library['file']} is loaded and registers no kernel", _reinstall())
+    if missing := [name for name in OPERATORS[device] if not _has_kernel(name, device)]:
+        why = f"{library['file']} is loaded and registers no kernel for {', '.join(missing)}"
+        return Kernel(device, False, why, _reinstall())
     return Kernel(device, True, f"{library['file']} is loaded{_instruction_set(device, LIBRARIES / library['file'])}")
 
 
@@ -165,8 +167,8 @@ def _instruction_set(device: str, library: Path) -> str:
     return f" and uses {name().decode()}"
 
 
-def _has_kernel(device: str) -> bool:
-    operator = getattr(torch.ops.gradcam_fast, "cam", None)
+def _has_kernel(name: str, device: str) -> bool:
+    operator = getattr(torch.ops.gradcam_fast, name, None)
     key = getattr(torch._C.DispatchKey, DISPATCH_KEYS[device])
     return operator is not None and bool(operator.default.has_kernel_for_dispatch_key(key))
 

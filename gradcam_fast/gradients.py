@@ -44,16 +44,17 @@ def differentiate(
         raise Independent(layers[0].name)
     with torch.inference_mode(False), torch.autocast(scores.device.type, enabled=False):
         start, seeds = (picked and _before_last_linear(*picked, activations)) or (scores, _one_hot(scores))
-        if scores.dim() == 1:
-            return _checked(_grad(start, activations, seeds, layers), layers)
-        try:
-            found = _grad(start, activations, seeds, layers, retain=True, batched=True)
-        except Reentrant:
-            raise
-        except RuntimeError:
-            single = [_checked(_grad(start, activations, each, layers, retain=True), layers) for each in seeds]
-            return [torch.stack(maps, 1) for maps in zip(*single, strict=True)]
-        return [maps.transpose(0, 1) for maps in _checked(found, layers)]
+        with without_zero_rows(start, activations, scores.numel()):
+            if scores.dim() == 1:
+                return _checked(_grad(start, activations, seeds, layers), layers)
+            try:
+                found = _grad(start, activations, seeds, layers, retain=True, batched=True)
+            except Reentrant:
+                raise
+            except RuntimeError:
+                single = [_checked(_grad(start, activations, each, layers, retain=True), layers) for each in seeds]
+                return [torch.stack(maps, 1) for maps in zip(*single, strict=True)]
+            return [maps.transpose(0, 1) for maps in _checked(found, layers)]
 
 
 def _one_hot(scores: Tensor) -> Tensor:
@@ -102,10 +103,9 @@ def _grad(
     batched: bool = False,
 ) -> Sequence[Tensor | None]:
     try:
-        with without_zero_rows(start, activations):
-            return torch.autograd.grad(
-                start, activations, seeds, retain_graph=retain, allow_unused=True, is_grads_batched=batched
-            )
+        return torch.autograd.grad(
+            start, activations, seeds, retain_graph=retain, allow_unused=True, is_grads_batched=batched
+        )
     except RuntimeError as error:
         if "use_reentrant" in str(error):
             raise Reentrant(layers[0].name) from None

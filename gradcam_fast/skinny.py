@@ -16,38 +16,43 @@ from .backend import kernel_for, load
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["is_large", "skinny_mm"]
+__all__ = ["is_skinny", "mm", "pays"]
 
-# Numbers in a matrix, 16 MB of them: more than most processors keep in a cache of one core.
+# Numbers in a matrix, 16 MB of them: more than most processors keep in the cache of one core.
 _LARGE = 1 << 22
+# Threads share its columns, and each reads a row's piece at a time.
+_WIDE = 1 << 10
 # With more rows arithmetic decides, and not reading.
 _FEW = 16
 
 
-def is_large(sides: Sequence[int]) -> bool:
-    """Whether the product with a matrix of these sides may be left to :func:`skinny_mm`."""
-    return math.prod(sides) >= _LARGE and kernel_for("cpu")
+def pays(rows: int, sides: Sequence[int]) -> bool:
+    """Whether the operator is there, and quicker than ``torch.mm`` for so many rows and a matrix of these sides."""
+    return rows <= _FEW and math.prod(sides) >= _LARGE and sides[1] >= _WIDE and kernel_for("cpu")
 
 
-def skinny_mm(rows: Tensor, matrix: Tensor) -> Tensor | None:
-    """``rows`` (N,R) times ``matrix`` (R,M), which is not read where all rows are zero; None for ``torch.mm`` to do.
+def is_skinny(rows: Tensor, matrix: Tensor) -> bool:
+    """Whether the operator will multiply them: (N,R) and (R,M), strided float32 on the CPU, and it pays."""
+    plain = all(each.is_cpu and each.dtype == torch.float32 and each.layout is torch.strided for each in (rows, matrix))
+    return plain and matrix.stride(1) == 1 and pays(len(rows), matrix.shape)
 
-    Columns are added up in the same order on any number of threads.
+
+def mm(rows: Tensor, matrix: Tensor) -> Tensor:
+    """``rows`` (N,R) times ``matrix`` (R,M), as ``torch.mm``.
+
+    If it is skinny, rows of the matrix that meet only zeros are not read and count as zeros, and the bits are the same
+    on any number of threads.
 
     Example:
         >>> import torch
-        >>> from gradcam_fast.skinny import skinny_mm
+        >>> from gradcam_fast import skinny
         >>> matrix = torch.rand(2048, 2048)
-        >>> product = skinny_mm(torch.eye(3, 2048), matrix)  # None without a compiled kernel
-        >>> product is None or torch.equal(product, matrix[:3])
-        True
-        >>> skinny_mm(torch.rand(17, 2048), matrix) is None
+        >>> torch.equal(skinny.mm(torch.eye(3, 2048), matrix), matrix[:3])
         True
     """
-    plain = all(each.is_cpu and each.dtype == torch.float32 and each.layout is torch.strided for each in (rows, matrix))
-    if not (plain and len(rows) <= _FEW and is_large(matrix.shape) and matrix.stride(1) == 1):
-        return None
-    return torch.ops.gradcam_fast.skinny_mm.default(rows, matrix)
+    if is_skinny(rows, matrix):
+        return torch.ops.gradcam_fast.skinny_mm.default(rows, matrix)
+    return torch.mm(rows, matrix)
 
 
 def _fake(rows: Tensor, matrix: Tensor) -> Tensor:

@@ -18,11 +18,10 @@ from torch.autograd.graph import GradientEdge
 from torch.utils import _python_dispatch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from .skinny import is_large, skinny_mm
+from . import skinny
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from torch.autograd.graph import Node
 
 __all__ = ["without_zero_rows"]
 
@@ -30,19 +29,20 @@ __all__ = ["without_zero_rows"]
 _PUSH, _POP = (getattr(_python_dispatch, name, None) for name in ("_push_mode", "_pop_mode"))
 _ATTENTION = getattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu_backward", None)
 
-# How far behind the scores a large layer is looked for.
+# Among how many operations nearest to the scores a large layer is looked for.
 _NEAR = 16
 
 
 @contextmanager
-def without_zero_rows(start: Tensor | GradientEdge, activations: Sequence[Tensor]) -> Iterator[None]:
+def without_zero_rows(start: Tensor | GradientEdge, activations: Sequence[Tensor], count: int) -> Iterator[None]:
     """Inside, a backward on the CPU leaves out rows of zeros, if there may be enough of them to make it worthwhile.
 
-    That is if all activations are tokens (B,N,C), or if a large linear layer is near where the backward begins. On
-    another device the host would have to wait to know which rows these are.
+    That is if all activations are tokens (B,N,C), or if the gradients of ``count`` scores go from ``start`` through a
+    large linear layer. On another device the host would have to wait to know which rows these are.
     """
     wanted = all(each.is_cpu for each in activations) and (
-        all(each.dim() == 3 for each in activations) or _large_layer_near(start)
+        all(each.dim() == 3 for each in activations)
+        or (activations[0].dtype == torch.float32 and _large_layer_near(start, count))
     )
     if _PUSH is None or _POP is None or not wanted:
         yield
@@ -75,39 +75,45 @@ class _WithoutZeroRows(TorchDispatchMode):
         return operation(*args, **kwargs) if spared is None else spared
 
 
-def _large_layer_near(start: Tensor | GradientEdge) -> bool:
-    nodes: list[Node | None] = [start.node if isinstance(start, GradientEdge) else start.grad_fn]
+def _large_layer_near(start: Tensor | GradientEdge, count: int) -> bool:
+    first = start.node if isinstance(start, GradientEdge) else start.grad_fn
+    nodes = [] if first is None else [first]
     for node in nodes:
-        if node is not None:
-            if node.name() == "AddmmBackward0" and is_large(node._saved_mat2_sym_sizes):  # type: ignore[attr-defined]
+        if node.name() in ("AddmmBackward0", "MmBackward0"):
+            inputs, outputs = node._saved_mat2_sym_sizes  # type: ignore[attr-defined]
+            if skinny.pays(count, (outputs, inputs)):
                 return True
-            nodes += [before for before, _ in node.next_functions]
+        nodes += [each for each, _ in node.next_functions if each is not None and each not in nodes]
         if len(nodes) > _NEAR:
             break
     return False
 
 
+def _is_plain(*tensors: Tensor) -> bool:
+    return all(each.layout is torch.strided and each.is_cpu and not each.is_nested and each.numel() for each in tensors)
+
+
 def _product(rows: Tensor, matrix: Tensor) -> Tensor | None:
-    if rows.layout is not torch.strided or not rows.is_cpu or not rows.numel():
+    """The rows of tokens times a matrix, or those of few images times the weight of a large layer."""
+    if not _is_plain(rows, matrix):
         return None
-    product = skinny_mm(rows, matrix)
-    if product is not None:
-        return product
+    if skinny.is_skinny(rows, matrix):
+        return skinny.mm(rows, matrix)
     # Queries, keys and values are often made by one product, and few queries may have a gradient where all keys have.
     parts, width = (3, matrix.shape[1]) if rows.shape[1] == 3 * matrix.shape[1] else (1, 0)
     alive = rows.unflatten(1, (parts, -1)).any(2)
     some, asked = _few(alive.any(1)), _few(alive[:, 0])
     if some is not None:
-        return _among_zeros(torch.mm(rows[some], matrix), 0, some, len(rows))
+        return _among_zeros(skinny.mm(rows[some], matrix), 0, some, len(rows))
     if asked is not None:
-        of_queries = torch.mm(rows[asked, :width], matrix[:width])
-        return torch.mm(rows[:, width:], matrix[width:]).index_add_(0, asked, of_queries)
+        of_all_three = torch.mm(rows[asked], matrix)
+        return torch.mm(rows[:, width:], matrix[width:]).index_copy_(0, asked, of_all_three)
     return None
 
 
 def _products(rows: Tensor, matrices: Tensor) -> Tensor | None:
-    """Several targets' rows (K,B,R) times one matrix (R,M), as PyTorch multiplies them if it needs no gradient."""
-    if matrices.layout is not torch.strided or matrices.stride(0) != 0 or 0 in matrices.shape:
+    """The same for rows (K,B,R) of K targets, as PyTorch multiplies them if the matrix needs no gradient."""
+    if not _is_plain(rows, matrices) or matrices.stride(0) != 0:
         return None
     product = _product(rows.flatten(0, 1), matrices[0])
     return None if product is None else product.unflatten(0, rows.shape[:2])

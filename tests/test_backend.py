@@ -92,6 +92,15 @@ def test_a_library_that_does_not_load_is_a_reason_and_no_error(built_with, tmp_p
     assert kernel.why.startswith("libgradcam_fast_cpu.so does not load: ")
 
 
+def test_a_library_from_before_an_operator_is_built_again(built_with, loaded):
+    module = built_with(cpu=BUILT)
+    module.OPERATORS = {"cpu": ("cam", "of_tomorrow"), "cuda": ("cam",)}
+    kernel = cpu(module)
+    assert not kernel.fused
+    assert kernel.why == "libgradcam_fast_cpu.so is loaded and registers no kernel for of_tomorrow"
+    assert kernel.mend.startswith("pip install ")
+
+
 def test_one_warning_says_what_is_missing_and_what_to_type(built_with):
     (message,) = warnings_of(built_with(cpu=NO_COMPILER), "cpu", "cpu", "cuda", "cpu")
     assert "reference on cpu: no C++ compiler was found." in message

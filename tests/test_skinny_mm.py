@@ -27,6 +27,14 @@ def test_it_is_the_product(count, inner, columns):
     assert_right(torch.randn(count, inner), torch.randn(inner, columns))
 
 
+@pytest.mark.parametrize("values", [torch.randn, torch.rand], ids=["of both signs", "positive"])
+def test_long_sums_are_as_exact_as_pytorchs(values):
+    rows, matrix = values(2, 25088), values(25088, 64)
+    exact = rows.double() @ matrix.double()
+    ours, pytorchs = ((found - exact).abs().max() for found in (product(rows, matrix), torch.mm(rows, matrix)))
+    assert ours <= 2 * pytorchs
+
+
 @pytest.mark.parametrize("silent", [0.5, 0.9, 1.0])
 def test_it_is_the_product_where_much_is_zero(silent):
     rows = torch.randn(3, 300) * (torch.rand(300) >= silent)
@@ -83,10 +91,10 @@ def test_bits_do_not_depend_on_the_number_of_threads():
 @pytest.mark.parametrize(
     ("rows", "matrix", "message"),
     [
-        (torch.zeros(3), torch.zeros(3, 4), r"expected rows \(N,R\) and a matrix \(R,M\)"),
-        (torch.zeros(2, 3), torch.zeros(4, 3), r"expected rows \(N,R\) and a matrix \(R,M\)"),
+        (torch.zeros(3), torch.zeros(3, 4), "expected two matrices, got 1D and 2D"),
+        (torch.zeros(2, 3), torch.zeros(4, 3), "rows have 3 columns and the matrix 4 rows"),
         (torch.zeros(2, 3), torch.zeros(3, 4).double(), "expected float32"),
-        (torch.zeros(2, 3), torch.zeros(4, 3).t(), "rows are not unbroken"),
+        (torch.zeros(2, 3), torch.zeros(4, 3).t(), "should lie side by side, got stride 3"),
     ],
 )
 def test_what_it_cannot_multiply_is_refused(rows, matrix, message):
@@ -100,17 +108,28 @@ def test_it_passes_opcheck():
     assert set(results.values()) == {"SUCCESS"}
 
 
+@pytest.mark.parametrize("count", [1, 16])
+def test_few_rows_and_a_large_matrix_are_its_own(count):
+    rows, matrix = torch.randn(count, 2048), torch.randn(2048, 2048)
+    assert skinny.is_skinny(rows, matrix)
+    assert torch.equal(skinny.mm(rows, matrix), product(rows, matrix))
+
+
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta")
 @pytest.mark.parametrize(
-    ("rows", "matrix"),
+    ("count", "matrix"),
     [
-        ((17, 2048), torch.zeros(2048, 2048)),
-        ((2, 2047), torch.zeros(2047, 2048)),
-        ((2, 2048), torch.zeros(2048, 2048).t()),
-        ((2, 2048), torch.zeros(2048, 2048, dtype=torch.bfloat16)),
-        ((2, 2048), torch.zeros(2048, 2048).to_sparse()),
-        ((2, 2048), torch.zeros(2048, 2048, device="meta")),
+        (17, torch.ones(2048, 2048)),
+        (2, torch.ones(2047, 2048)),
+        (2, torch.ones(8192, 512)),
+        (2, torch.ones(2048, 2048).t()),
+        (2, torch.ones(2048, 2048, dtype=torch.bfloat16)),
+        (2, torch.ones(2048, 2048).to_sparse_csr()),
+        (2, torch.ones(2048, 2048, device="meta")),
     ],
-    ids=["many rows", "small", "transposed", "bfloat16", "sparse", "elsewhere"],
+    ids=["many rows", "small", "narrow", "transposed", "bfloat16", "sparse", "elsewhere"],
 )
-def test_what_pytorch_does_better_is_left_to_it(rows, matrix):
-    assert skinny.skinny_mm(torch.zeros(rows, dtype=matrix.dtype), matrix) is None
+def test_what_pytorch_does_better_is_left_to_it(count, matrix):
+    rows = torch.ones(count, matrix.shape[0], dtype=matrix.dtype, device=matrix.device)
+    assert not skinny.is_skinny(rows, matrix)
+    assert skinny.mm(rows, matrix).shape == (count, matrix.shape[1])

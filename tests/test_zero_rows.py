@@ -4,13 +4,14 @@ Behind a large linear layer it leaves out what of its weight meets only zeros. N
 nothing that other code could notice is left behind.
 """
 
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from importlib.util import module_from_spec
 
 import pytest
 import torch
-from networks import ConvNet
+from networks import ConvNet, do_nothing
 from torch import nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode, is_in_torch_dispatch_mode
@@ -60,9 +61,9 @@ class Mixing(nn.Module):
 class LargeHead(ConvNet):
     """Two hidden layers, the second with a weight of 16 MB."""
 
-    def __init__(self):
+    def __init__(self, bias=True):
         super().__init__()
-        hidden = nn.Linear(48, 2048), nn.ReLU(), nn.Linear(2048, 2048), nn.ReLU()
+        hidden = nn.Linear(48, 2048), nn.ReLU(), nn.Linear(2048, 2048, bias), nn.ReLU()
         self.head = nn.Sequential(*self.head[:2], *hidden, nn.Linear(2048, 5)).eval()
 
 
@@ -80,40 +81,39 @@ def transformer():
 
 def with_all_rows(monkeypatch, model, pictures, **choices):
     with monkeypatch.context() as patch:
-        patch.setattr(gradients, "without_zero_rows", lambda start, activations: nullcontext())
+        patch.setattr(gradients, "without_zero_rows", lambda *arguments: nullcontext())
         return gradcam_fast.explain(model, pictures, **choices)
 
 
-def assert_as_with_all_rows(monkeypatch, model, pictures, **choices):
-    assert_close(
-        gradcam_fast.explain(model, pictures, **choices), with_all_rows(monkeypatch, model, pictures, **choices)
-    )
+def assert_as_with_all_rows(monkeypatch, model, pictures, tolerance=2e-5, **choices):
+    found = gradcam_fast.explain(model, pictures, **choices)
+    assert_close(found, with_all_rows(monkeypatch, model, pictures, **choices), tolerance)
 
 
-def assert_close(found, expected):
+def assert_close(found, expected, tolerance=2e-5):
     assert expected.valid.all()
-    torch.testing.assert_close(found.raw_max, expected.raw_max, rtol=1e-5, atol=0)
-    torch.testing.assert_close(found.heatmap, expected.heatmap, rtol=0, atol=2e-5)
+    torch.testing.assert_close(found.raw_max, expected.raw_max, rtol=tolerance / 2, atol=0)
+    torch.testing.assert_close(found.heatmap, expected.heatmap, rtol=0, atol=tolerance)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 2e-5), (torch.float64, 1e-6), (torch.bfloat16, 5e-2)])
 @pytest.mark.parametrize("layer", [LAST, "encoder.layers.encoder_layer_0.mlp", "encoder.dropout"])
 @pytest.mark.parametrize("asked", [{}, {"target": [0, 3, 1]}, {"topk": 3}])
 @pytest.mark.parametrize("frozen", [False, True])
-def test_the_maps_are_those_of_all_rows(transformer, pictures, monkeypatch, frozen, asked, layer, dtype):
+def test_the_maps_are_those_of_all_rows(transformer, pictures, monkeypatch, frozen, asked, layer, dtype, tolerance):
     model, pictures = transformer.to(dtype).requires_grad_(not frozen), pictures.to(dtype)
-    assert_as_with_all_rows(monkeypatch, model, pictures, layer=layer, method="layercam", **asked)
+    assert_as_with_all_rows(monkeypatch, model, pictures, tolerance, layer=layer, method="layercam", **asked)
 
 
 def test_only_the_class_tokens_go_back_through_the_last_block(transformer, pictures):
     with Recording() as seen:
         gradcam_fast.explain(transformer, pictures, layer=LAST)
-    of_queries, of_keys_and_values = 3, 3 * TOKENS
-    assert seen.products[-5:] == [3, 3, 3, of_queries, of_keys_and_values]
+    of_all_three, of_keys_and_values = 3, 3 * TOKENS
+    assert seen.products[-5:] == [3, 3, 3, of_all_three, of_keys_and_values]
     assert seen.attention == [1]
 
 
-# Behind frozen parameters PyTorch multiplies target by target.
+# Behind frozen parameters PyTorch multiplies them as a batch that shares one matrix.
 @pytest.mark.parametrize("frozen", [False, True])
 def test_nor_do_others_for_several_targets(transformer, pictures, frozen):
     with Recording() as seen:
@@ -182,10 +182,11 @@ def test_maps_are_none_of_its_business(pictures):
 
 
 @needs_kernel
+@pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("frozen", [False, True])
-@pytest.mark.parametrize(("asked", "rows"), [({}, 3), ({"target": [0, 3, 1]}, 3), ({"topk": 3}, 9)])
-def test_a_large_layer_has_the_maps_of_all_its_weight(images, monkeypatch, asked, rows, frozen):
-    model = LargeHead().requires_grad_(not frozen)
+@pytest.mark.parametrize(("asked", "rows"), [({}, 3), ({"target": [0, 3, 1]}, 3), ({"topk": 5}, 15)])
+def test_a_large_layer_has_the_maps_of_all_its_weight(images, monkeypatch, asked, rows, frozen, bias):
+    model = LargeHead(bias).requires_grad_(not frozen)
     with Recording() as seen:
         gradcam_fast.explain(model, images, layer="features", **asked)
     assert seen.skinny == [rows]
@@ -194,20 +195,35 @@ def test_a_large_layer_has_the_maps_of_all_its_weight(images, monkeypatch, asked
 
 @needs_kernel
 def test_so_it_has_for_a_score_of_the_callers_own(images, monkeypatch):
-    asked = {"layer": "features", "target": lambda logits: logits[:, 1] - logits[:, 2]}
+    asked = {"layer": "features", "target": lambda logits: logits[:, 1] - logits[:, 2] - logits[:, 3] * logits[:, 4]}
     with Recording() as seen:
         gradcam_fast.explain(LargeHead(), images, **asked)
     assert seen.skinny == [3]
     assert_as_with_all_rows(monkeypatch, LargeHead(), images, **asked)
 
 
-@pytest.mark.parametrize(("count", "dtype"), [(17, torch.float32), (3, torch.float64)])
-def test_for_many_images_and_other_types_its_weight_is_multiplied_as_ever(monkeypatch, count, dtype):
-    model, images = LargeHead().to(dtype), torch.randn(count, 3, 16, 16, dtype=dtype)
+@needs_kernel
+def test_so_it_has_behind_tokens(pictures, monkeypatch):
+    model = Mixing(lambda tokens: tokens.mean(1)).eval()
+    model.head = nn.Sequential(nn.Linear(16, 2048), nn.ReLU(), nn.Linear(2048, 2048), nn.ReLU(), nn.Linear(2048, 5))
     with Recording() as seen:
-        gradcam_fast.explain(model, images, layer="features")
-    assert seen.products == [count, count] and not seen.skinny
-    assert_as_with_all_rows(monkeypatch, model, images, layer="features")
+        gradcam_fast.explain(model, pictures, layer="norm")
+    assert seen.skinny == [3]
+    assert_as_with_all_rows(monkeypatch, model, pictures, layer="norm", method="layercam")
+
+
+@pytest.mark.parametrize(
+    ("count", "dtype", "topk", "rows"),
+    [(17, torch.float32, None, 17), (4, torch.float32, 5, 20), (3, torch.float64, None, 3)],
+)
+def test_for_many_rows_and_other_types_its_weight_is_multiplied_as_ever(monkeypatch, count, dtype, topk, rows):
+    model, images = LargeHead().to(dtype), torch.randn(count, 3, 16, 16, dtype=dtype)
+    modes = []
+    with monkeypatch.context() as patch, Recording() as seen:
+        patch.setattr(zero_rows, "_PUSH", modes.append)
+        patch.setattr(zero_rows, "_POP", do_nothing)
+        gradcam_fast.explain(model, images, layer="features", topk=topk)
+    assert seen.products == [rows, rows] and not modes
 
 
 def test_layers_of_which_not_all_are_tokens_are_explained_as_with_all_rows(pictures, monkeypatch):
@@ -215,7 +231,7 @@ def test_layers_of_which_not_all_are_tokens_are_explained_as_with_all_rows(pictu
 
 
 def test_a_layer_three_times_as_wide_behind_it_need_be_no_attention(pictures, monkeypatch):
-    """Its first third may have a gradient in few rows, too; or its second, and then nothing is left out."""
+    """Only what lies where queries would is looked at: the first third of its outputs."""
     for third in range(3):
         model = Mixing(lambda tokens: tokens.mean(1)).eval()
         wide = nn.Linear(16, 48)
@@ -227,6 +243,17 @@ def test_a_layer_three_times_as_wide_behind_it_need_be_no_attention(pictures, mo
             gradcam_fast.explain(model, pictures, layer="norm")
         assert (3 * 5 in seen.products) == (third == 0)
         assert_as_with_all_rows(monkeypatch, model, pictures, layer="norm", method="layercam")
+
+
+def test_batches_of_products_behind_the_tokens_are_multiplied_as_ever(pictures, monkeypatch):
+    one = torch.eye(64).roll(3, 0)
+    mixing, sparse = torch.randn(3, 16, 16), torch.stack([one, one.mT, one + one.mT]).to_sparse()
+    for reads, some in (
+        (lambda tokens: torch.bmm(tokens, mixing)[:, 0], pictures),
+        (lambda tokens: torch.bmm(sparse, tokens.expand(3, -1, -1)).sum(0)[:1], pictures[:1]),
+    ):
+        model = Mixing(reads).eval()
+        assert_as_with_all_rows(monkeypatch, model, some, layer="norm", method="layercam", target=0)
 
 
 def test_a_sparse_matrix_behind_the_tokens_is_multiplied_as_ever(pictures, monkeypatch):
@@ -244,6 +271,20 @@ def test_an_image_whose_gradient_is_nan_spoils_no_other(transformer, pictures, m
     assert found.raw_max.isnan().tolist() == [False, True, False]
     expected = with_all_rows(monkeypatch, transformer, pictures, target=0, layer=LAST)
     torch.testing.assert_close(found.heatmap[::2], expected.heatmap[::2], rtol=0, atol=2e-5)
+
+
+def test_the_mode_lives_while_it_is_on(transformer, pictures, monkeypatch):
+    """PyTorch 2.10 does not keep it alive, and crashed."""
+    pushed, alive = [], []
+    monkeypatch.setattr(zero_rows, "_PUSH", lambda mode: pushed.append(weakref.ref(mode)))
+    monkeypatch.setattr(zero_rows, "_POP", do_nothing)
+
+    def score(logits):
+        logits.register_hook(lambda gradient: alive.append(pushed[0]() is not None))
+        return logits[:, 0]
+
+    gradcam_fast.explain(transformer, pictures, target=score, layer=LAST)
+    assert alive == [True]
 
 
 def test_two_threads_explain_as_one(transformer, pictures):
