@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch.autograd.graph import GradientEdge
 
+from .sparing import without_zeros, worthwhile
 from .unfit import Independent, Reentrant
-from .zero_rows import without_zero_rows
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -44,17 +44,21 @@ def differentiate(
         raise Independent(layers[0].name)
     with torch.inference_mode(False), torch.autocast(scores.device.type, enabled=False):
         start, seeds = (picked and _before_last_linear(*picked, activations)) or (scores, _one_hot(scores))
-        with without_zero_rows(start, activations, scores.numel()):
-            if scores.dim() == 1:
-                return _checked(_grad(start, activations, seeds, layers), layers)
-            try:
-                found = _grad(start, activations, seeds, layers, retain=True, batched=True)
-            except Reentrant:
-                raise
-            except RuntimeError:
-                single = [_checked(_grad(start, activations, each, layers, retain=True), layers) for each in seeds]
-                return [torch.stack(maps, 1) for maps in zip(*single, strict=True)]
-            return [maps.transpose(0, 1) for maps in _checked(found, layers)]
+        several = scores.dim() == 2
+        if worthwhile(start, activations, scores.numel()):
+            found = without_zeros(start, activations, seeds if several else seeds.unsqueeze(0))
+            if found is not None:
+                return [maps.transpose(0, 1) if several else maps[0] for maps in found]
+        if not several:
+            return _checked(_grad(start, activations, seeds, layers), layers)
+        try:
+            batched = _grad(start, activations, seeds, layers, retain=True, batched=True)
+        except Reentrant:
+            raise
+        except RuntimeError:
+            single = [_checked(_grad(start, activations, each, layers, retain=True), layers) for each in seeds]
+            return [torch.stack(maps, 1) for maps in zip(*single, strict=True)]
+        return [maps.transpose(0, 1) for maps in _checked(batched, layers)]
 
 
 def _one_hot(scores: Tensor) -> Tensor:

@@ -1,0 +1,219 @@
+"""A gradient that is zero but for a few blocks, so that a backward pass need not multiply the zeros.
+
+A head that reads the class token sends a gradient to this token alone. It stays there through norms and linear layers
+until attention spreads it, and even then each head gives to all keys and values one row times one column. A PyTorch
+tensor of such a gradient's shape here stands for its blocks, and for several targets' at once. Knows nothing of models,
+nor of any operation: the modules beside it do.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch.utils._pytree import tree_flatten, tree_unflatten
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = [
+    "Axes",
+    "Block",
+    "Blocks",
+    "Outer",
+    "Range",
+    "axes_of",
+    "beside",
+    "bundle",
+    "cut",
+    "lengths",
+    "made",
+    "merged",
+    "on",
+    "run",
+    "written_out",
+]
+
+# Along an axis: None for all of it, or the first place and how many.
+Range = tuple[int, int] | None
+# What each dimension is made of, the outermost first; a dimension of one place of nothing.
+Axes = tuple[tuple[int, ...], ...]
+
+_WAYS: dict[Any, Callable[..., Any]] = {}
+
+
+class _Made(threading.local):
+    references: list[weakref.ref[Blocks]] | None = None
+
+
+_MADE = _Made()
+
+
+@contextmanager
+def made() -> Iterator[list[weakref.ref[Blocks]]]:
+    """All Blocks that this thread makes meanwhile."""
+    references: list[weakref.ref[Blocks]] = []
+    _MADE.references = references
+    try:
+        yield references
+    finally:
+        _MADE.references = None
+
+
+class Outer(NamedTuple):
+    """Two factors, broadcast and multiplied, summed over one more dimension behind the axes."""
+
+    left: Tensor
+    right: Tensor
+
+
+class Block(NamedTuple):
+    """Where it lies along each axis, and what is there: of all targets, or if these agree of one, then the axes."""
+
+    ranges: tuple[Range, ...]
+    values: Tensor | Outer
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        return tuple(self.values) if isinstance(self.values, Outer) else (self.values,)
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> Block:
+        made = [function(each) for each in self.tensors()]
+        return Block(self.ranges, Outer(*made) if len(made) > 1 else made[0])
+
+    def numbers(self) -> Tensor:
+        return (self.values.left * self.values.right).sum(-1) if isinstance(self.values, Outer) else self.values
+
+
+class Blocks(torch.Tensor):
+    """The sum of blocks among zeros."""
+
+    axes: Axes
+    blocks: Sequence[Block]
+    targets: int
+
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
+
+    @staticmethod
+    def __new__(cls, axes: Iterable[tuple[int, ...]], blocks: Sequence[Block]) -> Blocks:
+        axes = tuple(axes)
+        values = [each for block in blocks for each in block.tensors()]
+        shape = [math.prod(each) for each in axes]
+        self = torch.Tensor._make_wrapper_subclass(cls, shape, dtype=values[0].dtype, device=values[0].device)
+        self.axes, self.blocks, self.targets = axes, blocks, max(each.shape[0] for each in values)
+        if _MADE.references is not None:
+            _MADE.references.append(weakref.ref(self))
+        return self
+
+    @classmethod
+    def __torch_dispatch__(  # type: ignore[override]
+        cls, operation: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        return run(operation, args, kwargs or {})
+
+    @property
+    def sizes(self) -> list[int]:
+        """Of the axes."""
+        return [size for each in self.axes for size in each]
+
+    def first_axis(self, dim: int) -> int:
+        """Of a dimension, or if it is made of none, of those behind it."""
+        return sum(map(len, self.axes[:dim]))
+
+
+def on(*operations: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Marks the way in which these operations are done on blocks; it returns None where that cannot be."""
+
+    def mark(way: Callable[..., Any]) -> Callable[..., Any]:
+        _WAYS.update(dict.fromkeys(operations, way))
+        return way
+
+    return mark
+
+
+def run(operation: Any, args: Any, kwargs: Any) -> Any:
+    """An operation some of whose arguments are Blocks: on their blocks, else on all numbers, target by target.
+
+    Raises:
+        TypeError: it would write into one of them.
+    """
+    way = _WAYS.get(operation)
+    found = None if way is None else way(operation, *args, **kwargs)
+    if found is not None:
+        return found
+    if operation._schema.is_mutable:
+        raise TypeError(f"{operation} would write into a gradient that is not there")
+    given, form = tree_flatten((args, kwargs))
+    numbers = [written_out(each) if isinstance(each, Blocks) else [each] for each in given]
+    results = []
+    for k in range(max(map(len, numbers))):
+        args, kwargs = tree_unflatten([each[k % len(each)] for each in numbers], form)
+        results.append(operation(*args, **kwargs))
+    of_each = zip(*(tree_flatten(each)[0] for each in results), strict=True)
+    together = [bundle(torch.stack(each)) if isinstance(each[0], torch.Tensor) else each[0] for each in of_each]
+    return tree_unflatten(together, tree_flatten(results[0])[1])
+
+
+def bundle(gradients: Tensor) -> Blocks:
+    """The gradients (K,...) of K targets as one (...)."""
+    axes = axes_of(gradients.shape[1:])
+    sizes = [size for each in axes for size in each]
+    return Blocks(axes, [Block((None,) * len(sizes), gradients.reshape(-1, *sizes))])
+
+
+def written_out(gradient: Blocks) -> Tensor:
+    """All numbers of all its targets, (K,...)."""
+    first, *others = sorted(gradient.blocks, key=lambda block: any(block.ranges))
+    shape = gradient.targets, *gradient.sizes
+    if any(first.ranges):
+        others.insert(0, first)
+        whole = torch.zeros(shape, dtype=gradient.dtype, device=gradient.device)
+    else:
+        whole = first.numbers().expand(shape)
+        if others:
+            whole = whole.clone(memory_format=torch.contiguous_format)
+    for block in others:
+        cut(whole, block.ranges).add_(block.numbers())
+    return whole.reshape(-1, *gradient.shape)
+
+
+def axes_of(shape: Sequence[int]) -> Axes:
+    return tuple((size,) if size != 1 else () for size in shape)
+
+
+def lengths(sizes: Sequence[int], ranges: Sequence[Range]) -> list[int]:
+    """How many places a block has along axes of these sizes."""
+    return [size if each is None else each[1] for size, each in zip(sizes, ranges, strict=True)]
+
+
+def cut(numbers: Tensor, ranges: Sequence[Range]) -> Tensor:
+    """What lies where a block does, of a tensor with targets and all axes; those of one place are broadcast."""
+    for axis, each in enumerate(ranges, 1):
+        if each is not None and numbers.shape[axis] != 1:
+            numbers = numbers.narrow(axis, *each)
+    return numbers
+
+
+def beside(numbers: Tensor, gradient: Blocks, block: Block) -> Tensor | None:
+    """What of a tensor lies where a block does; None if the gradient would have to be broadcast to it."""
+    missing = gradient.dim() - numbers.dim()
+    shape = (1,) * missing + tuple(numbers.shape)
+    parts = [1]
+    for size, whole, each in zip(shape, gradient.shape, gradient.axes, strict=missing >= 0):
+        if size not in (1, whole):
+            return None
+        parts += each if size != 1 else (1,) * len(each)
+    return None if missing < 0 else cut(numbers.reshape(parts), block.ranges)
+
+
+def merged(blocks: Iterable[Block]) -> list[Block]:
+    """With one block in place of several that lie at the same places."""
+    found: dict[tuple[Range, ...], Block] = {}
+    for block in blocks:
+        before = found.get(block.ranges)
+        found[block.ranges] = block if before is None else Block(block.ranges, before.numbers() + block.numbers())
+    return list(found.values())
