@@ -31,8 +31,9 @@ def differentiate(
 ) -> list[Tensor]:
     """d score / d activations at each layer: (B,...) for scores (B,), (B,K,...) for scores (B,K).
 
-    Only the graph between is walked; no ``.grad`` is touched. The K targets of an image go in one batched backward
-    where every operation behind the layer can, else one after another, with the same numbers.
+    Only the graph between is walked; no ``.grad`` is touched. Where much of the gradient may be zero, that is left out
+    (``sparing``). Else the K targets of an image go in one batched backward where every operation behind the layer can,
+    or one after another, with the same numbers.
 
     Args:
         picked: logits (B,N) and, for each score, the class in range whose logit it is; None if it is something else.

@@ -34,27 +34,18 @@ class Seen:
 
 @pytest.fixture
 def seen(monkeypatch):
-    found, mm, run, written_out = Seen(), skinny.mm, blocks.run, blocks.written_out
-    current = []
+    found, mm, on_all_numbers = Seen(), skinny.mm, blocks._on_all_numbers
 
     def counted(rows, matrix):
         (found.skinny if skinny.is_skinny(rows, matrix) else found.products).append(len(rows))
         return mm(rows, matrix)
 
     def noted(operation, args, kwargs):
-        current.append(operation)
-        try:
-            return run(operation, args, kwargs)
-        finally:
-            current.pop()
-
-    def written(gradient):
-        found.written_out.append(current[-1].name())
-        return written_out(gradient)
+        found.written_out.append(operation.name())
+        return on_all_numbers(operation, args, kwargs)
 
     monkeypatch.setattr(skinny, "mm", counted)
-    monkeypatch.setattr(blocks, "run", noted)
-    monkeypatch.setattr(blocks, "written_out", written)
+    monkeypatch.setattr(blocks, "_on_all_numbers", noted)
     return found
 
 
@@ -159,15 +150,19 @@ def test_only_the_class_tokens_go_back_through_the_last_block(transformer, pictu
 def test_without_a_name_of_pytorchs_own_the_numbers_are_the_same(transformer, pictures, monkeypatch, seen):
     expected = gradcam_fast.explain(transformer, pictures, layer=LAST)
     operation = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward.default
-    with monkeypatch.context() as patch:
-        patch.delitem(blocks._WAYS, operation)
-        patch.delattr(torch.ops.aten, operation.overloadpacket.__name__)
-        attention.__spec__.loader.exec_module(module_from_spec(attention.__spec__))
-        assert operation not in blocks._WAYS
-    with monkeypatch.context() as patch:
-        patch.delitem(blocks._WAYS, operation)
-        found = gradcam_fast.explain(transformer, pictures, layer=LAST)
-    assert_close(found, expected)
+
+    class Without:
+        def __getattr__(self, name, aten=torch.ops.aten):
+            if name == operation.overloadpacket.__name__:
+                raise AttributeError(name)
+            return getattr(aten, name)
+
+    monkeypatch.delitem(blocks._WAYS, operation)
+    known = len(blocks._WAYS)
+    monkeypatch.setattr(torch.ops, "aten", Without())
+    attention.__spec__.loader.exec_module(module_from_spec(attention.__spec__))
+    assert len(blocks._WAYS) == known
+    assert_close(gradcam_fast.explain(transformer, pictures, layer=LAST), expected)
     assert seen.written_out == [operation.name()]
 
 
@@ -180,7 +175,16 @@ MASK = torch.linspace(-2, 2, 64 * 64).sin().reshape(64, 64)
     ids=["plain", "causal", "masked", "scaled"],
 )
 @pytest.mark.parametrize(
-    "reads", [lambda t: t[:, 37], lambda t: t[:, 30:33].mean(1), lambda t: t.mean(1)], ids=["one", "three", "all"]
+    "reads",
+    [
+        lambda t: t[:, 37],
+        lambda t: t[:, 30:33].mean(1),
+        lambda t: t[:, 3] - t[:, 60],
+        lambda t: t[:, 30:41].mean(1),
+        lambda t: t.mean(1),
+        lambda t: sum(i * t[:, i] for i in range(64)),
+    ],
+    ids=["one", "three", "two far apart", "eleven", "all", "all one by one"],
 )
 def test_every_kind_of_attention_has_the_maps_of_all_rows(pictures, monkeypatch, reads, attention):
     model = Mixing(reads, **attention).eval()
@@ -194,6 +198,11 @@ def test_attention_that_is_written_out_is_done_in_blocks(pictures, monkeypatch, 
     assert_as_with_all_rows(monkeypatch, model, pictures, layer="norm", method="layercam", **asked)
     assert seen.products == [3 * asked.get("topk", 1)]
     assert not seen.written_out
+
+
+def test_tokens_far_apart_are_asked_alone(pictures, seen):
+    gradcam_fast.explain(Mixing(lambda t: t[:, 3] - t[:, 60]).eval(), pictures, layer="norm", topk=2)
+    assert seen.products == [2 * 3] * 2 and not seen.written_out
 
 
 def test_where_most_tokens_are_read_attention_has_all_queries(pictures, seen):
@@ -343,12 +352,91 @@ def test_a_hook_that_changes_a_gradient_changes_the_explanation(transformer, pic
     assert_close(found, expected)
 
 
-def test_a_hook_that_wants_the_memory_of_a_gradient_has_it(transformer, pictures, monkeypatch):
+def each_alone(monkeypatch, model, pictures, targets, **choices):
+    """The maps of several targets, one explanation each, as with all rows."""
+    maps = [with_all_rows(monkeypatch, model, pictures, target=k, **choices).raw_max for k in targets]
+    return torch.stack(maps, 1)
+
+
+@pytest.mark.parametrize(
+    "hook",
+    [
+        lambda gradient: gradient / gradient.norm().item(),
+        lambda gradient: gradient * 2 if gradient.abs().max() > 0.2 else gradient,
+        lambda gradient: gradient.as_strided(gradient.shape, (65 * 16, 16, 1), 0).flip(1),
+        lambda gradient: torch.from_dlpack(gradient.contiguous()) * 2,
+        lambda gradient: torch.tensor(gradient.tolist()) * 2,
+    ],
+    ids=["item", "branch", "strides", "dlpack", "list"],
+)
+@pytest.mark.parametrize("targets", [[1], [0, 3, 4]])
+def test_what_python_makes_of_a_gradient_is_made_of_each_targets(transformer, pictures, monkeypatch, hook, targets):
+    transformer.__class__, transformer.hook = Hooked, hook
+    found = gradcam_fast.explain(transformer, pictures, layer=LAST, target=[targets] * 3)
+    expected = each_alone(monkeypatch, transformer, pictures, targets, layer=LAST)
+    torch.testing.assert_close(found.raw_max, expected, rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("memory", [lambda gradient: gradient.numpy(), lambda gradient: gradient.data_ptr()])
+def test_a_hook_that_wants_the_memory_of_a_gradient_has_it(transformer, pictures, memory):
     shown = []
     expected = gradcam_fast.explain(transformer, pictures, layer=LAST)
-    transformer.__class__, transformer.hook = Hooked, lambda gradient: shown.append(gradient.numpy().sum())
+    transformer.__class__, transformer.hook = Hooked, lambda gradient: shown.append(memory(gradient) is not None)
     assert_close(gradcam_fast.explain(transformer, pictures, layer=LAST), expected)
-    assert len(shown) == 1
+    assert shown == [True]
+
+
+def test_a_tensor_that_retains_its_gradient_has_it_once(transformer, pictures, monkeypatch):
+    def retain(module, args, tokens):
+        if tokens.requires_grad:
+            tokens.retain_grad()
+            module.kept = tokens
+
+    transformer.encoder.register_forward_hook(retain)
+    gradcam_fast.explain(transformer, pictures, target=1, layer=LAST)
+    found = transformer.encoder.kept.grad
+    with_all_rows(monkeypatch, transformer, pictures, target=1, layer=LAST)
+    assert type(found) is torch.Tensor
+    torch.testing.assert_close(found, transformer.encoder.kept.grad)
+
+
+class Again(torch.autograd.Function):
+    """A linear layer that runs again in the backward, and differentiates what it did there."""
+
+    @staticmethod
+    def forward(ctx, tokens, layer):
+        ctx.layer = layer
+        ctx.save_for_backward(tokens)
+        return layer(tokens)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        tokens = ctx.saved_tensors[0].detach().requires_grad_()
+        with torch.enable_grad():
+            torch.autograd.backward(ctx.layer(tokens), gradient)
+        return tokens.grad, None
+
+
+def test_a_backward_within_the_backward_leaves_gradients_of_pytorchs_own(pictures, monkeypatch):
+    layer = nn.Linear(16, 16)
+    model = Mixing(lambda tokens: Again.apply(tokens, layer)[:, 0]).eval()
+    found = gradcam_fast.explain(model, pictures, layer="norm", target=1)
+    assert {type(each.grad) for each in layer.parameters()} == {torch.Tensor}
+    assert_close(found, with_all_rows(monkeypatch, model, pictures, layer="norm", target=1))
+
+
+def test_an_explanation_within_a_backward_hides_nothing_from_that_around_it(transformer, pictures):
+    kept = []
+
+    def hook(gradient):
+        transformer.hook = lambda gradient: None
+        gradcam_fast.explain(transformer, pictures, layer=LAST)
+        transformer.hook = hook
+        kept.append(gradient * 2)
+
+    transformer.__class__, transformer.hook = Hooked, hook
+    gradcam_fast.explain(transformer, pictures, layer=LAST)
+    assert type(kept[-1]) is torch.Tensor
 
 
 def test_a_gradient_that_a_hook_keeps_is_one_of_pytorchs_own(transformer, pictures):

@@ -8,6 +8,7 @@ ReLU has silenced. Zero times infinity or NaN counts as zero here. Knows nothing
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -28,7 +29,7 @@ _NEAR = 16
 
 
 def worthwhile(start: Tensor | GradientEdge, activations: Sequence[Tensor], count: int) -> bool:
-    """Whether zeros are looked for: on the CPU, where to know them nobody has to wait.
+    """Whether that is tried: on the CPU, whose attention it knows and where the numbers of a ReLU can be looked at.
 
     And only if all activations are tokens (B,N,C), or if the gradients of ``count`` scores go from ``start`` through a
     large linear layer.
@@ -47,10 +48,20 @@ def without_zeros(start: Tensor | GradientEdge, activations: Sequence[Tensor], s
     try:
         with made() as references:
             gradients = _gradients(start, activations, seeds)
-    except Exception:  # a hook or function of the model's own may want the memory of a tensor that has none
+    except Exception:  # a hook or function of the model's own may want memory, or to know something of each target
+        gradients = None
+    if gradients is None or any(each() is not None for each in references):
+        _take_back()
         return None
-    # What a hook has kept shall be a tensor of PyTorch's own.
-    return None if any(each() is not None for each in references) else gradients
+    return gradients
+
+
+def _take_back() -> None:
+    """What was kept shall be PyTorch's own: ``.grad`` of a tensor that retains it will come anew, others stay."""
+    for each in gc.get_objects():
+        if issubclass(type(each), torch.Tensor) and (each.is_leaf or each.retains_grad):
+            if isinstance(each.grad, Blocks):
+                each.grad = written_out(each.grad).sum(0) if each.is_leaf else None
 
 
 def _gradients(start: Tensor | GradientEdge, activations: Sequence[Tensor], seeds: Tensor) -> list[Tensor] | None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from .blocks import Block, Blocks, beside, merged, on
+from .blocks import Block, Blocks, added, beside, on
 from .moves import alike
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ def _add(operation: Any, one: Tensor, other: Any, *, alpha: float = 1) -> Blocks
     if alpha != 1 or not isinstance(other, torch.Tensor) or one.shape != other.shape or one.dtype != other.dtype:
         return None
     same = alike([one, other])
-    return None if same is None else Blocks(same[0].axes, merged([*same[0].blocks, *same[1].blocks]))
+    return None if same is None else added(same[0].axes, [*same[0].blocks, *same[1].blocks])
 
 
 @on(
@@ -46,6 +46,9 @@ def _pointwise(operation: Any, *args: Any, **kwargs: Any) -> Blocks | None:
     if len(gradients) != 1 or (operation is aten.div.Tensor and args[0] is not gradients[0]):
         return None
     (gradient,) = gradients
+    # What two numbers without dimensions make is of another dtype than what one makes with many; integers are rounded.
+    if gradient.dim() == 0 or not (kwargs.get("dtype") or gradient.dtype).is_floating_point:
+        return None
     blocks = []
     for block in gradient.blocks:
         numbers = block.numbers()
@@ -76,7 +79,7 @@ def _layer_norm_backward(
     bias: Tensor | None,
     wanted: Sequence[bool],
 ) -> tuple[Blocks, None, None] | None:
-    if not isinstance(gradient, Blocks) or list(wanted) != [True, False, False]:
+    if not isinstance(gradient, Blocks) or list(wanted) != [True, False, False] or 1 in shape:
         return None
     normed = gradient.first_axis(-len(shape))
     blocks = []

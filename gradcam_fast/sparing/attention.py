@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from .blocks import Block, Blocks, Outer, Range, axes_of, cut, lengths, on
+from .blocks import Block, Blocks, Outer, Range, axes_of, bundle, cut, lengths, on
+from .products import FEW
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,71 +29,102 @@ def _attention_backward(
     attn_mask: Tensor | None = None,
     scale: float | None = None,
 ) -> tuple[Blocks, Blocks, Blocks] | None:
-    """The backward of attention (B,heads,N,C) for neighbouring queries: the others have no part in any gradient."""
+    """The backward of attention (B,heads,N,C) where few queries have a gradient: the others have no part in any."""
     among_themselves = query.shape == key.shape == value.shape
     if causal or attn_mask is not None or dropout or not among_themselves or not isinstance(gradient, Blocks):
         return None
     asked = _asked(gradient)
-    if asked is None:
+    count = sum(many for _, many in asked)
+    if not 0 < 4 * count <= gradient.shape[2]:
         return None
-    scale = query.shape[3] ** -0.5 if scale is None else scale
-    # (K,B,heads,queries,C), and without targets what these share; sums in the precision that the softmax was kept in.
-    wide = logsumexp.dtype
-    of_out = _queries(gradient, asked).to(wide)
-    query, out, logsumexp = (each.narrow(2, *asked) for each in (query, out, logsumexp))
-    query, key, value, out = (each.to(wide) for each in (query, key, value, out))
-    weights = torch.exp(query @ key.mT * scale - logsumexp.unsqueeze(3))
-    # Keys and values are read once for all targets.
-    targets = len(of_out)
-    together = of_out.permute(1, 2, 0, 3, 4).flatten(2, 3)
-    of_weights = (together @ value.mT).unflatten(2, (targets, -1)).permute(2, 0, 1, 3, 4)
-    of_scores = weights * (of_weights - (of_out * out).sum(4, keepdim=True)) * scale
-    together = of_scores.permute(1, 2, 0, 3, 4).flatten(2, 3)
-    of_query = (together @ key).unflatten(2, (targets, -1)).permute(2, 0, 1, 3, 4)
-
-    axes = axes_of(gradient.shape)
-
-    def outer(left: Tensor, right: Tensor) -> Blocks:
-        """Left, (K,B,heads,queries,N), and right, (K,B,heads,queries,C), over the queries."""
-
-        def factor(numbers: Tensor) -> Tensor:
-            numbers = numbers.movedim(3, 5).to(gradient.dtype)
-            sizes = [size for size, axis in zip(numbers.shape[1:5], axes, strict=True) if axis]
-            return numbers.reshape(-1, *sizes, asked[1])
-
-        whole = Block((None,) * sum(map(len, axes)), Outer(factor(left.unsqueeze(5)), factor(right.unsqueeze(4))))
-        return Blocks(axes, [whole])
-
-    some: list[Range] = [None] * sum(map(len, axes))
-    some[sum(map(len, axes[:2]))] = asked
-    of_query = of_query.to(gradient.dtype).reshape(-1, *lengths([size for each in axes for size in each], some))
-    return Blocks(axes, [Block(tuple(some), of_query)]), outer(of_scores, query[None]), outer(weights[None], of_out)
+    of_out = _queries(gradient, asked)
+    places = torch.cat([torch.arange(first, first + many) for first, many in asked])
+    query, out, logsumexp = (each.index_select(2, places) for each in (query, out, logsumexp))
+    if count > FEW:
+        found = [operation(each, query, key, value, out, logsumexp, 0.0, False, scale=scale) for each in of_out]
+        of_query, of_key, of_value = (torch.stack(each) for each in zip(*found, strict=True))
+        return _among_zeros(gradient, asked, of_query), bundle(of_key), bundle(of_value)
+    of_scores, weights = _through_softmax(of_out, query, key, value, out, logsumexp, scale)
+    of_query = _of_all_targets(of_scores, key.to(of_scores.dtype))
+    return (
+        _among_zeros(gradient, asked, of_query),
+        _outer(gradient, of_scores, query[None]),
+        _outer(gradient, weights[None], of_out),
+    )
 
 
 if hasattr(aten, "_scaled_dot_product_flash_attention_for_cpu_backward"):
     on(aten._scaled_dot_product_flash_attention_for_cpu_backward.default)(_attention_backward)
 
 
-def _asked(gradient: Blocks) -> tuple[int, int] | None:
-    """The first query with a gradient and how many there are up to the last, if that is a small part."""
-    axis = gradient.first_axis(2)
-    found = [block.ranges[axis] for block in gradient.blocks] if len(gradient.axes[2]) == 1 else [None]
-    some = [each for each in found if each is not None]
-    if len(some) < len(found):
-        return None
-    first, end = min(begin for begin, _ in some), max(begin + count for begin, count in some)
-    return (first, end - first) if 4 * (end - first) <= gradient.shape[2] else None
+def _through_softmax(
+    of_out: Tensor, query: Tensor, key: Tensor, value: Tensor, out: Tensor, logsumexp: Tensor, scale: float | None
+) -> tuple[Tensor, Tensor]:
+    """The scores' gradients (K,B,heads,queries,N) and the weights (B,heads,queries,N), as precise as the sums."""
+    query, key, value, out, of_out = (each.to(logsumexp.dtype) for each in (query, key, value, out, of_out))
+    scale = query.shape[3] ** -0.5 if scale is None else scale
+    weights = torch.exp(query @ key.mT * scale - logsumexp.unsqueeze(3))
+    of_weights = _of_all_targets(of_out, value.mT)
+    return weights * (of_weights - (of_out * out).sum(4, keepdim=True)) * scale, weights
 
 
-def _queries(gradient: Blocks, asked: tuple[int, int]) -> Tensor:
-    """Their gradients, (K,B,heads,queries,C)."""
+def _of_all_targets(rows: Tensor, matrices: Tensor) -> Tensor:
+    """(K,B,heads,queries,M) times (B,heads,M,P): each matrix is read once."""
+    together = rows.permute(1, 2, 0, 3, 4).flatten(2, 3)
+    return (together @ matrices).unflatten(2, (len(rows), -1)).permute(2, 0, 1, 3, 4)
+
+
+def _asked(gradient: Blocks) -> list[tuple[int, int]]:
+    """First of neighbouring queries with a gradient and how many these are, in order; nothing if all may have one."""
     axis = gradient.first_axis(2)
-    sizes = gradient.sizes
-    sizes[axis] = asked[1]
+    if len(gradient.axes[2]) != 1 or any(block.ranges[axis] is None for block in gradient.blocks):
+        return []
+    asked: list[tuple[int, int]] = []
+    for first, count in sorted(block.ranges[axis] or (0, 0) for block in gradient.blocks):
+        if asked and first <= sum(asked[-1]):
+            begin, before = asked[-1]
+            asked[-1] = begin, max(before, first + count - begin)
+        else:
+            asked.append((first, count))
+    return asked
+
+
+def _queries(gradient: Blocks, asked: list[tuple[int, int]]) -> Tensor:
+    """The gradients of the queries asked, side by side, (K,B,heads,queries,C)."""
+    axis, sizes = gradient.first_axis(2), gradient.sizes
+    sizes[axis] = sum(count for _, count in asked)
     whole = torch.zeros(gradient.targets, *sizes, dtype=gradient.dtype, device=gradient.device)
     for block in gradient.blocks:
         ranges = list(block.ranges)
-        begin, count = ranges[axis] or asked
-        ranges[axis] = (begin - asked[0], count)
+        begin, count = ranges[axis] or (0, 0)
+        left_out = begin
+        for first, many in asked:
+            left_out -= min(many, max(begin - first, 0))
+        ranges[axis] = (begin - left_out, count)
         cut(whole, ranges).add_(block.numbers())
-    return whole.reshape(-1, *gradient.shape[:2], asked[1], gradient.shape[3])
+    return whole.reshape(-1, *gradient.shape[:2], sizes[axis], gradient.shape[3])
+
+
+def _among_zeros(gradient: Blocks, asked: list[tuple[int, int]], rows: Tensor) -> Blocks:
+    """These gradients (K,B,heads,queries,C) of queries where they were asked."""
+    axes = axes_of(gradient.shape)
+    some: list[Range] = [None] * sum(map(len, axes))
+    blocks = []
+    for asked_here, here in zip(asked, rows.split([count for _, count in asked], 3), strict=True):
+        some[sum(map(len, axes[:2]))] = asked_here
+        shape = lengths([size for each in axes for size in each], some)
+        blocks.append(Block(tuple(some), here.to(gradient.dtype).reshape(-1, *shape)))
+    return Blocks(axes, blocks)
+
+
+def _outer(gradient: Blocks, left: Tensor, right: Tensor) -> Blocks:
+    """The sum over the queries of left (K,B,heads,queries,N) times right (K,B,heads,queries,C)."""
+    axes = axes_of(gradient.shape)
+
+    def factor(numbers: Tensor) -> Tensor:
+        numbers = numbers.movedim(3, 5).to(gradient.dtype)
+        sizes = [size for size, axis in zip(numbers.shape[1:5], axes, strict=True) if axis]
+        return numbers.reshape(-1, *sizes, numbers.shape[5])
+
+    whole = Block((None,) * sum(map(len, axes)), Outer(factor(left.unsqueeze(5)), factor(right.unsqueeze(4))))
+    return Blocks(axes, [whole])

@@ -27,15 +27,17 @@ __all__ = [
     "Blocks",
     "Outer",
     "Range",
+    "added",
     "axes_of",
     "beside",
     "bundle",
     "cut",
     "lengths",
+    "longer_than_one",
     "made",
-    "merged",
     "on",
     "run",
+    "squeezed",
     "written_out",
 ]
 
@@ -43,6 +45,9 @@ __all__ = [
 Range = tuple[int, int] | None
 # What each dimension is made of, the outermost first; a dimension of one place of nothing.
 Axes = tuple[tuple[int, ...], ...]
+
+# More blocks than a last transformer block's queries, keys and values are.
+_MANY = 8
 
 _WAYS: dict[Any, Callable[..., Any]] = {}
 
@@ -58,11 +63,11 @@ _MADE = _Made()
 def made() -> Iterator[list[weakref.ref[Blocks]]]:
     """All Blocks that this thread makes meanwhile."""
     references: list[weakref.ref[Blocks]] = []
-    _MADE.references = references
+    before, _MADE.references = _MADE.references, references
     try:
         yield references
     finally:
-        _MADE.references = None
+        _MADE.references = before
 
 
 class Outer(NamedTuple):
@@ -70,6 +75,13 @@ class Outer(NamedTuple):
 
     left: Tensor
     right: Tensor
+
+    def multiplied(self) -> Tensor:
+        sizes = torch.broadcast_shapes(self.left.shape, self.right.shape)
+        axes = [longer_than_one(each) for each in self]
+        every, rank = sorted({*axes[0], *axes[1]}), len(sizes) - 1
+        factors = ((squeezed(each), [*own, rank]) for each, own in zip(self, axes, strict=True))
+        return torch.einsum(*(part for factor in factors for part in factor), every).reshape(sizes[:-1])
 
 
 class Block(NamedTuple):
@@ -86,7 +98,7 @@ class Block(NamedTuple):
         return Block(self.ranges, Outer(*made) if len(made) > 1 else made[0])
 
     def numbers(self) -> Tensor:
-        return (self.values.left * self.values.right).sum(-1) if isinstance(self.values, Outer) else self.values
+        return self.values.multiplied() if isinstance(self.values, Outer) else self.values
 
 
 class Blocks(torch.Tensor):
@@ -104,6 +116,8 @@ class Blocks(torch.Tensor):
         values = [each for block in blocks for each in block.tensors()]
         shape = [math.prod(each) for each in axes]
         self = torch.Tensor._make_wrapper_subclass(cls, shape, dtype=values[0].dtype, device=values[0].device)
+        # Who asks for its memory shall have an error, not a null pointer.
+        torch._C._set_throw_on_mutable_data_ptr(self)
         self.axes, self.blocks, self.targets = axes, blocks, max(each.shape[0] for each in values)
         if _MADE.references is not None:
             _MADE.references.append(weakref.ref(self))
@@ -139,22 +153,32 @@ def run(operation: Any, args: Any, kwargs: Any) -> Any:
     """An operation some of whose arguments are Blocks: on their blocks, else on all numbers, target by target.
 
     Raises:
-        TypeError: it would write into one of them.
+        TypeError: it would write into one of them, or tells what need not be so of each target.
     """
     way = _WAYS.get(operation)
     found = None if way is None else way(operation, *args, **kwargs)
-    if found is not None:
-        return found
+    return _on_all_numbers(operation, args, kwargs) if found is None else found
+
+
+def _on_all_numbers(operation: Any, args: Any, kwargs: Any) -> Any:
     if operation._schema.is_mutable:
         raise TypeError(f"{operation} would write into a gradient that is not there")
     given, form = tree_flatten((args, kwargs))
     numbers = [written_out(each) if isinstance(each, Blocks) else [each] for each in given]
     results = []
     for k in range(max(map(len, numbers))):
-        args, kwargs = tree_unflatten([each[k % len(each)] for each in numbers], form)
+        # Memory of their own, in order: what an operation does with strides it does as their shape lets it expect.
+        own = [
+            each[k % len(each)].clone(memory_format=torch.contiguous_format) if isinstance(whole, Blocks) else each[0]
+            for whole, each in zip(given, numbers, strict=True)
+        ]
+        args, kwargs = tree_unflatten(own, form)
         results.append(operation(*args, **kwargs))
-    of_each = zip(*(tree_flatten(each)[0] for each in results), strict=True)
-    together = [bundle(torch.stack(each)) if isinstance(each[0], torch.Tensor) else each[0] for each in of_each]
+    together = []
+    for each in zip(*(tree_flatten(result)[0] for result in results), strict=True):
+        if len(each) > 1 and each[0] is not None and not isinstance(each[0], torch.Tensor):
+            raise TypeError(f"{operation} tells one thing of the gradients of {len(each)} targets")
+        together.append(bundle(torch.stack(each)) if isinstance(each[0], torch.Tensor) else each[0])
     return tree_unflatten(together, tree_flatten(results[0])[1])
 
 
@@ -210,10 +234,28 @@ def beside(numbers: Tensor, gradient: Blocks, block: Block) -> Tensor | None:
     return None if missing < 0 else cut(numbers.reshape(parts), block.ranges)
 
 
-def merged(blocks: Iterable[Block]) -> list[Block]:
-    """With one block in place of several that lie at the same places."""
+def added(axes: Iterable[tuple[int, ...]], blocks: Iterable[Block]) -> Blocks:
+    """The sum of blocks: those at the same places as one, and written out where they are many or fill the whole."""
     found: dict[tuple[Range, ...], Block] = {}
     for block in blocks:
         before = found.get(block.ranges)
         found[block.ranges] = block if before is None else Block(block.ranges, before.numbers() + block.numbers())
-    return list(found.values())
+    gradient = Blocks(axes, list(found.values()))
+    sizes = gradient.sizes
+    stored = sum(
+        math.prod(lengths(sizes, block.ranges)) for block in gradient.blocks if not isinstance(block.values, Outer)
+    )
+    if len(found) > 1 and (len(found) > _MANY or stored >= gradient.numel()):
+        whole = written_out(gradient).reshape(-1, *sizes)
+        return Blocks(gradient.axes, [Block((None,) * len(sizes), whole)])
+    return gradient
+
+
+def longer_than_one(numbers: Tensor) -> list[int]:
+    """Which dimensions before the last have more than one place."""
+    return [axis for axis, size in enumerate(numbers.shape[:-1]) if size != 1]
+
+
+def squeezed(numbers: Tensor) -> Tensor:
+    """Without the others."""
+    return numbers.reshape([*(size for size in numbers.shape[:-1] if size != 1), numbers.shape[-1]])

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from .blocks import Block, Blocks, bundle, on
+from .blocks import Block, Blocks, added, bundle, on
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -159,7 +159,7 @@ def _cat(operation: Any, gradients: Sequence[Tensor], dim: int = 0) -> Blocks | 
 def _stacked(gradients: dict[int, Tensor], count: int, dim: int) -> Blocks | None:
     """Gradients of one shape at places of a new dimension of ``count``, and zeros at its others."""
     same = alike(list(gradients.values()))
-    if same is None:
+    if same is None or any(each.dtype != same[0].dtype for each in same):
         return None
     axes, new = list(same[0].axes), same[0].first_axis(dim)
     axes.insert(dim, (count,) if count > 1 else ())
@@ -172,7 +172,7 @@ def _stacked(gradients: dict[int, Tensor], count: int, dim: int) -> Blocks | Non
         for place, each in zip(gradients, same, strict=True)
         for block in each.blocks
     ]
-    return Blocks(axes, blocks)
+    return added(axes, blocks)
 
 
 @on(aten.slice_backward.default)

@@ -11,12 +11,17 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from .. import skinny
-from .blocks import Block, Blocks, Outer, axes_of, cut, lengths, merged, on
+from .blocks import Block, Blocks, Outer, added, axes_of, cut, lengths, longer_than_one, on, squeezed
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+__all__ = ["FEW"]
+
 aten = torch.ops.aten
+
+# Up to how many rows of a gradient are multiplied as rows and columns; above, that is no less work than numbers.
+FEW = 8
 
 
 @on(aten.mm.default)
@@ -35,7 +40,7 @@ def _rows_times(gradient: Blocks, matrix: Tensor) -> Blocks:
         product = _outer_times(values, some, len(rows)) if isinstance(values, Outer) else _times(values, some)
         shape = -1, *lengths(rows, of_rows), *out[0]
         blocks.append(Block((*of_rows, *[None] * len(out[0])), product.reshape(shape)))
-    return Blocks((rows, *out), merged(blocks))
+    return added((rows, *out), blocks)
 
 
 @on(aten.bmm.default)
@@ -64,17 +69,17 @@ def _bmm(operation: Any, one: Tensor, other: Tensor) -> Blocks | None:
         shape = -1, *lengths(batch + rows, of_batch + of_rows), *out[0]
         ranges = (*of_batch, *of_rows, *[None] * len(out[0]))
         blocks.append(Block(ranges, product.transpose(0, 1).reshape(shape)))
-    return Blocks([batch, rows, *out], merged(blocks))
+    return added([batch, rows, *out], blocks)
 
 
 def _few_columns_times(matrices: Tensor, gradient: Blocks) -> Blocks | None:
-    """(D,P,N) times (D,N,C), of which few of the N rows have a gradient: columns times rows."""
+    """(D,P,N) times (D,N,C), of which some of the N rows have a gradient; if they are few, columns times rows."""
     batch, rows, columns = gradient.axes
     axis, out = len(batch), axes_of(matrices.shape[1:2])[0]
     blocks = []
     for block in gradient.blocks:
         some = block.ranges[axis] if len(rows) == 1 else None
-        if some is None or 4 * some[1] > rows[0]:
+        if some is None:
             return None
         ranges = (*block.ranges[:axis], *[None] * len(out), *block.ranges[axis + 1 :])
         there = cut(matrices.reshape(1, *batch, *out, rows[0]).movedim(-1, axis + 1), block.ranges[: axis + 1])
@@ -84,8 +89,9 @@ def _few_columns_times(matrices: Tensor, gradient: Blocks) -> Blocks | None:
             left = left.unsqueeze(-2)
         for _ in out:
             right = right.unsqueeze(axis + 1)
-        blocks.append(Block(ranges, Outer(left, right)))
-    return Blocks([batch, out, columns], merged(blocks))
+        product = Outer(left, right)
+        blocks.append(Block(ranges, product if some[1] <= FEW else product.multiplied()))
+    return added([batch, out, columns], blocks)
 
 
 def _times(values: Tensor, matrix: Tensor) -> Tensor:
@@ -98,8 +104,8 @@ def _outer_times(values: Outer, matrix: Tensor, rows: int) -> Tensor:
     """The same of a product of two: one of them times the matrix, and that times the other, if that is less work."""
     sizes = torch.broadcast_shapes(values.left.shape, values.right.shape)
     rank, out = rank_out = len(sizes) - 1, len(sizes)
-    columns = {axis + rows + 1 for axis in _longer_than_one(matrix)}
-    left, right = (set(_longer_than_one(each)) for each in values)
+    columns = {axis + rows + 1 for axis in longer_than_one(matrix)}
+    left, right = (set(longer_than_one(each)) for each in values)
 
     def multiplications(*factors: set[int]) -> int:
         return math.prod(sizes[axis] for axis in set().union(*factors))
@@ -113,18 +119,10 @@ def _outer_times(values: Outer, matrix: Tensor, rows: int) -> Tensor:
     orders = [(left, right, *values), (right, left, *values[::-1])]
     first, second, one, other = min(orders, key=lambda order: work(*order[:2]))
     if work(first, second) > multiplications(left, right, columns):
-        return _times((values.left * values.right).sum(-1).expand(sizes[:-1]), matrix)
+        return _times(values.multiplied(), matrix)
     between = sorted(kept(first, second))
     product = torch.einsum(
-        _squeezed(one), [*sorted(first), rank], _squeezed(matrix), [*sorted(columns), out], [*between, *rank_out]
+        squeezed(one), [*sorted(first), rank], squeezed(matrix), [*sorted(columns), out], [*between, *rank_out]
     )
     rest = sorted(axis for axis in left | right if axis <= rows)
-    return torch.einsum(_squeezed(other), [*sorted(second), rank], product, [*between, *rank_out], [*rest, out])
-
-
-def _longer_than_one(numbers: Tensor) -> list[int]:
-    return [axis for axis, size in enumerate(numbers.shape[:-1]) if size != 1]
-
-
-def _squeezed(numbers: Tensor) -> Tensor:
-    return numbers.reshape([*(size for size in numbers.shape[:-1] if size != 1), numbers.shape[-1]])
+    return torch.einsum(squeezed(other), [*sorted(second), rank], product, [*between, *rank_out], [*rest, out])
