@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from gradcam_fast import skinny
+from gradcam_fast.sparing import blocks
 from gradcam_fast.sparing.blocks import Block, Blocks, Outer, bundle, made, written_out
 from gradcam_fast.sparing.moves import reshaped
 
@@ -385,6 +386,13 @@ def test_gradients_of_axes_that_do_not_go_together_are_written_out():
     for do in (lambda pair: aten.add(*pair), aten.stack):
         found, expected = do([one, other]), do([written_out(each)[0] for each in (one, other)])
         torch.testing.assert_close(written_out(found)[0], expected)
+
+
+def test_a_name_that_pytorch_does_not_know_is_passed_over():
+    known = dict(blocks._WAYS)
+    for names in (["no_such_operation.default"], ["mm.no_such_overload"]):
+        assert blocks.on(*names)(torch.mm) is torch.mm
+    assert blocks._WAYS == known and aten.mm.default in known
 
 
 def test_nothing_is_written_into_a_gradient():

@@ -17,10 +17,8 @@ from .moves import alike
 if TYPE_CHECKING:
     from torch import Tensor
 
-aten = torch.ops.aten
 
-
-@on(aten.add.Tensor)
+@on("add.Tensor")
 def _add(operation: Any, one: Tensor, other: Any, *, alpha: float = 1) -> Blocks | None:
     if alpha != 1 or not isinstance(other, torch.Tensor) or one.shape != other.shape or one.dtype != other.dtype:
         return None
@@ -29,21 +27,19 @@ def _add(operation: Any, one: Tensor, other: Any, *, alpha: float = 1) -> Blocks
 
 
 @on(
-    aten.mul.Tensor,
-    aten.mul.Scalar,
-    aten.div.Tensor,
-    aten.div.Scalar,
-    aten.neg.default,
-    aten._to_copy.default,
-    aten.gelu_backward.default,
-    aten.silu_backward.default,
-    aten.threshold_backward.default,
-    aten.native_dropout_backward.default,
+    "mul.Tensor",
+    "mul.Scalar",
+    "neg.default",
+    "_to_copy.default",
+    "gelu_backward.default",
+    "silu_backward.default",
+    "threshold_backward.default",
+    "native_dropout_backward.default",
 )
 def _pointwise(operation: Any, *args: Any, **kwargs: Any) -> Blocks | None:
     """Each number is made of those at its place, and is zero where the gradient is."""
     gradients = [each for each in args if isinstance(each, Blocks)]
-    if len(gradients) != 1 or (operation is aten.div.Tensor and args[0] is not gradients[0]):
+    if len(gradients) != 1:
         return None
     (gradient,) = gradients
     # What two numbers without dimensions make is of another dtype than what one makes with many; integers are rounded.
@@ -67,7 +63,12 @@ def _pointwise(operation: Any, *args: Any, **kwargs: Any) -> Blocks | None:
     return Blocks(gradient.axes, blocks)
 
 
-@on(aten.native_layer_norm_backward.default)
+@on("div.Tensor", "div.Scalar")
+def _quotient(operation: Any, gradient: Any, number: Any) -> Blocks | None:
+    return _pointwise(operation, gradient, number) if isinstance(gradient, Blocks) else None
+
+
+@on("native_layer_norm_backward.default")
 def _layer_norm_backward(
     operation: Any,
     gradient: Tensor,
@@ -109,7 +110,7 @@ def _layer_norm_backward(
     return Blocks(gradient.axes, blocks), None, None
 
 
-@on(aten._softmax_backward_data.default)
+@on("_softmax_backward_data.default")
 def _softmax_backward(operation: Any, gradient: Tensor, output: Tensor, dim: int, dtype: Any) -> Blocks | None:
     if not isinstance(gradient, Blocks) or len(gradient.axes[dim]) != 1:
         return None

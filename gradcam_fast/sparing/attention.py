@@ -12,9 +12,8 @@ from .products import FEW
 if TYPE_CHECKING:
     from torch import Tensor
 
-aten = torch.ops.aten
 
-
+@on("_scaled_dot_product_flash_attention_for_cpu_backward.default")
 def _attention_backward(
     operation: Any,
     gradient: Tensor,
@@ -51,10 +50,6 @@ def _attention_backward(
         _outer(gradient, of_scores, query[None]),
         _outer(gradient, weights[None], of_out),
     )
-
-
-if hasattr(aten, "_scaled_dot_product_flash_attention_for_cpu_backward"):
-    on(aten._scaled_dot_product_flash_attention_for_cpu_backward.default)(_attention_backward)
 
 
 def _through_softmax(

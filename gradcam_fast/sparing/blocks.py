@@ -139,11 +139,18 @@ class Blocks(torch.Tensor):
         return sum(map(len, self.axes[:dim]))
 
 
-def on(*operations: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Marks the way in which these operations are done on blocks; it returns None where that cannot be."""
+def on(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Marks the way in which operations of these names are done on blocks; it returns None where that cannot be.
+
+    Names that this PyTorch does not know are passed over.
+    """
 
     def mark(way: Callable[..., Any]) -> Callable[..., Any]:
-        _WAYS.update(dict.fromkeys(operations, way))
+        for name in names:
+            packet, overload = name.split(".")
+            operation = getattr(getattr(torch.ops.aten, packet, None), overload, None)
+            if operation is not None:
+                _WAYS[operation] = way
         return way
 
     return mark

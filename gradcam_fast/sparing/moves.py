@@ -9,16 +9,12 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from .blocks import Block, Blocks, added, bundle, on
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 __all__ = ["alike"]
-
-aten = torch.ops.aten
 
 
 def reshaped(gradient: Blocks, shape: Sequence[int]) -> Blocks | None:
@@ -84,47 +80,47 @@ def alike(gradients: Sequence[Tensor]) -> list[Blocks] | None:
     return same
 
 
-@on(aten.view.default, aten._unsafe_view.default)
+@on("view.default", "_unsafe_view.default")
 def _view(operation: Any, gradient: Blocks, shape: Sequence[int]) -> Blocks | None:
     given = -math.prod(shape)
     return reshaped(gradient, [gradient.numel() // given if size == -1 else size for size in shape])
 
 
-@on(aten.clone.default, aten.detach.default, aten.alias.default)
+@on("clone.default", "detach.default", "alias.default")
 def _same(operation: Any, gradient: Blocks, *args: Any, **kwargs: Any) -> Blocks:
     return Blocks(gradient.axes, gradient.blocks)
 
 
-@on(aten.expand.default)
+@on("expand.default")
 def _expand(operation: Any, gradient: Blocks, shape: Sequence[int], **kwargs: Any) -> Blocks | None:
     return _same(operation, gradient) if list(shape) == list(gradient.shape) else None
 
 
-@on(aten.permute.default)
+@on("permute.default")
 def _permute(operation: Any, gradient: Blocks, order: Sequence[int]) -> Blocks:
     return permuted(gradient, order)
 
 
-@on(aten.transpose.int)
+@on("transpose.int")
 def _transpose(operation: Any, gradient: Blocks, one: int, other: int) -> Blocks:
     order = list(range(gradient.dim()))
     order[one], order[other] = order[other], order[one]
     return permuted(gradient, order)
 
 
-@on(aten.t.default)
+@on("t.default")
 def _t(operation: Any, gradient: Blocks) -> Blocks:
     return permuted(gradient, range(gradient.dim())[::-1])
 
 
-@on(aten.unsqueeze.default)
+@on("unsqueeze.default")
 def _unsqueeze(operation: Any, gradient: Blocks, dim: int) -> Blocks:
     axes = list(gradient.axes)
     axes.insert(dim % (len(axes) + 1), ())
     return Blocks(axes, gradient.blocks)
 
 
-@on(aten.squeeze.dim)
+@on("squeeze.dim")
 def _squeeze(operation: Any, gradient: Blocks, dim: int) -> Blocks:
     axes = list(gradient.axes)
     if not axes[dim]:
@@ -132,17 +128,17 @@ def _squeeze(operation: Any, gradient: Blocks, dim: int) -> Blocks:
     return Blocks(axes, gradient.blocks)
 
 
-@on(aten.select_backward.default)
+@on("select_backward.default")
 def _select_backward(operation: Any, gradient: Tensor, shape: Sequence[int], dim: int, index: int) -> Blocks | None:
     return _stacked({index % shape[dim]: gradient}, shape[dim], dim % len(shape))
 
 
-@on(aten.stack.default)
+@on("stack.default")
 def _stack(operation: Any, gradients: Sequence[Tensor], dim: int = 0) -> Blocks | None:
     return _stacked(dict(enumerate(gradients)), len(gradients), dim % (gradients[0].dim() + 1))
 
 
-@on(aten.cat.default)
+@on("cat.default")
 def _cat(operation: Any, gradients: Sequence[Tensor], dim: int = 0) -> Blocks | None:
     """Of equal parts: the gradient of what a chunk divides."""
     if any(each.shape != gradients[0].shape for each in gradients):
@@ -175,7 +171,7 @@ def _stacked(gradients: dict[int, Tensor], count: int, dim: int) -> Blocks | Non
     return added(axes, blocks)
 
 
-@on(aten.slice_backward.default)
+@on("slice_backward.default")
 def _slice_backward(
     operation: Any, gradient: Tensor, shape: Sequence[int], dim: int, start: int, end: int, step: int
 ) -> Blocks | None:

@@ -18,13 +18,11 @@ if TYPE_CHECKING:
 
 __all__ = ["FEW"]
 
-aten = torch.ops.aten
-
 # Up to how many rows of a gradient are multiplied as rows and columns; above, that is no less work than numbers.
 FEW = 8
 
 
-@on(aten.mm.default)
+@on("mm.default")
 def _mm(operation: Any, gradient: Tensor, matrix: Tensor) -> Blocks | None:
     return _rows_times(gradient, matrix) if isinstance(gradient, Blocks) and not isinstance(matrix, Blocks) else None
 
@@ -43,7 +41,7 @@ def _rows_times(gradient: Blocks, matrix: Tensor) -> Blocks:
     return added((rows, *out), blocks)
 
 
-@on(aten.bmm.default)
+@on("bmm.default")
 def _bmm(operation: Any, one: Tensor, other: Tensor) -> Blocks | None:
     if isinstance(one, Blocks) and isinstance(other, Blocks):
         return None
