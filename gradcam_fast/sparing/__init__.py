@@ -50,7 +50,7 @@ def without_zeros(start: Tensor | GradientEdge, activations: Sequence[Tensor], s
             gradients = _gradients(start, activations, seeds)
     except Exception:  # a hook or function of the model's own may want memory, or to know something of each target
         gradients = None
-    if gradients is None or any(each() is not None for each in references):
+    if any(each() is not None for each in references):
         _take_back()
         return None
     return gradients
