@@ -43,7 +43,7 @@ void sum_rows(const Problem& problem, int64_t image, const float* weights, int64
 }
 
 void sum_slab(const Problem& problem, int64_t image, int64_t slab, float* maps) {
-  float* tiles = problem.in_planes() ? nullptr : scratch<2>(2 * problem.channels_per_pass(false) * problem.positions());
+  float* tiles = problem.in_tiles() ? scratch<2>(2 * problem.channels_per_pass(false) * problem.positions()) : nullptr;
   kernels().sum_slab(problem, image, slab, tiles, maps);
 }
 
@@ -227,8 +227,7 @@ std::tuple<Tensor, Tensor, Tensor> cam(const Tensor& activations, const Tensor& 
   if (problem.images * problem.targets == 0) return {results.heatmap, results.raw_min, results.raw_max};
 
   const Outputs out{results.heatmaps(), results.least(), results.greatest()};
-  const int64_t work =
-      problem.channels * problem.positions() * (1 + problem.targets) + problem.targets * height * width;
+  const int64_t work = problem.numbers_read() + problem.targets * height * width;
   const int64_t threads =
       std::min<int64_t>(torch::stable::get_num_threads(), (problem.images * work + SERIAL_WORK - 1) / SERIAL_WORK);
   if (problem.images < threads)

@@ -28,6 +28,11 @@ GCF_INLINE constexpr bool weighs_channels(Method method) {
   return method == Method::gradcam || method == Method::gradcam_plus_plus || method == Method::xgradcam;
 }
 
+// Whether a gradient that is the same at all positions of a channel makes one factor of it; Grad-CAM's weight is that.
+GCF_INLINE constexpr bool factors_uniform(Method method) {
+  return method == Method::gradcam || method == Method::hirescam || method == Method::layercam;
+}
+
 // What Grad-CAM++ divides by, with S = sum_ij A_k. Where S is negative it may cancel to almost nothing, hence double.
 GCF_INLINE float plus_plus_denominator(float gradient, double activation_sum) {
   return static_cast<float>(2.0 + activation_sum * gradient);

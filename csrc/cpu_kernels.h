@@ -68,6 +68,11 @@ struct Problem {
   int64_t channel_at(int64_t turn) const { return turn / 2 + turn % 2 * half(); }
   int64_t slabs() const { return (channels + CHANNELS_PER_SLAB - 1) / CHANNELS_PER_SLAB; }
 
+  // One number per channel, as behind global average pooling: the gradients are expanded, with strides of zero.
+  bool uniform() const {
+    return (gradients.column == 0 || columns == 1) && (gradients.row == 0 || rows == 1) && positions() > 1;
+  }
+
   // Grad-CAM of a single target reads nothing twice.
   int64_t channels_per_pass(bool in_place) const {
     if (in_place && method == Method::gradcam && targets == 1) return CHANNELS_PER_SLAB;
@@ -76,9 +81,10 @@ struct Problem {
 
   // Heatmaps that will have left the cache before anyone can read them need not go there.
   bool past_cache() const {
-    const int64_t inputs = images * (1 + targets) * channels * positions() * activations.bytes;
-    return inputs + images * targets * height * width * static_cast<int64_t>(sizeof(float)) > CACHE;
+    return images * (numbers_read() * activations.bytes + targets * height * width * 4) > CACHE;
   }
+  // Of one image, from memory.
+  int64_t numbers_read() const { return channels * (positions() + targets * (uniform() ? 1 : positions())); }
 
   // Planes: one channel's positions side by side. Rows: one position's channels side by side, positions evenly spaced.
   bool in_planes(const Maps& maps) const {
@@ -92,7 +98,11 @@ struct Problem {
   // Where memory is walked as it is. Half precision is, for the method that matters most; the others read it through
   // tiles of floats, as they read any other layout.
   bool as_stored() const { return method == Method::gradcam || activations.dtype == ScalarType::Float; }
-  bool in_planes() const { return as_stored() && in_planes(activations) && in_planes(gradients); }
+  bool in_planes() const { return as_stored() && in_planes(activations) && (uniform() || in_planes(gradients)); }
+  // Nothing of the gradients is read but a factor per channel.
+  bool in_factors() const { return factors_uniform(method) && uniform() && in_planes(); }
+  // Something is gathered before it is walked.
+  bool in_tiles() const { return !in_rows() && (!in_planes() || (uniform() && !in_factors())); }
   bool in_rows() const { return as_stored() && !in_planes() && in_rows(activations) && in_rows(gradients); }
   // The weights of an image that are kept, all at a time: none where there are none, or where planes are weighed in
   // passing.
@@ -153,7 +163,7 @@ struct Kernels {
   const char* instruction_set;
   // memory: Axis::floats of both axes.
   void (*fill_axes)(const Problem&, float* memory, Axes&);
-  // The partial maps (K, positions) of one slab. tiles: 2 channels_per_pass positions, if the maps are not in planes.
+  // The partial maps (K, positions) of one slab. tiles: 2 channels_per_pass positions, if the problem is in tiles.
   void (*sum_slab)(const Problem&, int64_t image, int64_t slab, float* tiles, float* maps);
   void (*add_partial)(const float* partial, int64_t floats, float* maps);
   // The weights of the channels [begin, end) of one image and target. wide: two doubles per channel.

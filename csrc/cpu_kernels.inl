@@ -26,6 +26,10 @@ GCF_INLINE void with_types(Method method, ScalarType dtype, const F& f) {
 __attribute__((noinline)) inline void gather_plane(const Maps& maps, const void* from, int64_t rows, int64_t columns,
                                                    float* to) {
   const auto gather = [&](auto* data) {
+    if (maps.row == 0 && maps.column == 0) {
+      std::fill_n(to, rows * columns, to_float(*data));
+      return;
+    }
     for (int64_t y = 0; y < rows; ++y) {
       const auto* row = data + y * maps.row;
       float* out = to + y * columns;
@@ -42,17 +46,20 @@ __attribute__((noinline)) inline void gather_plane(const Maps& maps, const void*
 
 inline void sum_slab(const Problem& problem, int64_t image, int64_t slab, float* tiles, float* maps) {
   const bool in_place = problem.in_planes();
+  const bool in_factors = problem.in_factors();
   const ScalarType dtype = in_place ? problem.activations.dtype : ScalarType::Float;
   with_types(problem.method, dtype, [&](auto method, auto* stored) {
     using Stored = std::remove_const_t<std::remove_pointer_t<decltype(stored)>>;
     const int64_t positions = problem.positions();
     const int64_t pass = problem.channels_per_pass(in_place);
     const int64_t end = std::min((slab + 1) * CHANNELS_PER_SLAB, problem.channels);
+    const auto as_they_are = [&](const Maps& from, int64_t target, int64_t first) -> Planes<Stored> {
+      return {static_cast<const Stored*>(from.at(image, target, problem.channel_at(first))), from.channel,
+              problem.half() * from.channel};
+    };
     const auto planes = [&](const Maps& from, int64_t target, int64_t first, int64_t channels,
                             float* tile) -> Planes<Stored> {
-      if (in_place)
-        return {static_cast<const Stored*>(from.at(image, target, problem.channel_at(first))), from.channel,
-                problem.half() * from.channel};
+      if (in_place && problem.in_planes(from)) return as_they_are(from, target, first);
       for (int64_t c = 0; c < channels; ++c)
         gather_plane(from, from.at(image, target, problem.channel_at(first + c)), problem.rows, problem.columns,
                      tile + c * positions);
@@ -62,9 +69,14 @@ inline void sum_slab(const Problem& problem, int64_t image, int64_t slab, float*
     for (int64_t first = slab * CHANNELS_PER_SLAB; first < end; first += pass) {
       const int64_t channels = std::min(pass, end - first);
       const Planes<Stored> activation = planes(problem.activations, 0, first, channels, tiles);
-      for (int64_t k = 0; k < problem.targets; ++k)
-        add_pass<method.value>(activation, planes(problem.gradients, k, first, channels, tiles + pass * positions),
-                               channels, positions, maps + k * positions);
+      for (int64_t k = 0; k < problem.targets; ++k) {
+        float* map = maps + k * positions;
+        if (in_factors)
+          add_uniform<method.value>(activation, as_they_are(problem.gradients, k, first), channels, positions, map);
+        else
+          add_pass<method.value>(activation, planes(problem.gradients, k, first, channels, tiles + pass * positions),
+                                 channels, positions, map);
+      }
     }
   });
 }
@@ -82,10 +94,12 @@ inline void weigh_rows(const Problem& problem, int64_t image, int64_t target, in
                        float* weights) {
   with_types(problem.method, problem.activations.dtype, [&](auto method, auto* stored) {
     using Stored = std::remove_const_t<std::remove_pointer_t<decltype(stored)>>;
+    // The mean of numbers that are all the same is the first.
+    const bool first = method.value == Method::gradcam && problem.uniform();
     if constexpr (weighs_channels(method.value))
       weigh_rows<method.value>(rows_of<Stored>(problem, problem.activations, image, 0),
-                               rows_of<Stored>(problem, problem.gradients, image, target), problem.positions(), begin,
-                               end, wide, weights);
+                               rows_of<Stored>(problem, problem.gradients, image, target),
+                               first ? 1 : problem.positions(), begin, end, wide, weights);
   });
 }
 

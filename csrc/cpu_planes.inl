@@ -332,3 +332,14 @@ GCF_INLINE void add_pass(const Planes<Stored>& activation, const Planes<Stored>&
     add_planes<method>(activation, gradient, nullptr, channels, positions, map);
   }
 }
+
+// The same from gradients that are one number per channel, of which nothing else is read.
+template <Method method, class Stored>
+GCF_INLINE void add_uniform(const Planes<Stored>& activation, const Planes<Stored>& gradient, int64_t channels,
+                            int64_t positions, float* map) {
+  if constexpr (factors_uniform(method)) {
+    float factors[CHANNELS_PER_SLAB];
+    for (int64_t c = 0; c < channels; ++c) position_term<method>(1.0f, to_float(*gradient[c]), factors[c]);
+    add_planes<Method::gradcam>(activation, gradient, factors, channels, positions, map);
+  }
+}

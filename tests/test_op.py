@@ -152,12 +152,27 @@ def test_every_memory_layout_gives_the_map(layout, dtype, method):
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_expanded_gradients_are_read_as_they_are(dtype, method):
+@pytest.mark.parametrize("positions", [(6, 5), (1, 6), (9, 1), (2, 3), (14, 14)])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_expanded_gradients_are_read_as_they_are(layout, positions, dtype, method):
     """The gradient of a mean over positions is one number per channel, expanded with stride 0."""
-    activations = torch.randn(2, 70, 6, 5).to(dtype)
-    pooled = torch.randn(2, 3, 70, 1, 1).to(dtype)
-    assert_agrees(activations, pooled.expand(2, 3, 70, 6, 5), (24, 20), SAME_INPUTS[dtype], method=method)
-    assert_agrees(activations, pooled[:, 0].expand(2, 70, 6, 5), (24, 20), SAME_INPUTS[dtype], method=method)
+    activations = LAYOUTS[layout](torch.randn(2, 70, *positions).to(dtype))
+    one = torch.randn(2, 3, 70, 1, 1).to(dtype)
+    for pooled in (one, one.transpose(1, 2).contiguous().transpose(1, 2), -one.abs()):
+        gradients = pooled.expand(2, 3, 70, *positions)
+        assert_agrees(activations, gradients, (24, 20), SAME_INPUTS[dtype], method=method)
+        assert_agrees(activations[:1], gradients[:1, 0], (24, 20), SAME_INPUTS[dtype], method=method)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("gradient", [0.0, -0.0, 1e-42, 1e30, -1e30, float("inf"), float("nan")])
+def test_an_expanded_gradient_of_any_kind(gradient, method):
+    activations, pooled = torch.rand(3, 9, 4, 4), torch.rand(3, 9, 1, 1)
+    pooled[1, 4] = gradient
+    found = gradcam_fast.cam(activations, pooled.expand(3, 9, 4, 4), 8, method=method)
+    expected = gradcam_fast.cam(activations, pooled.repeat(1, 1, 4, 4), 8, method=method)
+    for each, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(each, other, rtol=1e-5, atol=1e-6, equal_nan=True)
 
 
 @pytest.mark.parametrize("method", METHODS)
