@@ -39,8 +39,10 @@ _FORGETS_CASTS = torch.__version__ < "2.11"
 _LENDING = threading.RLock()
 
 
-def forward(model: nn.Module, inputs: Inputs, layers: Sequence[Layer]) -> tuple[Any, list[Tensor]]:
+def forward(model: nn.Module, inputs: Inputs, layers: Sequence[Layer]) -> tuple[Any, list[Tensor], list[bool]]:
     """Run the model once; return its output and each layer's activations, with the graph from there to the output.
+
+    And of each layer whether the model has put a hook on what was handed onward.
 
     Up to the earliest of the layers nothing is recorded. There the layer's output becomes a leaf, and a copy of it is
     handed onward, so that what follows may work in place. Of a layer that runs several times the last call counts;
@@ -59,14 +61,15 @@ def forward(model: nn.Module, inputs: Inputs, layers: Sequence[Layer]) -> tuple[
             for watch in watches:
                 watch.open_at = _CALLS[watch.layer.module] = _EVERY_CALL
             output = _watched(model, inputs, watches)
-    activations = []
+    activations, hooked = [], []
     for watch in watches:
-        if watch.activations is None:
+        if watch.activations is None or watch.handed is None:
             raise NeverRan(watch.layer.name)
         if _CALLS.get(watch.layer.module) != _EVERY_CALL:
             _CALLS[watch.layer.module] = watch.calls
         activations.append(watch.activations)
-    return output, activations
+        hooked.append(bool(watch.handed._backward_hooks or watch.handed.retains_grad))
+    return output, activations, hooked
 
 
 def _usable(value: Tensor) -> Tensor:
@@ -84,6 +87,7 @@ class _Watch:
         self.thread = threading.get_ident()
         self.calls = 0
         self.activations: Tensor | None = None
+        self.handed: Tensor | None = None
 
     def __call__(self, module: nn.Module, args: Any, output: Any) -> Any:
         if threading.get_ident() != self.thread:
@@ -101,14 +105,15 @@ class _Watch:
         # A lone layer needs no graph before it. Several may lie behind one another: the later ones stay attached.
         attached = found.requires_grad and not self.alone
         self.activations = found if attached else found.detach().requires_grad_()
-        return replace_tensor(output, found, self.activations.clone())
+        self.handed = self.activations.clone()
+        return replace_tensor(output, found, self.handed)
 
 
 def _watched(model: nn.Module, inputs: Inputs, watches: Sequence[_Watch]) -> Any:
     handles = []
     try:
         for watch in watches:
-            watch.calls, watch.activations = 0, None
+            watch.calls, watch.activations, watch.handed = 0, None, None
             handles.append(watch.layer.module.register_forward_hook(watch))
         with torch.no_grad():
             return inputs(model)

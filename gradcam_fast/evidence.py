@@ -110,10 +110,10 @@ def _gathered(model: nn.Module, question: Question, layers: Sequence[Layer], *, 
     chosen = sorted(layers, key=lambda layer: layer.name)
     # A checkpointed part runs again in the backward, and has to run there as it ran in the forward.
     with capture.preserved(model), eagerly():
-        returned, activations = capture.forward(model, question.inputs, chosen)
+        returned, activations, hooked = capture.forward(model, question.inputs, chosen)
         readings = [_readable(question, *each) for each in zip(chosen, activations, strict=True)]
         logits, scores, target = question.score(returned)
-        gradients = differentiate(scores, activations, chosen, question.picked(logits, target))
+        gradients = differentiate(scores, activations, chosen, hooked, question.picked(logits, target))
     with torch.inference_mode(False), torch.no_grad():
         return Evidence(
             outputs.detached(logits),

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch.autograd.graph import GradientEdge
 
+from .pooling import poolings
 from .sparing import without_zeros, worthwhile
 from .unfit import Independent, Reentrant
 
@@ -27,15 +28,20 @@ _LINEAR = {"AddmmBackward0": (1, (0, 2)), "MmBackward0": (0, (1,))}
 
 
 def differentiate(
-    scores: Tensor, activations: Sequence[Tensor], layers: Sequence[Layer], picked: tuple[Tensor, Tensor] | None = None
+    scores: Tensor,
+    activations: Sequence[Tensor],
+    layers: Sequence[Layer],
+    hooked: Sequence[bool],
+    picked: tuple[Tensor, Tensor] | None = None,
 ) -> list[Tensor]:
     """d score / d activations at each layer: (B,...) for scores (B,), (B,K,...) for scores (B,K).
 
     Only the graph between is walked; no ``.grad`` is touched. Where much of the gradient may be zero, that is left out
-    (``sparing``). Else the K targets of an image go in one batched backward where every operation behind the layer can,
-    or one after another, with the same numbers.
+    (``sparing``); where it is the same at all positions, it is expanded (``pooling``). Else the K targets of an image
+    go in one batched backward where every operation behind the layer can, or one after another, with the same numbers.
 
     Args:
+        hooked: of each layer, whether what was handed onward has hooks.
         picked: logits (B,N) and, for each score, the class in range whose logit it is; None if it is something else.
 
     Raises:
@@ -45,21 +51,38 @@ def differentiate(
         raise Independent(layers[0].name)
     with torch.inference_mode(False), torch.autocast(scores.device.type, enabled=False):
         start, seeds = (picked and _before_last_linear(*picked, activations)) or (scores, _one_hot(scores))
-        several = scores.dim() == 2
+        pooled = poolings(start, activations, hooked)
+        sources = [each if pooling is None else pooling.edge for each, pooling in zip(activations, pooled, strict=True)]
+        found = None
         if worthwhile(start, activations, scores.numel()):
-            found = without_zeros(start, activations, seeds if several else seeds.unsqueeze(0))
-            if found is not None:
-                return [maps.transpose(0, 1) if several else maps[0] for maps in found]
-        if not several:
-            return _checked(_grad(start, activations, seeds, layers), layers)
-        try:
-            batched = _grad(start, activations, seeds, layers, retain=True, batched=True)
-        except Reentrant:
-            raise
-        except RuntimeError:
-            single = [_checked(_grad(start, activations, each, layers, retain=True), layers) for each in seeds]
-            return [torch.stack(maps, 1) for maps in zip(*single, strict=True)]
-        return [maps.transpose(0, 1) for maps in _checked(batched, layers)]
+            found = without_zeros(start, sources, seeds if scores.dim() == 2 else seeds.unsqueeze(0))
+            if found is not None and scores.dim() == 1:
+                found = [maps[0] for maps in found]
+        if found is None:
+            found = _all_numbers(start, sources, seeds, layers, several=scores.dim() == 2)
+        found = [maps if each is None else each.spread(maps) for maps, each in zip(found, pooled, strict=True)]
+        return [maps.transpose(0, 1) for maps in found] if scores.dim() == 2 else found
+
+
+def _all_numbers(
+    start: Tensor | GradientEdge,
+    sources: Sequence[Tensor | GradientEdge],
+    seeds: Tensor,
+    layers: Sequence[Layer],
+    *,
+    several: bool,
+) -> list[Tensor]:
+    """The gradients (...) of the sources for one seed, or (K,...) for several."""
+    if not several:
+        return _checked(_grad(start, sources, seeds, layers), layers)
+    try:
+        batched = _grad(start, sources, seeds, layers, retain=True, batched=True)
+    except Reentrant:
+        raise
+    except RuntimeError:
+        single = [_checked(_grad(start, sources, each, layers, retain=True), layers) for each in seeds]
+        return [torch.stack(maps) for maps in zip(*single, strict=True)]
+    return _checked(batched, layers)
 
 
 def _one_hot(scores: Tensor) -> Tensor:
@@ -100,7 +123,7 @@ def _is_parameter(node: Node | None, activations: Sequence[Tensor]) -> bool:
 
 def _grad(
     start: Tensor | GradientEdge,
-    activations: Sequence[Tensor],
+    sources: Sequence[Tensor | GradientEdge],
     seeds: Tensor,
     layers: Sequence[Layer],
     *,
@@ -109,7 +132,12 @@ def _grad(
 ) -> Sequence[Tensor | None]:
     try:
         return torch.autograd.grad(
-            start, activations, seeds, retain_graph=retain, allow_unused=True, is_grads_batched=batched
+            start,
+            sources,  # type: ignore[arg-type] # tensors and edges, mixed
+            seeds,
+            retain_graph=retain,
+            allow_unused=True,
+            is_grads_batched=batched,
         )
     except RuntimeError as error:
         if "use_reentrant" in str(error):

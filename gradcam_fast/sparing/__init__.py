@@ -40,14 +40,16 @@ def worthwhile(start: Tensor | GradientEdge, activations: Sequence[Tensor], coun
     )
 
 
-def without_zeros(start: Tensor | GradientEdge, activations: Sequence[Tensor], seeds: Tensor) -> list[Tensor] | None:
-    """The gradients (K,...) of the activations for K seeds (K,...) at the start, in one backward; None if it fails.
+def without_zeros(
+    start: Tensor | GradientEdge, sources: Sequence[Tensor | GradientEdge], seeds: Tensor
+) -> list[Tensor] | None:
+    """The gradients (K,...) of the sources for K seeds (K,...) at the start, in one backward; None if it fails.
 
     The graph is kept, so that it can be walked as ever then.
     """
     try:
         with made() as references:
-            gradients = _gradients(start, activations, seeds)
+            gradients = _gradients(start, sources, seeds)
     except Exception:  # a hook or function of the model's own may want memory, or to know something of each target
         gradients = None
     if any(each() is not None for each in references):
@@ -64,8 +66,16 @@ def _take_back() -> None:
                 each.grad = written_out(each.grad).sum(0) if each.is_leaf else None
 
 
-def _gradients(start: Tensor | GradientEdge, activations: Sequence[Tensor], seeds: Tensor) -> list[Tensor] | None:
-    found = torch.autograd.grad(start, activations, bundle(seeds), retain_graph=True, allow_unused=True)
+def _gradients(
+    start: Tensor | GradientEdge, sources: Sequence[Tensor | GradientEdge], seeds: Tensor
+) -> list[Tensor] | None:
+    found = torch.autograd.grad(
+        start,
+        sources,  # type: ignore[arg-type] # tensors and edges, mixed
+        bundle(seeds),
+        retain_graph=True,
+        allow_unused=True,
+    )
     # A hook may have put another tensor in their place, and a score need not depend on a layer.
     whole = [written_out(each) for each in found if isinstance(each, Blocks) and each.targets == len(seeds)]
     return whole if len(whole) == len(found) else None
