@@ -60,6 +60,22 @@ def test_the_op_is_faster_than_eager_and_near_the_read_limit(compare, shape, siz
     assert found["fused/limit"] <= bound
 
 
+def test_expanded_gradients_are_no_slower_than_written_out_ones(compare):
+    activations, gradients = inputs((16, 2048, 7, 7))
+    expanded = gradients[..., :1, :1].expand(gradients.shape)
+    found = compare(
+        "checks: expanded gradients",
+        "(16, 2048, 7, 7) to 224",
+        {
+            "expanded": lambda: gradcam_fast.cam(activations, expanded, 224),
+            "written out": lambda: gradcam_fast.cam(activations, gradients, 224),
+        },
+        ("expanded/written out",),
+        seconds=3,
+    )
+    assert found["expanded/written out"] <= 1.1
+
+
 def test_the_op_takes_no_more_instructions_than_it_did():
     if reason := instructions.missing():
         pytest.skip(reason)

@@ -22,21 +22,23 @@ HERE = Path(__file__).parent
 BASELINES = HERE / "instructions.json"
 COMPILER = shlex.split(os.environ.get("CXX", "c++"))
 
-# Shape of the activations, targets, size of the map, dtype, method, and whether channels come last.
+# Shape of the activations, targets, size of the map, dtype, method, and layout.
 CASES = {
-    "gradcam 2048x7x7": ((1, 2048, 7, 7), 1, 224, "float32", "gradcam", False),
-    "gradcam 512x14x14": ((1, 512, 14, 14), 1, 224, "float32", "gradcam", False),
-    "gradcam 64x128x128": ((1, 64, 128, 128), 1, 512, "float32", "gradcam", False),
-    "ten targets": ((1, 512, 7, 7), 10, 56, "float32", "gradcam", False),
-    "channels last": ((1, 512, 14, 14), 1, 224, "float32", "gradcam", True),
-    "bfloat16": ((1, 2048, 7, 7), 1, 224, "bfloat16", "gradcam", False),
-    "float16": ((1, 2048, 7, 7), 1, 224, "float16", "gradcam", False),
+    "gradcam 2048x7x7": ((1, 2048, 7, 7), 1, 224, "float32", "gradcam", "planes"),
+    "gradcam 512x14x14": ((1, 512, 14, 14), 1, 224, "float32", "gradcam", "planes"),
+    "gradcam 64x128x128": ((1, 64, 128, 128), 1, 512, "float32", "gradcam", "planes"),
+    "ten targets": ((1, 512, 7, 7), 10, 56, "float32", "gradcam", "planes"),
+    "channels last": ((1, 512, 14, 14), 1, 224, "float32", "gradcam", "channels last"),
+    "gradcam++ channels last": ((1, 512, 14, 14), 1, 224, "float32", "gradcam++", "channels last"),
+    "expanded gradients": ((1, 2048, 7, 7), 1, 224, "float32", "gradcam", "expanded"),
+    "bfloat16": ((1, 2048, 7, 7), 1, 224, "bfloat16", "gradcam", "planes"),
+    "float16": ((1, 2048, 7, 7), 1, 224, "float16", "gradcam", "planes"),
     **{
-        method: ((1, 512, 7, 7), 1, 224, "float32", method, False)
+        method: ((1, 512, 7, 7), 1, 224, "float32", method, "planes")
         for method in ("gradcam++", "xgradcam", "hirescam", "elementwise", "layercam")
     },
-    "layercam 512x14x14": ((1, 512, 14, 14), 1, 224, "float32", "layercam", False),
-    "a call": ((1, 8, 2, 2), 1, 2, "float32", "gradcam", False),
+    "layercam 512x14x14": ((1, 512, 14, 14), 1, 224, "float32", "layercam", "planes"),
+    "a call": ((1, 8, 2, 2), 1, 2, "float32", "gradcam", "planes"),
 }
 # Rows, of which every other number is zero, and the sides of the matrix.
 SKINNY = {"skinny_mm": (2, 1024, 4096)}
@@ -96,10 +98,12 @@ def call_all(marks):
         library.end(name.encode())
 
     torch.manual_seed(0)
-    for name, (shape, targets, size, dtype, method, last) in CASES.items():
+    for name, (shape, targets, size, dtype, method, layout) in CASES.items():
         activations = torch.randn(shape).relu().to(getattr(torch, dtype))
         gradients = torch.randn(shape if targets == 1 else (shape[0], targets, *shape[1:])).to(activations)
-        if last:
+        if layout == "expanded":
+            gradients = gradients[..., :1, :1].expand(gradients.shape)
+        if layout == "channels last":
             activations, gradients = (maps.to(memory_format=torch.channels_last) for maps in (activations, gradients))
         count(name, gradcam_fast.cam, activations, gradients, size, method=method)
     for name, (rows, inner, columns) in SKINNY.items():

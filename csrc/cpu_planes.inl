@@ -22,6 +22,14 @@ struct Planes {
   const Stored* operator[](int64_t turn) const { return data + (turn >> 1) * step + (turn & 1) * apart; }
 };
 
+// Calls f(turn) for each turn; by pairs, because of these the compiler knows the halves.
+template <class F>
+GCF_INLINE void each_pair(int64_t turns, const F& f) {
+  int64_t turn = 0;
+  for (; turn + PAIR <= turns; turn += PAIR) GCF_UNROLL for (int64_t j = 0; j < PAIR; ++j) f(turn + j);
+  if (turn < turns) f(turn);
+}
+
 // Calls f(at) for each vector of a plane; at(plane, v) reads it. The last reads zeros where there is nothing left.
 template <class F>
 GCF_INLINE void each_vector(int64_t positions, const F& f) {
@@ -54,6 +62,14 @@ GCF_INLINE void sum_plane(const Stored* activation, const Stored* gradient, int6
   if constexpr (method == Method::xgradcam) product = sum_lanes(products);
 }
 
+// plus_plus_denominator of eight gradients.
+GCF_INLINE void plus_plus_denominators(const Vector& gradient, const Wide (&total)[2], Vector& to) {
+  Wide wide[2];
+  widen(gradient, wide);
+  GCF_UNROLL for (int64_t i = 0; i < 2; ++i) wide[i] = 2.0 + total[i] * wide[i];
+  narrow(wide, to);
+}
+
 // Grad-CAM++'s weight of a channel whose activations sum up to `total`.
 template <class Stored>
 GCF_INLINE float plus_plus_weight(const Stored* gradient, int64_t positions, double total) {
@@ -71,12 +87,9 @@ GCF_INLINE float plus_plus_weight(const Stored* gradient, int64_t positions, dou
     fill(static_cast<float>(total), narrow_total);
     add_terms([&](const Vector& from, Vector& to) GCF_LAMBDA { to = 2.0f + narrow_total * from; });
   } else {
-    add_terms([&](const Vector& from, Vector& to) GCF_LAMBDA {
-      Wide wide[2];
-      widen(from, wide);
-      GCF_UNROLL for (int64_t i = 0; i < 2; ++i) wide[i] = 2.0 + total * wide[i];
-      narrow(wide, to);
-    });
+    const Wide half{total, total, total, total};
+    const Wide wide_total[2] = {half, half};
+    add_terms([&](const Vector& from, Vector& to) GCF_LAMBDA { plus_plus_denominators(from, wide_total, to); });
   }
   return sum_lanes(sums);
 }
@@ -141,13 +154,13 @@ GCF_INLINE void add_small(const Planes<Stored>& activation, const Planes<Stored>
   const auto from = [=](int64_t i) GCF_LAMBDA { return i + 1 < vectors ? i * LANES : positions - LANES; };
   Vector sums[vectors], weight;
   GCF_UNROLL for (int64_t i = 0; i < vectors; ++i) load(map + from(i), sums[i]);
-  for (int64_t c = 0; c < channels; ++c) {
+  each_pair(channels, [&](int64_t c) GCF_LAMBDA {
     if constexpr (weighs_channels(method)) fill(weights[c], weight);
     GCF_UNROLL for (int64_t i = 0; i < vectors; ++i) {
       const auto at = [=](const Stored* plane, Vector& v) GCF_LAMBDA { load(plane + from(i), v); };
       add_term<method>(at, activation[c], gradient[c], weight, sums[i]);
     }
-  }
+  });
   GCF_UNROLL for (int64_t i = 0; i < vectors; ++i) store(sums[i], map + from(i));
 }
 
@@ -339,7 +352,7 @@ GCF_INLINE void add_uniform(const Planes<Stored>& activation, const Planes<Store
                             int64_t positions, float* map) {
   if constexpr (factors_uniform(method)) {
     float factors[CHANNELS_PER_SLAB];
-    for (int64_t c = 0; c < channels; ++c) position_term<method>(1.0f, to_float(*gradient[c]), factors[c]);
+    each_pair(channels, [&](int64_t c) GCF_LAMBDA { position_term<method>(1.0f, to_float(*gradient[c]), factors[c]); });
     add_planes<Method::gradcam>(activation, gradient, factors, channels, positions, map);
   }
 }

@@ -58,6 +58,30 @@ GCF_INLINE void pool_rows(const Rows<Stored>& rows, int64_t positions, int64_t b
   add_part();
 }
 
+// sums[c] += the terms that Grad-CAM++'s weights are made of, at one position.
+template <class Stored>
+GCF_INLINE void add_plus_plus(const Stored* gradient, int64_t channels, const double* totals, double* sums) {
+  int64_t c = 0;
+  Vector g, denominator, term;
+  Wide total[2], sum[2], wide[2];
+  for (; c + LANES <= channels; c += LANES) {
+    load(gradient + c, g);
+    load(totals + c, total);
+    plus_plus_denominators(g, total, denominator);
+    plus_plus_term(g, denominator, term);
+    widen(term, wide);
+    load(sums + c, sum);
+    GCF_UNROLL for (int64_t i = 0; i < 2; ++i) sum[i] += wide[i];
+    store(sum, sums + c);
+  }
+  for (; c < channels; ++c) {
+    const float one = to_float(gradient[c]);
+    float last;
+    plus_plus_term(one, plus_plus_denominator(one, totals[c]), last);
+    sums[c] += last;
+  }
+}
+
 // weights[c] of the channels [begin, end); `wide` is room for two doubles per channel.
 template <Method method, class Stored>
 GCF_INLINE void weigh_rows(const Rows<Stored>& activation, const Rows<Stored>& gradient, int64_t positions,
@@ -79,15 +103,7 @@ GCF_INLINE void weigh_rows(const Rows<Stored>& activation, const Rows<Stored>& g
       }
     }
     if constexpr (method == Method::gradcam_plus_plus)
-      for (int64_t p = 0; p < positions; ++p) {
-        const Stored* g = gradient[p] + begin;
-        for (int64_t c = 0; c < end - begin; ++c) {
-          const float gradient = to_float(g[c]);
-          float term;
-          plus_plus_term(gradient, plus_plus_denominator(gradient, totals[c]), term);
-          products[c] += term;
-        }
-      }
+      for (int64_t p = 0; p < positions; ++p) add_plus_plus(gradient[p] + begin, end - begin, totals, products);
     for (int64_t c = 0; c < end - begin; ++c)
       weights[begin + c] =
           method == Method::xgradcam ? xgradcam_weight(products[c], totals[c]) : static_cast<float>(products[c]);
