@@ -14,6 +14,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
+from torch.nn.modules import module as torch_module
 
 from .compiled import eagerly
 from .unfit import NeverRan
@@ -39,10 +40,10 @@ _FORGETS_CASTS = torch.__version__ < "2.11"
 _LENDING = threading.RLock()
 
 
-def forward(model: nn.Module, inputs: Inputs, layers: Sequence[Layer]) -> tuple[Any, list[Tensor], list[bool]]:
+def forward(model: nn.Module, inputs: Inputs, layers: Sequence[Layer]) -> tuple[Any, list[Tensor], list[Tensor]]:
     """Run the model once; return its output and each layer's activations, with the graph from there to the output.
 
-    And of each layer whether the model has put a hook on what was handed onward.
+    And for each layer the copy of the activations that was handed onward.
 
     Up to the earliest of the layers nothing is recorded. There the layer's output becomes a leaf, and a copy of it is
     handed onward, so that what follows may work in place. Of a layer that runs several times the last call counts;
@@ -61,15 +62,15 @@ def forward(model: nn.Module, inputs: Inputs, layers: Sequence[Layer]) -> tuple[
             for watch in watches:
                 watch.open_at = _CALLS[watch.layer.module] = _EVERY_CALL
             output = _watched(model, inputs, watches)
-    activations, hooked = [], []
+    activations, handed = [], []
     for watch in watches:
         if watch.activations is None or watch.handed is None:
             raise NeverRan(watch.layer.name)
         if _CALLS.get(watch.layer.module) != _EVERY_CALL:
             _CALLS[watch.layer.module] = watch.calls
         activations.append(watch.activations)
-        hooked.append(bool(watch.handed._backward_hooks or watch.handed.retains_grad))
-    return output, activations, hooked
+        handed.append(watch.handed)
+    return output, activations, handed
 
 
 def _usable(value: Tensor) -> Tensor:
@@ -150,15 +151,18 @@ def replace_tensor(output: Any, old: Tensor, new: Tensor) -> Any:
 
 
 @contextmanager
-def preserved(model: nn.Module) -> Iterator[None]:
+def preserved(model: nn.Module) -> Iterator[bool]:
     """Lend the modules in training mode copies of their buffers: an explanation is not a training step.
+
+    Gives whether a module has had a hook of ``register_backward_hook``: PyTorch puts these on nodes of the graph, where
+    they cannot be seen.
 
     What another thread's training step writes to these buffers meanwhile is lost with the copies. Must last until the
     gradients are taken, because batch-norm's backward reads the buffers of its forward.
     """
-    training = _training(model)
+    training, hidden = _visited(model)
     if not training:
-        yield
+        yield hidden
         return
     with _LENDING:
         own = [dict(module._buffers.items()) for module in training]
@@ -168,7 +172,7 @@ def preserved(model: nn.Module) -> Iterator[None]:
             for module, buffers in zip(training, own, strict=True):
                 for name, buffer in buffers.items():
                     setattr(module, name, copies.get(id(buffer)))
-            yield
+            yield hidden
         finally:
             for module, buffers in zip(training, own, strict=True):
                 for name in set(module._buffers.keys()) - buffers.keys():
@@ -177,18 +181,21 @@ def preserved(model: nn.Module) -> Iterator[None]:
                     setattr(module, name, buffer)
 
 
-def _training(model: nn.Module) -> list[nn.Module]:
-    """The modules in training mode that have buffers; nn.Module.modules() takes twice as long to visit them.
+def _visited(model: nn.Module) -> tuple[list[nn.Module], bool]:
+    """The modules in training mode that have buffers, and whether any has had a backward hook that is not a full one.
 
-    After a forward every module has to come from memory again: each of its attributes is read once, or never.
+    nn.Module.modules() takes twice as long to visit them. After a forward every module has to come from memory again:
+    each of its attributes is read once, or never.
     """
-    found = []
+    training, hidden = [], torch_module._global_is_full_backward_hook is False
     pending: list[nn.Module | None] = [model]
     for module in pending:
         if module is not None:
             own = module.__dict__
             if own["_buffers"] and module.training:
-                found.append(module)
+                training.append(module)
             if own["_modules"]:
                 pending.extend(own["_modules"].values())
-    return found
+            if own.get("_is_full_backward_hook") is False:
+                hidden = True
+    return training, hidden

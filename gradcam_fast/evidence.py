@@ -109,11 +109,14 @@ def _gathered(model: nn.Module, question: Question, layers: Sequence[Layer], *, 
     # A sum of floats depends on its order, so it is not the caller's.
     chosen = sorted(layers, key=lambda layer: layer.name)
     # A checkpointed part runs again in the backward, and has to run there as it ran in the forward.
-    with capture.preserved(model), eagerly():
-        returned, activations, hooked = capture.forward(model, question.inputs, chosen)
+    with capture.preserved(model) as hidden_hooks, eagerly():
+        returned, activations, handed = capture.forward(model, question.inputs, chosen)
         readings = [_readable(question, *each) for each in zip(chosen, activations, strict=True)]
         logits, scores, target = question.score(returned)
-        gradients = differentiate(scores, activations, chosen, hooked, question.picked(logits, target))
+        hooked = [hidden_hooks or bool(each._backward_hooks) or each.retains_grad for each in handed]
+        del handed
+        picked = None if hidden_hooks else question.picked(logits, target)
+        gradients = differentiate(scores, activations, chosen, hooked, picked)
     with torch.inference_mode(False), torch.no_grad():
         return Evidence(
             outputs.detached(logits),

@@ -31,8 +31,9 @@ class FeatureMaps:
         activations: (B,C,h,w), also of layers that return tokens.
         gradients: (B,C,h,w), or (B,K,C,h,w) for K targets of each image.
 
-    Both tensors are on the images' device, in the dtype that the model works in, and neither requires grad; they may
-    be views of what the model made.
+    Both tensors are on the images' device, in the dtype that the model works in, and neither requires grad. They may
+    be views of what the model made, and gradients expanded (stride 0) that are the same at all positions; clone what
+    you write into.
     """
 
     layer: str

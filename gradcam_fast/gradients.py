@@ -41,7 +41,8 @@ def differentiate(
     go in one batched backward where every operation behind the layer can, or one after another, with the same numbers.
 
     Args:
-        hooked: of each layer, whether what was handed onward has hooks.
+        hooked: of each layer, whether what was handed onward has hooks; a pooling behind it then counts as any other
+            operation.
         picked: logits (B,N) and, for each score, the class in range whose logit it is; None if it is something else.
 
     Raises:

@@ -3,8 +3,6 @@
 Knows nothing of how the op reads such gradients; test_op.py has that.
 """
 
-import copy
-
 import pytest
 import torch
 from naive import full_graph, of_class
@@ -112,13 +110,45 @@ def test_of_tokens():
     assert torch.equal(found, expected.transpose(1, 2).unflatten(2, (4, 4))) and found.stride()[2:] == (0, 0)
 
 
-def test_a_layer_behind_a_pooling_and_one_before_it():
-    """A mean behind the later of two layers is not all that becomes of the earlier."""
-    model = nn.Sequential(nn.Conv2d(3, 6, 2), nn.ReLU(), nn.Conv2d(6, 6, 2), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+def test_two_layers_with_a_pooling_between_them():
+    """The gradient of the earlier comes through the mean alone, and through the later."""
+    model = nn.Sequential(nn.Conv2d(3, 6, 2), nn.AdaptiveAvgPool2d((1, 1)), nn.Conv2d(6, 8, 1), Wide(), nn.Flatten())
     images = torch.rand(2, 3, 8, 8)
-    early, late = feature_maps(model.eval(), images, layer=["1", "2"], target=3)
+    early, late = feature_maps(model.eval(), images, layer=["0", "3"], target=3)
     for maps in (early, late):
         assert torch.equal(maps.gradients, full_graph(model, maps.layer, images, of_class(3))[1])
+    assert early.gradients.stride(3) == 0 and late.gradients.stride(3) == 1
+
+
+class Wide(nn.Module):
+    """Makes maps of one position maps of four."""
+
+    def forward(self, maps):
+        return maps * torch.arange(4.0).reshape(2, 2)
+
+
+def test_two_layers_neither_of_which_a_mean_alone_reads():
+    model = nn.Sequential(nn.Conv2d(3, 6, 2), nn.ReLU(), nn.Conv2d(6, 6, 2), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    images = torch.rand(2, 3, 8, 8)
+    for maps in feature_maps(model.eval(), images, layer=["1", "2"], target=3):
+        assert torch.equal(maps.gradients, full_graph(model, maps.layer, images, of_class(3))[1])
+
+
+def test_target_by_target_where_the_head_cannot_take_several_at_once():
+    model = Net(lambda net, maps: net.linear(Doubled.apply(maps.mean((2, 3)))))
+    assert assert_as_in_the_full_graph(model, torch.rand(2, 3, 8, 8)).stride(3) == 0
+
+
+class Doubled(torch.autograd.Function):
+    """Its backward looks at a number, which no batched backward can."""
+
+    @staticmethod
+    def forward(context, numbers):
+        return numbers * 2
+
+    @staticmethod
+    def backward(context, gradient):
+        return gradient * 2 if gradient.sum().item() < 1e9 else None
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
@@ -173,14 +203,43 @@ def test_maps_that_keep_their_gradient_still_do():
     assert torch.equal(kept[0].grad, found)
 
 
-@pytest.mark.parametrize("put", ["register_full_backward_hook", "register_full_backward_pre_hook"])
-def test_a_hook_on_the_pooling_module_changes_the_gradient(put):
+@pytest.mark.filterwarnings("ignore:Using a non-full backward hook", "ignore:Full backward hook is firing")
+@pytest.mark.parametrize("on", ["0", "1", "2", "3", ""])
+@pytest.mark.parametrize(
+    "put", ["register_full_backward_hook", "register_full_backward_pre_hook", "register_backward_hook"]
+)
+def test_a_hook_on_a_module_changes_the_gradient_as_in_the_full_graph(put, on):
     model = nn.Sequential(nn.Conv2d(3, 6, 2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 5)).eval()
-    doubled = copy.deepcopy(model)
-    getattr(doubled[1], put)(lambda module, gradients, *_: tuple(each * 2 for each in gradients))
     images = torch.rand(2, 3, 8, 8)
-    plain, twice = (feature_maps(each, images, layer="0", target=1).gradients for each in (model, doubled))
-    assert torch.equal(2 * plain, twice)
+    plain = assert_as_in_the_full_graph(model, images, "0")
+
+    def doubled(module, gradients, *_):
+        return tuple(None if each is None else each * 2 for each in gradients)
+
+    getattr(model.get_submodule(on), put)(doubled)
+    # A hook on the input of the layer, or of the whole model, comes too late.
+    changed = put == "register_full_backward_pre_hook" or on in ("1", "2", "3") or put == "register_backward_hook"
+    assert torch.equal(assert_as_in_the_full_graph(model, images, "0"), plain * (2 if changed else 1))
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_a_hook_that_a_target_puts_on_the_maps(keep):
+    """A model may return its layer's own output."""
+    model, kept = nn.Sequential(nn.Conv2d(3, 6, 2)).eval(), []
+
+    def target(maps):
+        if keep:
+            maps.retain_grad()
+        else:
+            maps.register_hook(lambda gradient: gradient * 2)
+        kept.append(maps)
+        return maps.mean((2, 3))[:, 0]
+
+    found = feature_maps(model, torch.rand(2, 3, 8, 8), layer="0", target=target).gradients
+    expected = torch.zeros(2, 6, 7, 7)
+    expected[:, 0] = (1 if keep else 2) / 49
+    torch.testing.assert_close(found, expected)
+    assert not keep or torch.equal(kept[0].grad, found)
 
 
 def test_the_copy_handed_onward_does_not_outlive_the_call():
