@@ -201,17 +201,28 @@ def test_targets_need_not_lie_outermost_in_memory():
         torch.testing.assert_close(gradcam_fast.cam(activations, stored, 16), expected, rtol=0, atol=1e-6)
 
 
+def expanded(maps):
+    return maps[..., :1, :1].expand(maps.shape)
+
+
+@pytest.mark.parametrize("gradients_are", [lambda maps: maps, expanded], ids=["written out", "expanded"])
 @pytest.mark.parametrize("layout", ["contiguous", "channels last"])
 @pytest.mark.parametrize("method", METHODS)
-def test_an_image_has_the_same_bits_alone_in_any_place_and_on_any_number_of_threads(method, layout, threads):
+def test_an_image_has_the_same_bits_alone_in_any_place_and_on_any_number_of_threads(
+    method, layout, gradients_are, threads
+):
     activations, gradients = (LAYOUTS[layout](t) for t in inputs((9, 2, 300, 7, 7)))
+    gradients = gradients_are(gradients)
     expected = gradcam_fast.cam(activations, gradients, 64, method=method)
     order = torch.randperm(9)
     for count in (1, 2, 3, 7):
         threads(count)
         assert_same_bits(gradcam_fast.cam(activations, gradients, 64, method=method), expected)
         shuffled = gradcam_fast.cam(
-            LAYOUTS[layout](activations[order]), LAYOUTS[layout](gradients[order]), 64, method=method
+            LAYOUTS[layout](activations[order]),
+            gradients_are(LAYOUTS[layout](gradients[order])),
+            64,
+            method=method,
         )
         assert_same_bits(shuffled, [each[order] for each in expected])
         for image in (0, 8):
@@ -226,12 +237,13 @@ def test_an_image_has_the_same_bits_alone_in_any_place_and_on_any_number_of_thre
 @pytest.mark.parametrize("method", ["gradcam", "xgradcam", "hirescam"])
 @pytest.mark.parametrize("shape", [(2, 1, 2048, 7, 7), (3, 1, 97, 40, 33), (1, 4, 64, 64, 64), (1, 3, 603, 23, 19)])
 def test_large_maps_have_the_same_bits_on_any_number_of_threads(shape, method, layout, threads):
-    activations, gradients = (LAYOUTS[layout](each) for each in inputs(shape))
-    threads(1)
-    expected = gradcam_fast.cam(activations, gradients, (200, 301), method=method)
-    for count in (2, 3, 7):
-        threads(count)
-        assert_same_bits(gradcam_fast.cam(activations, gradients, (200, 301), method=method), expected)
+    activations, written_out = (LAYOUTS[layout](each) for each in inputs(shape))
+    for gradients in (written_out, expanded(written_out)):
+        threads(1)
+        expected = gradcam_fast.cam(activations, gradients, (200, 301), method=method)
+        for count in (2, 3, 7):
+            threads(count)
+            assert_same_bits(gradcam_fast.cam(activations, gradients, (200, 301), method=method), expected)
 
 
 @pytest.fixture
