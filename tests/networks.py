@@ -139,10 +139,12 @@ class Unbatchable(ConvNet):
     """A head with an operation that cannot be differentiated for several targets at once."""
 
     def forward(self, images):
-        return _Doubled.apply(super().forward(images))
+        return Doubled.apply(super().forward(images))
 
 
-class _Doubled(torch.autograd.Function):
+class Doubled(torch.autograd.Function):
+    """Its backward wants the numbers of one gradient, which no batched backward has."""
+
     @staticmethod
     def forward(ctx, logits):
         return logits * 2

@@ -3,9 +3,13 @@
 Knows nothing of how the op reads such gradients; test_op.py has that.
 """
 
+import gc
+import weakref
+
 import pytest
 import torch
 from naive import full_graph, of_class
+from networks import Doubled
 from torch import nn
 from torch.nn import functional as F
 
@@ -139,18 +143,6 @@ def test_target_by_target_where_the_head_cannot_take_several_at_once():
     assert assert_as_in_the_full_graph(model, torch.rand(2, 3, 8, 8)).stride(3) == 0
 
 
-class Doubled(torch.autograd.Function):
-    """Its backward looks at a number, which no batched backward can."""
-
-    @staticmethod
-    def forward(context, numbers):
-        return numbers * 2
-
-    @staticmethod
-    def backward(context, gradient):
-        return gradient * 2 if gradient.sum().item() < 1e9 else None
-
-
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
 def test_of_other_types(dtype):
     model = Net(POOLED["mean"]).to(dtype)
@@ -243,9 +235,6 @@ def test_a_hook_that_a_target_puts_on_the_maps(keep):
 
 
 def test_the_copy_handed_onward_does_not_outlive_the_call():
-    import gc
-    import weakref
-
     handed = []
 
     def head(net, maps):
