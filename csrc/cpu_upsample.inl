@@ -25,10 +25,8 @@ GCF_INLINE void fill_axis(int64_t in, int64_t out, float* memory, Axis& axis) {
   for (int64_t x = 0; x < out; ++x) axis.fraction[x] /= denominator;
 }
 
-GCF_INLINE void smaller(const Vector& a, Vector& to) { to = a < to ? a : to; }
-GCF_INLINE void larger(const Vector& a, Vector& to) { to = a > to ? a : to; }
-
-// The extremes of the upsampled map. `columns` is room for two floats per source column and row, and one vector.
+// The extremes of the upsampled map. `candidates` is room for two floats per source column, and
+// one vector, for each source row.
 GCF_INLINE void extremes(const Axis& rows, const Axis& columns, const float* map, float* candidates, float& min,
                          float& max) {
   const int64_t count = (2 * columns.runs + LANES - 1) / LANES * LANES;
@@ -139,54 +137,54 @@ GCF_INLINE void stretch_row(const Axis& columns, const float* row, float* to) {
   }
 }
 
-// One row of a heatmap: `low` + `fraction` of the `step` to the next stretched row, normalised. Of a map without
-// negative values and zero for its minimum nothing is subtracted, and nothing falls below.
-template <bool from_zero>
-GCF_INLINE void blend_row(const float* __restrict low, const float* __restrict step, float fraction, Affine affine,
-                          int64_t width, float* __restrict out) {
-  GCF_UNROLL_4 for (int64_t x = 0; x < width; ++x) {
-    const float pixel = low[x] + fraction * step[x];
-    if constexpr (from_zero) {
-      const float value = pixel * affine.scale;
-      out[x] = value < affine.high ? value : affine.high;
-    } else {
-      out[x] = apply(affine, pixel);
-    }
-  }
-}
+// What will be written soon is fetched early: 3 to 6 % of the whole operator on the machine of cpu_planes.inl. Two or
+// four rows at a time, sharing what they read, were slower than one: their stores go to as many places at once.
+constexpr int64_t ROWS_AHEAD = 4;
+constexpr int64_t FLOATS_PER_LINE = 16;
+constexpr int64_t FLOATS_PER_TURN = 2 * FLOATS_PER_LINE;
 
-#if defined(GCF_X86_64_V3)
-// The same row by stores that pass the caches by; `out` is aligned to a vector, and `width` a multiple of one.
-template <bool from_zero>
-GCF_INLINE void blend_row_past_cache(const float* low, const float* step, float fraction, const Affine& affine,
-                                     int64_t width, float* out) {
+// One row of a heatmap: `low` + `fraction` of the `step` to the next stretched row, normalised. Of a map without
+// negative values and zero for its minimum nothing is subtracted, and nothing falls below. With `past_cache` the stores
+// pass the caches by: `out` is aligned to a vector then, and `width` a multiple of one. Else `coming` is fetched early,
+// in whole turns.
+template <bool from_zero, bool past_cache>
+GCF_INLINE void blend_row(const float* low, const float* step, float fraction, const Affine& affine, int64_t width,
+                          const float* coming, float* out) {
   Vector by, shift, scale, least, most, v, slope;
   fill(fraction, by);
   fill(affine.shift, shift);
   fill(affine.scale, scale);
   fill(affine.low, least);
   fill(affine.high, most);
-  for (int64_t x = 0; x < width; x += LANES) {
+  const auto blend = [&](int64_t x, int64_t count) GCF_LAMBDA {
     load(low + x, v);
     load(step + x, slope);
     v += by * slope;
-    if constexpr (from_zero)
-      v *= scale;
+    if constexpr (!from_zero) v -= shift;
+    v *= scale;
+    // Ties go to the bound, as in apply: zeros have no sign.
+    Vector above = least, pixels = most;
+    if constexpr (!from_zero) larger(v, above);
+    smaller(from_zero ? v : above, pixels);
+    if constexpr (past_cache)
+      store_past_cache(pixels, out + x);
     else
-      v = __builtin_ia32_maxps256((v - shift) * scale, least);
-    __builtin_ia32_movntps256(out + x, __builtin_ia32_minps256(v, most));
+      std::memcpy(out + x, &pixels, count * sizeof(float));
+  };
+  int64_t x = 0;
+  for (; x + FLOATS_PER_TURN <= width; x += FLOATS_PER_TURN) {
+    if constexpr (!past_cache)
+      GCF_UNROLL for (int64_t i = 0; i < FLOATS_PER_TURN; i += FLOATS_PER_LINE)
+          __builtin_prefetch(coming + x + i, 1, 3);
+    GCF_UNROLL for (int64_t i = 0; i < FLOATS_PER_TURN; i += LANES) blend(x + i, LANES);
   }
+  for (; x + LANES <= width; x += LANES) blend(x, LANES);
+  if (x < width) blend(x, width - x);
 }
-#endif
 
-// What will be written soon is fetched early: 3 to 6 % of the whole operator on the machine of cpu_planes.inl. Two or
-// four rows at a time, sharing what they read, were slower than one: their stores go to as many places at once.
-constexpr int64_t ROWS_AHEAD = 4;
-constexpr int64_t FLOATS_PER_LINE = 16;
-
-// Rows [begin, end) of one heatmap, `past_cache` if that can be; `room` is for three stretched rows.
+// Rows [begin, end) of one heatmap, `past_cache` if that can be; `room` is stretched_room(width).
 GCF_INLINE void write_rows(const Axis& rows, const Axis& columns, const float* map, const Finish& finish, int64_t begin,
-                           int64_t end, [[maybe_unused]] bool past_cache, float* room, float* heatmap) {
+                           int64_t end, bool past_cache, float* room, float* heatmap) {
   const int64_t width = columns.out;
   if (!(finish.raw_max == finish.raw_max)) {
     std::fill(heatmap + begin * width, heatmap + end * width, 0.0f);
@@ -199,9 +197,8 @@ GCF_INLINE void write_rows(const Axis& rows, const Axis& columns, const float* m
   stretched[0] = room + (ahead / sizeof(float)) % FLOATS_PER_PAGE + 2 * LANES;
   stretched[1] = stretched[0] + stretched_row(width);
   float* step = stretched[1] + stretched_row(width);
-#if defined(GCF_X86_64_V3)
-  past_cache = past_cache && reinterpret_cast<uintptr_t>(heatmap) % sizeof(Vector) == 0 && width % LANES == 0;
-#endif
+  past_cache =
+      PASSES_CACHE && past_cache && reinterpret_cast<uintptr_t>(heatmap) % sizeof(Vector) == 0 && width % LANES == 0;
   int64_t held[2] = {-1, -1};
   for (int64_t r = 0; r < rows.runs; ++r) {
     const Run& run = rows.run[r];
@@ -216,23 +213,16 @@ GCF_INLINE void write_rows(const Axis& rows, const Axis& columns, const float* m
     const float* low = stretched[run.low % 2];
     const float* high = stretched[run.high % 2];
     for (int64_t x = 0; x < width; ++x) step[x] = high[x] - low[x];
-    const auto blend = [&](auto from_zero) GCF_LAMBDA {
-#if defined(GCF_X86_64_V3)
-      if (past_cache) {
-        for (int64_t y = first; y < last; ++y)
-          blend_row_past_cache<from_zero.value>(low, step, rows.fraction[y], finish.affine, width, heatmap + y * width);
-        return;
-      }
-#endif
-      for (int64_t y = first; y < last; ++y) {
-        const float* coming = heatmap + std::min(y + ROWS_AHEAD, rows.out - 1) * width;
-        for (int64_t x = 0; x < width; x += FLOATS_PER_LINE) __builtin_prefetch(coming + x, 1, 3);
-        blend_row<from_zero.value>(low, step, rows.fraction[y], finish.affine, width, heatmap + y * width);
-      }
+    const auto blend = [&](auto from_zero, auto past) GCF_LAMBDA {
+      for (int64_t y = first; y < last; ++y)
+        blend_row<from_zero.value, past.value>(low, step, rows.fraction[y], finish.affine, width,
+                                               heatmap + std::min(y + ROWS_AHEAD, rows.out - 1) * width,
+                                               heatmap + y * width);
     };
-    finish.from_zero ? blend(std::true_type()) : blend(std::false_type());
+    const auto choose = [&](auto from_zero) GCF_LAMBDA {
+      past_cache ? blend(from_zero, std::true_type()) : blend(from_zero, std::false_type());
+    };
+    finish.from_zero ? choose(std::true_type()) : choose(std::false_type());
   }
-#if defined(GCF_X86_64_V3)
-  if (past_cache) __builtin_ia32_sfence();
-#endif
+  if (past_cache) end_past_cache();
 }

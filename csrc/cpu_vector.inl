@@ -66,6 +66,46 @@ GCF_INLINE void load(const Half* from, Vector& to) {
 
 GCF_INLINE void store(const Vector& from, float* to) { std::memcpy(to, &from, sizeof(Vector)); }
 
+// f(a, to) for each part of two vectors that the instruction set can compare at once: GCC 12 compares longer ones
+// number by number.
+template <class F>
+GCF_INLINE void each_comparable(const Vector& a, Vector& to, const F& f) {
+#if defined(GCF_X86_64_V3)
+  f(a, to);
+#else
+  HalfVector part[2], half[2];
+  std::memcpy(part, &a, sizeof(part));
+  std::memcpy(half, &to, sizeof(half));
+  GCF_UNROLL for (int64_t i = 0; i < 2; ++i) f(part[i], half[i]);
+  std::memcpy(&to, half, sizeof(half));
+#endif
+}
+GCF_INLINE void smaller(const Vector& a, Vector& to) {
+  each_comparable(a, to, [](const auto& x, auto& y) GCF_LAMBDA { y = x < y ? x : y; });
+}
+GCF_INLINE void larger(const Vector& a, Vector& to) {
+  each_comparable(a, to, [](const auto& x, auto& y) GCF_LAMBDA { y = x > y ? x : y; });
+}
+
+// Stores that pass the caches by, to an address aligned to a vector, and what has to follow them, where there are any.
+#if defined(GCF_X86_64_V3)
+constexpr bool PASSES_CACHE = true;
+#else
+constexpr bool PASSES_CACHE = false;
+#endif
+GCF_INLINE void store_past_cache(const Vector& from, float* to) {
+#if defined(GCF_X86_64_V3)
+  __builtin_ia32_movntps256(to, from);
+#else
+  store(from, to);
+#endif
+}
+GCF_INLINE void end_past_cache() {
+#if defined(GCF_X86_64_V3)
+  __builtin_ia32_sfence();
+#endif
+}
+
 // All lanes the same. Not Vector{} + x: adding zero is an addition, for it turns -0 into 0.
 GCF_INLINE void fill(float x, Vector& to) { to = Vector{x, x, x, x, x, x, x, x}; }
 
@@ -107,7 +147,7 @@ GCF_INLINE double sum_lanes(const Wide (&from)[2]) {
 // Lanes from 8 - count on are ones, the others zeros.
 constexpr int32_t last_lanes[2 * LANES] = {0, 0, 0, 0, 0, 0, 0, 0, -1, -1, -1, -1, -1, -1, -1, -1};
 
-// The last `count` (1 to 7) of at least eight elements that end at `end`, in the last lanes; zeros before them.
+// The last `count` (1 to 8) of at least eight elements that end at `end`, in the last lanes; zeros before them.
 template <class Stored>
 GCF_INLINE void load_last(const Stored* end, int64_t count, Vector& to) {
   load(end - LANES, to);

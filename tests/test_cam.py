@@ -206,6 +206,13 @@ def test_a_map_without_a_positive_value_gives_zeros_under_max(cam):
     assert (low.item(), high.item()) == (-4.0, -1.0)
 
 
+@pytest.mark.parametrize("normalize", ["minmax", "max"])
+def test_zeros_have_no_sign(cam, normalize):
+    heatmap, _, _ = cam(torch.ones(1, 1, 3, 3), -torch.ones(1, 1, 3, 3), (9, 20), normalize=normalize, relu=False)
+    assert torch.equal(heatmap, torch.zeros(1, 9, 20))
+    assert not heatmap.signbit().any()
+
+
 def test_an_empty_batch_gives_an_empty_batch(cam):
     heatmap, low, high = cam(torch.zeros(0, 3, 2, 2), torch.zeros(0, 3, 2, 2), 4)
     assert heatmap.shape == (0, 4, 4) and low.shape == high.shape == (0,)
