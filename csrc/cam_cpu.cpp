@@ -42,9 +42,10 @@ void sum_rows(const Problem& problem, int64_t image, const float* weights, int64
   kernels().sum_rows(problem, image, weights, begin, end, scratch<2>(problem.targets * LANES * LANES), maps);
 }
 
-void sum_slab(const Problem& problem, int64_t image, int64_t slab, float* maps) {
-  float* tiles = problem.in_tiles() ? scratch<2>(2 * problem.channels_per_pass(false) * problem.positions()) : nullptr;
-  kernels().sum_slab(problem, image, slab, tiles, maps);
+// The partial maps (K, positions) of each of its slabs [begin, end).
+void sum_slabs(const Problem& problem, int64_t image, int64_t begin, int64_t end, float* maps) {
+  float* tiles = problem.in_tiles() ? scratch<2>(2 * problem.channels_per_pass() * problem.positions()) : nullptr;
+  kernels().sum_slabs(problem, image, begin, end, tiles, maps);
 }
 
 // Each thread has axes of its own, at hand in its cache, and kept: most calls ask for those of the call before.
@@ -74,8 +75,9 @@ Finish finish_target(const Problem& problem, float* map, int64_t index, const Ou
 // At least as many images as threads: each image is one thread's from its first byte to its last.
 void run_by_image(const Problem& problem, int64_t grain, const Outputs& out) {
   const int64_t floats = problem.floats();
+  const int64_t pass = problem.in_rows() ? 0 : std::min(problem.slabs_per_pass(), problem.slabs());
   torch::stable::parallel_for(0, problem.images, grain, [&](int64_t begin, int64_t end) {
-    float* maps = scratch<4>(2 * floats);
+    float* maps = scratch<4>((1 + pass) * floats);
     float* room = scratch<5>(stretched_room(problem.width));
     float* weights = scratch<0>(problem.row_weights());
     for (int64_t image = begin; image < end; ++image) {
@@ -85,10 +87,14 @@ void run_by_image(const Problem& problem, int64_t grain, const Outputs& out) {
             weigh_rows(problem, image, k, 0, problem.channels, weights + k * problem.channels);
         sum_rows(problem, image, weights, 0, problem.positions(), maps);
       } else {
-        sum_slab(problem, image, 0, maps);
-        for (int64_t slab = 1; slab < problem.slabs(); ++slab) {
-          sum_slab(problem, image, slab, maps + floats);
-          kernels().add_partial(maps + floats, floats, maps);
+        // The maps of the first pass are added up in the first of them; those of a later one lie behind it, and are
+        // added to that.
+        for (int64_t slab = 0; slab < problem.slabs(); slab += pass) {
+          const int64_t last = std::min(slab + pass, problem.slabs());
+          float* partials = maps + (slab == 0 ? 0 : floats);
+          sum_slabs(problem, image, slab, last, partials);
+          for (float* partial = maps + floats; partial < partials + (last - slab) * floats; partial += floats)
+            kernels().add_partial(partial, floats, maps);
         }
       }
       for (int64_t k = 0; k < problem.targets; ++k) {
@@ -174,8 +180,12 @@ void run_together(const Problem& problem, int64_t threads, const Outputs& out) {
         sum_rows(problem, image, weights + image * problem.row_weights(), part_of(problem.positions(), part, parts),
                  part_of(problem.positions(), part + 1, parts), partials + image * floats);
       } else {
-        for (int64_t slab = all_slabs * job / parts; slab < all_slabs * (job + 1) / parts; ++slab)
-          sum_slab(problem, slab / slabs, slab % slabs, partials + slab * floats);
+        const int64_t end = all_slabs * (job + 1) / parts;
+        for (int64_t slab = all_slabs * job / parts, next; slab < end; slab = next) {
+          const int64_t image = slab / slabs;
+          next = std::min(end, (image + 1) * slabs);
+          sum_slabs(problem, image, slab - image * slabs, next - image * slabs, partials + slab * floats);
+        }
       }
     });
     finishing.work([&](int64_t index) {

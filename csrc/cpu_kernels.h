@@ -16,10 +16,8 @@
 // A loop over a block's channels or a vector's lanes, written out, so that what it works on stays in registers.
 #if defined(__GNUC__) && !defined(__clang__)
 #define GCF_UNROLL _Pragma("GCC unroll 8")
-#define GCF_UNROLL_4 _Pragma("GCC unroll 4")
 #else
 #define GCF_UNROLL _Pragma("unroll")
-#define GCF_UNROLL_4 _Pragma("unroll 4")
 #endif
 
 // Without it a lambda called from several places is not inlined into them, and vectors go through memory.
@@ -36,9 +34,16 @@ inline constexpr int64_t LANES = 8;
 inline constexpr int64_t CHANNELS_PER_SLAB = 64;
 // How many channels are pooled at a time, each in a vector of its own.
 inline constexpr int64_t BLOCK = LANES;
-// Channels are added in passes, of about as many as the L2 cache has room for several times over: what a method or a
-// further target reads again is there.
-inline constexpr int64_t FLOATS_PER_PASS = 1 << 14;
+// Channels are added in passes. Where a method or a further target reads again what a pass has read, of as many as the
+// L2 cache has room for; else of as many slabs as have their maps in the L1 cache.
+inline constexpr int64_t FLOATS_PER_PASS = 1 << 16;
+inline constexpr int64_t FLOATS_OF_SLABS = 1 << 12;
+// A part of a slab, or a copy of one in another layout.
+inline constexpr int64_t FLOATS_PER_TILE = 1 << 14;
+// How many numbers ahead of each block of gradients a line is fetched when several targets share the activations: these
+// are in the cache then, and without the hint the processor does not read far enough ahead. With one target it does,
+// and the hint cost a tenth.
+inline constexpr int64_t AHEAD = 4096;
 
 // What a call may touch and still find in the last cache of a usual processor.
 inline constexpr int64_t CACHE = 32 << 20;
@@ -73,11 +78,14 @@ struct Problem {
     return (gradients.column == 0 || columns == 1) && (gradients.row == 0 || rows == 1) && positions() > 1;
   }
 
-  // Grad-CAM of a single target reads nothing twice.
-  int64_t channels_per_pass(bool in_place) const {
-    if (in_place && method == Method::gradcam && targets == 1) return CHANNELS_PER_SLAB;
-    return std::clamp(FLOATS_PER_PASS / positions() / BLOCK * BLOCK, BLOCK, CHANNELS_PER_SLAB);
+  // Of whole slabs, or of a part of one.
+  int64_t channels_per_pass() const {
+    const bool once = targets == 1 && (method == Method::gradcam || !weighs_channels(method));
+    const int64_t slabs = (once ? FLOATS_OF_SLABS : FLOATS_PER_PASS / CHANNELS_PER_SLAB) / positions();
+    if (!in_tiles() && (once || slabs > 0)) return std::max<int64_t>(1, slabs) * CHANNELS_PER_SLAB;
+    return std::clamp(FLOATS_PER_TILE / positions() / BLOCK * BLOCK, BLOCK, CHANNELS_PER_SLAB);
   }
+  int64_t slabs_per_pass() const { return std::max<int64_t>(1, channels_per_pass() / CHANNELS_PER_SLAB); }
 
   // Heatmaps that will have left the cache before anyone can read them need not go there.
   bool past_cache() const {
@@ -163,8 +171,9 @@ struct Kernels {
   const char* instruction_set;
   // memory: Axis::floats of both axes.
   void (*fill_axes)(const Problem&, float* memory, Axes&);
-  // The partial maps (K, positions) of one slab. tiles: 2 channels_per_pass positions, if the problem is in tiles.
-  void (*sum_slab)(const Problem&, int64_t image, int64_t slab, float* tiles, float* maps);
+  // The partial maps (K, positions) of each of the slabs [begin, end). tiles: 2 x channels_per_pass x positions, if the
+  // problem is in tiles.
+  void (*sum_slabs)(const Problem&, int64_t image, int64_t begin, int64_t end, float* tiles, float* maps);
   void (*add_partial)(const float* partial, int64_t floats, float* maps);
   // The weights of the channels [begin, end) of one image and target. wide: two doubles per channel.
   void (*weigh_rows)(const Problem&, int64_t image, int64_t target, int64_t begin, int64_t end, double* wide,

@@ -44,15 +44,18 @@ __attribute__((noinline)) inline void gather_plane(const Maps& maps, const void*
   gather(static_cast<const BFloat16*>(from));
 }
 
-inline void sum_slab(const Problem& problem, int64_t image, int64_t slab, float* tiles, float* maps) {
+inline void sum_slabs(const Problem& problem, int64_t image, int64_t begin, int64_t end, float* tiles, float* maps) {
   const bool in_place = problem.in_planes();
   const bool in_factors = problem.in_factors();
   const ScalarType dtype = in_place ? problem.activations.dtype : ScalarType::Float;
   with_types(problem.method, dtype, [&](auto method, auto* stored) {
     using Stored = std::remove_const_t<std::remove_pointer_t<decltype(stored)>>;
     const int64_t positions = problem.positions();
-    const int64_t pass = problem.channels_per_pass(in_place);
-    const int64_t end = std::min((slab + 1) * CHANNELS_PER_SLAB, problem.channels);
+    const int64_t floats = problem.floats();
+    const int64_t pass = problem.channels_per_pass();
+    const int64_t slabs = problem.slabs_per_pass();
+    const int64_t ahead = problem.targets == 1 || problem.in_tiles() ? 0 : AHEAD;
+    float* gathered = tiles == nullptr ? nullptr : tiles + pass * positions;
     const auto as_they_are = [&](const Maps& from, int64_t target, int64_t first) -> Planes<Stored> {
       return {static_cast<const Stored*>(from.at(image, target, problem.channel_at(first))), from.channel,
               problem.half() * from.channel};
@@ -65,17 +68,21 @@ inline void sum_slab(const Problem& problem, int64_t image, int64_t slab, float*
                      tile + c * positions);
       return {reinterpret_cast<const Stored*>(tile), 2 * positions, positions};
     };
-    std::fill_n(maps, problem.floats(), 0.0f);
-    for (int64_t first = slab * CHANNELS_PER_SLAB; first < end; first += pass) {
-      const int64_t channels = std::min(pass, end - first);
-      const Planes<Stored> activation = planes(problem.activations, 0, first, channels, tiles);
-      for (int64_t k = 0; k < problem.targets; ++k) {
-        float* map = maps + k * positions;
-        if (in_factors)
-          add_uniform<method.value>(activation, as_they_are(problem.gradients, k, first), channels, positions, map);
-        else
-          add_pass<method.value>(activation, planes(problem.gradients, k, first, channels, tiles + pass * positions),
-                                 channels, positions, map);
+    std::fill_n(maps, (end - begin) * floats, 0.0f);
+    for (int64_t slab = begin; slab < end; slab += slabs) {
+      const int64_t last = std::min(std::min(slab + slabs, end) * CHANNELS_PER_SLAB, problem.channels);
+      for (int64_t first = slab * CHANNELS_PER_SLAB; first < last; first += pass) {
+        const int64_t channels = std::min(pass, last - first);
+        const Planes<Stored> activation = planes(problem.activations, 0, first, channels, tiles);
+        for (int64_t k = 0; k < problem.targets; ++k) {
+          float* map = maps + (slab - begin) * floats + k * positions;
+          if (in_factors)
+            add_uniform<method.value>(activation, as_they_are(problem.gradients, k, first), channels, positions, map,
+                                      floats);
+          else
+            add_pass<method.value>(activation, planes(problem.gradients, k, first, channels, gathered), channels,
+                                   positions, ahead, map, floats);
+        }
       }
     }
   });
@@ -129,5 +136,5 @@ inline void write(const Axes& axes, const float* map, const Finish& finished, in
 }
 
 constexpr Kernels table(const char* instruction_set) {
-  return {instruction_set, fill_axes, sum_slab, add_partial, weigh_rows, sum_rows, finish, write, skinny_mm};
+  return {instruction_set, fill_axes, sum_slabs, add_partial, weigh_rows, sum_rows, finish, write, skinny_mm};
 }
