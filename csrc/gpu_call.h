@@ -24,7 +24,7 @@ inline constexpr int WARPS = THREADS / WARP;
 inline constexpr int MOST_BLOCKS = 8;
 // A slab's weights are in shared memory, one per thread at most.
 inline constexpr int CHANNELS_PER_SLAB = THREADS;
-// Channels whose loads are in flight at a time.
+// Loads that a thread has in flight at a time.
 inline constexpr int AT_ONCE = 8;
 
 struct Half {
@@ -129,11 +129,13 @@ struct Planes {
   const Strides& strides;
   int columns;
 
-  GCF_DEVICE float at(int channel, int position) const {
-    const int64_t within = strides.even ? position * strides.column
-                                        : position / columns * strides.row + position % columns * strides.column;
-    return to_float(data[channel * strides.channel + within]);
+  // How far a position is from the first of its channel.
+  GCF_DEVICE int64_t within(int position) const {
+    return strides.even ? position * strides.column
+                        : position / columns * strides.row + position % columns * strides.column;
   }
+  // As stored: to convert a number is to wait for it.
+  GCF_DEVICE Stored raw(int channel, int64_t within) const { return data[channel * strides.channel + within]; }
 };
 
 }  // namespace gradcam_fast::gpu

@@ -6,10 +6,12 @@
 
 namespace gradcam_fast::gpu {
 
-template <class Machine, class T>
-GCF_DEVICE T sum_of_warp(Machine& machine, T value) {
-  for (int mask = WARP / 2; mask > 0; mask /= 2) value += machine.shuffle_xor(value, mask);
-  return value;
+// Each value summed over the warp's threads, and given to each.
+template <class Machine, class T, int many>
+GCF_DEVICE void sum_of_warp(Machine& machine, T (&values)[many]) {
+  for (int mask = WARP / 2; mask > 0; mask /= 2)
+#pragma unroll
+    for (int i = 0; i < many; ++i) values[i] += machine.shuffle_xor(values[i], mask);
 }
 
 // The largest value of all threads of a block, given to each; `room` for one float per warp.
@@ -27,50 +29,99 @@ GCF_DEVICE float max_of_block(Machine& machine, float value, float* room) {
   return most;
 }
 
-// The weight of one channel, of which this thread has the positions first, first + step, ...; `sum` adds up what the
-// threads that share the channel have.
-template <Method method, class Stored, class Sum>
-GCF_DEVICE float weight_of(const Planes<Stored>& a, const Planes<Stored>& g, int channel, int first, int step,
-                           int positions, const Sum& sum) {
+// The weights of `many` channels from `channel` on, `apart` apart, of each of which this thread has the positions
+// first, first + step, ...; beyond end - 1 there is only that one again. `deep` positions of each are loaded before any
+// is used. `sum` adds up, for each of them, what the threads that share it have.
+template <Method method, int many, int deep, class Stored, class Sum>
+GCF_DEVICE void weights_of(const Planes<Stored>& a, const Planes<Stored>& g, int channel, int apart, int end, int first,
+                           int step, int positions, const Sum& sum, float (&weights)[many]) {
+  const auto load = [&](const Planes<Stored>& from, int p, Stored(&to)[many][deep]) {
+#pragma unroll
+    for (int j = 0; j < deep; ++j) {
+      const int64_t within = from.within(j == 0 || p + j * step < positions ? p + j * step : positions - 1);
+#pragma unroll
+      for (int i = 0; i < many; ++i) {
+        const int wanted = channel + i * apart;
+        to[i][j] = from.raw(wanted < end ? wanted : end - 1, within);
+      }
+    }
+  };
+  // f(i, j) for each number that is there.
+  const auto each = [&](int p, const auto& f) {
+#pragma unroll
+    for (int j = 0; j < deep; ++j) {
+      if (j != 0 && p + j * step >= positions) break;
+#pragma unroll
+      for (int i = 0; i < many; ++i) f(i, j);
+    }
+  };
+  Stored gradient[many][deep];
   if constexpr (method == Method::gradcam) {
-    float total = 0.0f;
-    for (int p = first; p < positions; p += step) total += g.at(channel, p);
-    return sum(total) / static_cast<float>(positions);
+    float totals[many] = {};
+    for (int p = first; p < positions; p += deep * step) {
+      load(g, p, gradient);
+      each(p, [&](int i, int j) { totals[i] += to_float(gradient[i][j]); });
+    }
+    sum(totals);
+#pragma unroll
+    for (int i = 0; i < many; ++i) weights[i] = totals[i] / static_cast<float>(positions);
   } else {
-    double total = 0.0, product = 0.0;
-    for (int p = first; p < positions; p += step) {
-      const float activation = a.at(channel, p);
-      total += activation;
-      if constexpr (method == Method::xgradcam) product += static_cast<double>(activation) * g.at(channel, p);
+    Stored activation[many][deep];
+    double totals[many] = {}, products[many] = {};
+    for (int p = first; p < positions; p += deep * step) {
+      load(a, p, activation);
+      if constexpr (method == Method::xgradcam) load(g, p, gradient);
+      each(p, [&](int i, int j) {
+        const float one = to_float(activation[i][j]);
+        totals[i] += one;
+        if constexpr (method == Method::xgradcam) products[i] += static_cast<double>(one) * to_float(gradient[i][j]);
+      });
     }
-    total = sum(total);
-    if constexpr (method == Method::xgradcam) return xgradcam_weight(sum(product), total);
-    float terms = 0.0f;
-    for (int p = first; p < positions; p += step) {
-      const float gradient = g.at(channel, p);
-      float term;
-      plus_plus_term(gradient, plus_plus_denominator(gradient, total), term);
-      terms += term;
+    sum(totals);
+    if constexpr (method == Method::xgradcam) {
+      sum(products);
+#pragma unroll
+      for (int i = 0; i < many; ++i) weights[i] = xgradcam_weight(products[i], totals[i]);
+    } else {
+#pragma unroll
+      for (int i = 0; i < many; ++i) weights[i] = 0.0f;
+      for (int p = first; p < positions; p += deep * step) {
+        load(g, p, gradient);
+        each(p, [&](int i, int j) {
+          const float one = to_float(gradient[i][j]);
+          float term;
+          plus_plus_term(one, plus_plus_denominator(one, totals[i]), term);
+          weights[i] += term;
+        });
+      }
+      sum(weights);
     }
-    return sum(terms);
   }
 }
 
-// The weights of the channels [begin, end): a thread per channel where channels lie side by side, else a warp.
+// The weights of the channels [begin, end): a thread per channel where channels lie side by side, else a warp for some
+// at a time. What a thread waits for is memory, so it asks for several numbers before it uses the first.
 template <Method method, class Stored, class Machine>
 GCF_DEVICE void weigh(Machine& machine, const Call& call, const Planes<Stored>& a, const Planes<Stored>& g, int begin,
                       int end, float* weights) {
+  constexpr int many = method == Method::gradcam ? AT_ONCE : AT_ONCE / 2;
   const int thread = machine.thread();
   if (call.channels_inside) {
     const int channel = begin + thread;
-    const auto alone = [](auto value) { return value; };
-    if (channel < end) weights[thread] = weight_of<method>(a, g, channel, 0, 1, call.positions(), alone);
+    const auto alone = [](const auto&) {};
+    float weight[1];
+    if (channel >= end) return;
+    weights_of<method, 1, many>(a, g, channel, 1, end, 0, 1, call.positions(), alone, weight);
+    weights[thread] = weight[0];
     return;
   }
-  const auto by_warp = [&](auto value) { return sum_of_warp(machine, value); };
-  for (int channel = begin + thread / WARP; channel < end; channel += WARPS) {
-    const float weight = weight_of<method>(a, g, channel, thread % WARP, WARP, call.positions(), by_warp);
-    if (thread % WARP == 0) weights[channel - begin] = weight;
+  const auto by_warp = [&](auto& values) { sum_of_warp(machine, values); };
+  for (int channel = begin + thread / WARP; channel < end; channel += many * WARPS) {
+    float weight[many];
+    weights_of<method, many, 1>(a, g, channel, WARPS, end, thread % WARP, WARP, call.positions(), by_warp, weight);
+#pragma unroll
+    for (int i = 0; i < many; ++i)
+      if (thread % WARP == 0 && channel + i * WARPS < end) weights[channel + i * WARPS - begin] = weight[i];
   }
 }
 
@@ -78,24 +129,26 @@ GCF_DEVICE void weigh(Machine& machine, const Call& call, const Planes<Stored>& 
 template <Method method, class Stored>
 GCF_DEVICE float sum_at(const Planes<Stored>& a, const Planes<Stored>& g, const float* weights, int position, int begin,
                         int end, int first, int step) {
+  const int64_t in_a = a.within(position), in_g = g.within(position);
   float sum = 0.0f;
   for (int channel = begin + first; channel < end; channel += AT_ONCE * step) {
-    float activation[AT_ONCE], gradient[AT_ONCE];
+    Stored activation[AT_ONCE], gradient[AT_ONCE];
 #pragma unroll
     for (int i = 0; i < AT_ONCE; ++i) {
-      const int each = channel + i * step;
-      activation[i] = each < end ? a.at(each, position) : 0.0f;
-      if constexpr (!weighs_channels(method)) gradient[i] = each < end ? g.at(each, position) : 0.0f;
+      const int each = channel + i * step < end ? channel + i * step : end - 1;
+      activation[i] = a.raw(each, in_a);
+      if constexpr (!weighs_channels(method)) gradient[i] = g.raw(each, in_g);
     }
 #pragma unroll
     for (int i = 0; i < AT_ONCE; ++i) {
       const int each = channel + i * step;
       if (each >= end) break;
+      const float one = to_float(activation[i]);
       if constexpr (weighs_channels(method)) {
-        sum += weights[each - begin] * activation[i];
+        sum += weights[each - begin] * one;
       } else {
         float term;
-        position_term<method>(activation[i], gradient[i], term);
+        position_term<method>(one, to_float(gradient[i]), term);
         sum += term;
       }
     }
@@ -118,9 +171,9 @@ GCF_DEVICE void sum_slab(Machine& machine, const Call& call, const Planes<Stored
   if (call.channels_inside) {
     // A warp per position: its lanes read channels that lie side by side.
     for (int position = thread / WARP; position < positions; position += WARPS) {
-      const float own = sum_at<method>(a, g, room, position, begin, end, thread % WARP, WARP);
-      const float sum = sum_of_warp(machine, own);
-      if (thread % WARP == 0) put(position, sum);
+      float sum[] = {sum_at<method>(a, g, room, position, begin, end, thread % WARP, WARP)};
+      sum_of_warp(machine, sum);
+      if (thread % WARP == 0) put(position, sum[0]);
     }
     machine.sync();
   } else if (2 * width > THREADS) {
