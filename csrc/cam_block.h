@@ -1,12 +1,12 @@
 // Class activation maps by thread blocks: one image and target per block, or per cluster of blocks that share the
 // channels and then the rows. Device code, written against a Machine (a thread's place, barriers, shuffles, shared
-// memory) so that cam_cuda.cu runs it on a GPU and tests/gpu_on_host.h thread by thread on the host.
+// memory and copies to it) so that cam_cuda.cu runs it on a GPU and tests/gpu_on_host.h thread by thread on the host.
 //
 // No atomics, and nothing depends on how many blocks share the work: channels are summed in slabs whose number follows
 // from the number of channels alone, and the slabs' maps are added in order.
 #pragma once
 
-#include "gpu_sum.h"
+#include "gpu_stage.h"
 #include "gpu_write.h"
 
 namespace gradcam_fast::gpu {
@@ -17,31 +17,49 @@ GCF_DEVICE void cam(Machine& machine, const Call& call) {
   const int blocks = machine.blocks(), rank = machine.rank();
   const int64_t index = machine.image() * call.targets + machine.target();
   const Planes<Stored> a{static_cast<const Stored*>(call.activations) + machine.image() * call.a.image, call.a,
-                         call.columns};
+                         call.x.in};
   const Planes<Stored> g{
       static_cast<const Stored*>(call.gradients) + machine.image() * call.g.image + machine.target() * call.g.target,
-      call.g, call.columns};
-  float* room = machine.shared();
+      call.g, call.x.in};
+  float* room = machine.shared() + bytes_of_stages(call, sizeof(Stored)) / sizeof(float);
   float* told = room + THREADS;
   float* partials = told + 2 * WARPS;
   const int positions = call.positions(), own = call.slabs() / blocks;
-  float* map = blocks > 1 ? partials + static_cast<int64_t>(own) * positions : partials;
+  const bool alone = blocks == 1;
+  float* map = partials + static_cast<int64_t>(partial_maps(call, blocks)) * positions;
   if (call.spill != nullptr) map = call.spill + index * positions;
 
-  for (int i = 0; i < own; ++i) {
-    const int slab = rank * own + i;
-    const bool alone = blocks == 1;
-    sum_slab<method>(machine, call, a, g, call.slab_begin(slab), call.slab_begin(slab + 1), alone && i > 0, room,
-                     alone ? map : partials + static_cast<int64_t>(i) * positions);
+  const auto partial = [&](int slab) { return alone ? partials : partials + static_cast<int64_t>(slab) * positions; };
+  const auto put = [&](int slab, int position, float sum) {
+    if (alone)
+      map[position] = slab == 0 ? sum : map[position] + sum;
+    else
+      partial(slab)[position] = sum;
+  };
+  if (call.staged > 0) {
+    const Stages<Stored> stages{call, a, g, rank * own, (rank + 1) * own, reinterpret_cast<Stored*>(machine.shared())};
+    sum_slabs<method>(machine, stages, room, partial, put);
+  } else {
+    for (int i = 0; i < own; ++i) {
+      const int begin = call.slab_begin(rank * own + i), end = call.slab_begin(rank * own + i + 1);
+      const auto put_here = [&](int position, float sum) { put(i, position, sum); };
+      sum_slab<method>(machine, call, a, g, begin, end, room, put_here);
+    }
   }
-  if (blocks > 1) {
+  if (!alone) {
     machine.sync_cluster();
     for (int position = machine.thread(); position < positions; position += THREADS) {
       float sum = 0.0f;
-      for (int slab = 0; slab < call.slabs(); ++slab) {
-        const float partial =
-            machine.of_rank(slab / own, partials + static_cast<int64_t>(slab % own) * positions + position);
-        sum = slab == 0 ? partial : sum + partial;
+      // Eight slabs at a time, of which there is a multiple, so that their loads are under way together.
+      for (int slab = 0, there = 0, its = 0; slab < call.slabs(); slab += MOST_BLOCKS) {
+        float sums[MOST_BLOCKS];
+#pragma unroll
+        for (int i = 0; i < MOST_BLOCKS; ++i) {
+          sums[i] = machine.of_rank(there, partial(its) + position);
+          if (++its == own) its = 0, ++there;
+        }
+#pragma unroll
+        for (int i = 0; i < MOST_BLOCKS; ++i) sum = slab + i == 0 ? sums[0] : sum + sums[i];
       }
       map[position] = sum;
     }
@@ -56,11 +74,12 @@ GCF_DEVICE void cam(Machine& machine, const Call& call) {
     call.raw_min[index] = min;
     call.raw_max[index] = max;
   }
-  float* heatmap = call.heatmap + index * call.height * call.width;
-  const int64_t begin = call.height * rank / blocks, end = call.height * (rank + 1) / blocks;
+  const int64_t width = call.x.out;
+  float* heatmap = call.heatmap + index * call.y.out * width;
+  const int begin = begin_of_part(call.y.out, blocks, rank), end = begin_of_part(call.y.out, blocks, rank + 1);
   if (!finite) {
-    for (int64_t i = begin * call.width + machine.thread(); i < end * call.width; i += THREADS) heatmap[i] = 0.0f;
-  } else if (call.width % 4 == 0) {
+    for (int64_t i = begin * width + machine.thread(); i < end * width; i += THREADS) heatmap[i] = 0.0f;
+  } else if (width % 4 == 0) {
     write_rows<4>(machine, call, map, affine, begin, end, heatmap);
   } else {
     write_rows<1>(machine, call, map, affine, begin, end, heatmap);

@@ -2,6 +2,7 @@
 // the current stream, without a workspace, atomics or a wait, so that a CUDA graph can hold it. What is computed is
 // cam_block.h's affair.
 #include "cam_block.h"
+#include "gpu_plan.h"
 #include "op.h"
 
 #include <cuda_runtime.h>
@@ -53,13 +54,40 @@ class DeviceMachine {
 #endif
   }
 
+  // Asynchronous where the architecture can, and the bytes are a multiple of four.
+  template <int bytes>
+  GCF_DEVICE void copy(void* to, const void* from) const {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+    const uint32_t there = static_cast<uint32_t>(__cvta_generic_to_shared(to));
+    const size_t here = __cvta_generic_to_global(from);
+    if constexpr (bytes == 16) {
+      asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(there), "l"(here) : "memory");
+      return;
+    } else if constexpr (bytes == 4) {
+      asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(there), "l"(here) : "memory");
+      return;
+    }
+#endif
+    using Bytes = std::conditional_t<bytes == 16, uint4, std::conditional_t<bytes == 4, uint32_t, uint16_t>>;
+    *static_cast<Bytes*>(to) = *static_cast<const Bytes*>(from);
+  }
+  GCF_DEVICE void end_of_copies() const {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+    asm volatile("cp.async.commit_group;" ::: "memory");
+#endif
+  }
+  // Until this thread's copies have arrived, but for those of the last `pending` ends.
+  template <int pending>
+  GCF_DEVICE void wait_for_copies() const {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+    asm volatile("cp.async.wait_group %0;" ::"n"(pending) : "memory");
+#endif
+  }
+
  private:
   float* shared_;
   int blocks_, targets_;
 };
-
-// Enough registers for four blocks of a processor, so that there are always loads under way.
-constexpr int BLOCKS_PER_PROCESSOR = 4;
 
 template <Method method, class Stored>
 __global__ void __launch_bounds__(THREADS, BLOCKS_PER_PROCESSOR)
@@ -73,25 +101,23 @@ void succeed(cudaError_t error, const char* what) {
   STD_TORCH_CHECK(error == cudaSuccess, "cam: ", what, " failed: ", cudaGetErrorString(error));
 }
 
-// What a device offers a kernel; asked once, since a call should not take longer than the kernel.
-struct Offer {
-  int processors, shared_bytes;
-  bool clusters;
-};
-
+// Asked once, since a call should not take longer than the kernel.
 template <class Kernel>
 Offer ask(Kernel kernel, int device) {
   Offer offer{};
   int cluster_launch = 0;
   cudaFuncAttributes attributes{};
   succeed(cudaDeviceGetAttribute(&offer.processors, cudaDevAttrMultiProcessorCount, device), "asking the device");
-  succeed(cudaDeviceGetAttribute(&offer.shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device),
+  succeed(cudaDeviceGetAttribute(&offer.shared_bytes_of_block, cudaDevAttrMaxSharedMemoryPerBlockOptin, device),
+          "asking the device");
+  succeed(cudaDeviceGetAttribute(&offer.shared_bytes_of_processor, cudaDevAttrMaxSharedMemoryPerMultiprocessor, device),
           "asking the device");
   succeed(cudaDeviceGetAttribute(&cluster_launch, cudaDevAttrClusterLaunch, device), "asking the device");
   succeed(cudaFuncGetAttributes(&attributes, kernel), "asking the kernel");
   // Not what the device could do, but what the code that was built for it does.
   offer.clusters = cluster_launch != 0 && attributes.binaryVersion >= 90;
-  succeed(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, offer.shared_bytes),
+  offer.asynchronous_copies = attributes.binaryVersion >= 80;
+  succeed(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, offer.shared_bytes_of_block),
           "asking for shared memory");
   return offer;
 }
@@ -110,22 +136,14 @@ Offer offer_of(int device) {
   return offers[device];
 }
 
-// As many blocks for a map as give every processor some, while their shared memory lasts.
-int blocks_for(const Call& call, int64_t maps, const Offer& offer) {
-  int blocks = 1;
-  while (offer.clusters && blocks < MOST_BLOCKS && maps * blocks < BLOCKS_PER_PROCESSOR * offer.processors) blocks *= 2;
-  const auto fits = [&] { return shared_floats(call, blocks) * int64_t{sizeof(float)} <= offer.shared_bytes; };
-  if (blocks > 1 && !fits()) blocks = MOST_BLOCKS;
-  return fits() ? blocks : 1;
-}
-
 template <Method method, class Stored>
 void launch(Call call, int64_t images, int device, cudaStream_t stream) {
   const Offer offer = offer_of<method, Stored>(device);
   const int64_t maps = images * call.targets;
-  const int blocks = blocks_for(call, maps, offer);
+  const int blocks = blocks_for(call, maps, sizeof(Stored), offer);
+  call.staged = channels_of_stage(call, blocks, maps, sizeof(Stored), offer);
   Tensor spill;
-  if (shared_floats(call, blocks) * int64_t{sizeof(float)} > offer.shared_bytes) {
+  if (shared_bytes(call, blocks, sizeof(Stored)) > offer.shared_bytes_of_block) {
     const int64_t size = maps * call.positions();
     spill = empty(&size, 1, aoti_torch_device_type_cuda(), device);
     call.spill = static_cast<float*>(spill.mutable_data_ptr());
@@ -137,7 +155,7 @@ void launch(Call call, int64_t images, int device, cudaStream_t stream) {
   cudaLaunchConfig_t config{};
   config.gridDim = dim3(static_cast<unsigned>(maps * blocks));
   config.blockDim = dim3(THREADS);
-  config.dynamicSmemBytes = shared_floats(call, blocks) * sizeof(float);
+  config.dynamicSmemBytes = shared_bytes(call, blocks, sizeof(Stored));
   config.stream = stream;
   config.attrs = &cluster;
   config.numAttrs = blocks > 1;
@@ -150,6 +168,12 @@ std::tuple<Tensor, Tensor, Tensor> cam(const Tensor& activations, const Tensor& 
   const int32_t device = activations.get_device_index();
   STD_TORCH_CHECK(activations.is_cuda() && gradients.is_cuda() && gradients.get_device_index() == device,
                   "cam: activations and gradients should be on one CUDA device");
+  for (const int64_t side : {activations.size(2), activations.size(3), height, width})
+    STD_TORCH_CHECK(side < MOST_PER_AXIS, "cam: a side of ", side, " is too long for the CUDA kernel, which takes ",
+                    MOST_PER_AXIS - 1);
+  STD_TORCH_CHECK(activations.size(1) <= INT32_MAX && activations.size(2) * activations.size(3) <= INT32_MAX,
+                  "cam: maps of ", activations.size(1), " channels of ", activations.size(2), "x", activations.size(3),
+                  " are too large for the CUDA kernel");
   const torch::stable::accelerator::DeviceGuard guard(device);
   Results results = results_for(gradients, height, width, aoti_torch_device_type_cuda(), device);
   const int64_t images = activations.size(0), targets = gradients.dim() == 5 ? gradients.size(1) : 1;

@@ -26,6 +26,12 @@ inline constexpr int MOST_BLOCKS = 8;
 inline constexpr int CHANNELS_PER_SLAB = THREADS;
 // Loads that a thread has in flight at a time.
 inline constexpr int AT_ONCE = 8;
+// Stages of the way through shared memory: one is worked on while the others arrive. What a stage holds is a multiple
+// of so many channels, which every number of groups of threads divides.
+inline constexpr int STAGES = 3;
+inline constexpr int CHANNELS_OF_STAGE = 8;
+// Channels that a warp weighs at a time.
+inline constexpr int CHANNELS_OF_WARP = 4;
 
 struct Half {
   uint16_t bits;
@@ -44,16 +50,46 @@ GCF_DEVICE float to_float(Half value) {
 }
 
 // Feature maps in memory: strides in elements. `even`: one position is as far from the next at the end of a row, too.
+// `pitch`: where all numbers of several channels lie one behind the other, how many each has: its positions, or one
+// that stands for all of them; else zero.
 struct Strides {
   int64_t image, target, channel, row, column;
   bool even;
+  int pitch;
 };
+
+// One axis of map and heatmap: so many samples, so many pixels, below MOST_PER_AXIS. Dividing takes a GPU long, so that
+// 1 / (2 in) and 1 / (2 out) come along.
+struct Axis {
+  int in, out;
+  double over_in, over_out;
+
+  Axis(int64_t in, int64_t out)
+      : in(static_cast<int>(in)), out(static_cast<int>(out)), over_in(0.5 / in), over_out(0.5 / out) {}
+
+  // Where a pixel reads, in parts of 2 out from sample 0.
+  GCF_INLINE int64_t place_of(int pixel) const { return (2 * int64_t{pixel} + 1) * in - out; }
+};
+inline constexpr int64_t MOST_PER_AXIS = int64_t{1} << 29;
+
+// numerator / denominator, exactly, if it is below 2^31 and neither is negative: the double is off by one at most.
+GCF_INLINE int quotient(int64_t numerator, int64_t denominator, double over_denominator) {
+  const int about = static_cast<int>(static_cast<double>(numerator) * over_denominator);
+  const int64_t rest = numerator - about * denominator;
+  return rest < 0 ? about - 1 : rest >= denominator ? about + 1 : about;
+}
+
+// Where one of so many parts of a whole begins. The first have one more if it does not go round evenly.
+GCF_INLINE int begin_of_part(int whole, int parts, int part) {
+  const int more = whole % parts;
+  return whole / parts * part + (part < more ? part : more);
+}
 
 struct Call {
   const void *activations, *gradients;
   Strides a, g;
-  int targets, channels, rows, columns;
-  int64_t height, width;
+  int targets, channels;
+  Axis y, x;
   Normalize normalize;
   bool relu;
   // Whether channels are the innermost axis in memory.
@@ -61,15 +97,16 @@ struct Call {
   float *heatmap, *raw_min, *raw_max;
   // Room for each image's and target's map where shared memory has none; else null.
   float* spill;
+  // How many channels are brought to shared memory at a time; zero if maps are read where they lie.
+  int staged;
 
-  GCF_INLINE int positions() const { return rows * columns; }
+  GCF_INLINE int positions() const { return y.in * x.in; }
   GCF_INLINE int slabs() const {
     const int per_eight = MOST_BLOCKS * CHANNELS_PER_SLAB;
     return (channels + per_eight - 1) / per_eight * MOST_BLOCKS;
   }
-  GCF_INLINE int slab_begin(int slab) const {
-    return static_cast<int>(static_cast<int64_t>(channels) * slab / slabs());
-  }
+  GCF_INLINE int slab_begin(int slab) const { return begin_of_part(channels, slabs(), slab); }
+  GCF_INLINE int most_channels_of_a_slab() const { return (channels + slabs() - 1) / slabs(); }
 };
 
 // Strides are (image, target, channel, row, column), sizes are (targets, channels, rows, columns, height, width). The
@@ -78,9 +115,14 @@ inline Call make_call(const void* activations, const std::array<int64_t, 5>& a, 
                       const std::array<int64_t, 5>& g, const std::array<int64_t, 6>& sizes, Normalize normalize,
                       bool relu, float* heatmap, float* raw_min, float* raw_max, float* spill) {
   const auto [targets, channels, rows, columns, height, width] = sizes;
-  const auto strides = [rows = rows, columns = columns](const std::array<int64_t, 5>& of) {
+  const auto strides = [channels = channels, rows = rows, columns = columns](const std::array<int64_t, 5>& of) {
     const int64_t column = columns == 1 ? of[3] : of[4];
-    return Strides{of[0], of[1], of[2], of[3], column, columns == 1 || rows == 1 || of[3] == columns * column};
+    const bool even = columns == 1 || rows == 1 || of[3] == columns * column;
+    const auto follow = [&](int64_t apart, int64_t each) {
+      return even && (rows * columns == 1 || column == apart) && (channels == 1 || of[2] == each);
+    };
+    const int64_t pitch = follow(1, rows * columns) ? rows * columns : follow(0, 1) ? 1 : 0;
+    return Strides{of[0], of[1], of[2], of[3], column, even, static_cast<int>(pitch)};
   };
   const bool inside = channels > 1 && a[2] == 1 && g[2] == 1 && rows * columns > 1;
   return {activations,
@@ -89,17 +131,16 @@ inline Call make_call(const void* activations, const std::array<int64_t, 5>& a, 
           strides(g),
           static_cast<int>(targets),
           static_cast<int>(channels),
-          static_cast<int>(rows),
-          static_cast<int>(columns),
-          height,
-          width,
+          Axis(rows, height),
+          Axis(columns, width),
           normalize,
           relu,
           inside,
           heatmap,
           raw_min,
           raw_max,
-          spill};
+          spill,
+          0};
 }
 
 // Calls f with a type that holds the method.
@@ -115,16 +156,35 @@ inline void with_method(Method method, const F& f) {
   }
 }
 
-// Shared memory in floats: a slab's weights or the threads' sums, what warps tell each other, the maps of a block's
-// slabs if it has a part of them, the map.
-GCF_INLINE int64_t shared_floats(const Call& call, int blocks) {
-  const int64_t partials = blocks > 1 ? call.slabs() / blocks : 0;
-  return THREADS + 2 * WARPS + (partials + (call.spill == nullptr)) * call.positions();
+// What a stage needs in shared memory for the numbers of so many channels, in bytes: they lie there as far from a
+// multiple of sixteen as they lie in memory.
+GCF_INLINE int64_t bytes_of_stage(int pitch, int channels, int bytes_per_number) {
+  return (static_cast<int64_t>(pitch) * channels * bytes_per_number + 30) / 16 * 16;
+}
+
+GCF_INLINE int64_t bytes_of_stages(const Call& call, int bytes_per_number) {
+  if (call.staged == 0) return 0;
+  return STAGES * (bytes_of_stage(call.a.pitch, call.staged, bytes_per_number) +
+                   bytes_of_stage(call.g.pitch, call.staged, bytes_per_number));
+}
+
+// The maps of slabs that a block keeps beside the map: those of its own slabs, if there are other blocks, or the one
+// that it is bringing through stages.
+GCF_INLINE int partial_maps(const Call& call, int blocks) {
+  return blocks > 1 ? call.slabs() / blocks : call.staged > 0;
+}
+
+// Shared memory in bytes: stages, a slab's weights or the threads' sums, what warps tell each other, partial maps, the
+// map.
+GCF_INLINE int64_t shared_bytes(const Call& call, int blocks, int bytes_per_number) {
+  const int64_t maps = partial_maps(call, blocks) + (call.spill == nullptr);
+  return bytes_of_stages(call, bytes_per_number) + (THREADS + 2 * WARPS + maps * call.positions()) * sizeof(float);
 }
 
 // The maps of one image (and target).
 template <class Stored>
 struct Planes {
+  using Number = Stored;
   const Stored* data;
   const Strides& strides;
   int columns;
@@ -136,6 +196,17 @@ struct Planes {
   }
   // As stored: to convert a number is to wait for it.
   GCF_DEVICE Stored raw(int channel, int64_t within) const { return data[channel * strides.channel + within]; }
+};
+
+// Those of the channels that a stage holds.
+template <class Stored>
+struct StagedPlanes {
+  using Number = Stored;
+  const Stored* data;
+  int pitch;
+
+  GCF_DEVICE int within(int position) const { return pitch == 1 ? 0 : position; }
+  GCF_DEVICE Stored raw(int channel, int within) const { return data[channel * pitch + within]; }
 };
 
 }  // namespace gradcam_fast::gpu

@@ -9,20 +9,29 @@ namespace gradcam_fast::gpu {
 // The pixels [begin, end) that read between samples `low` and low + 1 of an axis: pixel x reads at
 // (2 x + 1) in / (2 out) - 1/2, below zero at sample 0.
 struct Cell {
-  int64_t in, out, low;
+  const Axis& axis;
+  int low;
 
-  GCF_DEVICE int64_t first_of(int64_t sample) const {
+  // The cell that a pixel reads in.
+  GCF_DEVICE static Cell of(const Axis& axis, int pixel) {
+    const int64_t numerator = axis.place_of(pixel);
+    return {axis, numerator > 0 ? quotient(numerator, 2 * axis.out, axis.over_out) : 0};
+  }
+  GCF_DEVICE int first_of(int sample) const {
     if (sample <= 0) return 0;
-    const int64_t first = ((2 * sample + 1) * out - in + 2 * in - 1) / (2 * in);
-    return first < out ? first : out;
+    const int64_t numerator = (2 * int64_t{sample} + 1) * axis.out + axis.in - 1;
+    const int first = quotient(numerator, 2 * axis.in, axis.over_in);
+    return first < axis.out ? first : axis.out;
   }
-  GCF_DEVICE int64_t begin() const { return first_of(low); }
-  GCF_DEVICE int64_t end() const { return low + 1 < in ? first_of(low + 1) : out; }
-  GCF_DEVICE int64_t high() const { return low + 1 < in ? low + 1 : low; }
-  GCF_DEVICE float fraction(int64_t pixel) const {
-    const int64_t numerator = (2 * pixel + 1) * in - out;
-    return static_cast<float>((numerator > 0 ? numerator : 0) - low * 2 * out) / static_cast<float>(2 * out);
+  GCF_DEVICE int begin() const { return first_of(low); }
+  GCF_DEVICE int end() const { return low + 1 < axis.in ? first_of(low + 1) : axis.out; }
+  GCF_DEVICE int high() const { return low + 1 < axis.in ? low + 1 : low; }
+  // How far a pixel is from `low` towards low + 1, in parts of 2 out; `by_parts` is the same, divided.
+  GCF_DEVICE int parts(int pixel) const { return static_cast<int>(axis.place_of(pixel) - low * 2 * int64_t{axis.out}); }
+  GCF_DEVICE float by_parts(int parts) const {
+    return static_cast<float>(parts > 0 ? parts : 0) * static_cast<float>(axis.over_out);
   }
+  GCF_DEVICE float fraction(int pixel) const { return by_parts(parts(pixel)); }
 };
 
 // Inside a cell a bilinear surface is extremal at its corner pixels. Returns (-min, max) of those of all cells.
@@ -30,11 +39,10 @@ template <class Machine>
 GCF_DEVICE void extremes(Machine& machine, const Call& call, const float* map, float* room, float& min, float& max) {
   float least = INFINITY, most = -INFINITY;
   for (int position = machine.thread(); position < call.positions(); position += THREADS) {
-    const Cell y{call.rows, call.height, position / call.columns};
-    const Cell x{call.columns, call.width, position % call.columns};
+    const Cell y{call.y, position / call.x.in}, x{call.x, position % call.x.in};
     if (y.begin() >= y.end() || x.begin() >= x.end()) continue;
-    const float* low = map + y.low * call.columns;
-    const float* high = map + y.high() * call.columns;
+    const float* low = map + y.low * call.x.in;
+    const float* high = map + y.high() * call.x.in;
     for (int right = 0; right < 2; ++right) {
       const float t = x.fraction(right ? x.end() - 1 : x.begin());
       const float above = lerp(low[x.low], low[x.high()], t);
@@ -46,52 +54,54 @@ GCF_DEVICE void extremes(Machine& machine, const Call& call, const float* map, f
       }
     }
   }
-  min = -max_of_block(machine, -least, room);
-  max = max_of_block(machine, most, room);
+  float found[] = {-least, most};
+  max_of_block(machine, found, room);
+  min = -found[0];
+  max = found[1];
 }
 
 // Rows [begin, end) of the heatmap, `pixels` side by side to a thread. Threads that a row leaves over take other rows.
 template <int pixels, class Machine>
-GCF_DEVICE void write_rows(Machine& machine, const Call& call, const float* map, const Affine& affine, int64_t begin,
-                           int64_t end, float* heatmap) {
+GCF_DEVICE void write_rows(Machine& machine, const Call& call, const float* map, const Affine& affine, int begin,
+                           int end, float* heatmap) {
   struct alignas(sizeof(float) * pixels) Store {
     float pixel[pixels];
   };
-  const int64_t stores = (call.width + pixels - 1) / pixels;
-  const int64_t groups = stores < THREADS ? THREADS / stores : 1;
-  const int64_t group = stores < THREADS ? machine.thread() / stores : 0;
+  const int stores = (call.x.out + pixels - 1) / pixels;
+  const int groups = stores < THREADS ? THREADS / stores : 1;
+  const int group = stores < THREADS ? machine.thread() / stores : 0;
   if (group >= groups) return;
-  const int64_t step = stores < THREADS ? stores : THREADS;
-  const int64_t first = begin + (end - begin) * group / groups;
-  const int64_t last = begin + (end - begin) * (group + 1) / groups;
-  for (int64_t at = machine.thread() - group * stores; at < stores; at += step) {
+  const int step = stores < THREADS ? stores : THREADS;
+  const int first = begin + begin_of_part(end - begin, groups, group);
+  const int last = begin + begin_of_part(end - begin, groups, group + 1);
+  for (int at = machine.thread() - group * stores; at < stores; at += step) {
     int left[pixels], right[pixels];
     float t[pixels];
 #pragma unroll
     for (int i = 0; i < pixels; ++i) {
-      const int64_t pixel = at * pixels + i;
-      const int64_t numerator = (2 * pixel + 1) * call.columns - call.width;
-      const Cell x{call.columns, call.width, numerator > 0 ? numerator / (2 * call.width) : 0};
-      left[i] = static_cast<int>(x.low);
-      right[i] = static_cast<int>(x.high());
-      t[i] = x.fraction(pixel);
+      const Cell x = Cell::of(call.x, at * pixels + i);
+      left[i] = x.low;
+      right[i] = x.high();
+      t[i] = x.fraction(at * pixels + i);
     }
-    const int64_t start = (2 * first + 1) * call.rows - call.height;
-    for (int64_t y = first, low = start > 0 ? start / (2 * call.height) : 0; y < last; ++low) {
-      const Cell cell{call.rows, call.height, low};
-      const int64_t stop = cell.end() < last ? cell.end() : last;
+    float* to = heatmap + static_cast<int64_t>(first) * call.x.out + at * pixels;
+    int y = first;
+    for (Cell cell = Cell::of(call.y, first); y < last; ++cell.low) {
+      const int stop = cell.end() < last ? cell.end() : last;
+      const float* low = map + cell.low * call.x.in;
+      const float* high = map + cell.high() * call.x.in;
       float above[pixels], below[pixels];
 #pragma unroll
       for (int i = 0; i < pixels; ++i) {
-        above[i] = lerp(map[low * call.columns + left[i]], map[low * call.columns + right[i]], t[i]);
-        below[i] = lerp(map[cell.high() * call.columns + left[i]], map[cell.high() * call.columns + right[i]], t[i]);
+        above[i] = lerp(low[left[i]], low[right[i]], t[i]);
+        below[i] = lerp(high[left[i]], high[right[i]], t[i]);
       }
-      for (; y < stop; ++y) {
-        const float fraction = cell.fraction(y);
+      for (int parts = cell.parts(y); y < stop; ++y, parts += 2 * call.y.in, to += call.x.out) {
+        const float fraction = cell.by_parts(parts);
         Store store;
 #pragma unroll
         for (int i = 0; i < pixels; ++i) store.pixel[i] = apply(affine, lerp(above[i], below[i], fraction));
-        *reinterpret_cast<Store*>(heatmap + y * call.width + at * pixels) = store;
+        *reinterpret_cast<Store*>(to) = store;
       }
     }
   }
@@ -113,12 +123,13 @@ GCF_DEVICE bool finish(Machine& machine, const Call& call, float* map, float* ro
     const float size = value < 0.0f ? -value : value;
     magnitude = magnitude > size ? magnitude : size;
   });
-  if (max_of_block(machine, poison == 0.0f ? 0.0f : 1.0f, room) != 0.0f) return false;
-  magnitude = max_of_block(machine, magnitude, room);
-  const float down = power_down(magnitude);
+  float found[] = {poison == 0.0f ? 0.0f : 1.0f, magnitude};
+  max_of_block(machine, found, room);
+  if (found[0] != 0.0f) return false;
+  const float down = power_down(found[1]);
   if (down != 1.0f) each([&](float& value) { value *= down; });
   extremes(machine, call, map, room, min, max);
-  const float up = power_up(magnitude * down, extent_of(call.normalize, min, max));
+  const float up = power_up(found[1] * down, extent_of(call.normalize, min, max));
   if (up != 1.0f) each([&](float& value) { value *= up; });
   const float power = down * up;
   affine = normalisation(call.normalize, min * up, max * up, power);

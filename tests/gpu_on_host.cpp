@@ -1,5 +1,6 @@
 // The CUDA kernel's device code, run thread by thread on the host, bound for test_gpu_on_host.py.
 #include "gpu_on_host.h"
+#include "gpu_plan.h"
 
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
@@ -17,7 +18,7 @@ template <class Stored>
 void run(Method method, const Call& call, int64_t images, int blocks, bool backwards) {
   for (int64_t image = 0; image < images; ++image)
     for (int64_t target = 0; target < call.targets; ++target) {
-      Cluster cluster(blocks, shared_floats(call, blocks), image, target, backwards);
+      Cluster cluster(blocks, shared_bytes(call, blocks, sizeof(Stored)) / sizeof(float), image, target, backwards);
       cluster.run(
           [&](HostMachine& machine) { with_method(method, [&](auto m) { cam<m.value, Stored>(machine, call); }); });
     }
@@ -26,14 +27,17 @@ void run(Method method, const Call& call, int64_t images, int blocks, bool backw
 // Tensors as addresses and strides in elements (image, target, channel, row, column); sizes are B, K, C, h, w, H, W.
 py::tuple gpu_cam(int64_t bytes, bool bfloat16, uintptr_t activations, std::array<int64_t, 5> a, uintptr_t gradients,
                   std::array<int64_t, 5> g, std::array<int64_t, 7> sizes, int64_t method, int64_t normalize, bool relu,
-                  int blocks, bool spill, bool backwards) {
+                  int blocks, bool spill, int staged, bool backwards) {
   const auto [images, targets, channels, rows, columns, height, width] = sizes;
   py::array_t<float> heatmap({images, targets, height, width}), raw_min({images, targets}), raw_max({images, targets});
   std::vector<float> room(spill ? images * targets * rows * columns : 0, NAN);
-  const Call call =
+  Call call =
       make_call(reinterpret_cast<const void*>(activations), a, reinterpret_cast<const void*>(gradients), g,
                 {targets, channels, rows, columns, height, width}, static_cast<Normalize>(normalize), relu,
                 heatmap.mutable_data(), raw_min.mutable_data(), raw_max.mutable_data(), spill ? room.data() : nullptr);
+  if (staged != 0 && (call.a.pitch == 0 || call.g.pitch == 0))
+    throw std::invalid_argument("maps that do not follow one another cannot go through stages");
+  call.staged = staged;
   const auto which = static_cast<Method>(method);
   if (bytes == 4)
     run<float>(which, call, images, blocks, backwards);
@@ -44,6 +48,22 @@ py::tuple gpu_cam(int64_t bytes, bool bfloat16, uintptr_t activations, std::arra
   return py::make_tuple(heatmap, raw_min, raw_max);
 }
 
+// (blocks, channels of a stage, bytes of shared memory) on such a device, for maps at no address.
+py::tuple plan(int bytes, std::array<int64_t, 5> a, std::array<int64_t, 5> g, std::array<int64_t, 7> sizes,
+               std::array<int, 3> processors_and_bytes, bool clusters, bool asynchronous_copies) {
+  const auto [images, targets, channels, rows, columns, height, width] = sizes;
+  const auto [processors, of_block, of_processor] = processors_and_bytes;
+  const Offer offer{processors, of_block, of_processor, clusters, asynchronous_copies};
+  Call call = make_call(nullptr, a, nullptr, g, {targets, channels, rows, columns, height, width}, Normalize::minmax,
+                        true, nullptr, nullptr, nullptr, nullptr);
+  const int blocks = blocks_for(call, images * targets, bytes, offer);
+  call.staged = channels_of_stage(call, blocks, images * targets, bytes, offer);
+  return py::make_tuple(blocks, call.staged, shared_bytes(call, blocks, bytes));
+}
+
 }  // namespace
 
-PYBIND11_MODULE(gpu_on_host, module) { module.def("cam", gpu_cam); }
+PYBIND11_MODULE(gpu_on_host, module) {
+  module.def("cam", gpu_cam);
+  module.def("plan", plan);
+}

@@ -10,6 +10,9 @@
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
+#include <deque>
+#include <exception>
 #include <functional>
 #include <memory>
 #include <stdexcept>
@@ -35,10 +38,34 @@ class HostMachine {
   template <class T>
   T shuffle_xor(T value, int mask);
 
+  // Copies arrive as late as they may: when their thread waits for them.
+  template <int bytes>
+  void copy(void* to, const void* from) {
+    if (reinterpret_cast<uintptr_t>(to) % bytes != 0 || reinterpret_cast<uintptr_t>(from) % bytes != 0)
+      throw std::runtime_error("a copy from or to an address that is not a multiple of its size");
+    copies_.push_back({to, from, bytes, ends_});
+  }
+  void end_of_copies() { ++ends_; }
+  template <int pending>
+  void wait_for_copies() {
+    while (!copies_.empty() && copies_.front().end < ends_ - pending) {
+      std::memcpy(copies_.front().to, copies_.front().from, copies_.front().bytes);
+      copies_.pop_front();
+    }
+  }
+
  private:
+  struct Copy {
+    void* to;
+    const void* from;
+    int bytes, end;
+  };
+
   Cluster& cluster_;
   int rank_, thread_;
   int turn_ = 0;
+  int ends_ = 0;
+  std::deque<Copy> copies_;
 };
 
 class Cluster {
@@ -77,6 +104,7 @@ class Cluster {
         fiber.waits_for = nullptr;
         current_ = &fiber;
         swapcontext(&scheduler_, &fiber.context);
+        if (fiber.error) std::rethrow_exception(fiber.error);
         progress = true;
         left -= fiber.done;
         // Backwards the last warps also run as far ahead of the others as the barriers let them.
@@ -102,6 +130,7 @@ class Cluster {
     Barrier* waits_for = nullptr;
     int64_t generation = 0;
     bool done = false;
+    std::exception_ptr error;
   };
 
   static constexpr size_t STACK = 1 << 15;
@@ -114,7 +143,11 @@ class Cluster {
 
   static void start(unsigned low, unsigned high) {
     auto* fiber = reinterpret_cast<Fiber*>(static_cast<uintptr_t>(high) << 32 | low);
-    fiber->body(fiber->machine);
+    try {
+      fiber->body(fiber->machine);
+    } catch (...) {
+      fiber->error = std::current_exception();
+    }
     fiber->done = true;
   }
 

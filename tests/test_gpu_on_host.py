@@ -28,7 +28,7 @@ def gpu(tmp_path_factory):
 def cam(gpu):
     def run(
         activations, gradients, size, *, method="gradcam", normalize="minmax", relu=True, blocks=1, spill=False,
-        backwards=False,
+        staged=0, backwards=False,
     ):  # fmt: skip
         several = gradients.dim() == 5
         grouped = gradients if several else gradients.unsqueeze(1)
@@ -37,7 +37,7 @@ def cam(gpu):
         found = gpu.cam(
             activations.element_size(), activations.dtype == torch.bfloat16,
             activations.data_ptr(), (a[0], 0, *a[1:]), grouped.data_ptr(), grouped.stride(), (b, k, *rest, *size),
-            METHODS.index(method), NORMALIZATIONS.index(normalize), relu, blocks, spill, backwards,
+            METHODS.index(method), NORMALIZATIONS.index(normalize), relu, blocks, spill, staged, backwards,
         )  # fmt: skip
         return tuple(torch.from_numpy(each if several else each[:, 0]) for each in found)
 
@@ -89,6 +89,102 @@ def test_no_bit_depends_on_the_number_of_blocks_nor_on_which_thread_runs_first(c
     for blocks, backwards in ((1, True), (2, False), (4, True), (8, False), (8, True)):
         found = cam(activations, gradients, (24, 36), method=method, blocks=blocks, backwards=backwards)
         assert_same_bits(found, expected)
+
+
+# Shape, channels of a stage: the last stage of a slab is not full, or empty; positions are shared by 8, 4, 2 threads
+# or are one thread's; there are fewer channels than slabs, or so many that each block has several slabs.
+STAGED = [
+    ((2, 0, 300, 7, 7), 8),
+    ((1, 3, 70, 5, 5), 8),
+    ((1, 0, 330, 9, 10), 16),
+    ((2, 2, 150, 14, 14), 8),
+    ((1, 0, 100, 13, 21), 32),
+    ((1, 0, 5, 3, 3), 8),
+    ((1, 0, 40, 1, 1), 8),
+    ((1, 0, 2100, 2, 1), 64),
+]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(("shape", "staged"), STAGED)
+def test_the_way_through_shared_memory_changes_no_bit(cam, shape, staged, method, dtype):
+    activations, gradients = inputs(shape, dtype)
+    expected = cam(activations, gradients, (24, 20), method=method)
+    for blocks, backwards in ((1, False), (1, True), (4, True), (8, False)):
+        found = cam(activations, gradients, (24, 20), method=method, blocks=blocks, backwards=backwards, staged=staged)
+        assert_same_bits(found, expected)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("method", METHODS)
+def test_one_gradient_per_channel_goes_through_shared_memory_as_one_number(cam, method, dtype):
+    activations = torch.randn(2, 300, 7, 7).to(dtype)
+    gradients = torch.randn(2, 3, 300, 1, 1).to(dtype).expand(2, 3, 300, 7, 7)
+    expected = cam(activations, gradients, (24, 20), method=method)
+    for blocks in (1, 4):
+        assert_same_bits(cam(activations, gradients, (24, 20), method=method, blocks=blocks, staged=16), expected)
+
+
+@pytest.mark.parametrize("offset", range(1, 9))
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_way_through_shared_memory_begins_at_any_address(cam, dtype, offset):
+    def moved(maps, by):
+        return torch.cat([maps.new_zeros(by), maps.flatten()])[by:].view(maps.shape)
+
+    activations, gradients = inputs((2, 0, 99, 5, 5), dtype)
+    expected = cam(activations, gradients, (24, 20))
+    found = cam(moved(activations, offset), moved(gradients, 9 - offset), (24, 20), staged=8)
+    assert_same_bits(found, expected)
+
+
+# Multiprocessors, and the bytes of shared memory of a block and of a multiprocessor.
+H200, A100, A10, T4 = (132, 232448, 233472), (108, 166912, 167936), (72, 101376, 102400), (40, 65536, 65536)
+MAPS = [
+    (1, 1, 2048, 7, 7), (8, 1, 1280, 7, 7), (64, 1, 512, 14, 14), (256, 1, 2048, 7, 7), (1024, 3, 960, 7, 7),
+    (1, 1, 512, 14, 14), (16, 1, 768, 16, 16), (4, 1, 256, 28, 28), (4, 1, 256, 56, 56),
+    (300, 1, 1, 300, 280), (2, 5, 3, 1, 1),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("bytes_per_number", [2, 4])
+@pytest.mark.parametrize("maps", MAPS)
+@pytest.mark.parametrize("device", [H200, A100, A10, T4])
+def test_what_is_planned_fits_the_device(gpu, device, maps, bytes_per_number):
+    processors, of_block, of_processor = device
+    images, targets, channels, rows, columns = maps
+    strides = (channels * rows * columns, 0, rows * columns, columns, 1)
+    clusters, copies = device == H200, device != T4
+    blocks, staged, shared = gpu.plan(bytes_per_number, strides, strides, (*maps, 224, 224), device, clusters, copies)
+    assert blocks in (BLOCKS if clusters else [1])
+    assert staged % 8 == 0 and staged <= 256
+    # A map beyond shared memory is kept in a tensor of its own.
+    assert shared <= of_block or (staged == 0 and 4 * rows * columns > of_block - 4096)
+    if staged:
+        resident = min(4, -(-images * targets * blocks // processors))
+        assert min(resident, 2) * (shared + 1024) <= of_processor
+        # Enough on its way to keep memory busy while one stage is worked on, or all that the block is going to read.
+        bytes_per_channel = 2 * rows * columns * bytes_per_number
+        assert 2 * staged * bytes_per_channel >= min(12288, channels / blocks * bytes_per_channel)
+
+
+def test_common_shapes_go_through_shared_memory_and_others_do_not(gpu):
+    def staged(strides, maps, copies=True):
+        return gpu.plan(4, strides, strides, (*maps, 224, 224), H200, True, copies)[1]
+
+    for channels, side in ((2048, 7), (1280, 7), (512, 14), (768, 16)):
+        maps = (256, 1, channels, side, side)
+        dense = (channels * side * side, 0, side * side, side, 1)
+        one_per_channel, channels_last = (
+            (channels, 0, 1, 0, 0),
+            (channels * side * side, 0, 1, side * channels, channels),
+        )
+        assert staged(dense, maps) > 0
+        assert staged(one_per_channel, maps) > 0
+        assert staged(channels_last, maps) == 0
+        assert staged((*dense[:4], 2), maps) == 0
+        assert staged(dense, maps, copies=False) == 0
+    assert staged((256 * 128 * 128, 0, 128 * 128, 128, 1), (4, 1, 256, 128, 128)) == 0
 
 
 @pytest.mark.parametrize("method", METHODS)

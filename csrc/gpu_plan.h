@@ -1,0 +1,57 @@
+// How a call of the CUDA kernel is spread over a device: how many blocks share an image, and whether its channels go
+// through shared memory. Changes what a call costs, and no bit of what it gives.
+#pragma once
+
+#include "gpu_call.h"
+
+#include <algorithm>
+
+namespace gradcam_fast::gpu {
+
+// Enough registers for four blocks of a processor, so that there are always loads under way.
+inline constexpr int BLOCKS_PER_PROCESSOR = 4;
+// What the driver keeps of a processor's shared memory for each block.
+inline constexpr int64_t BYTES_KEPT_PER_BLOCK = 1024;
+
+// What a device, and the code that was built for it, offer a kernel.
+struct Offer {
+  int processors, shared_bytes_of_block, shared_bytes_of_processor;
+  bool clusters, asynchronous_copies;
+};
+
+// As many blocks for a map as give every processor some, while their shared memory lasts.
+inline int blocks_for(const Call& call, int64_t maps, int bytes_per_number, const Offer& offer) {
+  int blocks = 1;
+  while (offer.clusters && blocks < MOST_BLOCKS && maps * blocks < BLOCKS_PER_PROCESSOR * offer.processors) blocks *= 2;
+  const auto fits = [&] { return shared_bytes(call, blocks, bytes_per_number) <= offer.shared_bytes_of_block; };
+  if (blocks > 1 && !fits()) blocks = MOST_BLOCKS;
+  return fits() ? blocks : 1;
+}
+
+// How many channels a stage holds: what a processor's blocks have room for, if that is enough to keep loads under way,
+// and no more than lets a block begin to work while channels are still arriving; zero if maps are better read in place.
+inline int channels_of_stage(Call call, int blocks, int64_t maps, int bytes_per_number, const Offer& offer) {
+  if (!offer.asynchronous_copies || call.a.pitch == 0 || call.g.pitch == 0) return 0;
+  const auto fits = [&](int channels, int64_t resident) {
+    call.staged = channels;
+    const int64_t bytes = shared_bytes(call, blocks, bytes_per_number);
+    return bytes <= offer.shared_bytes_of_block &&
+           resident * (bytes + BYTES_KEPT_PER_BLOCK) <= offer.shared_bytes_of_processor;
+  };
+  const int64_t per_processor = (maps * blocks + offer.processors - 1) / offer.processors;
+  int64_t resident = std::clamp<int64_t>(per_processor, 1, BLOCKS_PER_PROCESSOR);
+  // Two blocks of a processor at least: while one waits at a barrier the other works.
+  while (resident > 2 && !fits(CHANNELS_OF_STAGE, resident)) --resident;
+  if (!fits(CHANNELS_OF_STAGE, resident)) return 0;
+  // As many as its warps weigh at a time, if they can be that many.
+  const int unit = fits(WARPS * CHANNELS_OF_WARP, resident) ? WARPS * CHANNELS_OF_WARP : CHANNELS_OF_STAGE;
+  const auto whole = [&](int channels) { return (channels + unit - 1) / unit * unit; };
+  const int slab = call.most_channels_of_a_slab(), own = call.slabs() / blocks;
+  int channels = whole(std::min(slab, (slab * own + STAGES - 1) / STAGES));
+  while (!fits(channels, resident)) channels -= unit;
+  // As many stages, but of one size.
+  const int stages = (slab + channels - 1) / channels;
+  return whole((slab + stages - 1) / stages);
+}
+
+}  // namespace gradcam_fast::gpu
