@@ -54,22 +54,15 @@ class DeviceMachine {
 #endif
   }
 
-  // Asynchronous where the architecture can, and the bytes are a multiple of four.
-  template <int bytes>
-  GCF_DEVICE void copy(void* to, const void* from) const {
+  // Sixteen bytes to shared memory, asynchronously where the architecture can.
+  GCF_DEVICE void copy16(void* to, const void* from) const {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
     const uint32_t there = static_cast<uint32_t>(__cvta_generic_to_shared(to));
     const size_t here = __cvta_generic_to_global(from);
-    if constexpr (bytes == 16) {
-      asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(there), "l"(here) : "memory");
-      return;
-    } else if constexpr (bytes == 4) {
-      asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(there), "l"(here) : "memory");
-      return;
-    }
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(there), "l"(here) : "memory");
+#else
+    *static_cast<uint4*>(to) = *static_cast<const uint4*>(from);
 #endif
-    using Bytes = std::conditional_t<bytes == 16, uint4, std::conditional_t<bytes == 4, uint32_t, uint16_t>>;
-    *static_cast<Bytes*>(to) = *static_cast<const Bytes*>(from);
   }
   GCF_DEVICE void end_of_copies() const {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
@@ -141,7 +134,7 @@ void launch(Call call, int64_t images, int device, cudaStream_t stream) {
   const Offer offer = offer_of<method, Stored>(device);
   const int64_t maps = images * call.targets;
   const int blocks = blocks_for(call, maps, sizeof(Stored), offer);
-  call.staged = channels_of_stage(call, blocks, maps, sizeof(Stored), offer);
+  call.staged = channels_of_stage(call, method, blocks, maps, sizeof(Stored), offer);
   Tensor spill;
   if (shared_bytes(call, blocks, sizeof(Stored)) > offer.shared_bytes_of_block) {
     const int64_t size = maps * call.positions();

@@ -26,12 +26,10 @@ inline constexpr int MOST_BLOCKS = 8;
 inline constexpr int CHANNELS_PER_SLAB = THREADS;
 // Loads that a thread has in flight at a time.
 inline constexpr int AT_ONCE = 8;
-// Stages of the way through shared memory: one is worked on while the others arrive. What a stage holds is a multiple
-// of so many channels, which every number of groups of threads divides.
-inline constexpr int STAGES = 3;
-inline constexpr int CHANNELS_OF_STAGE = 8;
-// Channels that a warp weighs at a time.
-inline constexpr int CHANNELS_OF_WARP = 4;
+// Channels side by side that a warp weighs, or a thread adds up, at a time.
+inline constexpr int RUN = 4;
+// Stages of the way through shared memory: one is worked on while the others arrive.
+inline constexpr int STAGES = 2;
 
 struct Half {
   uint16_t bits;
@@ -50,11 +48,12 @@ GCF_DEVICE float to_float(Half value) {
 }
 
 // Feature maps in memory: strides in elements. `even`: one position is as far from the next at the end of a row, too.
+// `uniform`: a number stands for all positions of a channel.
 // `pitch`: where all numbers of several channels lie one behind the other, how many each has: its positions, or one
 // that stands for all of them; else zero.
 struct Strides {
   int64_t image, target, channel, row, column;
-  bool even;
+  bool even, uniform;
   int pitch;
 };
 
@@ -63,9 +62,14 @@ struct Strides {
 struct Axis {
   int in, out;
   double over_in, over_out;
+  float over_out_rounded;
 
   Axis(int64_t in, int64_t out)
-      : in(static_cast<int>(in)), out(static_cast<int>(out)), over_in(0.5 / in), over_out(0.5 / out) {}
+      : in(static_cast<int>(in)),
+        out(static_cast<int>(out)),
+        over_in(0.5 / in),
+        over_out(0.5 / out),
+        over_out_rounded(static_cast<float>(over_out)) {}
 
   // Where a pixel reads, in parts of 2 out from sample 0.
   GCF_INLINE int64_t place_of(int pixel) const { return (2 * int64_t{pixel} + 1) * in - out; }
@@ -99,14 +103,20 @@ struct Call {
   float* spill;
   // How many channels are brought to shared memory at a time; zero if maps are read where they lie.
   int staged;
+  // 1 / positions.
+  float over_positions;
 
   GCF_INLINE int positions() const { return y.in * x.in; }
   GCF_INLINE int slabs() const {
     const int per_eight = MOST_BLOCKS * CHANNELS_PER_SLAB;
     return (channels + per_eight - 1) / per_eight * MOST_BLOCKS;
   }
-  GCF_INLINE int slab_begin(int slab) const { return begin_of_part(channels, slabs(), slab); }
-  GCF_INLINE int most_channels_of_a_slab() const { return (channels + slabs() - 1) / slabs(); }
+  // Slabs begin at a multiple of eight channels, which is one of sixteen bytes, too. Where there are few, some are
+  // empty.
+  GCF_INLINE int slab_begin(int slab) const {
+    const int begin = begin_of_part((channels + 7) / 8, slabs(), slab) * 8;
+    return begin < channels ? begin : channels;
+  }
 };
 
 // Strides are (image, target, channel, row, column), sizes are (targets, channels, rows, columns, height, width). The
@@ -118,11 +128,12 @@ inline Call make_call(const void* activations, const std::array<int64_t, 5>& a, 
   const auto strides = [channels = channels, rows = rows, columns = columns](const std::array<int64_t, 5>& of) {
     const int64_t column = columns == 1 ? of[3] : of[4];
     const bool even = columns == 1 || rows == 1 || of[3] == columns * column;
+    const bool uniform = even && (rows * columns == 1 || column == 0);
     const auto follow = [&](int64_t apart, int64_t each) {
       return even && (rows * columns == 1 || column == apart) && (channels == 1 || of[2] == each);
     };
     const int64_t pitch = follow(1, rows * columns) ? rows * columns : follow(0, 1) ? 1 : 0;
-    return Strides{of[0], of[1], of[2], of[3], column, even, static_cast<int>(pitch)};
+    return Strides{of[0], of[1], of[2], of[3], column, even, uniform, static_cast<int>(pitch)};
   };
   const bool inside = channels > 1 && a[2] == 1 && g[2] == 1 && rows * columns > 1;
   return {activations,
@@ -140,7 +151,8 @@ inline Call make_call(const void* activations, const std::array<int64_t, 5>& a, 
           raw_min,
           raw_max,
           spill,
-          0};
+          0,
+          1.0f / static_cast<float>(rows * columns)};
 }
 
 // Calls f with a type that holds the method.
@@ -156,16 +168,9 @@ inline void with_method(Method method, const F& f) {
   }
 }
 
-// What a stage needs in shared memory for the numbers of so many channels, in bytes: they lie there as far from a
-// multiple of sixteen as they lie in memory.
-GCF_INLINE int64_t bytes_of_stage(int pitch, int channels, int bytes_per_number) {
-  return (static_cast<int64_t>(pitch) * channels * bytes_per_number + 30) / 16 * 16;
-}
-
-GCF_INLINE int64_t bytes_of_stages(const Call& call, int bytes_per_number) {
-  if (call.staged == 0) return 0;
-  return STAGES * (bytes_of_stage(call.a.pitch, call.staged, bytes_per_number) +
-                   bytes_of_stage(call.g.pitch, call.staged, bytes_per_number));
+// What stages need in shared memory.
+GCF_INLINE int bytes_of_stages(const Call& call, int bytes_per_number) {
+  return STAGES * call.staged * (call.a.pitch + call.g.pitch) * bytes_per_number;
 }
 
 // The maps of slabs that a block keeps beside the map: those of its own slabs, if there are other blocks, or the one
@@ -181,32 +186,36 @@ GCF_INLINE int64_t shared_bytes(const Call& call, int blocks, int bytes_per_numb
   return bytes_of_stages(call, bytes_per_number) + (THREADS + 2 * WARPS + maps * call.positions()) * sizeof(float);
 }
 
-// The maps of one image (and target).
+// The maps of one image (and target). Numbers come as they are stored: to convert one is to wait for it.
 template <class Stored>
 struct Planes {
   using Number = Stored;
+  // Whether to ask for a number takes long, and whether there are channels in whole runs only.
+  static constexpr bool FAR = true, WHOLE_RUNS = false;
   const Stored* data;
   const Strides& strides;
   int columns;
 
-  // How far a position is from the first of its channel.
-  GCF_DEVICE int64_t within(int position) const {
-    return strides.even ? position * strides.column
-                        : position / columns * strides.row + position % columns * strides.column;
+  GCF_DEVICE int64_t step() const { return strides.channel; }
+  GCF_DEVICE const Stored* at(int channel, int position) const {
+    const int64_t within = strides.even ? position * strides.column
+                                        : position / columns * strides.row + position % columns * strides.column;
+    return data + channel * strides.channel + within;
   }
-  // As stored: to convert a number is to wait for it.
-  GCF_DEVICE Stored raw(int channel, int64_t within) const { return data[channel * strides.channel + within]; }
 };
 
 // Those of the channels that a stage holds.
 template <class Stored>
 struct StagedPlanes {
   using Number = Stored;
+  static constexpr bool FAR = false, WHOLE_RUNS = true;
   const Stored* data;
   int pitch;
 
-  GCF_DEVICE int within(int position) const { return pitch == 1 ? 0 : position; }
-  GCF_DEVICE Stored raw(int channel, int within) const { return data[channel * pitch + within]; }
+  GCF_DEVICE int step() const { return pitch; }
+  GCF_DEVICE const Stored* at(int channel, int position) const {
+    return data + channel * pitch + (pitch == 1 ? 0 : position);
+  }
 };
 
 }  // namespace gradcam_fast::gpu

@@ -2,7 +2,7 @@
 // through shared memory. Changes what a call costs, and no bit of what it gives.
 #pragma once
 
-#include "gpu_call.h"
+#include "gpu_sum.h"
 
 #include <algorithm>
 
@@ -10,6 +10,8 @@ namespace gradcam_fast::gpu {
 
 // Enough registers for four blocks of a processor, so that there are always loads under way.
 inline constexpr int BLOCKS_PER_PROCESSOR = 4;
+// Fewer channels are not worth a stage's barriers.
+inline constexpr int LEAST_OF_STAGE = 8;
 // What the driver keeps of a processor's shared memory for each block.
 inline constexpr int64_t BYTES_KEPT_PER_BLOCK = 1024;
 
@@ -28,10 +30,25 @@ inline int blocks_for(const Call& call, int64_t maps, int bytes_per_number, cons
   return fits() ? blocks : 1;
 }
 
+// Whether channels follow one another, in runs, and each image's begin and end at a multiple of sixteen bytes.
+inline bool can_be_staged(const Call& call, Method method, int64_t maps, int bytes_per_number) {
+  const auto even = [&](const void* data, const Strides& strides) {
+    const auto whole = [&](int64_t numbers) { return numbers * bytes_per_number % 16 == 0; };
+    return strides.pitch > 0 && reinterpret_cast<uintptr_t>(data) % 16 == 0 &&
+           whole(static_cast<int64_t>(call.channels) * strides.pitch) &&
+           (maps == call.targets || whole(strides.image)) && (call.targets == 1 || whole(strides.target));
+  };
+  // A number for each position is what these two pool.
+  const bool pooled = method == Method::gradcam_plus_plus || method == Method::xgradcam;
+  const bool pools = call.a.pitch == call.positions() && !(pooled && call.g.pitch != call.positions());
+  return pools && call.channels % RUN == 0 && even(call.activations, call.a) && even(call.gradients, call.g);
+}
+
 // How many channels a stage holds: what a processor's blocks have room for, if that is enough to keep loads under way,
 // and no more than lets a block begin to work while channels are still arriving; zero if maps are better read in place.
-inline int channels_of_stage(Call call, int blocks, int64_t maps, int bytes_per_number, const Offer& offer) {
-  if (!offer.asynchronous_copies || call.a.pitch == 0 || call.g.pitch == 0) return 0;
+inline int channels_of_stage(Call call, Method method, int blocks, int64_t maps, int bytes_per_number,
+                             const Offer& offer) {
+  if (!offer.asynchronous_copies || !can_be_staged(call, method, maps, bytes_per_number)) return 0;
   const auto fits = [&](int channels, int64_t resident) {
     call.staged = channels;
     const int64_t bytes = shared_bytes(call, blocks, bytes_per_number);
@@ -40,13 +57,15 @@ inline int channels_of_stage(Call call, int blocks, int64_t maps, int bytes_per_
   };
   const int64_t per_processor = (maps * blocks + offer.processors - 1) / offer.processors;
   int64_t resident = std::clamp<int64_t>(per_processor, 1, BLOCKS_PER_PROCESSOR);
+  // A run for each group of threads, by turns, in every stage; and not so few that barriers take the time.
+  const int fewest = std::max(LEAST_OF_STAGE, RUN * Groups(call.positions()).count);
   // Two blocks of a processor at least: while one waits at a barrier the other works.
-  while (resident > 2 && !fits(CHANNELS_OF_STAGE, resident)) --resident;
-  if (!fits(CHANNELS_OF_STAGE, resident)) return 0;
-  // As many as its warps weigh at a time, if they can be that many.
-  const int unit = fits(WARPS * CHANNELS_OF_WARP, resident) ? WARPS * CHANNELS_OF_WARP : CHANNELS_OF_STAGE;
+  while (resident > 2 && !fits(fewest, resident)) --resident;
+  if (!fits(fewest, resident)) return 0;
+  // A run for each warp, if there is room.
+  const int unit = fits(WARPS * RUN, resident) ? WARPS * RUN : fewest;
   const auto whole = [&](int channels) { return (channels + unit - 1) / unit * unit; };
-  const int slab = call.most_channels_of_a_slab(), own = call.slabs() / blocks;
+  const int slab = call.slab_begin(1), own = call.slabs() / blocks;
   int channels = whole(std::min(slab, (slab * own + STAGES - 1) / STAGES));
   while (!fits(channels, resident)) channels -= unit;
   // As many stages, but of one size.

@@ -7,24 +7,12 @@
 
 namespace gradcam_fast::gpu {
 
-// How many numbers behind a multiple of sixteen bytes an address is.
-template <class Stored>
-GCF_DEVICE int behind(const Stored* address) {
-  return static_cast<int>(reinterpret_cast<uintptr_t>(address) % 16 / sizeof(Stored));
-}
-
-// Asks for `count` numbers, sixteen bytes at a time but for the ends; `to` is as far behind a multiple of sixteen
-// bytes.
-template <class Stored, class Machine>
-GCF_DEVICE void fetch(Machine& machine, const Stored* from, int count, Stored* to) {
-  constexpr int many = 16 / sizeof(Stored);
-  const int before = (many - behind(from)) % many;
-  const int head = before < count ? before : count;
-  const int vectors = (count - head) / many, tail = head + vectors * many;
-  for (int i = machine.thread(); i < vectors; i += THREADS)
-    machine.template copy<16>(to + head + i * many, from + head + i * many);
-  const int end = machine.thread() < head ? machine.thread() : tail + machine.thread() - head;
-  if (end < count) machine.template copy<sizeof(Stored)>(to + end, from + end);
+// Asks for `bytes`, sixteen at a time, of which all is a multiple.
+template <class Machine>
+GCF_DEVICE void fetch(Machine& machine, const void* from, int bytes, void* to) {
+  const char* at = static_cast<const char*>(from);
+#pragma unroll 1
+  for (int i = machine.thread() * 16; i < bytes; i += THREADS * 16) machine.copy16(static_cast<char*>(to) + i, at + i);
 }
 
 // The slabs [first, end) cut into parts of as many channels as a stage holds, and the stages in shared memory that they
@@ -36,47 +24,34 @@ struct Stages {
   int first, end;
   Stored* memory;
 
-  // Some channels of a slab, those behind the first `before`, and the stage they go through. The last part of a slab
-  // may have none.
+  // Channels of a slab, from `begin` on, and the stage they go through. An empty slab has one part without any.
   struct Part {
-    int slab, slab_begin, slab_end, before, stage;
+    int slab, begin, slab_end, stage;
   };
 
   GCF_DEVICE Part begin_of_slab(int slab, int stage) const {
-    return {slab, call.slab_begin(slab), call.slab_begin(slab + 1), 0, stage};
+    return {slab, call.slab_begin(slab), call.slab_begin(slab + 1), stage};
   }
-  GCF_DEVICE bool is_last_of_slab(const Part& part) const {
-    return part.before + call.staged >= call.most_channels_of_a_slab();
-  }
+  GCF_DEVICE bool ends_slab(const Part& part) const { return part.begin + call.staged >= part.slab_end; }
   GCF_DEVICE Part after(const Part& part) const {
     const int stage = part.stage + 1 < STAGES ? part.stage + 1 : 0;
-    if (is_last_of_slab(part)) return begin_of_slab(part.slab + 1, stage);
-    return {part.slab, part.slab_begin, part.slab_end, part.before + call.staged, stage};
+    if (ends_slab(part)) return begin_of_slab(part.slab + 1, stage);
+    return {part.slab, part.begin + call.staged, part.slab_end, stage};
   }
+  GCF_DEVICE int channels(const Part& part) const { return ends_slab(part) ? part.slab_end - part.begin : call.staged; }
 
-  GCF_DEVICE int channels(const Part& part) const {
-    const int left = part.slab_end - part.slab_begin - part.before;
-    return left < 0 ? 0 : left < call.staged ? left : call.staged;
-  }
-  GCF_DEVICE const Stored* in_memory(const Planes<Stored>& of, const Part& part) const {
-    return of.data + (part.slab_begin + part.before) * of.strides.channel;
-  }
   GCF_DEVICE Stored* activations(const Part& part) const {
-    return memory + part.stage * (size(call.a) + size(call.g)) + behind(in_memory(a, part));
+    return memory + part.stage * call.staged * (call.a.pitch + call.g.pitch);
   }
-  GCF_DEVICE Stored* gradients(const Part& part) const {
-    return memory + part.stage * (size(call.a) + size(call.g)) + size(call.a) + behind(in_memory(g, part));
-  }
-  GCF_DEVICE int64_t size(const Strides& of) const {
-    return bytes_of_stage(of.pitch, call.staged, sizeof(Stored)) / sizeof(Stored);
-  }
+  GCF_DEVICE Stored* gradients(const Part& part) const { return activations(part) + call.staged * call.a.pitch; }
 
   // Asks for a part, or for nothing behind the last.
   template <class Machine>
   GCF_DEVICE void ask(Machine& machine, const Part& part) const {
     if (part.slab < end) {
-      fetch(machine, in_memory(a, part), channels(part) * call.a.pitch, activations(part));
-      fetch(machine, in_memory(g, part), channels(part) * call.g.pitch, gradients(part));
+      const int bytes = channels(part) * static_cast<int>(sizeof(Stored));
+      fetch(machine, a.at(part.begin, 0), bytes * call.a.pitch, activations(part));
+      fetch(machine, g.at(part.begin, 0), bytes * call.g.pitch, gradients(part));
     }
     machine.end_of_copies();
   }
@@ -96,21 +71,24 @@ GCF_DEVICE void sum_slabs(Machine& machine, const Stages<Stored>& stages, float*
   for (int i = 0; i < STAGES; ++i, next = stages.after(next)) stages.ask(machine, next);
   machine.template wait_for_copies<STAGES - 1>();
   machine.sync();
+  bool begins = true;
   float sum = 0.0f;
   while (true) {
     const int slab = here.slab - stages.first, channels = stages.channels(here);
     const StagedPlanes<Stored> a{stages.activations(here), call.a.pitch}, g{stages.gradients(here), call.g.pitch};
-    float* weights = room + here.before;
+    const bool ends = stages.ends_slab(here);
     if constexpr (weighs_channels(method)) {
-      weigh_by_warps<method>(machine, call, a, g, 0, channels, weights);
+      if (method == Method::gradcam && call.g.uniform)
+        weigh_uniform(thread, g, 0, channels, room);
+      else
+        weigh_by_warps<method>(machine, call, a, g, 0, channels, room);
       machine.sync();
     }
-    const bool begins = here.before == 0, ends = stages.is_last_of_slab(here);
     if (groups.count == 1) {
       float* map = partial(slab);
       for (int position = thread; position < positions; position += THREADS) {
         const float before = begins ? 0.0f : map[position];
-        const float now = sum_at<method>(a, g, weights, position, 0, channels, 0, 1, before);
+        const float now = sum_at<method, RUN>(a, g, room, position, 0, channels, 0, RUN, before);
         if (ends)
           put(slab, position, now);
         else
@@ -119,12 +97,13 @@ GCF_DEVICE void sum_slabs(Machine& machine, const Stages<Stored>& stages, float*
     } else {
       if (begins) sum = 0.0f;
       if (place < positions && group < groups.count)
-        sum = sum_at<method>(a, g, weights, place, 0, channels, group, groups.count, sum);
+        sum = sum_at<method, RUN>(a, g, room, place, 0, channels, group * RUN, groups.count * RUN, sum);
       const auto put_here = [&](int position, float total) { put(slab, position, total); };
       if (ends) add_groups(machine, groups, positions, sum, room, put_here);
     }
     here = stages.after(here);
     if (here.slab == stages.end) break;
+    begins = ends;
     // What comes now is there for all threads, and none is still at the part before, whose stage is free.
     machine.template wait_for_copies<STAGES - 2>();
     machine.sync();

@@ -1,207 +1,83 @@
-// What the threads of a block do to make a map of a slab of channels: the channels' weights, then the sums. Machine is
-// what cam_block.h says.
+// What the threads of a block do to add up weighed channels to the map of a slab. Machine is what cam_block.h says.
 #pragma once
 
-#include "gpu_call.h"
+#include "gpu_weigh.h"
 
 namespace gradcam_fast::gpu {
 
-// Sums over the threads of a warp, by halves.
-template <class Machine>
-struct OfWarp {
-  Machine& machine;
-
-  // Each value's sum, given to all threads.
-  template <class T, int many>
-  GCF_DEVICE void everywhere(T (&values)[many]) const {
-    for (int mask = WARP / 2; mask > 0; mask /= 2)
-#pragma unroll
-      for (int i = 0; i < many; ++i) values[i] += machine.shuffle_xor(values[i], mask);
-  }
-
-  // The same sums, but each thread gets one: that of the value mine<many>(). So it takes many - 1 shuffles and those of
-  // one value, not of each.
-  template <class T, int many>
-  GCF_DEVICE T scattered(T (&values)[many]) const {
-    int mask = WARP / 2;
-#pragma unroll
-    for (int left = many; left > 1; left /= 2, mask /= 2) {
-      const bool upper = (machine.thread() & mask) != 0;
-#pragma unroll
-      for (int i = 0; i < left / 2; ++i) {
-        const T kept = upper ? values[i + left / 2] : values[i], given = upper ? values[i] : values[i + left / 2];
-        values[i] = kept + machine.shuffle_xor(given, mask);
-      }
-    }
-    for (; mask > 0; mask /= 2) values[0] += machine.shuffle_xor(values[0], mask);
-    return values[0];
-  }
-  template <int many>
-  GCF_DEVICE int mine() const {
-    return machine.thread() % WARP / (WARP / many);
-  }
-};
-
-// The same for a thread that shares its values with none.
-struct OfThread {
-  template <class T>
-  GCF_DEVICE void everywhere(T (&)[1]) const {}
-  template <class T>
-  GCF_DEVICE T scattered(T (&values)[1]) const {
-    return values[0];
-  }
-};
-
-// The largest of each of the values of all threads of a block, given to each; `room` for `many` floats per warp.
-template <class Machine, int many>
-GCF_DEVICE void max_of_block(Machine& machine, float (&values)[many], float* room) {
-  const int lane = machine.thread() % WARP, warp = machine.thread() / WARP;
-  for (int mask = WARP / 2; mask > 0; mask /= 2)
-#pragma unroll
-    for (int i = 0; i < many; ++i) {
-      const float other = machine.shuffle_xor(values[i], mask);
-      values[i] = values[i] > other ? values[i] : other;
-    }
-#pragma unroll
-  for (int i = 0; i < many; ++i)
-    if (lane == 0) room[i * WARPS + warp] = values[i];
-  machine.sync();
-#pragma unroll
-  for (int i = 0; i < many; ++i) {
-    values[i] = room[i * WARPS];
-    for (int other = 1; other < WARPS; ++other)
-      values[i] = values[i] > room[i * WARPS + other] ? values[i] : room[i * WARPS + other];
-  }
-  machine.sync();
-}
-
-// The weights of `many` channels from `channel` on, `apart` apart, of each of which this thread has the positions
-// first, first + step, ...; beyond end - 1 there is only that one again. `deep` positions of each are loaded before any
-// is used. Returns the one of them that `sum`, which adds up what the threads that share channels have, scatters here.
-template <Method method, int many, int deep, class Planes, class Sum>
-GCF_DEVICE float weight_of(const Planes& a, const Planes& g, int channel, int apart, int end, int first, int step,
-                           int positions, const Sum& sum) {
-  using Stored = typename Planes::Number;
-  const auto load = [&](const Planes& from, int p, Stored(&to)[many][deep]) {
-#pragma unroll
-    for (int j = 0; j < deep; ++j) {
-      const auto within = from.within(j == 0 || p + j * step < positions ? p + j * step : positions - 1);
-#pragma unroll
-      for (int i = 0; i < many; ++i) {
-        const int wanted = channel + i * apart;
-        to[i][j] = from.raw(wanted < end ? wanted : end - 1, within);
-      }
-    }
-  };
-  // f(i, j) for each number that is there.
-  const auto each = [&](int p, const auto& f) {
-#pragma unroll
-    for (int j = 0; j < deep; ++j) {
-      if (j != 0 && p + j * step >= positions) break;
-#pragma unroll
-      for (int i = 0; i < many; ++i) f(i, j);
-    }
-  };
-  Stored gradient[many][deep];
-  if constexpr (method == Method::gradcam) {
-    float totals[many] = {};
-    for (int p = first; p < positions; p += deep * step) {
-      load(g, p, gradient);
-      each(p, [&](int i, int j) { totals[i] += to_float(gradient[i][j]); });
-    }
-    return sum.scattered(totals) / static_cast<float>(positions);
-  } else {
-    Stored activation[many][deep];
-    double totals[many] = {}, products[many] = {};
-    for (int p = first; p < positions; p += deep * step) {
-      load(a, p, activation);
-      if constexpr (method == Method::xgradcam) load(g, p, gradient);
-      each(p, [&](int i, int j) {
-        const float one = to_float(activation[i][j]);
-        totals[i] += one;
-        if constexpr (method == Method::xgradcam) products[i] += static_cast<double>(one) * to_float(gradient[i][j]);
-      });
-    }
-    if constexpr (method == Method::xgradcam) return xgradcam_weight(sum.scattered(products), sum.scattered(totals));
-    sum.everywhere(totals);
-    float weights[many] = {};
-    for (int p = first; p < positions; p += deep * step) {
-      load(g, p, gradient);
-      each(p, [&](int i, int j) {
-        const float one = to_float(gradient[i][j]);
-        float term;
-        plus_plus_term(one, plus_plus_denominator(one, totals[i]), term);
-        weights[i] += term;
-      });
-    }
-    return sum.scattered(weights);
-  }
-}
-
-// How many numbers of a kind a thread asks for at a time to weigh channels: half as many where there are two kinds.
-template <Method method>
-inline constexpr int FOR_WEIGHTS = method == Method::gradcam ? AT_ONCE : AT_ONCE / 2;
-
-// The weights of the channels [begin, end), some of them to a warp at a time.
-template <Method method, class Planes, class Machine>
-GCF_DEVICE void weigh_by_warps(Machine& machine, const Call& call, const Planes& a, const Planes& g, int begin, int end,
-                               float* weights) {
-  constexpr int many = CHANNELS_OF_WARP, deep = FOR_WEIGHTS<method> / many;
-  const int lane = machine.thread() % WARP;
-  const OfWarp<Machine> sum{machine};
-  for (int channel = begin + machine.thread() / WARP; channel < end; channel += many * WARPS) {
-    const float weight = weight_of<method, many, deep>(a, g, channel, WARPS, end, lane, WARP, call.positions(), sum);
-    const int mine = channel + sum.template mine<many>() * WARPS;
-    if (lane % (WARP / many) == 0 && mine < end) weights[mine - begin] = weight;
-  }
-}
-
-// The same where channels lie side by side, at most as many as threads: one to a thread.
-template <Method method, class Planes>
-GCF_DEVICE void weigh_by_threads(int thread, const Call& call, const Planes& a, const Planes& g, int begin, int end,
-                                 float* weights) {
-  constexpr int deep = FOR_WEIGHTS<method>;
-  const int channel = begin + thread;
-  if (channel >= end) return;
-  weights[thread] = weight_of<method, 1, deep>(a, g, channel, 1, end, 0, 1, call.positions(), OfThread());
-}
-
-// `sum`, and what the channels begin + first, begin + first + step, ... below `end` add to the map at one position.
-template <Method method, class Planes>
+// `sum`, and what some of the channels [begin, end) add to the map at one position: `run` of them side by side from
+// begin + first on, as many from begin + first + step on, and so on. Weights are those of the channels from `begin` on.
+template <Method method, int run, class Planes>
 GCF_DEVICE float sum_at(const Planes& a, const Planes& g, const float* weights, int position, int begin, int end,
                         int first, int step, float sum) {
-  const auto in_a = a.within(position), in_g = g.within(position);
-  for (int channel = begin + first; channel < end; channel += AT_ONCE * step) {
-    typename Planes::Number activation[AT_ONCE], gradient[AT_ONCE];
+  struct alignas(run * sizeof(float)) Weights {
+    float of[run];
+  };
+  const typename Planes::Number *of_a = a.at(begin + first, position), *of_g = g.at(begin + first, position);
+  const auto jump_a = step * a.step(), jump_g = step * g.step();
+  weights += first;
+  // All that is asked for is asked for before any of it is used, and nothing is asked for that is not there: a branch
+  // in between would make each number wait for the one before.
+  const auto add = [&](auto count) {
+    constexpr int many = count.value, side_by_side = many < run ? many : run;
+    typename Planes::Number activation[many];
+    [[maybe_unused]] typename Planes::Number gradient[many];
+    [[maybe_unused]] Weights weight[many / side_by_side];
 #pragma unroll
-    for (int i = 0; i < AT_ONCE; ++i) {
-      const int each = channel + i * step < end ? channel + i * step : end - 1;
-      activation[i] = a.raw(each, in_a);
-      if constexpr (!weighs_channels(method)) gradient[i] = g.raw(each, in_g);
+    for (int i = 0; i < many; i += side_by_side) {
+#pragma unroll
+      for (int j = 0; j < side_by_side; ++j) {
+        activation[i + j] = of_a[i / run * jump_a + j * a.step()];
+        if constexpr (!weighs_channels(method)) gradient[i + j] = of_g[i / run * jump_g + j * g.step()];
+      }
+      if constexpr (weighs_channels(method)) {
+        if constexpr (side_by_side == run)
+          weight[i / run] = *reinterpret_cast<const Weights*>(weights + i / run * step);
+        else
+          weight[i].of[0] = *weights;
+      }
     }
 #pragma unroll
-    for (int i = 0; i < AT_ONCE; ++i) {
-      const int each = channel + i * step;
-      if (each >= end) break;
+    for (int i = 0; i < many; ++i) {
       const float one = to_float(activation[i]);
       if constexpr (weighs_channels(method)) {
-        sum += weights[each - begin] * one;
+        sum = fmaf(weight[i / side_by_side].of[i % side_by_side], one, sum);
       } else {
         float term;
         position_term<method>(one, to_float(gradient[i]), term);
         sum += term;
       }
     }
+  };
+  constexpr int runs = AT_ONCE / run;
+  int channel = begin + first;
+#pragma unroll 1
+  for (; channel + (runs - 1) * step + run <= end; channel += runs * step) {
+    add(std::integral_constant<int, AT_ONCE>());
+    of_a += runs * jump_a, of_g += runs * jump_g, weights += runs * step;
+  }
+#pragma unroll 1
+  for (; channel + run <= end; channel += step) {
+    add(std::integral_constant<int, run>());
+    of_a += jump_a, of_g += jump_g, weights += step;
+  }
+  // The last run may be shorter.
+  if constexpr (run > 1 && !Planes::WHOLE_RUNS) {
+#pragma unroll 1
+    for (; channel < end; ++channel) {
+      add(std::integral_constant<int, 1>());
+      of_a += a.step(), of_g += g.step(), ++weights;
+    }
   }
   return sum;
 }
 
-// How threads share positions that lie side by side: a position's channels go to several, as long as a warp has
-// positions of one channel only.
+// How threads share positions that lie side by side: a position's channels go to several groups of threads, a run to
+// each by turns, as long as a warp has positions of one channel only.
 struct Groups {
   int width, count;
 
-  GCF_DEVICE explicit Groups(int positions)
+  GCF_INLINE explicit Groups(int positions)
       : width((positions + WARP - 1) / WARP * WARP), count(width < THREADS ? THREADS / width : 1) {}
 };
 
@@ -226,7 +102,9 @@ GCF_DEVICE void sum_slab(Machine& machine, const Call& call, const Planes<Stored
                          int begin, int end, float* room, const Put& put) {
   const int thread = machine.thread(), positions = call.positions();
   if constexpr (weighs_channels(method)) {
-    if (call.channels_inside)
+    if (method == Method::gradcam && call.g.uniform)
+      weigh_uniform(thread, g, begin, end, room);
+    else if (call.channels_inside)
       weigh_by_threads<method>(thread, call, a, g, begin, end, room);
     else
       weigh_by_warps<method>(machine, call, a, g, begin, end, room);
@@ -236,18 +114,18 @@ GCF_DEVICE void sum_slab(Machine& machine, const Call& call, const Planes<Stored
   if (call.channels_inside) {
     // A warp per position: its lanes read channels that lie side by side.
     for (int position = thread / WARP; position < positions; position += WARPS) {
-      float sum[] = {sum_at<method>(a, g, room, position, begin, end, thread % WARP, WARP, 0.0f)};
-      OfWarp<Machine>{machine}.everywhere(sum);
-      if (thread % WARP == 0) put(position, sum[0]);
+      const float some = sum_at<method, 1>(a, g, room, position, begin, end, thread % WARP, WARP, 0.0f);
+      const float sum = sum_of_lanes<WARP>(machine, some);
+      if (thread % WARP == 0) put(position, sum);
     }
   } else if (groups.count == 1) {
     for (int position = thread; position < positions; position += THREADS)
-      put(position, sum_at<method>(a, g, room, position, begin, end, 0, 1, 0.0f));
+      put(position, sum_at<method, RUN>(a, g, room, position, begin, end, 0, RUN, 0.0f));
   } else {
     const int position = thread % groups.width, group = thread / groups.width;
     float sum = 0.0f;
     if (position < positions && group < groups.count)
-      sum = sum_at<method>(a, g, room, position, begin, end, group, groups.count, 0.0f);
+      sum = sum_at<method, RUN>(a, g, room, position, begin, end, group * RUN, groups.count * RUN, 0.0f);
     add_groups(machine, groups, positions, sum, room, put);
   }
   machine.sync();

@@ -2,9 +2,32 @@
 // what cam_block.h says.
 #pragma once
 
-#include "gpu_sum.h"
+#include "gpu_call.h"
 
 namespace gradcam_fast::gpu {
+
+// The largest of each of the values of all threads of a block, given to each; `room` for `many` floats per warp.
+template <class Machine, int many>
+GCF_DEVICE void max_of_block(Machine& machine, float (&values)[many], float* room) {
+  const int lane = machine.thread() % WARP, warp = machine.thread() / WARP;
+  for (int mask = WARP / 2; mask > 0; mask /= 2)
+#pragma unroll
+    for (int i = 0; i < many; ++i) {
+      const float other = machine.shuffle_xor(values[i], mask);
+      values[i] = values[i] > other ? values[i] : other;
+    }
+#pragma unroll
+  for (int i = 0; i < many; ++i)
+    if (lane == 0) room[i * WARPS + warp] = values[i];
+  machine.sync();
+#pragma unroll
+  for (int i = 0; i < many; ++i) {
+    values[i] = room[i * WARPS];
+    for (int other = 1; other < WARPS; ++other)
+      values[i] = values[i] > room[i * WARPS + other] ? values[i] : room[i * WARPS + other];
+  }
+  machine.sync();
+}
 
 // The pixels [begin, end) that read between samples `low` and low + 1 of an axis: pixel x reads at
 // (2 x + 1) in / (2 out) - 1/2, below zero at sample 0.
@@ -29,7 +52,7 @@ struct Cell {
   // How far a pixel is from `low` towards low + 1, in parts of 2 out; `by_parts` is the same, divided.
   GCF_DEVICE int parts(int pixel) const { return static_cast<int>(axis.place_of(pixel) - low * 2 * int64_t{axis.out}); }
   GCF_DEVICE float by_parts(int parts) const {
-    return static_cast<float>(parts > 0 ? parts : 0) * static_cast<float>(axis.over_out);
+    return static_cast<float>(parts > 0 ? parts : 0) * axis.over_out_rounded;
   }
   GCF_DEVICE float fraction(int pixel) const { return by_parts(parts(pixel)); }
 };

@@ -35,8 +35,8 @@ py::tuple gpu_cam(int64_t bytes, bool bfloat16, uintptr_t activations, std::arra
       make_call(reinterpret_cast<const void*>(activations), a, reinterpret_cast<const void*>(gradients), g,
                 {targets, channels, rows, columns, height, width}, static_cast<Normalize>(normalize), relu,
                 heatmap.mutable_data(), raw_min.mutable_data(), raw_max.mutable_data(), spill ? room.data() : nullptr);
-  if (staged != 0 && (call.a.pitch == 0 || call.g.pitch == 0))
-    throw std::invalid_argument("maps that do not follow one another cannot go through stages");
+  if (staged != 0 && !can_be_staged(call, static_cast<Method>(method), images * targets, bytes))
+    throw std::invalid_argument("these maps cannot go through stages");
   call.staged = staged;
   const auto which = static_cast<Method>(method);
   if (bytes == 4)
@@ -48,16 +48,18 @@ py::tuple gpu_cam(int64_t bytes, bool bfloat16, uintptr_t activations, std::arra
   return py::make_tuple(heatmap, raw_min, raw_max);
 }
 
-// (blocks, channels of a stage, bytes of shared memory) on such a device, for maps at no address.
-py::tuple plan(int bytes, std::array<int64_t, 5> a, std::array<int64_t, 5> g, std::array<int64_t, 7> sizes,
-               std::array<int, 3> processors_and_bytes, bool clusters, bool asynchronous_copies) {
+// (blocks, channels of a stage, bytes of shared memory) on such a device.
+py::tuple plan(int64_t method, int bytes, uintptr_t activations, std::array<int64_t, 5> a, uintptr_t gradients,
+               std::array<int64_t, 5> g, std::array<int64_t, 7> sizes, std::array<int, 3> processors_and_bytes,
+               bool clusters, bool asynchronous_copies) {
   const auto [images, targets, channels, rows, columns, height, width] = sizes;
   const auto [processors, of_block, of_processor] = processors_and_bytes;
   const Offer offer{processors, of_block, of_processor, clusters, asynchronous_copies};
-  Call call = make_call(nullptr, a, nullptr, g, {targets, channels, rows, columns, height, width}, Normalize::minmax,
-                        true, nullptr, nullptr, nullptr, nullptr);
+  Call call = make_call(reinterpret_cast<const void*>(activations), a, reinterpret_cast<const void*>(gradients), g,
+                        {targets, channels, rows, columns, height, width}, Normalize::minmax, true, nullptr, nullptr,
+                        nullptr, nullptr);
   const int blocks = blocks_for(call, images * targets, bytes, offer);
-  call.staged = channels_of_stage(call, blocks, images * targets, bytes, offer);
+  call.staged = channels_of_stage(call, static_cast<Method>(method), blocks, images * targets, bytes, offer);
   return py::make_tuple(blocks, call.staged, shared_bytes(call, blocks, bytes));
 }
 

@@ -39,17 +39,16 @@ class HostMachine {
   T shuffle_xor(T value, int mask);
 
   // Copies arrive as late as they may: when their thread waits for them.
-  template <int bytes>
-  void copy(void* to, const void* from) {
-    if (reinterpret_cast<uintptr_t>(to) % bytes != 0 || reinterpret_cast<uintptr_t>(from) % bytes != 0)
-      throw std::runtime_error("a copy from or to an address that is not a multiple of its size");
-    copies_.push_back({to, from, bytes, ends_});
+  void copy16(void* to, const void* from) {
+    if (reinterpret_cast<uintptr_t>(to) % 16 != 0 || reinterpret_cast<uintptr_t>(from) % 16 != 0)
+      throw std::runtime_error("a copy of sixteen bytes from or to an address that is not a multiple of sixteen");
+    copies_.push_back({to, from, ends_});
   }
   void end_of_copies() { ++ends_; }
   template <int pending>
   void wait_for_copies() {
     while (!copies_.empty() && copies_.front().end < ends_ - pending) {
-      std::memcpy(copies_.front().to, copies_.front().from, copies_.front().bytes);
+      std::memcpy(copies_.front().to, copies_.front().from, 16);
       copies_.pop_front();
     }
   }
@@ -58,7 +57,7 @@ class HostMachine {
   struct Copy {
     void* to;
     const void* from;
-    int bytes, end;
+    int end;
   };
 
   Cluster& cluster_;

@@ -1,0 +1,127 @@
+// What the threads of a block do to weigh channels: pool gradients, and activations where a method asks for it. Machine
+// is what cam_block.h says.
+#pragma once
+
+#include "gpu_call.h"
+
+namespace gradcam_fast::gpu {
+
+// A value summed over as many neighbouring lanes of a warp, and given to each of them.
+template <int lanes, class Machine, class T>
+GCF_DEVICE T sum_of_lanes(Machine& machine, T value) {
+  for (int mask = lanes / 2; mask > 0; mask /= 2) value += machine.shuffle_xor(value, mask);
+  return value;
+}
+
+// f(activation, gradient) for a channel's positions first, first + step, ...; zero for what is not `taken`. `deep` of
+// them are asked for before any is used.
+template <int deep, bool take_activations, bool take_gradients, class Planes, class F>
+GCF_DEVICE void for_positions(const Planes& a, const Planes& g, int channel, int first, int step, int positions,
+                              const F& f) {
+  using Number = typename Planes::Number;
+  const auto some = [&](auto count, const auto& at_a, const auto& at_g, const auto& there) {
+    [[maybe_unused]] Number activation[count.value], gradient[count.value];
+#pragma unroll
+    for (int i = 0; i < count.value; ++i) {
+      if constexpr (take_activations) activation[i] = *at_a(i);
+      if constexpr (take_gradients) gradient[i] = *at_g(i);
+    }
+#pragma unroll
+    for (int i = 0; i < count.value; ++i) {
+      float one = 0.0f, other = 0.0f;
+      if constexpr (take_activations) one = there(i) ? to_float(activation[i]) : 0.0f;
+      if constexpr (take_gradients) other = there(i) ? to_float(gradient[i]) : 0.0f;
+      f(one, other);
+    }
+  };
+  const auto all = [](int) { return true; };
+  int p = first;
+  if constexpr (Planes::FAR) {
+    const std::integral_constant<int, deep> count;
+    const auto in = [&](const Planes& planes) {
+      return [&planes, &p, channel, step, positions](int i) {
+        return planes.at(channel, p + i * step < positions ? p + i * step : positions - 1);
+      };
+    };
+    for (; p + (deep - 1) * step < positions; p += deep * step) some(count, in(a), in(g), all);
+    // One wait for all that is left; zeros add nothing.
+    if (p < positions) some(count, in(a), in(g), [&](int i) { return p + i * step < positions; });
+  } else {
+    const Number *of_a = a.at(channel, first), *of_g = g.at(channel, first);
+    const auto in_a = [&](int i) { return of_a + i * step; };
+    const auto in_g = [&](int i) { return of_g + i * step; };
+    constexpr int half = deep / 2;
+#pragma unroll 1
+    for (; p + (half - 1) * step < positions; p += half * step, of_a += half * step, of_g += half * step)
+      some(std::integral_constant<int, half>(), in_a, in_g, all);
+#pragma unroll 1
+    for (; p < positions; p += step, of_a += step, of_g += step)
+      some(std::integral_constant<int, 1>(), in_a, in_g, all);
+  }
+}
+
+// The weight of a channel, of which this thread has the positions first, first + step, ...; `sum` adds up what the
+// threads that share it have.
+template <Method method, class Planes, class Sum>
+GCF_DEVICE float weight_of(const Call& call, const Planes& a, const Planes& g, int channel, int first, int step,
+                           const Sum& sum) {
+  const int positions = call.positions();
+  if constexpr (method == Method::gradcam) {
+    float total = 0.0f;
+    for_positions<AT_ONCE, false, true>(a, g, channel, first, step, positions,
+                                        [&](float, float gradient) { total += gradient; });
+    return sum(total) * call.over_positions;
+  } else if constexpr (method == Method::xgradcam) {
+    double total = 0.0, products = 0.0;
+    for_positions<AT_ONCE / 2, true, true>(a, g, channel, first, step, positions,
+                                           [&](float activation, float gradient) {
+                                             total += activation;
+                                             products += static_cast<double>(activation) * gradient;
+                                           });
+    return xgradcam_weight(sum(products), sum(total));
+  } else {
+    double total = 0.0;
+    for_positions<AT_ONCE, true, false>(a, g, channel, first, step, positions,
+                                        [&](float activation, float) { total += activation; });
+    total = sum(total);
+    float weight = 0.0f;
+    for_positions<AT_ONCE, false, true>(a, g, channel, first, step, positions, [&](float, float gradient) {
+      float term;
+      plus_plus_term(gradient, plus_plus_denominator(gradient, total), term);
+      weight += term;
+    });
+    return sum(weight);
+  }
+}
+
+// The weights of channels whose gradients are the same everywhere, at most as many as threads: the mean is any of them.
+template <class Planes>
+GCF_DEVICE void weigh_uniform(int thread, const Planes& g, int begin, int end, float* weights) {
+  if (begin + thread < end) weights[thread] = to_float(*g.at(begin + thread, 0));
+}
+
+// The weights of the channels [begin, end): a run to a warp, some lanes to each of its channels.
+template <Method method, class Planes, class Machine>
+GCF_DEVICE void weigh_by_warps(Machine& machine, const Call& call, const Planes& a, const Planes& g, int begin, int end,
+                               float* weights) {
+  constexpr int lanes = WARP / RUN;
+  const int lane = machine.thread() % lanes;
+  const auto sum = [&](auto value) { return sum_of_lanes<lanes>(machine, value); };
+  for (int run = begin + machine.thread() / WARP * RUN; run < end; run += WARPS * RUN) {
+    // Where there is no channel the last is weighed once more: all threads of a warp are needed.
+    const int wanted = run + machine.thread() % WARP / lanes;
+    const int channel = Planes::WHOLE_RUNS || wanted < end ? wanted : end - 1;
+    const float weight = weight_of<method>(call, a, g, channel, lane, lanes, sum);
+    if (lane == 0 && channel == wanted) weights[channel - begin] = weight;
+  }
+}
+
+// The same where channels lie side by side in memory, at most as many as threads: one to a thread.
+template <Method method, class Planes>
+GCF_DEVICE void weigh_by_threads(int thread, const Call& call, const Planes& a, const Planes& g, int begin, int end,
+                                 float* weights) {
+  const auto alone = [](auto value) { return value; };
+  if (begin + thread < end) weights[thread] = weight_of<method>(call, a, g, begin + thread, 0, 1, alone);
+}
+
+}  // namespace gradcam_fast::gpu
