@@ -41,6 +41,14 @@ def resnet():
 
 
 @pytest.fixture(scope="session")
+def gpu_on_host(tmp_path_factory):
+    """The module that gpu_on_host.cpp makes."""
+    import extensions
+
+    return extensions.build("gpu_on_host", tmp_path_factory.mktemp("gpu_on_host"))
+
+
+@pytest.fixture(scope="session")
 def pneumonia_net():
     import chest_xray
 

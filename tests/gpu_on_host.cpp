@@ -1,4 +1,4 @@
-// The CUDA kernel's device code, run thread by thread on the host, bound for test_gpu_on_host.py.
+// The CUDA kernel's device code, run thread by thread on the host, its argument and its plan, bound for device_code.py.
 #include "gpu_on_host.h"
 #include "gpu_plan.h"
 
@@ -48,6 +48,20 @@ py::tuple gpu_cam(int64_t bytes, bool bfloat16, uintptr_t activations, std::arra
   return py::make_tuple(heatmap, raw_min, raw_max);
 }
 
+// The kernel's first argument for maps and results at addresses of another memory, and how many bytes a block shares.
+py::tuple gpu_call(int bytes, uintptr_t activations, std::array<int64_t, 5> a, uintptr_t gradients,
+                   std::array<int64_t, 5> g, std::array<int64_t, 7> sizes, int64_t normalize, bool relu,
+                   std::array<uintptr_t, 3> results, uintptr_t spill, int blocks, int staged) {
+  const auto [images, targets, channels, rows, columns, height, width] = sizes;
+  const auto at = [](uintptr_t address) { return reinterpret_cast<float*>(address); };
+  Call call =
+      make_call(at(activations), a, at(gradients), g, {targets, channels, rows, columns, height, width},
+                static_cast<Normalize>(normalize), relu, at(results[0]), at(results[1]), at(results[2]), at(spill));
+  call.staged = staged;
+  return py::make_tuple(py::bytes(reinterpret_cast<const char*>(&call), sizeof(call)),
+                        shared_bytes(call, blocks, bytes));
+}
+
 // (blocks, channels of a stage, bytes of shared memory) on such a device.
 py::tuple plan(int64_t method, int bytes, uintptr_t activations, std::array<int64_t, 5> a, uintptr_t gradients,
                std::array<int64_t, 5> g, std::array<int64_t, 7> sizes, std::array<int, 3> processors_and_bytes,
@@ -67,5 +81,6 @@ py::tuple plan(int64_t method, int bytes, uintptr_t activations, std::array<int6
 
 PYBIND11_MODULE(gpu_on_host, module) {
   module.def("cam", gpu_cam);
+  module.def("call", gpu_call);
   module.def("plan", plan);
 }

@@ -6,7 +6,7 @@ of what only a GPU has: its instructions, its memory, its speed.
 
 from functools import partial
 
-import extensions
+import device_code
 import pytest
 import torch
 from test_op import LAYOUTS, assert_agrees, assert_same_bits, inputs
@@ -19,29 +19,9 @@ BLOCKS = [1, 2, 4, 8]
 CLOSE = SAME_INPUTS[torch.float32]
 
 
-@pytest.fixture(scope="module")
-def gpu(tmp_path_factory):
-    return extensions.build("gpu_on_host", tmp_path_factory.mktemp("gpu_on_host"))
-
-
 @pytest.fixture
-def cam(gpu):
-    def run(
-        activations, gradients, size, *, method="gradcam", normalize="minmax", relu=True, blocks=1, spill=False,
-        staged=0, backwards=False,
-    ):  # fmt: skip
-        several = gradients.dim() == 5
-        grouped = gradients if several else gradients.unsqueeze(1)
-        b, k, *rest = grouped.shape
-        a = activations.stride()
-        found = gpu.cam(
-            activations.element_size(), activations.dtype == torch.bfloat16,
-            activations.data_ptr(), (a[0], 0, *a[1:]), grouped.data_ptr(), grouped.stride(), (b, k, *rest, *size),
-            METHODS.index(method), NORMALIZATIONS.index(normalize), relu, blocks, spill, staged, backwards,
-        )  # fmt: skip
-        return tuple(torch.from_numpy(each if several else each[:, 0]) for each in found)
-
-    return run
+def cam(gpu_on_host):
+    return device_code.on_host(gpu_on_host)
 
 
 SHAPES = [
@@ -143,12 +123,12 @@ def dense(channels, rows, columns):
 @pytest.mark.parametrize("bytes_per_number", [2, 4])
 @pytest.mark.parametrize("maps", MAPS)
 @pytest.mark.parametrize("device", [H200, A100, A10, T4])
-def test_what_is_planned_fits_the_device(gpu, device, maps, bytes_per_number):
+def test_what_is_planned_fits_the_device(gpu_on_host, device, maps, bytes_per_number):
     processors, of_block, of_processor = device
     images, targets, channels, rows, columns = maps
     clusters, copies = device == H200, device != T4
     strides = dense(channels, rows, columns)
-    blocks, staged, shared = gpu.plan(
+    blocks, staged, shared = gpu_on_host.plan(
         0, bytes_per_number, 0, strides, 0, strides, (*maps, 224, 224), device, clusters, copies
     )
     assert blocks in (BLOCKS if clusters else [1])
@@ -165,9 +145,9 @@ def test_what_is_planned_fits_the_device(gpu, device, maps, bytes_per_number):
         assert resident * 2 * staged * bytes_per_channel >= min(12288 * resident, 2 * slab * bytes_per_channel)
 
 
-def test_common_shapes_go_through_shared_memory_and_others_do_not(gpu):
+def test_common_shapes_go_through_shared_memory_and_others_do_not(gpu_on_host):
     def staged(a, g, maps, address=0, bytes_per_number=4, copies=True, method="gradcam"):
-        return gpu.plan(
+        return gpu_on_host.plan(
             METHODS.index(method), bytes_per_number, address, a, 0, g, (*maps, 224, 224), H200, True, copies
         )[1]
 

@@ -1,0 +1,202 @@
+"""What instructions compute from registers alone: one table, from the name of an instruction to its function.
+
+A function takes arrays (or numbers) and returns an array; which threads keep the result is the machine's affair.
+Every float is rounded to nearest; where PTX lets the compiler fuse or flush, the instruction is refused.
+"""
+
+import operator
+
+import numpy as np
+
+from . import bits, integers
+from .comparisons import compile_setp
+from .convert import conversion
+from .faults import Fault, Unsupported, must_be
+from .registers import dtype_of
+
+
+def compile_arithmetic(instruction, registers):
+    """A function that computes for all threads of a group, or None for an instruction of another sort."""
+    name, *modifiers = instruction.parts
+    if name == "cvt":
+        to, of, function = conversion(instruction)
+        result, operand = instruction.operands
+        target = registers.write(result, to, wider=True)
+        return _keep(target, function, [registers.read(operand, of, wider=True)])
+    if name == "setp":
+        return compile_setp(instruction, registers)
+    if name == "mov" and any(isinstance(each, tuple) for each in instruction.operands):
+        return _compile_packing(instruction, registers)
+    if name in ("div", "rem") and modifiers[-1][0] in "su":
+        return integers.compile_division(instruction, registers)
+    if name not in TABLE:
+        return None
+    function, kinds = TABLE[name](instruction, modifiers)
+    result, *operands = instruction.operands
+    if len(operands) != len(kinds) - 1:
+        raise Unsupported(f"{instruction}: it has another number of operands")
+    sources = [registers.read(operand, kind) for operand, kind in zip(operands, kinds[1:], strict=True)]
+    return _keep(registers.write(result, kinds[0]), function, sources)
+
+
+def _keep(target, function, sources):
+    if len(sources) == 1:
+        (a,) = sources
+        return lambda group: np.copyto(target, function(a), where=group.mask)
+    if len(sources) == 2:
+        a, b = sources
+        return lambda group: np.copyto(target, function(a, b), where=group.mask)
+    return lambda group: np.copyto(target, function(*sources), where=group.mask)
+
+
+def _sum(function):
+    """add, sub, mul: integers wrap around; floats say how they are rounded, or they could be fused with others."""
+
+    def known(instruction, modifiers):
+        *how, kind = modifiers
+        if kind[0] == "f":
+            if not how:
+                raise Fault(f"{instruction}: without .rn it may be fused with another, and rounded differently")
+            must_be(instruction, how, [("rn",)])
+        else:
+            must_be(instruction, how, [()])
+        return function, [kind] * 3
+
+    return known
+
+
+def _mul(instruction, modifiers):
+    return (_sum(operator.mul) if modifiers[-1][0] == "f" else integers.product)(instruction, modifiers)
+
+
+def _div(instruction, modifiers):
+    must_be(instruction, modifiers, [("rn", "f32"), ("rn", "f64")])
+    return np.divide, [modifiers[-1]] * 3
+
+
+def _rcp(instruction, modifiers):
+    must_be(instruction, modifiers, [("rn", "f32"), ("rn", "f64")])
+    return np.reciprocal, [modifiers[-1]] * 2
+
+
+def _sqrt(instruction, modifiers):
+    must_be(instruction, modifiers, [("rn", "f32"), ("rn", "f64")])
+    return np.sqrt, [modifiers[-1]] * 2
+
+
+def _fma(instruction, modifiers):
+    """The product of two float32 is exact in float64; the sum is rounded there to odd, which loses nothing."""
+    must_be(instruction, modifiers, [("rn", "f32")])
+
+    def fused(a, b, c):
+        product, c = np.multiply(a, b, dtype=np.float64), np.asarray(c, np.float64)
+        total = product + c
+        part = total - product
+        error = (product - (total - part)) + (c - part)
+        even = total.view(np.uint64) % 2 == 0
+        towards = np.nextafter(total, np.where(error > 0, np.inf, -np.inf))
+        return np.where((error != 0) & even & np.isfinite(total), towards, total).astype(np.float32)
+
+    return fused, ["f32"] * 4
+
+
+def _extreme(of_integers, of_floats, of_signs):
+    """min and max: a NaN loses, and -0 is below +0."""
+
+    def known(instruction, modifiers):
+        must_be(instruction, modifiers[:-1], [()])
+        kind = modifiers[-1]
+        if kind[0] != "f":
+            return of_integers, [kind] * 3
+        words = dtype_of(f"b{kind[1:]}")
+
+        def extreme(a, b):
+            signs = of_signs(a.view(words), b.view(words)).view(dtype_of(kind))
+            return np.where(a == b, signs, of_floats(a, b))
+
+        return extreme, [kind] * 3
+
+    return known
+
+
+def _plain(function, count, first="busf"):
+    """One function for all types whose name begins with one of those letters."""
+
+    def known(instruction, modifiers):
+        must_be(instruction, modifiers[:-1], [()])
+        if modifiers[-1][0] not in first:
+            raise Unsupported(f"{instruction}: this type is not known")
+        return function, [modifiers[-1]] * (count + 1)
+
+    return known
+
+
+def _selp(instruction, modifiers):
+    must_be(instruction, modifiers[:-1], [()])
+    return lambda a, b, p: np.where(p, a, b), [modifiers[-1]] * 3 + ["pred"]
+
+
+def _cvta(instruction, modifiers):
+    """Generic addresses are those of global memory, but for a window for each other space."""
+    to, space = modifiers[0] == "to", modifiers[-2]
+    if modifiers[-1] != "u64" or space not in WINDOWS or len(modifiers) != 2 + to:
+        raise Unsupported(f"{instruction}: this form is not known")
+    window = np.uint64(WINDOWS[space])
+    return lambda a: a - window if to else a + window, ["u64"] * 2
+
+
+# Where shared, local and parameter memory lie among generic addresses; each window is of 32 bits.
+WINDOWS = {"global": 0, "shared": 0x7C00 << 32, "local": 0x7D00 << 32, "param": 0x7E00 << 32}
+
+TABLE = {
+    "add": _sum(operator.add),
+    "sub": _sum(operator.sub),
+    "mul": _mul,
+    "mad": integers.mad,
+    "fma": _fma,
+    "div": _div,
+    "rcp": _rcp,
+    "sqrt": _sqrt,
+    "min": _extreme(np.minimum, np.fmin, np.bitwise_or),
+    "max": _extreme(np.maximum, np.fmax, np.bitwise_and),
+    "neg": _plain(operator.neg, 1, "sf"),
+    "abs": _plain(abs, 1, "sf"),
+    "and": _plain(operator.and_, 2, "bp"),
+    "or": _plain(operator.or_, 2, "bp"),
+    "xor": _plain(operator.xor, 2, "bp"),
+    "not": _plain(np.invert, 1, "bp"),
+    "shl": integers.shift(np.left_shift),
+    "shr": integers.shift(np.right_shift),
+    "selp": _selp,
+    "mov": _plain(np.asarray, 1, "busfp"),
+    "cvta": _cvta,
+    **bits.TABLE,
+}
+
+
+def _compile_packing(instruction, registers):
+    """A register to its parts, the lowest first, or parts to a register."""
+    must_be(instruction, instruction.parts[1:], [("b32",), ("b64",)])
+    whole = instruction.parts[1]
+    target, source = instruction.operands
+    parts = target if isinstance(target, tuple) else source
+    part = f"b{int(whole[1:]) // len(parts)}"
+    if isinstance(target, tuple):
+        number = registers.read(source, whole)
+        number = number if number.ndim else np.full(registers.threads, number)
+        pieces = number.view(dtype_of(part)).reshape(-1, len(parts))
+        targets = [registers.write(each, part) for each in target]
+    else:
+        pieces = [registers.read(each, part) for each in source]
+        into = registers.write(target, whole).view(dtype_of(part)).reshape(-1, len(parts))
+
+    def unpack(group):
+        # Before any is written: a target may be the source.
+        for array, piece in zip(targets, pieces.T.copy(), strict=True):
+            np.copyto(array, piece, where=group.mask)
+
+    def pack(group):
+        for column, piece in zip(into.T, [np.array(each) for each in pieces], strict=True):
+            np.copyto(column, piece, where=group.mask)
+
+    return unpack if isinstance(target, tuple) else pack
