@@ -1,6 +1,6 @@
 // The operator on CUDA devices: its arguments, how many blocks share an image, and the launch. One kernel per call, on
-// the current stream, without a workspace, atomics or a wait, so that a CUDA graph can hold it. What is computed is
-// cam_block.h's affair.
+// the current stream, without atomics or a wait, and without a workspace but for maps beyond shared memory, so that a
+// CUDA graph can hold it. What is computed is cam_block.h's affair.
 #include "cam_block.h"
 #include "gpu_plan.h"
 #include "op.h"
@@ -10,6 +10,7 @@
 #include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/library.h>
 
+#include <algorithm>
 #include <atomic>
 #include <tuple>
 
@@ -107,9 +108,12 @@ Offer ask(Kernel kernel, int device) {
           "asking the device");
   succeed(cudaDeviceGetAttribute(&cluster_launch, cudaDevAttrClusterLaunch, device), "asking the device");
   succeed(cudaFuncGetAttributes(&attributes, kernel), "asking the kernel");
-  // Not what the device could do, but what the code that was built for it does.
-  offer.clusters = cluster_launch != 0 && attributes.binaryVersion >= 90;
-  offer.asynchronous_copies = attributes.binaryVersion >= 80;
+  // Not what the device could do, but what the code does. The driver may have compiled it for the device from PTX of an
+  // older architecture: __CUDA_ARCH__ was that one.
+  const int architecture = std::min(attributes.ptxVersion, attributes.binaryVersion);
+  offer.clusters = cluster_launch != 0 && architecture >= 90;
+  offer.asynchronous_copies = architecture >= 80;
+  offer.shared_bytes_of_block -= static_cast<int>(attributes.sharedSizeBytes);
   succeed(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, offer.shared_bytes_of_block),
           "asking for shared memory");
   return offer;
@@ -133,8 +137,7 @@ template <Method method, class Stored>
 void launch(Call call, int64_t images, int device, cudaStream_t stream) {
   const Offer offer = offer_of<method, Stored>(device);
   const int64_t maps = images * call.targets;
-  const int blocks = blocks_for(call, maps, sizeof(Stored), offer);
-  call.staged = channels_of_stage(call, method, blocks, maps, sizeof(Stored), offer);
+  const int blocks = spread(call, method, maps, sizeof(Stored), offer);
   Tensor spill;
   if (shared_bytes(call, blocks, sizeof(Stored)) > offer.shared_bytes_of_block) {
     const int64_t size = maps * call.positions();
@@ -164,7 +167,7 @@ std::tuple<Tensor, Tensor, Tensor> cam(const Tensor& activations, const Tensor& 
   for (const int64_t side : {activations.size(2), activations.size(3), height, width})
     STD_TORCH_CHECK(side < MOST_PER_AXIS, "cam: a side of ", side, " is too long for the CUDA kernel, which takes ",
                     MOST_PER_AXIS - 1);
-  STD_TORCH_CHECK(activations.size(1) <= INT32_MAX && activations.size(2) * activations.size(3) <= INT32_MAX,
+  STD_TORCH_CHECK(activations.size(1) <= INT32_MAX / 2 && activations.size(2) * activations.size(3) <= INT32_MAX / 2,
                   "cam: maps of ", activations.size(1), " channels of ", activations.size(2), "x", activations.size(3),
                   " are too large for the CUDA kernel");
   const torch::stable::accelerator::DeviceGuard guard(device);

@@ -24,7 +24,7 @@ inline constexpr int WARPS = THREADS / WARP;
 inline constexpr int MOST_BLOCKS = 8;
 // A slab's weights are in shared memory, one per thread at most.
 inline constexpr int CHANNELS_PER_SLAB = THREADS;
-// Loads that a thread has in flight at a time.
+// How many numbers of a kind a thread asks for at a time.
 inline constexpr int AT_ONCE = 8;
 // Channels side by side that a warp weighs, or a thread adds up, at a time.
 inline constexpr int RUN = 4;
@@ -169,8 +169,8 @@ inline void with_method(Method method, const F& f) {
 }
 
 // What stages need in shared memory.
-GCF_INLINE int bytes_of_stages(const Call& call, int bytes_per_number) {
-  return STAGES * call.staged * (call.a.pitch + call.g.pitch) * bytes_per_number;
+GCF_INLINE int64_t bytes_of_stages(const Call& call, int bytes_per_number) {
+  return STAGES * call.staged * (int64_t{call.a.pitch} + call.g.pitch) * bytes_per_number;
 }
 
 // The maps of slabs that a block keeps beside the map: those of its own slabs, if there are other blocks, or the one

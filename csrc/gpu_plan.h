@@ -21,7 +21,7 @@ struct Offer {
   bool clusters, asynchronous_copies;
 };
 
-// As many blocks for a map as give every processor some, while their shared memory lasts.
+// As many blocks for a map as fill every processor, while their shared memory lasts.
 inline int blocks_for(const Call& call, int64_t maps, int bytes_per_number, const Offer& offer) {
   int blocks = 1;
   while (offer.clusters && blocks < MOST_BLOCKS && maps * blocks < BLOCKS_PER_PROCESSOR * offer.processors) blocks *= 2;
@@ -71,6 +71,17 @@ inline int channels_of_stage(Call call, Method method, int blocks, int64_t maps,
   // As many stages, but of one size.
   const int stages = (slab + channels - 1) / channels;
   return whole((slab + stages - 1) / stages);
+}
+
+// Sets how many channels a stage holds, and returns how many blocks share a map: more than fill the device, if it takes
+// that to have room for stages.
+inline int spread(Call& call, Method method, int64_t maps, int bytes_per_number, const Offer& offer) {
+  const int fewest = blocks_for(call, maps, bytes_per_number, offer);
+  for (int blocks = fewest; blocks == fewest || (offer.clusters && blocks <= MOST_BLOCKS); blocks *= 2) {
+    call.staged = channels_of_stage(call, method, blocks, maps, bytes_per_number, offer);
+    if (call.staged > 0) return blocks;
+  }
+  return fewest;
 }
 
 }  // namespace gradcam_fast::gpu

@@ -14,10 +14,10 @@ GCF_DEVICE T sum_of_lanes(Machine& machine, T value) {
 }
 
 // f(activation, gradient) for a channel's positions first, first + step, ...; zero for what is not `taken`. `deep` of
-// them are asked for before any is used.
-template <int deep, bool take_activations, bool take_gradients, class Planes, class F>
+// them are asked for before any is used. After every sixteenth, fold(). `step` is a power of two.
+template <int deep, bool take_activations, bool take_gradients, class Planes, class F, class Fold>
 GCF_DEVICE void for_positions(const Planes& a, const Planes& g, int channel, int first, int step, int positions,
-                              const F& f) {
+                              const F& f, const Fold& fold) {
   using Number = typename Planes::Number;
   const auto some = [&](auto count, const auto& at_a, const auto& at_g, const auto& there) {
     [[maybe_unused]] Number activation[count.value], gradient[count.value];
@@ -43,7 +43,11 @@ GCF_DEVICE void for_positions(const Planes& a, const Planes& g, int channel, int
         return planes.at(channel, p + i * step < positions ? p + i * step : positions - 1);
       };
     };
-    for (; p + (deep - 1) * step < positions; p += deep * step) some(count, in(a), in(g), all);
+    for (; p + (deep - 1) * step < positions;) {
+      some(count, in(a), in(g), all);
+      p += deep * step;
+      if ((p - first) % (16 * step) == 0) fold();
+    }
     // One wait for all that is left; zeros add nothing.
     if (p < positions) some(count, in(a), in(g), [&](int i) { return p + i * step < positions; });
   } else {
@@ -52,13 +56,27 @@ GCF_DEVICE void for_positions(const Planes& a, const Planes& g, int channel, int
     const auto in_g = [&](int i) { return of_g + i * step; };
     constexpr int half = deep / 2;
 #pragma unroll 1
-    for (; p + (half - 1) * step < positions; p += half * step, of_a += half * step, of_g += half * step)
+    for (; p + (half - 1) * step < positions; of_a += half * step, of_g += half * step) {
       some(std::integral_constant<int, half>(), in_a, in_g, all);
+      p += half * step;
+      if ((p - first) % (16 * step) == 0) fold();
+    }
 #pragma unroll 1
     for (; p < positions; p += step, of_a += step, of_g += step)
       some(std::integral_constant<int, 1>(), in_a, in_g, all);
   }
 }
+
+// A long sum of floats: sixteen of them as such, those in double, which few GPUs are quick at.
+struct LongSum {
+  double total = 0.0;
+  float some = 0.0f;
+
+  GCF_DEVICE void fold() {
+    total += some;
+    some = 0.0f;
+  }
+};
 
 // The weight of a channel, of which this thread has the positions first, first + step, ...; `sum` adds up what the
 // threads that share it have.
@@ -66,31 +84,35 @@ template <Method method, class Planes, class Sum>
 GCF_DEVICE float weight_of(const Call& call, const Planes& a, const Planes& g, int channel, int first, int step,
                            const Sum& sum) {
   const int positions = call.positions();
+  const auto as_it_is = [] {};
+  LongSum own;
+  const auto fold = [&] { own.fold(); };
   if constexpr (method == Method::gradcam) {
-    float total = 0.0f;
-    for_positions<AT_ONCE, false, true>(a, g, channel, first, step, positions,
-                                        [&](float, float gradient) { total += gradient; });
-    return sum(total) * call.over_positions;
+    const auto add = [&](float, float gradient) { own.some += gradient; };
+    for_positions<AT_ONCE, false, true>(a, g, channel, first, step, positions, add, fold);
+    own.fold();
+    return sum(static_cast<float>(own.total)) * call.over_positions;
   } else if constexpr (method == Method::xgradcam) {
     double total = 0.0, products = 0.0;
-    for_positions<AT_ONCE / 2, true, true>(a, g, channel, first, step, positions,
-                                           [&](float activation, float gradient) {
-                                             total += activation;
-                                             products += static_cast<double>(activation) * gradient;
-                                           });
+    const auto add = [&](float activation, float gradient) {
+      total += activation;
+      products += static_cast<double>(activation) * gradient;
+    };
+    for_positions<AT_ONCE / 2, true, true>(a, g, channel, first, step, positions, add, as_it_is);
     return xgradcam_weight(sum(products), sum(total));
   } else {
     double total = 0.0;
-    for_positions<AT_ONCE, true, false>(a, g, channel, first, step, positions,
-                                        [&](float activation, float) { total += activation; });
+    const auto add = [&](float activation, float) { total += activation; };
+    for_positions<AT_ONCE, true, false>(a, g, channel, first, step, positions, add, as_it_is);
     total = sum(total);
-    float weight = 0.0f;
-    for_positions<AT_ONCE, false, true>(a, g, channel, first, step, positions, [&](float, float gradient) {
+    const auto weigh = [&](float, float gradient) {
       float term;
       plus_plus_term(gradient, plus_plus_denominator(gradient, total), term);
-      weight += term;
-    });
-    return sum(weight);
+      own.some += term;
+    };
+    for_positions<AT_ONCE, false, true>(a, g, channel, first, step, positions, weigh, fold);
+    own.fold();
+    return sum(static_cast<float>(own.total));
   }
 }
 

@@ -57,24 +57,25 @@ struct Cell {
   GCF_DEVICE float fraction(int pixel) const { return by_parts(parts(pixel)); }
 };
 
-// Inside a cell a bilinear surface is extremal at its corner pixels. Returns (-min, max) of those of all cells.
+// Inside a cell a bilinear surface is extremal at its corner pixels. Finds the extremes of those of all cells.
 template <class Machine>
 GCF_DEVICE void extremes(Machine& machine, const Call& call, const float* map, float* room, float& min, float& max) {
   float least = INFINITY, most = -INFINITY;
-  for (int position = machine.thread(); position < call.positions(); position += THREADS) {
+  // Two threads to a position, as small maps have few.
+  for (int i = machine.thread(); i < 2 * call.positions(); i += THREADS) {
+    const int position = i / 2;
+    const bool right = i % 2 != 0;
     const Cell y{call.y, position / call.x.in}, x{call.x, position % call.x.in};
     if (y.begin() >= y.end() || x.begin() >= x.end()) continue;
     const float* low = map + y.low * call.x.in;
     const float* high = map + y.high() * call.x.in;
-    for (int right = 0; right < 2; ++right) {
-      const float t = x.fraction(right ? x.end() - 1 : x.begin());
-      const float above = lerp(low[x.low], low[x.high()], t);
-      const float below = lerp(high[x.low], high[x.high()], t);
-      for (int bottom = 0; bottom < 2; ++bottom) {
-        const float pixel = lerp(above, below, y.fraction(bottom ? y.end() - 1 : y.begin()));
-        least = pixel < least ? pixel : least;
-        most = pixel > most ? pixel : most;
-      }
+    const float t = x.fraction(right ? x.end() - 1 : x.begin());
+    const float above = lerp(low[x.low], low[x.high()], t);
+    const float below = lerp(high[x.low], high[x.high()], t);
+    for (int bottom = 0; bottom < 2; ++bottom) {
+      const float pixel = lerp(above, below, y.fraction(bottom ? y.end() - 1 : y.begin()));
+      least = pixel < least ? pixel : least;
+      most = pixel > most ? pixel : most;
     }
   }
   float found[] = {-least, most};
@@ -100,12 +101,14 @@ GCF_DEVICE void write_rows(Machine& machine, const Call& call, const float* map,
   for (int at = machine.thread() - group * stores; at < stores; at += step) {
     int left[pixels], right[pixels];
     float t[pixels];
+    Cell x = Cell::of(call.x, at * pixels);
+    int parts = x.parts(at * pixels);
 #pragma unroll
     for (int i = 0; i < pixels; ++i) {
-      const Cell x = Cell::of(call.x, at * pixels + i);
       left[i] = x.low;
       right[i] = x.high();
-      t[i] = x.fraction(at * pixels + i);
+      t[i] = x.by_parts(parts);
+      for (parts += 2 * call.x.in; parts >= 2 * call.x.out; parts -= 2 * call.x.out) ++x.low;
     }
     float* to = heatmap + static_cast<int64_t>(first) * call.x.out + at * pixels;
     int y = first;

@@ -72,8 +72,7 @@ py::tuple plan(int64_t method, int bytes, uintptr_t activations, std::array<int6
   Call call = make_call(reinterpret_cast<const void*>(activations), a, reinterpret_cast<const void*>(gradients), g,
                         {targets, channels, rows, columns, height, width}, Normalize::minmax, true, nullptr, nullptr,
                         nullptr, nullptr);
-  const int blocks = blocks_for(call, images * targets, bytes, offer);
-  call.staged = channels_of_stage(call, static_cast<Method>(method), blocks, images * targets, bytes, offer);
+  const int blocks = spread(call, static_cast<Method>(method), images * targets, bytes, offer);
   return py::make_tuple(blocks, call.staged, shared_bytes(call, blocks, bytes));
 }
 

@@ -112,7 +112,8 @@ H200, A100, A10, T4 = (132, 232448, 233472), (108, 166912, 167936), (72, 101376,
 MAPS = [
     (1, 1, 2048, 7, 7), (8, 1, 1280, 7, 7), (64, 1, 512, 14, 14), (256, 1, 2048, 7, 7), (1024, 3, 960, 7, 7),
     (1, 1, 512, 14, 14), (16, 1, 768, 16, 16), (4, 1, 256, 28, 28), (4, 1, 256, 56, 56),
-    (300, 1, 1, 300, 280), (2, 5, 3, 1, 1), (9, 1, 72, 4, 4),
+    (300, 1, 1, 300, 280), (2, 5, 3, 1, 1), (9, 1, 72, 4, 4), (400, 1, 512, 28, 28),
+    (1, 1, 4, 4096, 4096), (1, 1, 4, 5600, 5600),
 ]  # fmt: skip
 
 
@@ -135,7 +136,7 @@ def test_what_is_planned_fits_the_device(gpu_on_host, device, maps, bytes_per_nu
     # A run of four channels for each of the groups that share a position.
     assert staged <= 256 and staged % 8 == 0 and staged % (4 * max(1, 256 // (-(-rows * columns // 32) * 32))) == 0
     # A map beyond shared memory is kept in a tensor of its own.
-    assert shared <= of_block or (staged == 0 and 4 * rows * columns > of_block - 4096)
+    assert 0 < shared <= of_block or (staged == 0 and 4 * rows * columns > of_block - 4096)
     if staged:
         resident = min(2, -(-images * targets * blocks // processors))
         assert resident * (shared + 1024) <= of_processor
@@ -167,6 +168,19 @@ def test_common_shapes_go_through_shared_memory_and_others_do_not(gpu_on_host):
     assert staged(dense(76, 5, 5), dense(76, 5, 5), (3, 1, 76, 5, 5), bytes_per_number=2) == 0
     assert staged(dense(76, 5, 5), dense(76, 5, 5), (3, 1, 76, 5, 5)) > 0
     assert staged(dense(256, 128, 128), dense(256, 128, 128), (4, 1, 256, 128, 128)) == 0
+    # However many maps there are; with two blocks each, as 400 maps would have, there would be no room.
+    for batch in (1, 64, 256, 400, 1024):
+        assert staged(dense(512, 28, 28), dense(512, 28, 28), (batch, 1, 512, 28, 28)) > 0
+
+
+@pytest.mark.parametrize("method", ["gradcam", "gradcam++"])
+@pytest.mark.parametrize("layout", ["contiguous", "channels last"])
+@pytest.mark.parametrize("side", [56, 128])
+def test_long_sums_of_numbers_that_are_all_alike_stay_exact(cam, side, layout, method):
+    """Random gradients cancel, and so do the roundings of their sums; these do not."""
+    activations = LAYOUTS[layout](torch.randn(1, 16, side, side))
+    gradients = LAYOUTS[layout](torch.randn(1, 16, 1, 1).expand(1, 16, side, side).clone())
+    assert_agrees(activations, gradients, (side, side), CLOSE, cam, method=method)
 
 
 @pytest.mark.parametrize("method", METHODS)
