@@ -26,7 +26,7 @@ inline constexpr int MOST_BLOCKS = 8;
 inline constexpr int CHANNELS_PER_SLAB = THREADS;
 // How many numbers of a kind a thread asks for at a time.
 inline constexpr int AT_ONCE = 8;
-// Channels side by side that a warp weighs, or a thread adds up, at a time.
+// Channels side by side that a thread adds up at a time.
 inline constexpr int RUN = 4;
 // Stages of the way through shared memory: one is worked on while the others arrive.
 inline constexpr int STAGES = 2;

@@ -62,7 +62,7 @@ inline int channels_of_stage(Call call, Method method, int blocks, int64_t maps,
   // Two blocks of a processor at least: while one waits at a barrier the other works.
   while (resident > 2 && !fits(fewest, resident)) --resident;
   if (!fits(fewest, resident)) return 0;
-  // A run for each warp, if there is room.
+  // Half of what its warps weigh at a time, if there is room.
   const int unit = fits(WARPS * RUN, resident) ? WARPS * RUN : fewest;
   const auto whole = [&](int channels) { return (channels + unit - 1) / unit * unit; };
   const int slab = call.slab_begin(1), own = call.slabs() / blocks;

@@ -122,20 +122,30 @@ GCF_DEVICE void weigh_uniform(int thread, const Planes& g, int begin, int end, f
   if (begin + thread < end) weights[thread] = to_float(*g.at(begin + thread, 0));
 }
 
-// The weights of the channels [begin, end): a run to a warp, some lanes to each of its channels.
-template <Method method, class Planes, class Machine>
-GCF_DEVICE void weigh_by_warps(Machine& machine, const Call& call, const Planes& a, const Planes& g, int begin, int end,
+// The weights of the channels [begin, end), so many lanes of a warp to each.
+template <Method method, int lanes, class Planes, class Machine>
+GCF_DEVICE void weigh_by_lanes(Machine& machine, const Call& call, const Planes& a, const Planes& g, int begin, int end,
                                float* weights) {
-  constexpr int lanes = WARP / RUN;
+  constexpr int of_warp = WARP / lanes;
   const int lane = machine.thread() % lanes;
   const auto sum = [&](auto value) { return sum_of_lanes<lanes>(machine, value); };
-  for (int run = begin + machine.thread() / WARP * RUN; run < end; run += WARPS * RUN) {
+  for (int first = begin + machine.thread() / WARP * of_warp; first < end; first += WARPS * of_warp) {
     // Where there is no channel the last is weighed once more: all threads of a warp are needed.
-    const int wanted = run + machine.thread() % WARP / lanes;
-    const int channel = Planes::WHOLE_RUNS || wanted < end ? wanted : end - 1;
+    const int wanted = first + machine.thread() % WARP / lanes, channel = wanted < end ? wanted : end - 1;
     const float weight = weight_of<method>(call, a, g, channel, lane, lanes, sum);
     if (lane == 0 && channel == wanted) weights[channel - begin] = weight;
   }
+}
+
+// The more channels a warp weighs at a time, the less it does beside adding; but the lanes of a channel read bytes that
+// lie side by side, of which large maps have more.
+template <Method method, class Planes, class Machine>
+GCF_DEVICE void weigh_by_warps(Machine& machine, const Call& call, const Planes& a, const Planes& g, int begin, int end,
+                               float* weights) {
+  if (call.positions() <= 256)
+    weigh_by_lanes<method, 4>(machine, call, a, g, begin, end, weights);
+  else
+    weigh_by_lanes<method, 8>(machine, call, a, g, begin, end, weights);
 }
 
 // The same where channels lie side by side in memory, at most as many as threads: one to a thread.
