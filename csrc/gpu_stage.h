@@ -78,10 +78,7 @@ GCF_DEVICE void sum_slabs(Machine& machine, const Stages<Stored>& stages, float*
     const StagedPlanes<Stored> a{stages.activations(here), call.a.pitch}, g{stages.gradients(here), call.g.pitch};
     const bool ends = stages.ends_slab(here);
     if constexpr (weighs_channels(method)) {
-      if (method == Method::gradcam && call.g.uniform)
-        weigh_uniform(thread, g, 0, channels, room);
-      else
-        weigh_by_warps<method>(machine, call, a, g, 0, channels, room);
+      weigh<method>(machine, call, a, g, 0, channels, room);
       machine.sync();
     }
     if (groups.count == 1) {

@@ -102,12 +102,7 @@ GCF_DEVICE void sum_slab(Machine& machine, const Call& call, const Planes<Stored
                          int begin, int end, float* room, const Put& put) {
   const int thread = machine.thread(), positions = call.positions();
   if constexpr (weighs_channels(method)) {
-    if (method == Method::gradcam && call.g.uniform)
-      weigh_uniform(thread, g, begin, end, room);
-    else if (call.channels_inside)
-      weigh_by_threads<method>(thread, call, a, g, begin, end, room);
-    else
-      weigh_by_warps<method>(machine, call, a, g, begin, end, room);
+    weigh<method>(machine, call, a, g, begin, end, room);
     machine.sync();
   }
   const Groups groups(positions);

@@ -43,7 +43,7 @@ GCF_DEVICE void for_positions(const Planes& a, const Planes& g, int channel, int
         return planes.at(channel, p + i * step < positions ? p + i * step : positions - 1);
       };
     };
-    for (; p + (deep - 1) * step < positions;) {
+    while (p + (deep - 1) * step < positions) {
       some(count, in(a), in(g), all);
       p += deep * step;
       if ((p - first) % (16 * step) == 0) fold();
@@ -154,6 +154,18 @@ GCF_DEVICE void weigh_by_threads(int thread, const Call& call, const Planes& a, 
                                  float* weights) {
   const auto alone = [](auto value) { return value; };
   if (begin + thread < end) weights[thread] = weight_of<method>(call, a, g, begin + thread, 0, 1, alone);
+}
+
+// The weights of the channels [begin, end), at most as many as threads, in whichever way suits how they lie.
+template <Method method, class Planes, class Machine>
+GCF_DEVICE void weigh(Machine& machine, const Call& call, const Planes& a, const Planes& g, int begin, int end,
+                      float* weights) {
+  if (method == Method::gradcam && call.g.uniform)
+    weigh_uniform(machine.thread(), g, begin, end, weights);
+  else if (Planes::FAR && call.channels_inside)
+    weigh_by_threads<method>(machine.thread(), call, a, g, begin, end, weights);
+  else
+    weigh_by_warps<method>(machine, call, a, g, begin, end, weights);
 }
 
 }  // namespace gradcam_fast::gpu
