@@ -21,10 +21,10 @@ GCF_DEVICE void cam(Machine& machine, const Call& call) {
   const Planes<Stored> g{
       static_cast<const Stored*>(call.gradients) + machine.image() * call.g.image + machine.target() * call.g.target,
       call.g, call.x.in};
-  float* room = machine.shared() + bytes_of_stages(call, sizeof(Stored)) / sizeof(float);
-  float* told = room + THREADS;
-  float* partials = told + 2 * WARPS;
-  const int positions = call.positions(), own = call.slabs() / blocks;
+  float* room = machine.shared() + call.bytes_of_stages / sizeof(float);
+  float* told = room + ROOM;
+  float* partials = told + TOLD;
+  const int positions = call.positions(), own = call.slabs.count / blocks;
   const bool alone = blocks == 1;
   float* map = partials + static_cast<int64_t>(partial_maps(call, blocks)) * positions;
   if (call.spill != nullptr) map = call.spill + index * positions;
@@ -41,42 +41,46 @@ GCF_DEVICE void cam(Machine& machine, const Call& call) {
     sum_slabs<method>(machine, stages, room, partial, put);
   } else {
     for (int i = 0; i < own; ++i) {
-      const int begin = call.slab_begin(rank * own + i), end = call.slab_begin(rank * own + i + 1);
+      const int begin = call.slabs.begin(rank * own + i), end = call.slabs.begin(rank * own + i + 1);
       const auto put_here = [&](int position, float sum) { put(i, position, sum); };
       sum_slab<method>(machine, call, a, g, begin, end, room, put_here);
     }
   }
-  if (!alone) {
-    machine.sync_cluster();
-    for (int position = machine.thread(); position < positions; position += THREADS) {
-      float sum = 0.0f;
-      // Eight slabs at a time, of which there is a multiple, so that their loads are under way together.
-      for (int slab = 0, there = 0, its = 0; slab < call.slabs(); slab += MOST_BLOCKS) {
-        float sums[MOST_BLOCKS];
+  const auto whole = [&](int position) {
+    if (alone) return map[position];
+    float sum = 0.0f;
+    // Eight slabs at a time, of which there is a multiple, so that their loads are under way together.
+    for (int slab = 0, there = 0, its = 0; slab < call.slabs.count; slab += MOST_BLOCKS) {
+      float sums[MOST_BLOCKS];
 #pragma unroll
-        for (int i = 0; i < MOST_BLOCKS; ++i) {
-          sums[i] = machine.of_rank(there, partial(its) + position);
-          if (++its == own) its = 0, ++there;
-        }
-#pragma unroll
-        for (int i = 0; i < MOST_BLOCKS; ++i) sum = slab + i == 0 ? sums[0] : sum + sums[i];
+      for (int i = 0; i < MOST_BLOCKS; ++i) {
+        sums[i] = machine.of_rank(there, partial(its) + position);
+        if (++its == own) its = 0, ++there;
       }
-      map[position] = sum;
+#pragma unroll
+      for (int i = 0; i < MOST_BLOCKS; ++i) sum = slab + i == 0 ? sums[0] : sum + sums[i];
     }
-    // No block may end, nor go on, while another reads its partial maps.
-    machine.sync_cluster();
+    return sum;
+  };
+  if (!alone) {
+    machine.arrive_at_cluster();
+    machine.wait_for_cluster();
   }
+  const Seen seen = rectify(machine, call, whole, map);
+  if (!alone) machine.arrive_at_cluster();
+  machine.sync();
 
   Affine affine{0.0f, 0.0f, 0.0f, 0.0f};
   float min = NAN, max = NAN;
-  const bool finite = finish(machine, call, map, told, affine, min, max);
+  const bool finite = finish(machine, call, seen, map, told, affine, min, max);
   if (rank == 0 && machine.thread() == 0) {
     call.raw_min[index] = min;
     call.raw_max[index] = max;
   }
   const int64_t width = call.x.out;
   float* heatmap = call.heatmap + index * call.y.out * width;
-  const int begin = begin_of_part(call.y.out, blocks, rank), end = begin_of_part(call.y.out, blocks, rank + 1);
+  const Parts rows(call.y.out, blocks);
+  const int begin = rows.begin(rank), end = rows.begin(rank + 1);
   if (!finite) {
     for (int64_t i = begin * width + machine.thread(); i < end * width; i += THREADS) heatmap[i] = 0.0f;
   } else if (width % 4 == 0) {
@@ -84,6 +88,8 @@ GCF_DEVICE void cam(Machine& machine, const Call& call) {
   } else {
     write_rows<1>(machine, call, map, affine, begin, end, heatmap);
   }
+  // No block may end while another reads its partial maps.
+  if (!alone) machine.wait_for_cluster();
 }
 
 }  // namespace gradcam_fast::gpu

@@ -36,10 +36,16 @@ class DeviceMachine {
   GCF_DEVICE T shuffle_xor(T value, int mask) const {
     return __shfl_xor_sync(0xffffffff, value, mask);
   }
-  GCF_DEVICE void sync_cluster() const {
+  GCF_DEVICE void arrive_at_cluster() const {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
     __syncwarp();
-    asm volatile("barrier.cluster.arrive.release.aligned;\n\tbarrier.cluster.wait.acquire.aligned;" ::: "memory");
+    asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
+#endif
+  }
+  GCF_DEVICE void wait_for_cluster() const {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    __syncwarp();
+    asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
 #endif
   }
   GCF_DEVICE float of_rank([[maybe_unused]] int rank, const float* own) const {
@@ -55,14 +61,16 @@ class DeviceMachine {
 #endif
   }
 
-  // Sixteen bytes to shared memory, asynchronously where the architecture can.
+  // Sixteen bytes to shared memory, so far behind both addresses, asynchronously where the architecture can.
+  template <int behind>
   GCF_DEVICE void copy16(void* to, const void* from) const {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
     const uint32_t there = static_cast<uint32_t>(__cvta_generic_to_shared(to));
     const size_t here = __cvta_generic_to_global(from);
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(there), "l"(here) : "memory");
+    asm volatile("cp.async.cg.shared.global [%0 + %2], [%1 + %2], 16;" ::"r"(there), "l"(here), "n"(behind) : "memory");
 #else
-    *static_cast<uint4*>(to) = *static_cast<const uint4*>(from);
+    constexpr int many = behind / sizeof(uint4);
+    static_cast<uint4*>(to)[many] = static_cast<const uint4*>(from)[many];
 #endif
   }
   GCF_DEVICE void end_of_copies() const {
@@ -139,7 +147,7 @@ void launch(Call call, int64_t images, int device, cudaStream_t stream) {
   const int64_t maps = images * call.targets;
   const int blocks = spread(call, method, maps, sizeof(Stored), offer);
   Tensor spill;
-  if (shared_bytes(call, blocks, sizeof(Stored)) > offer.shared_bytes_of_block) {
+  if (shared_bytes(call, blocks) > offer.shared_bytes_of_block) {
     const int64_t size = maps * call.positions();
     spill = empty(&size, 1, aoti_torch_device_type_cuda(), device);
     call.spill = static_cast<float*>(spill.mutable_data_ptr());
@@ -151,7 +159,7 @@ void launch(Call call, int64_t images, int device, cudaStream_t stream) {
   cudaLaunchConfig_t config{};
   config.gridDim = dim3(static_cast<unsigned>(maps * blocks));
   config.blockDim = dim3(THREADS);
-  config.dynamicSmemBytes = shared_bytes(call, blocks, sizeof(Stored));
+  config.dynamicSmemBytes = shared_bytes(call, blocks);
   config.stream = stream;
   config.attrs = &cluster;
   config.numAttrs = blocks > 1;

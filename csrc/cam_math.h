@@ -72,6 +72,22 @@ GCF_INLINE float power_up(float magnitude, float extent) {
   return extent < 0x1p-63f && magnitude < 0x1p30f ? 0x1p96f : 1.0f;
 }
 
+// A number of the two, `b` if `a` is none; on a device one instruction, of whose zeros the positive one is the larger.
+GCF_INLINE float larger(float a, float b) {
+#if defined(__CUDA_ARCH__)
+  return fmaxf(a, b);
+#else
+  return a > b ? a : b;
+#endif
+}
+GCF_INLINE float smaller(float a, float b) {
+#if defined(__CUDA_ARCH__)
+  return fminf(a, b);
+#else
+  return a < b ? a : b;
+#endif
+}
+
 // pixel -> clamp((pixel - shift) * scale, low, high)
 struct Affine {
   float shift;
@@ -81,9 +97,7 @@ struct Affine {
 };
 
 GCF_INLINE float apply(const Affine& affine, float pixel) {
-  const float x = (pixel - affine.shift) * affine.scale;
-  const float above = x > affine.low ? x : affine.low;
-  return above < affine.high ? above : affine.high;
+  return smaller(larger((pixel - affine.shift) * affine.scale, affine.low), affine.high);
 }
 
 // The smallest reciprocal with which `range` itself reaches 1, so that the hottest pixel is exactly 1.

@@ -26,7 +26,7 @@ inline constexpr int MOST_BLOCKS = 8;
 inline constexpr int CHANNELS_PER_SLAB = THREADS;
 // How many numbers of a kind a thread asks for at a time.
 inline constexpr int AT_ONCE = 8;
-// Channels side by side that a thread adds up at a time.
+// Channels that follow one another and are added up at a time.
 inline constexpr int RUN = 4;
 // Stages of the way through shared memory: one is worked on while the others arrive.
 inline constexpr int STAGES = 2;
@@ -83,16 +83,35 @@ GCF_INLINE int quotient(int64_t numerator, int64_t denominator, double over_deno
   return rest < 0 ? about - 1 : rest >= denominator ? about + 1 : about;
 }
 
-// Where one of so many parts of a whole begins. The first have one more if it does not go round evenly.
-GCF_INLINE int begin_of_part(int whole, int parts, int part) {
-  const int more = whole % parts;
-  return whole / parts * part + (part < more ? part : more);
-}
+// A whole in so many parts. The first have one more if it does not go round evenly.
+struct Parts {
+  int whole, each, more;
+
+  GCF_INLINE Parts(int whole, int parts) : whole(whole), each(whole / parts), more(whole % parts) {}
+  GCF_INLINE int begin(int part) const { return each * part + (part < more ? part : more); }
+};
+
+// Channels in slabs, whose number follows from that of the channels alone. Slabs begin at a multiple of eight channels,
+// which is one of sixteen bytes, too. Where there are few, some are empty.
+struct Slabs {
+  int channels, count;
+  Parts eights;
+
+  GCF_INLINE explicit Slabs(int channels)
+      : channels(channels),
+        count((channels + MOST_BLOCKS * CHANNELS_PER_SLAB - 1) / (MOST_BLOCKS * CHANNELS_PER_SLAB) * MOST_BLOCKS),
+        eights((channels + 7) / 8, count) {}
+  GCF_INLINE int begin(int slab) const {
+    const int begin = eights.begin(slab) * 8;
+    return begin < channels ? begin : channels;
+  }
+};
 
 struct Call {
   const void *activations, *gradients;
   Strides a, g;
-  int targets, channels;
+  int targets;
+  Slabs slabs;
   Axis y, x;
   Normalize normalize;
   bool relu;
@@ -101,21 +120,17 @@ struct Call {
   float *heatmap, *raw_min, *raw_max;
   // Room for each image's and target's map where shared memory has none; else null.
   float* spill;
-  // How many channels are brought to shared memory at a time; zero if maps are read where they lie.
+  // How many channels are brought to shared memory at a time, and the bytes of all stages; zero if maps are read where
+  // they lie.
   int staged;
+  int64_t bytes_of_stages;
   // 1 / positions.
   float over_positions;
 
   GCF_INLINE int positions() const { return y.in * x.in; }
-  GCF_INLINE int slabs() const {
-    const int per_eight = MOST_BLOCKS * CHANNELS_PER_SLAB;
-    return (channels + per_eight - 1) / per_eight * MOST_BLOCKS;
-  }
-  // Slabs begin at a multiple of eight channels, which is one of sixteen bytes, too. Where there are few, some are
-  // empty.
-  GCF_INLINE int slab_begin(int slab) const {
-    const int begin = begin_of_part((channels + 7) / 8, slabs(), slab) * 8;
-    return begin < channels ? begin : channels;
+  void stage(int channels, int bytes_per_number) {
+    staged = channels;
+    bytes_of_stages = STAGES * channels * (int64_t{a.pitch} + g.pitch) * bytes_per_number;
   }
 };
 
@@ -141,7 +156,7 @@ inline Call make_call(const void* activations, const std::array<int64_t, 5>& a, 
           strides(a),
           strides(g),
           static_cast<int>(targets),
-          static_cast<int>(channels),
+          Slabs(static_cast<int>(channels)),
           Axis(rows, height),
           Axis(columns, width),
           normalize,
@@ -151,6 +166,7 @@ inline Call make_call(const void* activations, const std::array<int64_t, 5>& a, 
           raw_min,
           raw_max,
           spill,
+          0,
           0,
           1.0f / static_cast<float>(rows * columns)};
 }
@@ -168,22 +184,21 @@ inline void with_method(Method method, const F& f) {
   }
 }
 
-// What stages need in shared memory.
-GCF_INLINE int64_t bytes_of_stages(const Call& call, int bytes_per_number) {
-  return STAGES * call.staged * (int64_t{call.a.pitch} + call.g.pitch) * bytes_per_number;
-}
-
 // The maps of slabs that a block keeps beside the map: those of its own slabs, if there are other blocks, or the one
 // that it is bringing through stages.
 GCF_INLINE int partial_maps(const Call& call, int blocks) {
-  return blocks > 1 ? call.slabs() / blocks : call.staged > 0;
+  return blocks > 1 ? call.slabs.count / blocks : call.staged > 0;
 }
 
-// Shared memory in bytes: stages, a slab's weights or the threads' sums, what warps tell each other, partial maps, the
-// map.
-GCF_INLINE int64_t shared_bytes(const Call& call, int blocks, int bytes_per_number) {
+// Floats for a slab's weights, or for the threads' sums.
+inline constexpr int ROOM = RUN * THREADS;
+// Floats for what warps tell each other.
+inline constexpr int TOLD = 4 * WARPS;
+
+// Shared memory in bytes: stages, room, what warps tell each other, partial maps, the map.
+GCF_INLINE int64_t shared_bytes(const Call& call, int blocks) {
   const int64_t maps = partial_maps(call, blocks) + (call.spill == nullptr);
-  return bytes_of_stages(call, bytes_per_number) + (THREADS + 2 * WARPS + maps * call.positions()) * sizeof(float);
+  return call.bytes_of_stages + (ROOM + TOLD + maps * call.positions()) * sizeof(float);
 }
 
 // The maps of one image (and target). Numbers come as they are stored: to convert one is to wait for it.

@@ -22,10 +22,10 @@ struct Offer {
 };
 
 // As many blocks for a map as fill every processor, while their shared memory lasts.
-inline int blocks_for(const Call& call, int64_t maps, int bytes_per_number, const Offer& offer) {
+inline int blocks_for(const Call& call, int64_t maps, const Offer& offer) {
   int blocks = 1;
   while (offer.clusters && blocks < MOST_BLOCKS && maps * blocks < BLOCKS_PER_PROCESSOR * offer.processors) blocks *= 2;
-  const auto fits = [&] { return shared_bytes(call, blocks, bytes_per_number) <= offer.shared_bytes_of_block; };
+  const auto fits = [&] { return shared_bytes(call, blocks) <= offer.shared_bytes_of_block; };
   if (blocks > 1 && !fits()) blocks = MOST_BLOCKS;
   return fits() ? blocks : 1;
 }
@@ -35,13 +35,14 @@ inline bool can_be_staged(const Call& call, Method method, int64_t maps, int byt
   const auto even = [&](const void* data, const Strides& strides) {
     const auto whole = [&](int64_t numbers) { return numbers * bytes_per_number % 16 == 0; };
     return strides.pitch > 0 && reinterpret_cast<uintptr_t>(data) % 16 == 0 &&
-           whole(static_cast<int64_t>(call.channels) * strides.pitch) &&
+           whole(static_cast<int64_t>(call.slabs.channels) * strides.pitch) &&
            (maps == call.targets || whole(strides.image)) && (call.targets == 1 || whole(strides.target));
   };
-  // A number for each position is what these two pool.
+  // A number for each position is what these two pool; and there have to be several.
   const bool pooled = method == Method::gradcam_plus_plus || method == Method::xgradcam;
-  const bool pools = call.a.pitch == call.positions() && !(pooled && call.g.pitch != call.positions());
-  return pools && call.channels % RUN == 0 && even(call.activations, call.a) && even(call.gradients, call.g);
+  const bool pools =
+      call.positions() > 1 && call.a.pitch == call.positions() && !(pooled && call.g.pitch != call.positions());
+  return pools && call.slabs.channels % RUN == 0 && even(call.activations, call.a) && even(call.gradients, call.g);
 }
 
 // How many channels a stage holds: what a processor's blocks have room for, if that is enough to keep loads under way,
@@ -50,24 +51,24 @@ inline int channels_of_stage(Call call, Method method, int blocks, int64_t maps,
                              const Offer& offer) {
   if (!offer.asynchronous_copies || !can_be_staged(call, method, maps, bytes_per_number)) return 0;
   const auto fits = [&](int channels, int64_t resident) {
-    call.staged = channels;
-    const int64_t bytes = shared_bytes(call, blocks, bytes_per_number);
+    call.stage(channels, bytes_per_number);
+    const int64_t bytes = shared_bytes(call, blocks);
     return bytes <= offer.shared_bytes_of_block &&
            resident * (bytes + BYTES_KEPT_PER_BLOCK) <= offer.shared_bytes_of_processor;
   };
   const int64_t per_processor = (maps * blocks + offer.processors - 1) / offer.processors;
   int64_t resident = std::clamp<int64_t>(per_processor, 1, BLOCKS_PER_PROCESSOR);
-  // A run for each group of threads, by turns, in every stage; and not so few that barriers take the time.
-  const int fewest = std::max(LEAST_OF_STAGE, RUN * Groups(call.positions()).count);
+  // Eight channels are a multiple of sixteen bytes in every type.
+  const auto whole = [](int channels) { return (channels + 7) / 8 * 8; };
+  // A run for each group of threads, and not so few that barriers take the time.
+  const int fewest = whole(std::max(LEAST_OF_STAGE, RUN * Groups(call.positions()).count));
   // Two blocks of a processor at least: while one waits at a barrier the other works.
   while (resident > 2 && !fits(fewest, resident)) --resident;
   if (!fits(fewest, resident)) return 0;
-  // Half of what its warps weigh at a time, if there is room.
-  const int unit = fits(WARPS * RUN, resident) ? WARPS * RUN : fewest;
-  const auto whole = [&](int channels) { return (channels + unit - 1) / unit * unit; };
-  const int slab = call.slab_begin(1), own = call.slabs() / blocks;
-  int channels = whole(std::min(slab, (slab * own + STAGES - 1) / STAGES));
-  while (!fits(channels, resident)) channels -= unit;
+  const int slab = call.slabs.begin(1), own = call.slabs.count / blocks;
+  // A block begins to work while the other half of its channels arrive, if they are many.
+  int channels = whole(std::min(slab, std::max(WARP, (slab * own + STAGES - 1) / STAGES)));
+  while (!fits(channels, resident)) channels -= 8;
   // As many stages, but of one size.
   const int stages = (slab + channels - 1) / channels;
   return whole((slab + stages - 1) / stages);
@@ -76,9 +77,9 @@ inline int channels_of_stage(Call call, Method method, int blocks, int64_t maps,
 // Sets how many channels a stage holds, and returns how many blocks share a map: more than fill the device, if it takes
 // that to have room for stages.
 inline int spread(Call& call, Method method, int64_t maps, int bytes_per_number, const Offer& offer) {
-  const int fewest = blocks_for(call, maps, bytes_per_number, offer);
+  const int fewest = blocks_for(call, maps, offer);
   for (int blocks = fewest; blocks == fewest || (offer.clusters && blocks <= MOST_BLOCKS); blocks *= 2) {
-    call.staged = channels_of_stage(call, method, blocks, maps, bytes_per_number, offer);
+    call.stage(channels_of_stage(call, method, blocks, maps, bytes_per_number, offer), bytes_per_number);
     if (call.staged > 0) return blocks;
   }
   return fewest;

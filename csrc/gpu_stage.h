@@ -10,9 +10,17 @@ namespace gradcam_fast::gpu {
 // Asks for `bytes`, sixteen at a time, of which all is a multiple.
 template <class Machine>
 GCF_DEVICE void fetch(Machine& machine, const void* from, int bytes, void* to) {
-  const char* at = static_cast<const char*>(from);
+  constexpr int step = THREADS * 16;
+  const int mine = machine.thread() * 16;
+  const char* source = static_cast<const char*>(from) + mine;
+  char* target = static_cast<char*>(to) + mine;
 #pragma unroll 1
-  for (int i = machine.thread() * 16; i < bytes; i += THREADS * 16) machine.copy16(static_cast<char*>(to) + i, at + i);
+  for (int left = bytes - mine; left > 0; left -= 4 * step, source += 4 * step, target += 4 * step) {
+    machine.template copy16<0>(target, source);
+    if (left > step) machine.template copy16<step>(target, source);
+    if (left > 2 * step) machine.template copy16<2 * step>(target, source);
+    if (left > 3 * step) machine.template copy16<3 * step>(target, source);
+  }
 }
 
 // The slabs [first, end) cut into parts of as many channels as a stage holds, and the stages in shared memory that they
@@ -24,38 +32,110 @@ struct Stages {
   int first, end;
   Stored* memory;
 
-  // Channels of a slab, from `begin` on, and the stage they go through. An empty slab has one part without any.
+  // Channels of a slab, from `begin` on. An empty slab has one part without any.
   struct Part {
-    int slab, begin, slab_end, stage;
+    int slab, begin, channels;
+    bool ends_slab;
   };
 
-  GCF_DEVICE Part begin_of_slab(int slab, int stage) const {
-    return {slab, call.slab_begin(slab), call.slab_begin(slab + 1), stage};
+  GCF_DEVICE Part part(int slab, int begin) const {
+    const int left = call.slabs.begin(slab + 1) - begin;
+    const bool ends = left <= call.staged;
+    return {slab, begin, ends ? left : call.staged, ends};
   }
-  GCF_DEVICE bool ends_slab(const Part& part) const { return part.begin + call.staged >= part.slab_end; }
-  GCF_DEVICE Part after(const Part& part) const {
-    const int stage = part.stage + 1 < STAGES ? part.stage + 1 : 0;
-    if (ends_slab(part)) return begin_of_slab(part.slab + 1, stage);
-    return {part.slab, part.begin + call.staged, part.slab_end, stage};
-  }
-  GCF_DEVICE int channels(const Part& part) const { return ends_slab(part) ? part.slab_end - part.begin : call.staged; }
+  GCF_DEVICE Part after(const Part& one) const { return part(one.slab + one.ends_slab, one.begin + one.channels); }
 
-  GCF_DEVICE Stored* activations(const Part& part) const {
-    return memory + part.stage * call.staged * (call.a.pitch + call.g.pitch);
+  GCF_DEVICE Stored* activations(int stage) const {
+    return memory + stage * call.staged * (call.a.pitch + call.g.pitch);
   }
-  GCF_DEVICE Stored* gradients(const Part& part) const { return activations(part) + call.staged * call.a.pitch; }
+  GCF_DEVICE Stored* gradients(int stage) const { return activations(stage) + call.staged * call.a.pitch; }
 
   // Asks for a part, or for nothing behind the last.
   template <class Machine>
-  GCF_DEVICE void ask(Machine& machine, const Part& part) const {
+  GCF_DEVICE void ask(Machine& machine, const Part& part, int stage) const {
     if (part.slab < end) {
-      const int bytes = channels(part) * static_cast<int>(sizeof(Stored));
-      fetch(machine, a.at(part.begin, 0), bytes * call.a.pitch, activations(part));
-      fetch(machine, g.at(part.begin, 0), bytes * call.g.pitch, gradients(part));
+      const int bytes = part.channels * static_cast<int>(sizeof(Stored));
+      fetch(machine, a.data + int64_t{part.begin} * call.a.pitch, bytes * call.a.pitch, activations(stage));
+      fetch(machine, g.data + int64_t{part.begin} * call.g.pitch, bytes * call.g.pitch, gradients(stage));
     }
     machine.end_of_copies();
   }
 };
+
+// A run of channels that lie one behind the other holds as many numbers of each channel as positions, so that RUN
+// numbers side by side are as many vectors. `vector` is which of them: its numbers are the same positions of the same
+// channels of every run, and of two channels at most if there is more than one position.
+struct VectorOfRun {
+  int first, last, of_first;
+
+  GCF_DEVICE VectorOfRun(int vector, int positions)
+      : first(vector * RUN / positions),
+        last((vector * RUN + RUN - 1) / positions),
+        of_first(first == last ? RUN : last * positions - vector * RUN) {}
+};
+
+template <class Number>
+struct alignas(RUN * sizeof(Number)) Vector {
+  Number of[RUN];
+};
+
+// One number for each of the channels from `data` on: those of a vector's.
+template <class Number>
+struct FactorsOfChannels {
+  const Number *first, *last;
+  int of_first;
+
+  struct Some {
+    Number first, last;
+  };
+  GCF_DEVICE FactorsOfChannels(const Number* data, const VectorOfRun& vector)
+      : first(data + vector.first), last(data + vector.last), of_first(vector.of_first) {}
+  GCF_DEVICE Some some(int channels, int) const { return {first[channels], last[channels]}; }
+  GCF_DEVICE float factor(const Some& some, int i) const {
+    return to_float(i == 0 || (i < RUN - 1 && i < of_first) ? some.first : some.last);
+  }
+  GCF_DEVICE void go(int channels, int) { first += channels, last += channels; }
+};
+
+// A number for each position.
+template <class Number>
+struct FactorsOfPositions {
+  const Vector<Number>* at;
+
+  using Some = Vector<Number>;
+  GCF_DEVICE Some some(int, int vectors) const { return at[vectors]; }
+  GCF_DEVICE float factor(const Some& some, int i) const { return to_float(some.of[i]); }
+  GCF_DEVICE void go(int, int vectors) { at += vectors; }
+};
+
+// Adds to the sums what a vector has of every `count`th run of so many channels; how many channels that were.
+template <Method method, class Number, class Factors>
+GCF_DEVICE int sum_vectors(const Vector<Number>* activations, Factors factors, int positions, int count, int channels,
+                           float (&sums)[RUN]) {
+  const int step = count * RUN, jump = count * positions;
+  int left = channels;
+  const auto add = [&](auto many) {
+    Vector<Number> activation[many.value];
+    typename Factors::Some factor[many.value];
+#pragma unroll
+    for (int i = 0; i < many.value; ++i) {
+      activation[i] = activations[i * jump];
+      factor[i] = factors.some(i * step, i * jump);
+    }
+#pragma unroll
+    for (int i = 0; i < many.value; ++i)
+#pragma unroll
+      for (int j = 0; j < RUN; ++j)
+        add_term<method>(to_float(activation[i].of[j]), factors.factor(factor[i], j), sums[j]);
+    activations += many.value * jump;
+    factors.go(many.value * step, many.value * jump);
+    left -= many.value * step;
+  };
+#pragma unroll 1
+  while (left > step) add(std::integral_constant<int, 2>());
+  if (left > 0) add(std::integral_constant<int, 1>());
+  return channels - left;
+}
 
 // The maps of the slabs: put(slab, position, sum) by one thread for each position, slab after slab from zero on.
 // `partial(slab)` is where a slab's map is kept while it grows.
@@ -66,46 +146,71 @@ GCF_DEVICE void sum_slabs(Machine& machine, const Stages<Stored>& stages, float*
   const int thread = machine.thread(), positions = call.positions();
   const Groups groups(positions);
   const int group = thread / groups.width, place = thread % groups.width;
-  auto here = stages.begin_of_slab(stages.first, 0), next = here;
-#pragma unroll 1
-  for (int i = 0; i < STAGES; ++i, next = stages.after(next)) stages.ask(machine, next);
-  machine.template wait_for_copies<STAGES - 1>();
-  machine.sync();
+  const VectorOfRun vector(place, positions);
+  auto here = stages.part(stages.first, call.slabs.begin(stages.first));
+  stages.ask(machine, here, 0);
+  auto next = stages.after(here);
+  stages.ask(machine, next, 1);
+  int stage = 0;
   bool begins = true;
-  float sum = 0.0f;
+  // The channel of this part with which the next run of this thread's group begins.
+  int due = group * RUN;
+  float sums[RUN] = {};
   while (true) {
-    const int slab = here.slab - stages.first, channels = stages.channels(here);
-    const StagedPlanes<Stored> a{stages.activations(here), call.a.pitch}, g{stages.gradients(here), call.g.pitch};
-    const bool ends = stages.ends_slab(here);
+    // What comes now is there for all threads.
+    machine.template wait_for_copies<1>();
+    machine.sync();
+    const int slab = here.slab - stages.first, channels = here.channels;
+    const bool ends = here.ends_slab;
+    const StagedPlanes<Stored> a{stages.activations(stage), call.a.pitch}, g{stages.gradients(stage), call.g.pitch};
     if constexpr (weighs_channels(method)) {
       weigh<method>(machine, call, a, g, 0, channels, room);
       machine.sync();
     }
-    if (groups.count == 1) {
+    if (groups.count == 0) {
       float* map = partial(slab);
       for (int position = thread; position < positions; position += THREADS) {
-        const float before = begins ? 0.0f : map[position];
-        const float now = sum_at<method, RUN>(a, g, room, position, 0, channels, 0, RUN, before);
+        float sum[] = {begins ? 0.0f : map[position]};
+        sum_at<method, RUN>(a, g, room, position, 0, channels, 0, RUN, sum);
         if (ends)
-          put(slab, position, now);
+          put(slab, position, sum[0]);
         else
-          map[position] = now;
+          map[position] = sum[0];
       }
     } else {
-      if (begins) sum = 0.0f;
-      if (place < positions && group < groups.count)
-        sum = sum_at<method, RUN>(a, g, room, place, 0, channels, group * RUN, groups.count * RUN, sum);
-      const auto put_here = [&](int position, float total) { put(slab, position, total); };
-      if (ends) add_groups(machine, groups, positions, sum, room, put_here);
+      if (group < groups.count) {
+        const auto vectors = [&](const Stored* data) {
+          return reinterpret_cast<const Vector<Stored>*>(data + due * positions) + place;
+        };
+        const auto sum = [&](const auto& factors) {
+          due += sum_vectors<method>(vectors(a.data), factors, positions, groups.count, channels - due, sums);
+        };
+        if constexpr (weighs_channels(method))
+          sum(FactorsOfChannels<float>(room + due, vector));
+        else if (call.g.pitch == 1)
+          sum(FactorsOfChannels<Stored>(g.data + due, vector));
+        else
+          sum(FactorsOfPositions<Stored>{vectors(g.data)});
+        due = ends ? group * RUN : due - channels;
+      }
+      if (ends) {
+        machine.sync();
+        if (group < groups.count)
+          reinterpret_cast<Vector<float>*>(room)[thread] = {{sums[0], sums[1], sums[2], sums[3]}};
+        machine.sync();
+        put_sums(machine, groups, room, [&](int position, float sum) { put(slab, position, sum); });
+#pragma unroll
+        for (float& sum : sums) sum = 0.0f;
+      }
     }
-    here = stages.after(here);
-    if (here.slab == stages.end) break;
+    if (ends && here.slab + 1 == stages.end) break;
     begins = ends;
-    // What comes now is there for all threads, and none is still at the part before, whose stage is free.
-    machine.template wait_for_copies<STAGES - 2>();
+    // No thread is still at this part, whose stage is free.
     machine.sync();
-    stages.ask(machine, next);
+    here = next;
     next = stages.after(next);
+    stages.ask(machine, next, stage);
+    stage = 1 - stage;
   }
   machine.sync();
 }

@@ -5,11 +5,24 @@
 
 namespace gradcam_fast::gpu {
 
-// `sum`, and what some of the channels [begin, end) add to the map at one position: `run` of them side by side from
-// begin + first on, as many from begin + first + step on, and so on. Weights are those of the channels from `begin` on.
-template <Method method, int run, class Planes>
-GCF_DEVICE float sum_at(const Planes& a, const Planes& g, const float* weights, int position, int begin, int end,
-                        int first, int step, float sum) {
+// What one position of one channel adds to the map. `factor` is the channel's weight, or the gradient there.
+template <Method method>
+GCF_DEVICE void add_term(float activation, float factor, float& sum) {
+  if constexpr (weighs_channels(method)) {
+    sum = fmaf(factor, activation, sum);
+  } else {
+    float term;
+    position_term<method>(activation, factor, term);
+    sum += term;
+  }
+}
+
+// Adds what some of the channels [begin, end) have at one position: `run` of them side by side from begin + first on,
+// as many from begin + first + step on, and so on. The first of a run goes to the first of the sums, the next to the
+// next, and by turns if there are fewer. Weights are those of the channels from `begin` on.
+template <Method method, int run, int many_sums, class Planes>
+GCF_DEVICE void sum_at(const Planes& a, const Planes& g, const float* weights, int position, int begin, int end,
+                       int first, int step, float (&sums)[many_sums]) {
   struct alignas(run * sizeof(float)) Weights {
     float of[run];
   };
@@ -19,34 +32,27 @@ GCF_DEVICE float sum_at(const Planes& a, const Planes& g, const float* weights, 
   // All that is asked for is asked for before any of it is used, and nothing is asked for that is not there: a branch
   // in between would make each number wait for the one before.
   const auto add = [&](auto count) {
-    constexpr int many = count.value, side_by_side = many < run ? many : run;
+    constexpr int many = count.value;
     typename Planes::Number activation[many];
     [[maybe_unused]] typename Planes::Number gradient[many];
-    [[maybe_unused]] Weights weight[many / side_by_side];
+    [[maybe_unused]] Weights weight[many / run];
 #pragma unroll
-    for (int i = 0; i < many; i += side_by_side) {
+    for (int i = 0; i < many; i += run) {
 #pragma unroll
-      for (int j = 0; j < side_by_side; ++j) {
+      for (int j = 0; j < run; ++j) {
         activation[i + j] = of_a[i / run * jump_a + j * a.step()];
         if constexpr (!weighs_channels(method)) gradient[i + j] = of_g[i / run * jump_g + j * g.step()];
       }
-      if constexpr (weighs_channels(method)) {
-        if constexpr (side_by_side == run)
-          weight[i / run] = *reinterpret_cast<const Weights*>(weights + i / run * step);
-        else
-          weight[i].of[0] = *weights;
-      }
+      if constexpr (weighs_channels(method))
+        weight[i / run] = *reinterpret_cast<const Weights*>(weights + i / run * step);
     }
 #pragma unroll
     for (int i = 0; i < many; ++i) {
-      const float one = to_float(activation[i]);
-      if constexpr (weighs_channels(method)) {
-        sum = fmaf(weight[i / side_by_side].of[i % side_by_side], one, sum);
-      } else {
-        float term;
-        position_term<method>(one, to_float(gradient[i]), term);
-        sum += term;
-      }
+      const float activation_here = to_float(activation[i]);
+      if constexpr (weighs_channels(method))
+        add_term<method>(activation_here, weight[i / run].of[i % run], sums[i % run % many_sums]);
+      else
+        add_term<method>(activation_here, to_float(gradient[i]), sums[i % run % many_sums]);
     }
   };
   constexpr int runs = AT_ONCE / run;
@@ -63,35 +69,38 @@ GCF_DEVICE float sum_at(const Planes& a, const Planes& g, const float* weights, 
   }
   // The last run may be shorter.
   if constexpr (run > 1 && !Planes::WHOLE_RUNS) {
-#pragma unroll 1
-    for (; channel < end; ++channel) {
-      add(std::integral_constant<int, 1>());
-      of_a += a.step(), of_g += g.step(), ++weights;
+#pragma unroll
+    for (int j = 0; j < run - 1; ++j) {
+      if (channel + j >= end) break;
+      const float activation = to_float(of_a[j * a.step()]);
+      if constexpr (weighs_channels(method))
+        add_term<method>(activation, weights[j], sums[j % many_sums]);
+      else
+        add_term<method>(activation, to_float(of_g[j * g.step()]), sums[j % many_sums]);
     }
   }
-  return sum;
 }
 
-// How threads share positions that lie side by side: a position's channels go to several groups of threads, a run to
-// each by turns, as long as a warp has positions of one channel only.
+// How threads share a small map: there are `count` groups of as many threads as positions, and runs of channels go to
+// them by turns. A group has RUN sums for each position, one for each channel of its runs.
 struct Groups {
   int width, count;
 
+  static constexpr int MOST = 8;
   GCF_INLINE explicit Groups(int positions)
-      : width((positions + WARP - 1) / WARP * WARP), count(width < THREADS ? THREADS / width : 1) {}
+      : width(positions),
+        count(positions > THREADS          ? 0
+              : positions * MOST < THREADS ? MOST
+                                           : THREADS / positions) {}
 };
 
-// put(position, sum) for the sums of all groups, added in order; `room` for a float per thread.
+// put(position, sum) for the groups' sums, which are in `room` by group, channel of a run, and position.
 template <class Machine, class Put>
-GCF_DEVICE void add_groups(Machine& machine, const Groups& groups, int positions, float sum, float* room,
-                           const Put& put) {
+GCF_DEVICE void put_sums(Machine& machine, const Groups& groups, const float* room, const Put& put) {
   const int thread = machine.thread();
-  machine.sync();
-  room[thread] = sum;
-  machine.sync();
-  if (thread < positions) {
+  if (thread < groups.width) {
     float total = room[thread];
-    for (int group = 1; group < groups.count; ++group) total += room[group * groups.width + thread];
+    for (int i = 1; i < groups.count * RUN; ++i) total += room[i * groups.width + thread];
     put(thread, total);
   }
 }
@@ -109,19 +118,28 @@ GCF_DEVICE void sum_slab(Machine& machine, const Call& call, const Planes<Stored
   if (call.channels_inside) {
     // A warp per position: its lanes read channels that lie side by side.
     for (int position = thread / WARP; position < positions; position += WARPS) {
-      const float some = sum_at<method, 1>(a, g, room, position, begin, end, thread % WARP, WARP, 0.0f);
-      const float sum = sum_of_lanes<WARP>(machine, some);
-      if (thread % WARP == 0) put(position, sum);
+      float sum[] = {0.0f};
+      sum_at<method, 1>(a, g, room, position, begin, end, thread % WARP, WARP, sum);
+      sum[0] = sum_of_lanes<WARP>(machine, sum[0]);
+      if (thread % WARP == 0) put(position, sum[0]);
     }
-  } else if (groups.count == 1) {
-    for (int position = thread; position < positions; position += THREADS)
-      put(position, sum_at<method, RUN>(a, g, room, position, begin, end, 0, RUN, 0.0f));
+  } else if (groups.count == 0) {
+    for (int position = thread; position < positions; position += THREADS) {
+      float sum[] = {0.0f};
+      sum_at<method, RUN>(a, g, room, position, begin, end, 0, RUN, sum);
+      put(position, sum[0]);
+    }
   } else {
     const int position = thread % groups.width, group = thread / groups.width;
-    float sum = 0.0f;
-    if (position < positions && group < groups.count)
-      sum = sum_at<method, RUN>(a, g, room, position, begin, end, group * RUN, groups.count * RUN, 0.0f);
-    add_groups(machine, groups, positions, sum, room, put);
+    float sums[RUN] = {};
+    if (group < groups.count)
+      sum_at<method, RUN>(a, g, room, position, begin, end, group * RUN, groups.count * RUN, sums);
+    machine.sync();
+    if (group < groups.count)
+#pragma unroll
+      for (int j = 0; j < RUN; ++j) room[(group * RUN + j) * positions + position] = sums[j];
+    machine.sync();
+    put_sums(machine, groups, room, put);
   }
   machine.sync();
 }

@@ -13,8 +13,20 @@ GCF_DEVICE T sum_of_lanes(Machine& machine, T value) {
   return value;
 }
 
+// A long sum of floats: so many of them as such, those in double, which few GPUs are quick at.
+inline constexpr int AS_FLOATS = 16;
+struct LongSum {
+  double total = 0.0;
+  float some = 0.0f;
+
+  GCF_DEVICE void fold() {
+    total += some;
+    some = 0.0f;
+  }
+};
+
 // f(activation, gradient) for a channel's positions first, first + step, ...; zero for what is not `taken`. `deep` of
-// them are asked for before any is used. After every sixteenth, fold(). `step` is a power of two.
+// them are asked for before any is used. After every AS_FLOATS of them, fold().
 template <int deep, bool take_activations, bool take_gradients, class Planes, class F, class Fold>
 GCF_DEVICE void for_positions(const Planes& a, const Planes& g, int channel, int first, int step, int positions,
                               const F& f, const Fold& fold) {
@@ -35,48 +47,45 @@ GCF_DEVICE void for_positions(const Planes& a, const Planes& g, int channel, int
     }
   };
   const auto all = [](int) { return true; };
-  int p = first;
+  const std::integral_constant<int, deep> batch;
+  static_assert(AS_FLOATS % deep == 0);
   if constexpr (Planes::FAR) {
-    const std::integral_constant<int, deep> count;
+    int p = first;
     const auto in = [&](const Planes& planes) {
       return [&planes, &p, channel, step, positions](int i) {
         return planes.at(channel, p + i * step < positions ? p + i * step : positions - 1);
       };
     };
-    while (p + (deep - 1) * step < positions) {
-      some(count, in(a), in(g), all);
+    for (int done = 0; p + (deep - 1) * step < positions;) {
+      some(batch, in(a), in(g), all);
       p += deep * step;
-      if ((p - first) % (16 * step) == 0) fold();
+      if ((done += deep) % AS_FLOATS == 0) fold();
     }
     // One wait for all that is left; zeros add nothing.
-    if (p < positions) some(count, in(a), in(g), [&](int i) { return p + i * step < positions; });
+    if (p < positions) some(batch, in(a), in(g), [&](int i) { return p + i * step < positions; });
   } else {
     const Number *of_a = a.at(channel, first), *of_g = g.at(channel, first);
-    const auto in_a = [&](int i) { return of_a + i * step; };
-    const auto in_g = [&](int i) { return of_g + i * step; };
-    constexpr int half = deep / 2;
+    const auto take = [&](auto count, int from) {
+      const auto in = [step, from](const Number* of) {
+        return [of, step, from](int i) { return of + (from + i) * step; };
+      };
+      some(count, in(of_a), in(of_g), all);
+    };
+    int left = (positions - first + step - 1) / step;
 #pragma unroll 1
-    for (; p + (half - 1) * step < positions; of_a += half * step, of_g += half * step) {
-      some(std::integral_constant<int, half>(), in_a, in_g, all);
-      p += half * step;
-      if ((p - first) % (16 * step) == 0) fold();
+    for (; left >= AS_FLOATS; left -= AS_FLOATS, of_a += AS_FLOATS * step, of_g += AS_FLOATS * step) {
+#pragma unroll
+      for (int from = 0; from < AS_FLOATS; from += deep) take(batch, from);
+      fold();
     }
+    constexpr int few = 4;
 #pragma unroll 1
-    for (; p < positions; p += step, of_a += step, of_g += step)
-      some(std::integral_constant<int, 1>(), in_a, in_g, all);
+    for (; left >= few; left -= few, of_a += few * step, of_g += few * step)
+      take(std::integral_constant<int, few>(), 0);
+#pragma unroll 1
+    for (; left > 0; --left, of_a += step, of_g += step) take(std::integral_constant<int, 1>(), 0);
   }
 }
-
-// A long sum of floats: sixteen of them as such, those in double, which few GPUs are quick at.
-struct LongSum {
-  double total = 0.0;
-  float some = 0.0f;
-
-  GCF_DEVICE void fold() {
-    total += some;
-    some = 0.0f;
-  }
-};
 
 // The weight of a channel, of which this thread has the positions first, first + step, ...; `sum` adds up what the
 // threads that share it have.
@@ -137,15 +146,19 @@ GCF_DEVICE void weigh_by_lanes(Machine& machine, const Call& call, const Planes&
   }
 }
 
-// The more channels a warp weighs at a time, the less it does beside adding; but the lanes of a channel read bytes that
-// lie side by side, of which large maps have more.
+// The more channels a warp weighs at a time, the less it does beside adding. What keeps it from giving each lane one is
+// that lanes should read neighbours: banks of shared memory, of which there are as many as lanes, or bytes of a sector.
+// Where a map has an odd number of positions, any lane finds its channel in a bank of its own.
 template <Method method, class Planes, class Machine>
 GCF_DEVICE void weigh_by_warps(Machine& machine, const Call& call, const Planes& a, const Planes& g, int begin, int end,
                                float* weights) {
-  if (call.positions() <= 256)
+  const int positions = call.positions();
+  if (positions > THREADS || positions % 16 == 0)
+    weigh_by_lanes<method, 16>(machine, call, a, g, begin, end, weights);
+  else if (positions % 2 == 0)
     weigh_by_lanes<method, 4>(machine, call, a, g, begin, end, weights);
   else
-    weigh_by_lanes<method, 8>(machine, call, a, g, begin, end, weights);
+    weigh_by_lanes<method, 1>(machine, call, a, g, begin, end, weights);
 }
 
 // The same where channels lie side by side in memory, at most as many as threads: one to a thread.

@@ -9,22 +9,22 @@ namespace gradcam_fast::gpu {
 // The largest of each of the values of all threads of a block, given to each; `room` for `many` floats per warp.
 template <class Machine, int many>
 GCF_DEVICE void max_of_block(Machine& machine, float (&values)[many], float* room) {
+  struct alignas(16) Quad {
+    float of[4];
+  };
   const int lane = machine.thread() % WARP, warp = machine.thread() / WARP;
   for (int mask = WARP / 2; mask > 0; mask /= 2)
 #pragma unroll
-    for (int i = 0; i < many; ++i) {
-      const float other = machine.shuffle_xor(values[i], mask);
-      values[i] = values[i] > other ? values[i] : other;
-    }
+    for (int i = 0; i < many; ++i) values[i] = larger(machine.shuffle_xor(values[i], mask), values[i]);
 #pragma unroll
   for (int i = 0; i < many; ++i)
     if (lane == 0) room[i * WARPS + warp] = values[i];
   machine.sync();
 #pragma unroll
-  for (int i = 0; i < many; ++i) {
-    values[i] = room[i * WARPS];
-    for (int other = 1; other < WARPS; ++other)
-      values[i] = values[i] > room[i * WARPS + other] ? values[i] : room[i * WARPS + other];
+  for (int i = 0; i < many * WARPS; i += 4) {
+    const Quad some = *reinterpret_cast<const Quad*>(room + i);
+    const float most = larger(larger(some.of[0], some.of[1]), larger(some.of[2], some.of[3]));
+    values[i / WARPS] = i % WARPS == 0 ? most : larger(most, values[i / WARPS]);
   }
   machine.sync();
 }
@@ -57,10 +57,13 @@ struct Cell {
   GCF_DEVICE float fraction(int pixel) const { return by_parts(parts(pixel)); }
 };
 
-// Inside a cell a bilinear surface is extremal at its corner pixels. Finds the extremes of those of all cells.
+// Between two numbers, as lerp, but rounded once.
+GCF_DEVICE float between(float a, float b, float t) { return fmaf(t, b - a, a); }
+
+// Inside a cell a bilinear surface is extremal at its corner pixels. The extremes of those of this thread's cells.
 template <class Machine>
-GCF_DEVICE void extremes(Machine& machine, const Call& call, const float* map, float* room, float& min, float& max) {
-  float least = INFINITY, most = -INFINITY;
+GCF_DEVICE void extremes(Machine& machine, const Call& call, const float* map, float& least, float& most) {
+  least = INFINITY, most = -INFINITY;
   // Two threads to a position, as small maps have few.
   for (int i = machine.thread(); i < 2 * call.positions(); i += THREADS) {
     const int position = i / 2;
@@ -70,18 +73,14 @@ GCF_DEVICE void extremes(Machine& machine, const Call& call, const float* map, f
     const float* low = map + y.low * call.x.in;
     const float* high = map + y.high() * call.x.in;
     const float t = x.fraction(right ? x.end() - 1 : x.begin());
-    const float above = lerp(low[x.low], low[x.high()], t);
-    const float below = lerp(high[x.low], high[x.high()], t);
+    const float above = between(low[x.low], low[x.high()], t);
+    const float below = between(high[x.low], high[x.high()], t);
     for (int bottom = 0; bottom < 2; ++bottom) {
-      const float pixel = lerp(above, below, y.fraction(bottom ? y.end() - 1 : y.begin()));
-      least = pixel < least ? pixel : least;
-      most = pixel > most ? pixel : most;
+      const float pixel = between(above, below, y.fraction(bottom ? y.end() - 1 : y.begin()));
+      least = smaller(pixel, least);
+      most = larger(pixel, most);
     }
   }
-  float found[] = {-least, most};
-  max_of_block(machine, found, room);
-  min = -found[0];
-  max = found[1];
 }
 
 // Rows [begin, end) of the heatmap, `pixels` side by side to a thread. Threads that a row leaves over take other rows.
@@ -96,8 +95,8 @@ GCF_DEVICE void write_rows(Machine& machine, const Call& call, const float* map,
   const int group = stores < THREADS ? machine.thread() / stores : 0;
   if (group >= groups) return;
   const int step = stores < THREADS ? stores : THREADS;
-  const int first = begin + begin_of_part(end - begin, groups, group);
-  const int last = begin + begin_of_part(end - begin, groups, group + 1);
+  const Parts rows(end - begin, groups);
+  const int first = begin + rows.begin(group), last = begin + rows.begin(group + 1);
   for (int at = machine.thread() - group * stores; at < stores; at += step) {
     int left[pixels], right[pixels];
     float t[pixels];
@@ -119,44 +118,64 @@ GCF_DEVICE void write_rows(Machine& machine, const Call& call, const float* map,
       float above[pixels], below[pixels];
 #pragma unroll
       for (int i = 0; i < pixels; ++i) {
-        above[i] = lerp(low[left[i]], low[right[i]], t[i]);
-        below[i] = lerp(high[left[i]], high[right[i]], t[i]);
+        above[i] = between(low[left[i]], low[right[i]], t[i]);
+        below[i] = between(high[left[i]], high[right[i]], t[i]);
       }
       for (int parts = cell.parts(y); y < stop; ++y, parts += 2 * call.y.in, to += call.x.out) {
         const float fraction = cell.by_parts(parts);
         Store store;
 #pragma unroll
-        for (int i = 0; i < pixels; ++i) store.pixel[i] = apply(affine, lerp(above[i], below[i], fraction));
+        for (int i = 0; i < pixels; ++i) store.pixel[i] = apply(affine, between(above[i], below[i], fraction));
         *reinterpret_cast<Store*>(to) = store;
       }
     }
   }
 }
 
-// ReLU in place, the power of two that keeps the map within float32, the extremes, the normalisation. False, for all
-// threads alike, if the map is not finite.
+// What a thread saw of the map: zero or not a number, and the largest magnitude.
+struct Seen {
+  float poison = 0.0f, magnitude = 0.0f;
+};
+
+// The map after ReLU, of sums(position).
+template <class Machine, class Sums>
+GCF_DEVICE Seen rectify(Machine& machine, const Call& call, const Sums& sums, float* map) {
+  Seen seen;
+  for (int position = machine.thread(); position < call.positions(); position += THREADS) {
+    float value = sums(position);
+    seen.poison += 0.0f * value;
+    if (call.relu) value = value > 0.0f ? value : 0.0f;
+    seen.magnitude = larger(fabsf(value), seen.magnitude);
+    map[position] = value;
+  }
+  return seen;
+}
+
+// The power of two that keeps the map within float32, the extremes, the normalisation. False, for all threads alike, if
+// the map is not finite.
 template <class Machine>
-GCF_DEVICE bool finish(Machine& machine, const Call& call, float* map, float* room, Affine& affine, float& min,
-                       float& max) {
-  const auto each = [&](const auto& f) {
-    for (int position = machine.thread(); position < call.positions(); position += THREADS) f(map[position]);
+GCF_DEVICE bool finish(Machine& machine, const Call& call, const Seen& seen, float* map, float* room, Affine& affine,
+                       float& min, float& max) {
+  const auto scale = [&](float power) {
+    for (int position = machine.thread(); position < call.positions(); position += THREADS) map[position] *= power;
     machine.sync();
   };
-  float poison = 0.0f, magnitude = 0.0f;
-  each([&](float& value) {
-    poison += 0.0f * value;
-    if (call.relu) value = value > 0.0f ? value : 0.0f;
-    const float size = value < 0.0f ? -value : value;
-    magnitude = magnitude > size ? magnitude : size;
-  });
-  float found[] = {poison == 0.0f ? 0.0f : 1.0f, magnitude};
-  max_of_block(machine, found, room);
-  if (found[0] != 0.0f) return false;
-  const float down = power_down(found[1]);
-  if (down != 1.0f) each([&](float& value) { value *= down; });
-  extremes(machine, call, map, room, min, max);
-  const float up = power_up(found[1] * down, extent_of(call.normalize, min, max));
-  if (up != 1.0f) each([&](float& value) { value *= up; });
+  float down = 1.0f, magnitude;
+#pragma unroll 1
+  while (true) {
+    float least, most;
+    extremes(machine, call, map, least, most);
+    float found[] = {seen.poison == 0.0f ? 0.0f : 1.0f, seen.magnitude, -least, most};
+    max_of_block(machine, found, room);
+    if (found[0] != 0.0f) return false;
+    magnitude = found[1], min = -found[2], max = found[3];
+    const float wanted = power_down(magnitude);
+    if (wanted == down) break;
+    // Between samples this large the difference may not be a number.
+    scale(down = wanted);
+  }
+  const float up = power_up(magnitude * down, extent_of(call.normalize, min, max));
+  if (up != 1.0f) scale(up);
   const float power = down * up;
   affine = normalisation(call.normalize, min * up, max * up, power);
   min = min * up / power;

@@ -18,7 +18,7 @@ template <class Stored>
 void run(Method method, const Call& call, int64_t images, int blocks, bool backwards) {
   for (int64_t image = 0; image < images; ++image)
     for (int64_t target = 0; target < call.targets; ++target) {
-      Cluster cluster(blocks, shared_bytes(call, blocks, sizeof(Stored)) / sizeof(float), image, target, backwards);
+      Cluster cluster(blocks, shared_bytes(call, blocks) / sizeof(float), image, target, backwards);
       cluster.run(
           [&](HostMachine& machine) { with_method(method, [&](auto m) { cam<m.value, Stored>(machine, call); }); });
     }
@@ -37,7 +37,7 @@ py::tuple gpu_cam(int64_t bytes, bool bfloat16, uintptr_t activations, std::arra
                 heatmap.mutable_data(), raw_min.mutable_data(), raw_max.mutable_data(), spill ? room.data() : nullptr);
   if (staged != 0 && !can_be_staged(call, static_cast<Method>(method), images * targets, bytes))
     throw std::invalid_argument("these maps cannot go through stages");
-  call.staged = staged;
+  call.stage(staged, bytes);
   const auto which = static_cast<Method>(method);
   if (bytes == 4)
     run<float>(which, call, images, blocks, backwards);
@@ -57,9 +57,8 @@ py::tuple gpu_call(int bytes, uintptr_t activations, std::array<int64_t, 5> a, u
   Call call =
       make_call(at(activations), a, at(gradients), g, {targets, channels, rows, columns, height, width},
                 static_cast<Normalize>(normalize), relu, at(results[0]), at(results[1]), at(results[2]), at(spill));
-  call.staged = staged;
-  return py::make_tuple(py::bytes(reinterpret_cast<const char*>(&call), sizeof(call)),
-                        shared_bytes(call, blocks, bytes));
+  call.stage(staged, bytes);
+  return py::make_tuple(py::bytes(reinterpret_cast<const char*>(&call), sizeof(call)), shared_bytes(call, blocks));
 }
 
 // (blocks, channels of a stage, bytes of shared memory) on such a device.
@@ -73,7 +72,7 @@ py::tuple plan(int64_t method, int bytes, uintptr_t activations, std::array<int6
                         {targets, channels, rows, columns, height, width}, Normalize::minmax, true, nullptr, nullptr,
                         nullptr, nullptr);
   const int blocks = spread(call, static_cast<Method>(method), images * targets, bytes, offer);
-  return py::make_tuple(blocks, call.staged, shared_bytes(call, blocks, bytes));
+  return py::make_tuple(blocks, call.staged, shared_bytes(call, blocks));
 }
 
 }  // namespace

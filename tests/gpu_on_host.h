@@ -34,12 +34,16 @@ class HostMachine {
   float* shared();
   float of_rank(int rank, const float* own);
   void sync();
-  void sync_cluster();
+  void arrive_at_cluster();
+  void wait_for_cluster();
   template <class T>
   T shuffle_xor(T value, int mask);
 
   // Copies arrive as late as they may: when their thread waits for them.
-  void copy16(void* to, const void* from) {
+  template <int behind>
+  void copy16(void* target, const void* source) {
+    char* to = static_cast<char*>(target) + behind;
+    const char* from = static_cast<const char*>(source) + behind;
     if (reinterpret_cast<uintptr_t>(to) % 16 != 0 || reinterpret_cast<uintptr_t>(from) % 16 != 0)
       throw std::runtime_error("a copy of sixteen bytes from or to an address that is not a multiple of sixteen");
     copies_.push_back({to, from, ends_});
@@ -64,6 +68,7 @@ class HostMachine {
   int rank_, thread_;
   int turn_ = 0;
   int ends_ = 0;
+  int64_t turn_of_cluster_ = 0;
   std::deque<Copy> copies_;
 };
 
@@ -150,16 +155,22 @@ class Cluster {
     fiber->done = true;
   }
 
-  void wait(Barrier& barrier) {
+  // At which turn of the barrier.
+  static int64_t arrive(Barrier& barrier) {
+    const int64_t turn = barrier.generation;
     if (++barrier.arrived == barrier.size) {
       barrier.arrived = 0;
       ++barrier.generation;
-      return;
     }
+    return turn;
+  }
+  void wait(Barrier& barrier, int64_t turn) {
+    if (barrier.generation != turn) return;
     current_->waits_for = &barrier;
-    current_->generation = barrier.generation;
+    current_->generation = turn;
     swapcontext(&current_->context, &scheduler_);
   }
+  void meet(Barrier& barrier) { wait(barrier, arrive(barrier)); }
 
   int blocks_;
   int64_t image_, target_;
@@ -179,15 +190,16 @@ inline float* HostMachine::shared() { return cluster_.shared_[rank_].data(); }
 inline float HostMachine::of_rank(int rank, const float* own) {
   return cluster_.shared_[rank].at(own - cluster_.shared_[rank_].data());
 }
-inline void HostMachine::sync() { cluster_.wait(cluster_.barriers_[rank_]); }
-inline void HostMachine::sync_cluster() { cluster_.wait(cluster_.barriers_.back()); }
+inline void HostMachine::sync() { cluster_.meet(cluster_.barriers_[rank_]); }
+inline void HostMachine::arrive_at_cluster() { turn_of_cluster_ = Cluster::arrive(cluster_.barriers_.back()); }
+inline void HostMachine::wait_for_cluster() { cluster_.wait(cluster_.barriers_.back(), turn_of_cluster_); }
 
 template <class T>
 T HostMachine::shuffle_xor(T value, int mask) {
   // Two sets of slots by turns: a lane is at most one shuffle ahead of another.
   const int64_t slot = (turn_ ^= 1) * static_cast<int64_t>(cluster_.blocks_) * THREADS + rank_ * THREADS + thread_;
   cluster_.slots_[slot] = value;
-  cluster_.wait(cluster_.barriers_[cluster_.blocks_ + rank_ * WARPS + thread_ / WARP]);
+  cluster_.meet(cluster_.barriers_[cluster_.blocks_ + rank_ * WARPS + thread_ / WARP]);
   return static_cast<T>(cluster_.slots_[slot - thread_ % WARP + (thread_ % WARP ^ mask)]);
 }
 
