@@ -14,19 +14,19 @@ namespace gradcam_fast::gpu {
 // What one thread of a block does.
 template <Method method, class Stored, class Machine>
 GCF_DEVICE void cam(Machine& machine, const Call& call) {
-  const int blocks = machine.blocks(), rank = machine.rank();
+  const int rank = machine.rank();
   const int64_t index = machine.image() * call.targets + machine.target();
   const Planes<Stored> a{static_cast<const Stored*>(call.activations) + machine.image() * call.a.image, call.a,
-                         call.x.in};
+                         call.columns};
   const Planes<Stored> g{
       static_cast<const Stored*>(call.gradients) + machine.image() * call.g.image + machine.target() * call.g.target,
-      call.g, call.x.in};
+      call.g, call.columns};
   float* room = machine.shared() + call.bytes_of_stages / sizeof(float);
   float* told = room + ROOM;
   float* partials = told + TOLD;
-  const int positions = call.positions(), own = call.slabs.count / blocks;
-  const bool alone = blocks == 1;
-  float* map = partials + static_cast<int64_t>(partial_maps(call, blocks)) * positions;
+  const int positions = call.positions, own = call.own;
+  const bool alone = call.blocks == 1;
+  float* map = partials + static_cast<int64_t>(partial_maps(call)) * positions;
   if (call.spill != nullptr) map = call.spill + index * positions;
 
   const auto partial = [&](int slab) { return alone ? partials : partials + static_cast<int64_t>(slab) * positions; };
@@ -79,11 +79,10 @@ GCF_DEVICE void cam(Machine& machine, const Call& call) {
   }
   const int64_t width = call.x.out;
   float* heatmap = call.heatmap + index * call.y.out * width;
-  const Parts rows(call.y.out, blocks);
-  const int begin = rows.begin(rank), end = rows.begin(rank + 1);
+  const int begin = call.rows.begin(rank), end = call.rows.begin(rank + 1);
   if (!finite) {
     for (int64_t i = begin * width + machine.thread(); i < end * width; i += THREADS) heatmap[i] = 0.0f;
-  } else if (width % 4 == 0) {
+  } else if (call.writers.pixels == 4) {
     write_rows<4>(machine, call, map, affine, begin, end, heatmap);
   } else {
     write_rows<1>(machine, call, map, affine, begin, end, heatmap);

@@ -13,6 +13,7 @@
 #include <algorithm>
 #include <atomic>
 #include <tuple>
+#include <utility>
 
 namespace gradcam_fast {
 namespace {
@@ -22,14 +23,21 @@ using namespace gpu;
 // Blocks that share an image talk through each other's shared memory, which takes a cluster: compute capability 9.0.
 class DeviceMachine {
  public:
-  GCF_DEVICE DeviceMachine(float* shared, int blocks, int targets)
-      : shared_(shared), blocks_(blocks), targets_(targets) {}
+  GCF_DEVICE DeviceMachine(float* shared, const Call& call)
+      : shared_(shared),
+        map_(call.blocks.quotient(blockIdx.x)),
+        rank_(blockIdx.x - map_ * call.blocks),
+        image_(call.targets.quotient(map_)),
+        target_(map_ - image_ * call.targets) {}
 
-  GCF_DEVICE int thread() const { return threadIdx.x; }
-  GCF_DEVICE int blocks() const { return blocks_; }
-  GCF_DEVICE int rank() const { return blockIdx.x % blocks_; }
-  GCF_DEVICE int64_t image() const { return blockIdx.x / blocks_ / targets_; }
-  GCF_DEVICE int64_t target() const { return blockIdx.x / blocks_ % targets_; }
+  GCF_DEVICE int thread() const {
+    const int thread = threadIdx.x;
+    __builtin_assume(thread >= 0 && thread < THREADS);
+    return thread;
+  }
+  GCF_DEVICE int rank() const { return rank_; }
+  GCF_DEVICE int64_t image() const { return image_; }
+  GCF_DEVICE int64_t target() const { return target_; }
   GCF_DEVICE float* shared() const { return shared_; }
   GCF_DEVICE void sync() const { __syncthreads(); }
   template <class T>
@@ -88,14 +96,13 @@ class DeviceMachine {
 
  private:
   float* shared_;
-  int blocks_, targets_;
+  int map_, rank_, image_, target_;
 };
 
 template <Method method, class Stored>
-__global__ void __launch_bounds__(THREADS, BLOCKS_PER_PROCESSOR)
-    cam_kernel(const __grid_constant__ Call call, int blocks) {
+__global__ void __launch_bounds__(THREADS, BLOCKS_PER_PROCESSOR) cam_kernel(const __grid_constant__ Call call) {
   extern __shared__ __align__(16) float shared[];
-  DeviceMachine machine(shared, blocks, call.targets);
+  DeviceMachine machine(shared, call);
   gpu::cam<method, Stored>(machine, call);
 }
 
@@ -145,25 +152,25 @@ template <Method method, class Stored>
 void launch(Call call, int64_t images, int device, cudaStream_t stream) {
   const Offer offer = offer_of<method, Stored>(device);
   const int64_t maps = images * call.targets;
-  const int blocks = spread(call, method, maps, sizeof(Stored), offer);
+  spread(call, method, maps, sizeof(Stored), offer);
   Tensor spill;
-  if (shared_bytes(call, blocks) > offer.shared_bytes_of_block) {
-    const int64_t size = maps * call.positions();
+  if (shared_bytes(call) > offer.shared_bytes_of_block) {
+    const int64_t size = maps * call.positions;
     spill = empty(&size, 1, aoti_torch_device_type_cuda(), device);
     call.spill = static_cast<float*>(spill.mutable_data_ptr());
   }
-  STD_TORCH_CHECK(maps * blocks < int64_t{1} << 31, "cam: ", maps, " maps are too many for one launch");
+  STD_TORCH_CHECK(maps * call.blocks < int64_t{1} << 31, "cam: ", maps, " maps are too many for one launch");
   cudaLaunchAttribute cluster{};
   cluster.id = cudaLaunchAttributeClusterDimension;
-  cluster.val.clusterDim = {static_cast<unsigned>(blocks), 1, 1};
+  cluster.val.clusterDim = {static_cast<unsigned>(call.blocks), 1, 1};
   cudaLaunchConfig_t config{};
-  config.gridDim = dim3(static_cast<unsigned>(maps * blocks));
+  config.gridDim = dim3(static_cast<unsigned>(maps * call.blocks));
   config.blockDim = dim3(THREADS);
-  config.dynamicSmemBytes = shared_bytes(call, blocks);
+  config.dynamicSmemBytes = shared_bytes(call);
   config.stream = stream;
   config.attrs = &cluster;
-  config.numAttrs = blocks > 1;
-  succeed(cudaLaunchKernelEx(&config, cam_kernel<method, Stored>, call, blocks), "the launch");
+  config.numAttrs = call.blocks > 1;
+  succeed(cudaLaunchKernelEx(&config, cam_kernel<method, Stored>, call), "the launch");
 }
 
 std::tuple<Tensor, Tensor, Tensor> cam(const Tensor& activations, const Tensor& gradients, int64_t height,
@@ -172,9 +179,9 @@ std::tuple<Tensor, Tensor, Tensor> cam(const Tensor& activations, const Tensor& 
   const int32_t device = activations.get_device_index();
   STD_TORCH_CHECK(activations.is_cuda() && gradients.is_cuda() && gradients.get_device_index() == device,
                   "cam: activations and gradients should be on one CUDA device");
-  for (const int64_t side : {activations.size(2), activations.size(3), height, width})
-    STD_TORCH_CHECK(side < MOST_PER_AXIS, "cam: a side of ", side, " is too long for the CUDA kernel, which takes ",
-                    MOST_PER_AXIS - 1);
+  for (const auto [in, out] : {std::pair(activations.size(2), height), std::pair(activations.size(3), width)})
+    STD_TORCH_CHECK(can_be_sized(in, out), "cam: maps of ", in, " positions a side and heatmaps of ", out,
+                    " pixels are too large for the CUDA kernel, which takes as many as come to 2^30 multiplied");
   STD_TORCH_CHECK(activations.size(1) <= INT32_MAX / 2 && activations.size(2) * activations.size(3) <= INT32_MAX / 2,
                   "cam: maps of ", activations.size(1), " channels of ", activations.size(2), "x", activations.size(3),
                   " are too large for the CUDA kernel");

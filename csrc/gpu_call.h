@@ -2,7 +2,7 @@
 // slabs of channels. Knows nothing of threads.
 #pragma once
 
-#include "cam_math.h"
+#include "gpu_divide.h"
 
 #include <array>
 #include <cstdint>
@@ -57,39 +57,28 @@ struct Strides {
   int pitch;
 };
 
-// One axis of map and heatmap: so many samples, so many pixels, below MOST_PER_AXIS. Dividing takes a GPU long, so that
-// 1 / (2 in) and 1 / (2 out) come along.
+// One axis of map and heatmap: so many samples, so many pixels, whose product can_be_sized() allows.
 struct Axis {
   int in, out;
-  double over_in, over_out;
-  float over_out_rounded;
+  Divisor twice_in, twice_out;
+  float over_out;
 
   Axis(int64_t in, int64_t out)
       : in(static_cast<int>(in)),
         out(static_cast<int>(out)),
-        over_in(0.5 / in),
-        over_out(0.5 / out),
-        over_out_rounded(static_cast<float>(over_out)) {}
+        twice_in(static_cast<int>(2 * in)),
+        twice_out(static_cast<int>(2 * out)),
+        over_out(static_cast<float>(0.5 / static_cast<double>(out))) {}
 
   // Where a pixel reads, in parts of 2 out from sample 0.
-  GCF_INLINE int64_t place_of(int pixel) const { return (2 * int64_t{pixel} + 1) * in - out; }
+  GCF_INLINE int place_of(int pixel) const { return (2 * pixel + 1) * in - out; }
 };
-inline constexpr int64_t MOST_PER_AXIS = int64_t{1} << 29;
 
-// numerator / denominator, exactly, if it is below 2^31 and neither is negative: the double is off by one at most.
-GCF_INLINE int quotient(int64_t numerator, int64_t denominator, double over_denominator) {
-  const int about = static_cast<int>(static_cast<double>(numerator) * over_denominator);
-  const int64_t rest = numerator - about * denominator;
-  return rest < 0 ? about - 1 : rest >= denominator ? about + 1 : about;
+// Whether no place on an axis, nor what is divided to find one, leaves 32 bits.
+inline bool can_be_sized(int64_t in, int64_t out) {
+  const int64_t most = int64_t{1} << 29;
+  return in < most && out < most && 2 * in * out + in + out < int64_t{1} << 31;
 }
-
-// A whole in so many parts. The first have one more if it does not go round evenly.
-struct Parts {
-  int whole, each, more;
-
-  GCF_INLINE Parts(int whole, int parts) : whole(whole), each(whole / parts), more(whole % parts) {}
-  GCF_INLINE int begin(int part) const { return each * part + (part < more ? part : more); }
-};
 
 // Channels in slabs, whose number follows from that of the channels alone. Slabs begin at a multiple of eight channels,
 // which is one of sixteen bytes, too. Where there are few, some are empty.
@@ -97,20 +86,38 @@ struct Slabs {
   int channels, count;
   Parts eights;
 
-  GCF_INLINE explicit Slabs(int channels)
+  explicit Slabs(int channels)
       : channels(channels),
         count((channels + MOST_BLOCKS * CHANNELS_PER_SLAB - 1) / (MOST_BLOCKS * CHANNELS_PER_SLAB) * MOST_BLOCKS),
-        eights((channels + 7) / 8, count) {}
+        eights((channels + 7) / 8, Divisor(count)) {}
   GCF_INLINE int begin(int slab) const {
     const int begin = eights.begin(slab) * 8;
     return begin < channels ? begin : channels;
   }
 };
 
+// How threads share a small map: there are `count` groups of as many threads as positions, and runs of channels go to
+// them by turns. A group has RUN sums for each position, one for each channel of its runs. None if the map is large.
+struct Groups {
+  int count;
+
+  static constexpr int MOST = 8;
+  explicit Groups(int positions) : count(positions * MOST <= THREADS ? MOST : THREADS / positions) {}
+};
+
+// How threads share rows of the heatmap: a group of them has a row, so many pixels to a store, so many stores to a row.
+struct Writers {
+  int pixels;
+  Divisor stores, groups;
+
+  explicit Writers(int width)
+      : pixels(width % 4 == 0 ? 4 : 1), stores(width / pixels), groups(stores < THREADS ? THREADS / stores : 1) {}
+};
+
 struct Call {
   const void *activations, *gradients;
   Strides a, g;
-  int targets;
+  Divisor targets;
   Slabs slabs;
   Axis y, x;
   Normalize normalize;
@@ -124,10 +131,20 @@ struct Call {
   // they lie.
   int staged;
   int64_t bytes_of_stages;
-  // 1 / positions.
+  Divisor positions, columns;
   float over_positions;
+  Groups groups;
+  Writers writers;
+  // How many blocks share a map, and how many slabs each has.
+  Divisor blocks;
+  int own;
+  Parts rows;
 
-  GCF_INLINE int positions() const { return y.in * x.in; }
+  void share(int among) {
+    blocks = Divisor(among);
+    own = slabs.count / among;
+    rows = Parts(y.out, blocks);
+  }
   void stage(int channels, int bytes_per_number) {
     staged = channels;
     bytes_of_stages = STAGES * channels * (int64_t{a.pitch} + g.pitch) * bytes_per_number;
@@ -155,7 +172,7 @@ inline Call make_call(const void* activations, const std::array<int64_t, 5>& a, 
           gradients,
           strides(a),
           strides(g),
-          static_cast<int>(targets),
+          Divisor(static_cast<int>(targets)),
           Slabs(static_cast<int>(channels)),
           Axis(rows, height),
           Axis(columns, width),
@@ -168,7 +185,14 @@ inline Call make_call(const void* activations, const std::array<int64_t, 5>& a, 
           spill,
           0,
           0,
-          1.0f / static_cast<float>(rows * columns)};
+          Divisor(static_cast<int>(rows * columns)),
+          Divisor(static_cast<int>(columns)),
+          1.0f / static_cast<float>(rows * columns),
+          Groups(static_cast<int>(rows * columns)),
+          Writers(static_cast<int>(width)),
+          Divisor(1),
+          Slabs(static_cast<int>(channels)).count,
+          Parts(static_cast<int>(height), Divisor(1))};
 }
 
 // Calls f with a type that holds the method.
@@ -186,9 +210,7 @@ inline void with_method(Method method, const F& f) {
 
 // The maps of slabs that a block keeps beside the map: those of its own slabs, if there are other blocks, or the one
 // that it is bringing through stages.
-GCF_INLINE int partial_maps(const Call& call, int blocks) {
-  return blocks > 1 ? call.slabs.count / blocks : call.staged > 0;
-}
+GCF_INLINE int partial_maps(const Call& call) { return call.blocks > 1 ? call.own : call.staged > 0; }
 
 // Floats for a slab's weights, or for the threads' sums.
 inline constexpr int ROOM = RUN * THREADS;
@@ -196,9 +218,9 @@ inline constexpr int ROOM = RUN * THREADS;
 inline constexpr int TOLD = 4 * WARPS;
 
 // Shared memory in bytes: stages, room, what warps tell each other, partial maps, the map.
-GCF_INLINE int64_t shared_bytes(const Call& call, int blocks) {
-  const int64_t maps = partial_maps(call, blocks) + (call.spill == nullptr);
-  return call.bytes_of_stages + (ROOM + TOLD + maps * call.positions()) * sizeof(float);
+GCF_INLINE int64_t shared_bytes(const Call& call) {
+  const int64_t maps = partial_maps(call) + (call.spill == nullptr);
+  return call.bytes_of_stages + (ROOM + TOLD + maps * call.positions) * sizeof(float);
 }
 
 // The maps of one image (and target). Numbers come as they are stored: to convert one is to wait for it.
@@ -209,12 +231,13 @@ struct Planes {
   static constexpr bool FAR = true, WHOLE_RUNS = false;
   const Stored* data;
   const Strides& strides;
-  int columns;
+  const Divisor& columns;
 
   GCF_DEVICE int64_t step() const { return strides.channel; }
   GCF_DEVICE const Stored* at(int channel, int position) const {
-    const int64_t within = strides.even ? position * strides.column
-                                        : position / columns * strides.row + position % columns * strides.column;
+    const int64_t within = strides.even
+                               ? position * strides.column
+                               : columns.quotient(position) * strides.row + columns.rest(position) * strides.column;
     return data + channel * strides.channel + within;
   }
 };

@@ -22,12 +22,15 @@ struct Offer {
 };
 
 // As many blocks for a map as fill every processor, while their shared memory lasts.
-inline int blocks_for(const Call& call, int64_t maps, const Offer& offer) {
+inline int blocks_for(Call call, int64_t maps, const Offer& offer) {
   int blocks = 1;
   while (offer.clusters && blocks < MOST_BLOCKS && maps * blocks < BLOCKS_PER_PROCESSOR * offer.processors) blocks *= 2;
-  const auto fits = [&] { return shared_bytes(call, blocks) <= offer.shared_bytes_of_block; };
-  if (blocks > 1 && !fits()) blocks = MOST_BLOCKS;
-  return fits() ? blocks : 1;
+  const auto fits = [&](int among) {
+    call.share(among);
+    return shared_bytes(call) <= offer.shared_bytes_of_block;
+  };
+  if (blocks > 1 && !fits(blocks)) blocks = MOST_BLOCKS;
+  return fits(blocks) ? blocks : 1;
 }
 
 // Whether channels follow one another, in runs, and each image's begin and end at a multiple of sixteen bytes.
@@ -41,48 +44,48 @@ inline bool can_be_staged(const Call& call, Method method, int64_t maps, int byt
   // A number for each position is what these two pool; and there have to be several.
   const bool pooled = method == Method::gradcam_plus_plus || method == Method::xgradcam;
   const bool pools =
-      call.positions() > 1 && call.a.pitch == call.positions() && !(pooled && call.g.pitch != call.positions());
+      call.positions > 1 && call.a.pitch == call.positions && !(pooled && call.g.pitch != call.positions);
   return pools && call.slabs.channels % RUN == 0 && even(call.activations, call.a) && even(call.gradients, call.g);
 }
 
 // How many channels a stage holds: what a processor's blocks have room for, if that is enough to keep loads under way,
 // and no more than lets a block begin to work while channels are still arriving; zero if maps are better read in place.
-inline int channels_of_stage(Call call, Method method, int blocks, int64_t maps, int bytes_per_number,
-                             const Offer& offer) {
+inline int channels_of_stage(Call call, Method method, int64_t maps, int bytes_per_number, const Offer& offer) {
   if (!offer.asynchronous_copies || !can_be_staged(call, method, maps, bytes_per_number)) return 0;
   const auto fits = [&](int channels, int64_t resident) {
     call.stage(channels, bytes_per_number);
-    const int64_t bytes = shared_bytes(call, blocks);
+    const int64_t bytes = shared_bytes(call);
     return bytes <= offer.shared_bytes_of_block &&
            resident * (bytes + BYTES_KEPT_PER_BLOCK) <= offer.shared_bytes_of_processor;
   };
-  const int64_t per_processor = (maps * blocks + offer.processors - 1) / offer.processors;
+  const int64_t per_processor = (maps * call.blocks + offer.processors - 1) / offer.processors;
   int64_t resident = std::clamp<int64_t>(per_processor, 1, BLOCKS_PER_PROCESSOR);
   // Eight channels are a multiple of sixteen bytes in every type.
   const auto whole = [](int channels) { return (channels + 7) / 8 * 8; };
   // A run for each group of threads, and not so few that barriers take the time.
-  const int fewest = whole(std::max(LEAST_OF_STAGE, RUN * Groups(call.positions()).count));
+  const int fewest = whole(std::max(LEAST_OF_STAGE, RUN * call.groups.count));
   // Two blocks of a processor at least: while one waits at a barrier the other works.
   while (resident > 2 && !fits(fewest, resident)) --resident;
   if (!fits(fewest, resident)) return 0;
-  const int slab = call.slabs.begin(1), own = call.slabs.count / blocks;
+  const int slab = call.slabs.begin(1);
   // A block begins to work while the other half of its channels arrive, if they are many.
-  int channels = whole(std::min(slab, std::max(WARP, (slab * own + STAGES - 1) / STAGES)));
+  int channels = whole(std::min(slab, std::max(WARP, (slab * call.own + STAGES - 1) / STAGES)));
   while (!fits(channels, resident)) channels -= 8;
   // As many stages, but of one size.
   const int stages = (slab + channels - 1) / channels;
   return whole((slab + stages - 1) / stages);
 }
 
-// Sets how many channels a stage holds, and returns how many blocks share a map: more than fill the device, if it takes
-// that to have room for stages.
-inline int spread(Call& call, Method method, int64_t maps, int bytes_per_number, const Offer& offer) {
+// Sets how many blocks share a map, which are more than fill the device if it takes that to have room for stages, and
+// how many channels a stage holds.
+inline void spread(Call& call, Method method, int64_t maps, int bytes_per_number, const Offer& offer) {
   const int fewest = blocks_for(call, maps, offer);
   for (int blocks = fewest; blocks == fewest || (offer.clusters && blocks <= MOST_BLOCKS); blocks *= 2) {
-    call.stage(channels_of_stage(call, method, blocks, maps, bytes_per_number, offer), bytes_per_number);
-    if (call.staged > 0) return blocks;
+    call.share(blocks);
+    call.stage(channels_of_stage(call, method, maps, bytes_per_number, offer), bytes_per_number);
+    if (call.staged > 0) return;
   }
-  return fewest;
+  call.share(fewest);
 }
 
 }  // namespace gradcam_fast::gpu

@@ -68,9 +68,9 @@ struct Stages {
 struct VectorOfRun {
   int first, last, of_first;
 
-  GCF_DEVICE VectorOfRun(int vector, int positions)
-      : first(vector * RUN / positions),
-        last((vector * RUN + RUN - 1) / positions),
+  GCF_DEVICE VectorOfRun(int vector, const Divisor& positions)
+      : first(positions.quotient(vector * RUN)),
+        last(positions.quotient(vector * RUN + RUN - 1)),
         of_first(first == last ? RUN : last * positions - vector * RUN) {}
 };
 
@@ -143,10 +143,10 @@ template <Method method, class Stored, class Machine, class Partial, class Put>
 GCF_DEVICE void sum_slabs(Machine& machine, const Stages<Stored>& stages, float* room, const Partial& partial,
                           const Put& put) {
   const Call& call = stages.call;
-  const int thread = machine.thread(), positions = call.positions();
-  const Groups groups(positions);
-  const int group = thread / groups.width, place = thread % groups.width;
-  const VectorOfRun vector(place, positions);
+  const int thread = machine.thread(), positions = call.positions, groups = call.groups.count;
+  const int group = call.positions.quotient(thread), place = thread - group * positions;
+  const VectorOfRun vector(place, call.positions);
+  static_assert(STAGES == 2);
   auto here = stages.part(stages.first, call.slabs.begin(stages.first));
   stages.ask(machine, here, 0);
   auto next = stages.after(here);
@@ -167,7 +167,7 @@ GCF_DEVICE void sum_slabs(Machine& machine, const Stages<Stored>& stages, float*
       weigh<method>(machine, call, a, g, 0, channels, room);
       machine.sync();
     }
-    if (groups.count == 0) {
+    if (groups == 0) {
       float* map = partial(slab);
       for (int position = thread; position < positions; position += THREADS) {
         float sum[] = {begins ? 0.0f : map[position]};
@@ -178,12 +178,12 @@ GCF_DEVICE void sum_slabs(Machine& machine, const Stages<Stored>& stages, float*
           map[position] = sum[0];
       }
     } else {
-      if (group < groups.count) {
+      if (group < groups) {
         const auto vectors = [&](const Stored* data) {
           return reinterpret_cast<const Vector<Stored>*>(data + due * positions) + place;
         };
         const auto sum = [&](const auto& factors) {
-          due += sum_vectors<method>(vectors(a.data), factors, positions, groups.count, channels - due, sums);
+          due += sum_vectors<method>(vectors(a.data), factors, positions, groups, channels - due, sums);
         };
         if constexpr (weighs_channels(method))
           sum(FactorsOfChannels<float>(room + due, vector));
@@ -195,10 +195,9 @@ GCF_DEVICE void sum_slabs(Machine& machine, const Stages<Stored>& stages, float*
       }
       if (ends) {
         machine.sync();
-        if (group < groups.count)
-          reinterpret_cast<Vector<float>*>(room)[thread] = {{sums[0], sums[1], sums[2], sums[3]}};
+        if (group < groups) reinterpret_cast<Vector<float>*>(room)[thread] = {{sums[0], sums[1], sums[2], sums[3]}};
         machine.sync();
-        put_sums(machine, groups, room, [&](int position, float sum) { put(slab, position, sum); });
+        put_sums(machine, call, room, [&](int position, float sum) { put(slab, position, sum); });
 #pragma unroll
         for (float& sum : sums) sum = 0.0f;
       }

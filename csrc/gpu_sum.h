@@ -81,26 +81,13 @@ GCF_DEVICE void sum_at(const Planes& a, const Planes& g, const float* weights, i
   }
 }
 
-// How threads share a small map: there are `count` groups of as many threads as positions, and runs of channels go to
-// them by turns. A group has RUN sums for each position, one for each channel of its runs.
-struct Groups {
-  int width, count;
-
-  static constexpr int MOST = 8;
-  GCF_INLINE explicit Groups(int positions)
-      : width(positions),
-        count(positions > THREADS          ? 0
-              : positions * MOST < THREADS ? MOST
-                                           : THREADS / positions) {}
-};
-
 // put(position, sum) for the groups' sums, which are in `room` by group, channel of a run, and position.
 template <class Machine, class Put>
-GCF_DEVICE void put_sums(Machine& machine, const Groups& groups, const float* room, const Put& put) {
+GCF_DEVICE void put_sums(Machine& machine, const Call& call, const float* room, const Put& put) {
   const int thread = machine.thread();
-  if (thread < groups.width) {
+  if (thread < call.positions) {
     float total = room[thread];
-    for (int i = 1; i < groups.count * RUN; ++i) total += room[i * groups.width + thread];
+    for (int i = 1; i < call.groups.count * RUN; ++i) total += room[i * call.positions + thread];
     put(thread, total);
   }
 }
@@ -109,12 +96,11 @@ GCF_DEVICE void put_sums(Machine& machine, const Groups& groups, const float* ro
 template <Method method, class Stored, class Machine, class Put>
 GCF_DEVICE void sum_slab(Machine& machine, const Call& call, const Planes<Stored>& a, const Planes<Stored>& g,
                          int begin, int end, float* room, const Put& put) {
-  const int thread = machine.thread(), positions = call.positions();
+  const int thread = machine.thread(), positions = call.positions, groups = call.groups.count;
   if constexpr (weighs_channels(method)) {
     weigh<method>(machine, call, a, g, begin, end, room);
     machine.sync();
   }
-  const Groups groups(positions);
   if (call.channels_inside) {
     // A warp per position: its lanes read channels that lie side by side.
     for (int position = thread / WARP; position < positions; position += WARPS) {
@@ -123,23 +109,22 @@ GCF_DEVICE void sum_slab(Machine& machine, const Call& call, const Planes<Stored
       sum[0] = sum_of_lanes<WARP>(machine, sum[0]);
       if (thread % WARP == 0) put(position, sum[0]);
     }
-  } else if (groups.count == 0) {
+  } else if (groups == 0) {
     for (int position = thread; position < positions; position += THREADS) {
       float sum[] = {0.0f};
       sum_at<method, RUN>(a, g, room, position, begin, end, 0, RUN, sum);
       put(position, sum[0]);
     }
   } else {
-    const int position = thread % groups.width, group = thread / groups.width;
+    const int group = call.positions.quotient(thread), position = thread - group * positions;
     float sums[RUN] = {};
-    if (group < groups.count)
-      sum_at<method, RUN>(a, g, room, position, begin, end, group * RUN, groups.count * RUN, sums);
+    if (group < groups) sum_at<method, RUN>(a, g, room, position, begin, end, group * RUN, groups * RUN, sums);
     machine.sync();
-    if (group < groups.count)
+    if (group < groups)
 #pragma unroll
       for (int j = 0; j < RUN; ++j) room[(group * RUN + j) * positions + position] = sums[j];
     machine.sync();
-    put_sums(machine, groups, room, put);
+    put_sums(machine, call, room, put);
   }
   machine.sync();
 }

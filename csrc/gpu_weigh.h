@@ -92,7 +92,7 @@ GCF_DEVICE void for_positions(const Planes& a, const Planes& g, int channel, int
 template <Method method, class Planes, class Sum>
 GCF_DEVICE float weight_of(const Call& call, const Planes& a, const Planes& g, int channel, int first, int step,
                            const Sum& sum) {
-  const int positions = call.positions();
+  const int positions = call.positions;
   const auto as_it_is = [] {};
   LongSum own;
   const auto fold = [&] { own.fold(); };
@@ -152,7 +152,7 @@ GCF_DEVICE void weigh_by_lanes(Machine& machine, const Call& call, const Planes&
 template <Method method, class Planes, class Machine>
 GCF_DEVICE void weigh_by_warps(Machine& machine, const Call& call, const Planes& a, const Planes& g, int begin, int end,
                                float* weights) {
-  const int positions = call.positions();
+  const int positions = call.positions;
   if (positions > THREADS || positions % 16 == 0)
     weigh_by_lanes<method, 16>(machine, call, a, g, begin, end, weights);
   else if (positions % 2 == 0)

@@ -37,23 +37,20 @@ struct Cell {
 
   // The cell that a pixel reads in.
   GCF_DEVICE static Cell of(const Axis& axis, int pixel) {
-    const int64_t numerator = axis.place_of(pixel);
-    return {axis, numerator > 0 ? quotient(numerator, 2 * axis.out, axis.over_out) : 0};
+    const int place = axis.place_of(pixel);
+    return {axis, place > 0 ? axis.twice_out.quotient(place) : 0};
   }
   GCF_DEVICE int first_of(int sample) const {
     if (sample <= 0) return 0;
-    const int64_t numerator = (2 * int64_t{sample} + 1) * axis.out + axis.in - 1;
-    const int first = quotient(numerator, 2 * axis.in, axis.over_in);
+    const int first = axis.twice_in.quotient((2 * sample + 1) * axis.out + axis.in - 1);
     return first < axis.out ? first : axis.out;
   }
   GCF_DEVICE int begin() const { return first_of(low); }
   GCF_DEVICE int end() const { return low + 1 < axis.in ? first_of(low + 1) : axis.out; }
   GCF_DEVICE int high() const { return low + 1 < axis.in ? low + 1 : low; }
   // How far a pixel is from `low` towards low + 1, in parts of 2 out; `by_parts` is the same, divided.
-  GCF_DEVICE int parts(int pixel) const { return static_cast<int>(axis.place_of(pixel) - low * 2 * int64_t{axis.out}); }
-  GCF_DEVICE float by_parts(int parts) const {
-    return static_cast<float>(parts > 0 ? parts : 0) * axis.over_out_rounded;
-  }
+  GCF_DEVICE int parts(int pixel) const { return axis.place_of(pixel) - low * axis.twice_out; }
+  GCF_DEVICE float by_parts(int parts) const { return static_cast<float>(parts > 0 ? parts : 0) * axis.over_out; }
   GCF_DEVICE float fraction(int pixel) const { return by_parts(parts(pixel)); }
 };
 
@@ -65,10 +62,11 @@ template <class Machine>
 GCF_DEVICE void extremes(Machine& machine, const Call& call, const float* map, float& least, float& most) {
   least = INFINITY, most = -INFINITY;
   // Two threads to a position, as small maps have few.
-  for (int i = machine.thread(); i < 2 * call.positions(); i += THREADS) {
+  for (int i = machine.thread(); i < 2 * call.positions; i += THREADS) {
     const int position = i / 2;
     const bool right = i % 2 != 0;
-    const Cell y{call.y, position / call.x.in}, x{call.x, position % call.x.in};
+    const int row = call.columns.quotient(position);
+    const Cell y{call.y, row}, x{call.x, position - row * call.x.in};
     if (y.begin() >= y.end() || x.begin() >= x.end()) continue;
     const float* low = map + y.low * call.x.in;
     const float* high = map + y.high() * call.x.in;
@@ -90,12 +88,11 @@ GCF_DEVICE void write_rows(Machine& machine, const Call& call, const float* map,
   struct alignas(sizeof(float) * pixels) Store {
     float pixel[pixels];
   };
-  const int stores = (call.x.out + pixels - 1) / pixels;
-  const int groups = stores < THREADS ? THREADS / stores : 1;
-  const int group = stores < THREADS ? machine.thread() / stores : 0;
-  if (group >= groups) return;
+  const int stores = call.writers.stores;
+  const int group = stores < THREADS ? call.writers.stores.quotient(machine.thread()) : 0;
+  if (group >= call.writers.groups) return;
   const int step = stores < THREADS ? stores : THREADS;
-  const Parts rows(end - begin, groups);
+  const Parts rows(end - begin, call.writers.groups);
   const int first = begin + rows.begin(group), last = begin + rows.begin(group + 1);
   for (int at = machine.thread() - group * stores; at < stores; at += step) {
     int left[pixels], right[pixels];
@@ -141,7 +138,7 @@ struct Seen {
 template <class Machine, class Sums>
 GCF_DEVICE Seen rectify(Machine& machine, const Call& call, const Sums& sums, float* map) {
   Seen seen;
-  for (int position = machine.thread(); position < call.positions(); position += THREADS) {
+  for (int position = machine.thread(); position < call.positions; position += THREADS) {
     float value = sums(position);
     seen.poison += 0.0f * value;
     if (call.relu) value = value > 0.0f ? value : 0.0f;
@@ -157,7 +154,7 @@ template <class Machine>
 GCF_DEVICE bool finish(Machine& machine, const Call& call, const Seen& seen, float* map, float* room, Affine& affine,
                        float& min, float& max) {
   const auto scale = [&](float power) {
-    for (int position = machine.thread(); position < call.positions(); position += THREADS) map[position] *= power;
+    for (int position = machine.thread(); position < call.positions; position += THREADS) map[position] *= power;
     machine.sync();
   };
   float down = 1.0f, magnitude;

@@ -50,7 +50,7 @@ def on_ptx(gpu, module):
             memory.make(4 * maps * sizes[3] * sizes[4], name="spill") if spill else 0, blocks, staged,
         )  # fmt: skip
         ptx.Launch(
-            module.kernel(kernel_name(module, method, activations.dtype)), memory, [call, blocks], clusters=maps,
+            module.kernel(kernel_name(module, method, activations.dtype)), memory, [call], clusters=maps,
             blocks=blocks, shared_bytes=shared_bytes, order=order, profile=profile,
         ).run()  # fmt: skip
         found = []

@@ -6,6 +6,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <array>
 
 namespace py = pybind11;
@@ -15,10 +16,10 @@ using namespace gradcam_fast::gpu;
 namespace {
 
 template <class Stored>
-void run(Method method, const Call& call, int64_t images, int blocks, bool backwards) {
+void run(Method method, const Call& call, int64_t images, bool backwards) {
   for (int64_t image = 0; image < images; ++image)
     for (int64_t target = 0; target < call.targets; ++target) {
-      Cluster cluster(blocks, shared_bytes(call, blocks) / sizeof(float), image, target, backwards);
+      Cluster cluster(call.blocks, shared_bytes(call) / sizeof(float), image, target, backwards);
       cluster.run(
           [&](HostMachine& machine) { with_method(method, [&](auto m) { cam<m.value, Stored>(machine, call); }); });
     }
@@ -38,13 +39,14 @@ py::tuple gpu_cam(int64_t bytes, bool bfloat16, uintptr_t activations, std::arra
   if (staged != 0 && !can_be_staged(call, static_cast<Method>(method), images * targets, bytes))
     throw std::invalid_argument("these maps cannot go through stages");
   call.stage(staged, bytes);
+  call.share(blocks);
   const auto which = static_cast<Method>(method);
   if (bytes == 4)
-    run<float>(which, call, images, blocks, backwards);
+    run<float>(which, call, images, backwards);
   else if (bfloat16)
-    run<BFloat16>(which, call, images, blocks, backwards);
+    run<BFloat16>(which, call, images, backwards);
   else
-    run<Half>(which, call, images, blocks, backwards);
+    run<Half>(which, call, images, backwards);
   return py::make_tuple(heatmap, raw_min, raw_max);
 }
 
@@ -58,7 +60,16 @@ py::tuple gpu_call(int bytes, uintptr_t activations, std::array<int64_t, 5> a, u
       make_call(at(activations), a, at(gradients), g, {targets, channels, rows, columns, height, width},
                 static_cast<Normalize>(normalize), relu, at(results[0]), at(results[1]), at(results[2]), at(spill));
   call.stage(staged, bytes);
-  return py::make_tuple(py::bytes(reinterpret_cast<const char*>(&call), sizeof(call)), shared_bytes(call, blocks));
+  call.share(blocks);
+  return py::make_tuple(py::bytes(reinterpret_cast<const char*>(&call), sizeof(call)), shared_bytes(call));
+}
+
+py::array_t<int> quotients(py::array_t<int, py::array::c_style | py::array::forcecast> numbers, int divisor) {
+  py::array_t<int> result(numbers.size());
+  const Divisor by(divisor);
+  std::transform(numbers.data(), numbers.data() + numbers.size(), result.mutable_data(),
+                 [&](int number) { return by.quotient(number); });
+  return result;
 }
 
 // (blocks, channels of a stage, bytes of shared memory) on such a device.
@@ -71,8 +82,8 @@ py::tuple plan(int64_t method, int bytes, uintptr_t activations, std::array<int6
   Call call = make_call(reinterpret_cast<const void*>(activations), a, reinterpret_cast<const void*>(gradients), g,
                         {targets, channels, rows, columns, height, width}, Normalize::minmax, true, nullptr, nullptr,
                         nullptr, nullptr);
-  const int blocks = spread(call, static_cast<Method>(method), images * targets, bytes, offer);
-  return py::make_tuple(blocks, call.staged, shared_bytes(call, blocks));
+  spread(call, static_cast<Method>(method), images * targets, bytes, offer);
+  return py::make_tuple(static_cast<int>(call.blocks), call.staged, shared_bytes(call));
 }
 
 }  // namespace
@@ -81,4 +92,6 @@ PYBIND11_MODULE(gpu_on_host, module) {
   module.def("cam", gpu_cam);
   module.def("call", gpu_call);
   module.def("plan", plan);
+  module.def("quotients", quotients);
+  module.def("can_be_sized", can_be_sized);
 }

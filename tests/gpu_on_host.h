@@ -28,7 +28,6 @@ class HostMachine {
 
   int thread() const { return thread_; }
   int rank() const { return rank_; }
-  int blocks() const;
   int64_t image() const;
   int64_t target() const;
   float* shared();
@@ -183,7 +182,6 @@ class Cluster {
   ucontext_t scheduler_;
 };
 
-inline int HostMachine::blocks() const { return cluster_.blocks_; }
 inline int64_t HostMachine::image() const { return cluster_.image_; }
 inline int64_t HostMachine::target() const { return cluster_.target_; }
 inline float* HostMachine::shared() { return cluster_.shared_[rank_].data(); }

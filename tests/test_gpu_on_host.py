@@ -29,6 +29,7 @@ SHAPES = [
     ((1, 3, 20, 5, 9), (31, 50)),
     ((1, 0, 9, 1, 1), (4, 6)),
     ((1, 0, 33, 14, 14), (15, 17)),
+    ((1, 0, 70, 12, 12), (15, 17)),
     ((1, 2, 5, 1, 40), (3, 100)),
     ((1, 0, 3, 40, 1), (8, 8)),
     ((1, 0, 300, 2, 3), (5, 300)),
@@ -71,8 +72,9 @@ def test_no_bit_depends_on_the_number_of_blocks_nor_on_which_thread_runs_first(c
         assert_same_bits(found, expected)
 
 
-# Shape, channels of a stage: the last stage of a slab is not full; positions are shared by 8, 4, 2 groups of threads or
-# by none; slabs are empty, because there are few channels, or so many that each block has several.
+# Shape, channels of a stage: the last stage of a slab is not full, nor have all groups of threads as many runs in it;
+# positions are shared by 8, 5, 2 groups, or one, or are too many; a channel is weighed by 1, 4 or 16 lanes; slabs are
+# empty, because there are few channels, or so many that each block has several.
 STAGED = [
     ((2, 0, 304, 7, 7), 16),
     ((1, 3, 72, 5, 5), 32),
@@ -80,6 +82,7 @@ STAGED = [
     ((2, 2, 152, 14, 14), 8),
     ((1, 0, 104, 13, 20), 8),
     ((1, 0, 8, 3, 3), 32),
+    ((1, 0, 264, 4, 12), 24),
     ((1, 0, 40, 1, 2), 32),
     ((1, 0, 2120, 2, 1), 64),
 ]
@@ -194,6 +197,20 @@ def test_a_map_too_large_for_shared_memory_has_the_same_bits(cam, method):
 def test_every_row_and_column_of_every_size_is_written(cam, size):
     for blocks in BLOCKS:
         assert_agrees(*inputs((1, 0, 8, 7, 6)), size, CLOSE, partial(cam, blocks=blocks), relu=False)
+
+
+@pytest.mark.parametrize(("long", "wide"), [(30_000, 30_000), (1_000, 1_000_000), (1_000_000, 1_000)])
+def test_a_side_may_be_as_long_as_32_bits_allow(gpu_on_host, cam, long, wide):
+    assert gpu_on_host.can_be_sized(long, wide) and not gpu_on_host.can_be_sized(long + long // 4, wide)
+    assert_agrees(*inputs((1, 0, 3, 1, long)), (1, wide), CLOSE, cam)
+
+
+@pytest.mark.parametrize("divisor", [1, 2, 3, 5, 7, 8, 49, 448, 1000, 65_537, 2**29 - 3, 2**30, 2**31 - 1])
+def test_what_is_divided_by_multiplying_has_the_exact_quotient(gpu_on_host, divisor):
+    multiples = torch.randint(2**31, (1000,)) // divisor * divisor
+    ends = torch.tensor([0, 1, 2**31 - 1, (2**31 - 1) // divisor * divisor])
+    numbers = (torch.cat([multiples, ends])[:, None] + torch.arange(-2, 3)).clamp(0, 2**31 - 1).flatten()
+    assert gpu_on_host.quotients(numbers.numpy(), divisor).tolist() == (numbers // divisor).tolist()
 
 
 @pytest.mark.parametrize("broken", [float("nan"), float("inf"), -float("inf")])

@@ -121,13 +121,15 @@ def test_every_shape_has_the_bits_of_the_host(agree, shape, size, blocks):
     agree(*inputs(shape), size, blocks=blocks, method="gradcam++")
 
 
-# Shape and channels of a stage: 8, 4, 2 groups of threads share a position or none; slabs are empty; several per block.
+# Shape and channels of a stage: 8, 5, 2 groups of threads share a position, or none; 1, 4 or 16 lanes weigh a channel;
+# slabs are empty; several per block.
 STAGED = [
     ((1, 0, 72, 5, 5), 32),
     ((1, 2, 152, 7, 7), 16),
     ((1, 0, 104, 9, 10), 8),
     ((2, 0, 72, 13, 20), 8),
     ((1, 0, 8, 3, 4), 32),
+    ((1, 0, 72, 4, 12), 16),
     ((1, 0, 2120, 2, 1), 64),
 ]
 
@@ -205,9 +207,9 @@ def test_without_its_barriers_it_would_be_refused(gpu_on_host, compiled, barrier
 @pytest.mark.parametrize(
     ("shape", "blocks", "staged", "most"),
     [
-        ((1, 0, 2048, 7, 7), 4, 64, 155_000),
-        ((1, 0, 2048, 7, 7), 8, 128, 168_000),
-        ((1, 0, 512, 14, 14), 4, 16, 157_000),
+        ((1, 0, 2048, 7, 7), 4, 64, 125_000),
+        ((1, 0, 2048, 7, 7), 8, 128, 130_000),
+        ((1, 0, 512, 14, 14), 4, 16, 139_000),
     ],
 )
 def test_reads_and_writes_each_byte_once_and_takes_no_more_instructions_than_it_did(
