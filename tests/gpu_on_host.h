@@ -3,8 +3,12 @@
 // caller's choice, so that what depends on it shows.
 #pragma once
 
+// Or else longjmp, which is how threads take turns, refuses to go to another stack.
+#undef _FORTIFY_SOURCE
+
 #include "cam_block.h"
 
+#include <setjmp.h>
 #include <ucontext.h>
 
 #include <cmath>
@@ -90,11 +94,10 @@ class Cluster {
   void run(const std::function<void(HostMachine&)>& body) {
     const int count = blocks_ * THREADS;
     for (int i = 0; i < count; ++i) {
-      fibers_.push_back(std::make_unique<Fiber>(HostMachine(*this, i / THREADS, i % THREADS), body));
+      fibers_.push_back(std::make_unique<Fiber>(HostMachine(*this, i / THREADS, i % THREADS), body, scheduler_));
       Fiber& fiber = *fibers_.back();
       getcontext(&fiber.context);
       fiber.context.uc_stack = {stack_of(i), 0, STACK};
-      fiber.context.uc_link = &scheduler_;
       const auto address = reinterpret_cast<uintptr_t>(&fiber);
       makecontext(&fiber.context, reinterpret_cast<void (*)()>(start), 2, static_cast<unsigned>(address),
                   static_cast<unsigned>(address >> 32));
@@ -106,7 +109,12 @@ class Cluster {
         if (fiber.done || (fiber.waits_for != nullptr && fiber.waits_for->generation == fiber.generation)) continue;
         fiber.waits_for = nullptr;
         current_ = &fiber;
-        swapcontext(&scheduler_, &fiber.context);
+        // Switching contexts asks the operating system each time, jumping does not.
+        if (_setjmp(scheduler_) == 0) {
+          if (fiber.begun) _longjmp(fiber.place, 1);
+          fiber.begun = true;
+          setcontext(&fiber.context);
+        }
         if (fiber.error) std::rethrow_exception(fiber.error);
         progress = true;
         left -= fiber.done;
@@ -126,10 +134,14 @@ class Cluster {
     int64_t generation = 0;
   };
   struct Fiber {
-    Fiber(HostMachine machine, const std::function<void(HostMachine&)>& body) : machine(machine), body(body) {}
+    Fiber(HostMachine machine, const std::function<void(HostMachine&)>& body, jmp_buf& scheduler)
+        : machine(machine), body(body), scheduler(scheduler) {}
     HostMachine machine;
     const std::function<void(HostMachine&)>& body;
+    jmp_buf& scheduler;
     ucontext_t context;
+    jmp_buf place;
+    bool begun = false;
     Barrier* waits_for = nullptr;
     int64_t generation = 0;
     bool done = false;
@@ -152,6 +164,7 @@ class Cluster {
       fiber->error = std::current_exception();
     }
     fiber->done = true;
+    _longjmp(fiber->scheduler, 1);
   }
 
   // At which turn of the barrier.
@@ -167,7 +180,7 @@ class Cluster {
     if (barrier.generation != turn) return;
     current_->waits_for = &barrier;
     current_->generation = turn;
-    swapcontext(&current_->context, &scheduler_);
+    if (_setjmp(current_->place) == 0) _longjmp(scheduler_, 1);
   }
   void meet(Barrier& barrier) { wait(barrier, arrive(barrier)); }
 
@@ -179,7 +192,7 @@ class Cluster {
   std::vector<double> slots_;
   std::vector<std::unique_ptr<Fiber>> fibers_;
   Fiber* current_ = nullptr;
-  ucontext_t scheduler_;
+  jmp_buf scheduler_;
 };
 
 inline int64_t HostMachine::image() const { return cluster_.image_; }
