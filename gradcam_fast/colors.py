@@ -56,6 +56,8 @@ def colorize(heatmap: Tensor, colormap: str = "jet") -> Tensor:
 def colormap_table(colormap: str, device: torch.device) -> Tensor:
     """The 256 colours of a named colormap, coldest first: (256,3) uint8 RGB on ``device``.
 
+    Brought there once, for which the host waits: the table is for all streams.
+
     Raises:
         ValueError: the name is unknown; the message has the nearest names and OpenCV's choices.
         ImportError: OpenCV does not import.

@@ -103,10 +103,13 @@ def network():
 def test_an_explanation_never_waits_for_the_device():
     explainer = gradcam_fast.Explainer(network(), layer="3")
     images = torch.randn(4, 3, 64, 64, device="cuda")
+    targets = (None, 3, torch.tensor([1, 2, 3, 4], device="cuda"))
+    # The colours of a colormap go to a device once.
+    gradcam_fast.overlay(images.clamp(0, 1), explainer(images, 1).heatmap)
     explainer(images, topk=2)
     torch.cuda.set_sync_debug_mode("error")
     try:
-        for target in (None, 3, torch.tensor([1, 2, 3, 4], device="cuda")):
+        for target in targets:
             explanation = explainer(images, target)
         explainer(images, topk=3)
         gradcam_fast.overlay(images.clamp(0, 1), explanation.heatmap)
