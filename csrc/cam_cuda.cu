@@ -159,7 +159,6 @@ void launch(Call call, int64_t images, int device, cudaStream_t stream) {
     spill = empty(&size, 1, aoti_torch_device_type_cuda(), device);
     call.spill = static_cast<float*>(spill.mutable_data_ptr());
   }
-  STD_TORCH_CHECK(maps * call.blocks < int64_t{1} << 31, "cam: ", maps, " maps are too many for one launch");
   cudaLaunchAttribute cluster{};
   cluster.id = cudaLaunchAttributeClusterDimension;
   cluster.val.clusterDim = {static_cast<unsigned>(call.blocks), 1, 1};
@@ -181,13 +180,17 @@ std::tuple<Tensor, Tensor, Tensor> cam(const Tensor& activations, const Tensor& 
                   "cam: activations and gradients should be on one CUDA device");
   for (const auto [in, out] : {std::pair(activations.size(2), height), std::pair(activations.size(3), width)})
     STD_TORCH_CHECK(can_be_sized(in, out), "cam: maps of ", in, " positions a side and heatmaps of ", out,
-                    " pixels are too large for the CUDA kernel, which takes as many as come to 2^30 multiplied");
-  STD_TORCH_CHECK(activations.size(1) <= INT32_MAX / 2 && activations.size(2) * activations.size(3) <= INT32_MAX / 2,
-                  "cam: maps of ", activations.size(1), " channels of ", activations.size(2), "x", activations.size(3),
+                    " pixels are too large for the CUDA kernel, which takes less than 2^29 of either, and about 2^30 "
+                    "multiplied");
+  const int64_t most = (INT32_MAX - THREADS) / 2;
+  STD_TORCH_CHECK(activations.size(1) <= most && activations.size(2) * activations.size(3) <= most, "cam: maps of ",
+                  activations.size(1), " channels of ", activations.size(2), "x", activations.size(3),
                   " are too large for the CUDA kernel");
+  const int64_t images = activations.size(0), targets = gradients.dim() == 5 ? gradients.size(1) : 1;
+  STD_TORCH_CHECK(images == 0 || targets <= INT32_MAX / MOST_BLOCKS / images, "cam: ", targets, " maps of each of ",
+                  images, " images are too many for one launch");
   const torch::stable::accelerator::DeviceGuard guard(device);
   Results results = results_for(gradients, height, width, aoti_torch_device_type_cuda(), device);
-  const int64_t images = activations.size(0), targets = gradients.dim() == 5 ? gradients.size(1) : 1;
   if (images != 0) {
     void* stream = nullptr;
     STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device, &stream));

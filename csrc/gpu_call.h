@@ -136,9 +136,9 @@ struct Call {
   Groups groups;
   Writers writers;
   // How many blocks share a map, and how many slabs each has.
-  Divisor blocks;
-  int own;
-  Parts rows;
+  Divisor blocks{1};
+  int own = 0;
+  Parts rows{0, Divisor(1)};
 
   void share(int among) {
     blocks = Divisor(among);
@@ -168,31 +168,30 @@ inline Call make_call(const void* activations, const std::array<int64_t, 5>& a, 
     return Strides{of[0], of[1], of[2], of[3], column, even, uniform, static_cast<int>(pitch)};
   };
   const bool inside = channels > 1 && a[2] == 1 && g[2] == 1 && rows * columns > 1;
-  return {activations,
-          gradients,
-          strides(a),
-          strides(g),
-          Divisor(static_cast<int>(targets)),
-          Slabs(static_cast<int>(channels)),
-          Axis(rows, height),
-          Axis(columns, width),
-          normalize,
-          relu,
-          inside,
-          heatmap,
-          raw_min,
-          raw_max,
-          spill,
-          0,
-          0,
-          Divisor(static_cast<int>(rows * columns)),
-          Divisor(static_cast<int>(columns)),
-          1.0f / static_cast<float>(rows * columns),
-          Groups(static_cast<int>(rows * columns)),
-          Writers(static_cast<int>(width)),
-          Divisor(1),
-          Slabs(static_cast<int>(channels)).count,
-          Parts(static_cast<int>(height), Divisor(1))};
+  Call call{activations,
+            gradients,
+            strides(a),
+            strides(g),
+            Divisor(static_cast<int>(targets)),
+            Slabs(static_cast<int>(channels)),
+            Axis(rows, height),
+            Axis(columns, width),
+            normalize,
+            relu,
+            inside,
+            heatmap,
+            raw_min,
+            raw_max,
+            spill,
+            0,
+            0,
+            Divisor(static_cast<int>(rows * columns)),
+            Divisor(static_cast<int>(columns)),
+            1.0f / static_cast<float>(rows * columns),
+            Groups(static_cast<int>(rows * columns)),
+            Writers(static_cast<int>(width))};
+  call.share(1);
+  return call;
 }
 
 // Calls f with a type that holds the method.

@@ -148,14 +148,15 @@ GCF_DEVICE void weigh_by_lanes(Machine& machine, const Call& call, const Planes&
 
 // The more channels a warp weighs at a time, the less it does beside adding. What keeps it from giving each lane one is
 // that lanes should read neighbours: banks of shared memory, of which there are as many as lanes, or bytes of a sector.
-// Where a map has an odd number of positions, any lane finds its channel in a bank of its own.
+// Where a map has an odd number of positions, lanes find their channels' floats in a bank each. For methods that do
+// more than add, so few warps would be at work on the channels of a stage that it is not worth it.
 template <Method method, class Planes, class Machine>
 GCF_DEVICE void weigh_by_warps(Machine& machine, const Call& call, const Planes& a, const Planes& g, int begin, int end,
                                float* weights) {
   const int positions = call.positions;
   if (positions > THREADS || positions % 16 == 0)
     weigh_by_lanes<method, 16>(machine, call, a, g, begin, end, weights);
-  else if (positions % 2 == 0)
+  else if (method != Method::gradcam || positions % 2 == 0)
     weigh_by_lanes<method, 4>(machine, call, a, g, begin, end, weights);
   else
     weigh_by_lanes<method, 1>(machine, call, a, g, begin, end, weights);

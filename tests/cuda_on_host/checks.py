@@ -24,33 +24,41 @@ def test_what_is_captured_is_done_when_the_graph_is_launched(graph):
         assert numbers.tolist() == [expected] * 3 and doubled.tolist() == [expected + 1] * 3
 
 
-def waits(numbers):
-    return [
-        torch.cuda.synchronize,
-        torch.cuda.current_stream().synchronize,
-        numbers.sum().item,
-        numbers.nonzero,
-        numbers.cpu,
-        lambda: numbers[numbers > 0],
-        lambda: torch.tensor([1.0], device="cuda"),
-    ]
+def write_where_positive(numbers):
+    numbers[numbers > 0] = torch.zeros(3, device="cuda")
 
 
-@pytest.mark.parametrize("which", range(7))
-def test_what_waits_ends_a_capture(graph, which):
+READS = {
+    "item": lambda numbers: numbers.sum().item(),
+    "nonzero": torch.nonzero,
+    "unique": torch.unique_consecutive,
+    "to the host": torch.Tensor.cpu,
+    "by a mask": lambda numbers: numbers[numbers > 0],
+    "to a mask": write_where_positive,
+    "from the host": lambda numbers: torch.tensor([1.0], device="cuda"),
+}
+WAITS = {
+    "for the device": lambda numbers: torch.cuda.synchronize(),
+    "for the stream": lambda numbers: torch.cuda.current_stream().synchronize(),
+    "not": lambda numbers: torch.ones(3).to("cuda", non_blocking=True),
+}
+
+
+@pytest.mark.parametrize("wait", READS | WAITS)
+def test_what_waits_or_is_not_pinned_ends_a_capture(graph, wait):
     numbers = torch.ones(3, device="cuda")
     with pytest.raises(RuntimeError), torch.cuda.graph(graph):
-        waits(numbers)[which]()
+        (READS | WAITS)[wait](numbers)
 
 
-@pytest.mark.parametrize("which", range(2, 7))
-def test_what_waits_is_an_error_where_it_should_be(which):
-    wait = waits(torch.ones(3, device="cuda"))[which]
-    wait()
+@pytest.mark.parametrize("wait", READS)
+def test_what_waits_is_an_error_where_it_should_be(wait):
+    numbers = torch.ones(3, device="cuda")
+    READS[wait](numbers)
     torch.cuda.set_sync_debug_mode("error")
     try:
         with pytest.raises(RuntimeError, match="synchronizing"):
-            wait()
+            READS[wait](numbers)
     finally:
         torch.cuda.set_sync_debug_mode("default")
 
@@ -63,6 +71,12 @@ def test_maps_of_two_devices_are_refused():
     maps = torch.ones(1, 2, 3, 3)
     with pytest.raises(ValueError, match="cuda:1"):
         gradcam_fast.cam(maps.to("cuda:0"), maps.to("cuda:1"), 3)
+
+
+def test_too_many_targets_for_one_launch_are_said_to_be():
+    maps = torch.ones(1, 1, 1, 1, device="cuda")
+    with pytest.raises(RuntimeError, match="are too many for one launch"):
+        torch.ops.gradcam_fast.cam(maps, maps[:, None].expand(1, 2**32, 1, 1, 1), 1, 1, 0, 0, True)
 
 
 def test_a_side_too_long_for_the_kernel_is_said_to_be():

@@ -15,7 +15,10 @@ KEPT = {"empty", "empty_strided", "resize_", "set_", "record_stream", "_local_sc
 # Not of the CUDA devices alone, but made for them of operators that have no like on the CPU.
 WHOLE = ("convolution",)
 # How many results there are is known when the device has counted them.
-COUNTED = {"nonzero", "masked_select", "_unique2", "unique_dim", "equal", "repeat_interleave"}
+COUNTED = {
+    "nonzero", "masked_select", "_unique", "_unique2", "unique_dim", "unique_consecutive", "unique_dim_consecutive",
+    "bincount", "equal", "repeat_interleave",
+}  # fmt: skip
 
 _runtime = ctypes.CDLL(None)
 _numbers = itertools.count()
@@ -49,7 +52,9 @@ def _on_the_host(operator):
     outputs = {each.name for each in parameters if each.alias_info is not None and each.kwarg_only}
 
     def run(*arguments, **named):
-        if packet in COUNTED or (packet == "index" and any(_is_mask(each) for each in arguments[1])):
+        if packet in COUNTED or (
+            packet in ("index", "_index_put_impl_") and any(_is_mask(each) for each in arguments[1])
+        ):
             torch.cuda.current_stream().synchronize()
         given = dict(zip([each.name for each in parameters], arguments, strict=False)) | named
         # A number may stand for a tensor.
@@ -93,6 +98,8 @@ def _copy(to, source, non_blocking=False):
         torch.cuda.current_stream().synchronize()
     target, numbers = _to_host(to), _to_host(source)
     if torch.cuda.is_current_stream_capturing():
+        if not all(each.is_cuda or each.is_pinned() for each in (to, source)):
+            raise RuntimeError("CUDA error: what is copied to or from the host in a capture has to be pinned there")
         _enqueue(lambda: target.copy_(numbers))
     else:
         target.copy_(numbers)

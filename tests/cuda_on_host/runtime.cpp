@@ -4,11 +4,13 @@
 // thread; PyTorch's own operators come as functions of the host, from operators.py.
 //
 // Streams are captured, and graphs launched, as CUDA does it: what is captured is not done, what would wait is refused
-// and ends the capture. Says nothing of time, nor of what runs at the same time.
+// and ends the capture. Not refused is a capture that leaves a stream behind, or waits for what was not captured. Says
+// nothing of time, nor of what runs at the same time.
 #include "gpu_on_host.h"
 
 #include <cuda_runtime_api.h>
 
+#include <atomic>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -49,11 +51,11 @@ struct State {
   std::recursive_mutex mutex;
   std::map<uintptr_t, std::pair<size_t, int>> memory;
   std::map<const void*, std::string> kernels;
-  std::map<const void*, int> most_shared_bytes;
+  std::map<std::pair<const void*, int>, int> most_shared_bytes;
   std::vector<std::unique_ptr<Capture>> captures;
   std::map<cudaEvent_t, Capture*> events;
   uintptr_t handles = 4096;
-  int threads = 0;
+  std::atomic<int> threads{0};
 };
 State& state() {
   static State state;
@@ -156,8 +158,13 @@ EXPORT cudaError_t cudaRuntimeGetVersion(int* version) {
 EXPORT cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
   switch (attribute) {
     case cudaDevAttrMultiProcessorCount: *value = number_of("PROCESSORS_ON_HOST", 2); break;
-    case cudaDevAttrMaxSharedMemoryPerBlockOptin: *value = capability() >= 80 ? 232448 : 65536; break;
-    case cudaDevAttrMaxSharedMemoryPerMultiprocessor: *value = capability() >= 80 ? 233472 : 65536; break;
+    // Those of an H200, an A100 and a T4.
+    case cudaDevAttrMaxSharedMemoryPerBlockOptin:
+      *value = capability() >= 90 ? 232448 : capability() >= 80 ? 166912 : 65536;
+      break;
+    case cudaDevAttrMaxSharedMemoryPerMultiprocessor:
+      *value = capability() >= 90 ? 233472 : capability() >= 80 ? 167936 : 65536;
+      break;
     case cudaDevAttrClusterLaunch: *value = capability() >= 90; break;
     case cudaDevAttrComputeCapabilityMajor: *value = capability() / 10; break;
     case cudaDevAttrComputeCapabilityMinor: *value = capability() % 10; break;
@@ -392,7 +399,7 @@ EXPORT cudaError_t cudaFuncSetAttribute(const void* function, cudaFuncAttribute 
   int most = 0;
   cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
   if (value > most) return fail(cudaErrorInvalidValue);
-  state().most_shared_bytes[function] = value;
+  state().most_shared_bytes[{function, device}] = value;
   return cudaSuccess;
 }
 EXPORT cudaError_t cudaLaunchKernel(const void*, dim3, dim3, void**, size_t, cudaStream_t) {
@@ -413,7 +420,7 @@ EXPORT cudaError_t cudaLaunchKernelExC(const cudaLaunchConfig_t* config, const v
   const bool clustered = cluster > 1 && architecture() >= 90;
   const auto shared = static_cast<int>(config->dynamicSmemBytes);
   if (config->blockDim.x != THREADS || config->gridDim.x % cluster != 0 || (cluster > 1 && !clustered) ||
-      call.blocks != cluster || shared > std::max(state().most_shared_bytes[function], 49152))
+      call.blocks != cluster || shared > std::max(state().most_shared_bytes[{function, device}], 49152))
     return fail(cudaErrorInvalidConfiguration);
   const int64_t maps = config->gridDim.x / cluster;
   const int method = name[name.find("MethodE") + 7] - '0';
