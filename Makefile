@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip
 DEMO := $(VENV)/.demo-$(GRADCAM_FAST_BUILD)
 DEV := $(VENV)/.dev-$(GRADCAM_FAST_BUILD)
-CXX_SOURCES := $(wildcard csrc/*.cpp csrc/*.h csrc/*.inl csrc/*.cu benchmarks/*.cpp tests/*.cpp tests/*.h tests/*/*.cpp)
+CXX_SOURCES := $(wildcard csrc/*.cpp csrc/*.h csrc/*.inl csrc/*.cu benchmarks/*.cpp tests/*.cpp tests/*.h tests/*/*.cpp tests/*/*.h)
 BUILD_INPUTS := pyproject.toml setup.py constraints.txt $(wildcard csrc/*.*)
 
 .PHONY: demo test bench bench-check gpu lint format clean one-binary sanitize aarch64

@@ -46,7 +46,9 @@ def there(tmp_path_factory):
     plain = [nvcc, "-shared", "-cudart=none", "-std=c++17", "--no-device-link"]
     includes = [f"-I{CSRC}", f"-I{TESTS}"]
     host = "-Xcompiler=-fPIC,-w,-O2,-ffp-contract=off,-fvisibility=hidden"
-    subprocess.run([*plain, host, *includes, TESTS / "cuda_on_host" / "runtime.cpp", "-o", runtime], check=True)
+    subprocess.run(
+        [*plain, host, *includes, *sorted((TESTS / "cuda_on_host").glob("*.cpp")), "-o", runtime], check=True
+    )
     # What PyTorch looks for as the driver.
     (folder / "libcuda.so.1").symlink_to(runtime.name)
     package = folder / "site" / "gradcam_fast"
