@@ -14,15 +14,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from sources import CSRC, cuda_build, cuda_flags
 
 import gradcam_fast
 
 ROOT = Path(__file__).parents[1]
-TESTS, CSRC = ROOT / "tests", ROOT / "csrc"
-sys.path.insert(0, str(CSRC))
-
-import find_torch  # noqa: E402
-import toolchain  # noqa: E402
+TESTS = ROOT / "tests"
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="libraries are loaded first by LD_PRELOAD")
 
@@ -34,13 +31,9 @@ def there(tmp_path_factory):
         pytest.skip("there are real ones")
     if not gradcam_fast.backend().kernels[1].fused:
         pytest.skip(gradcam_fast.backend().kernels[1].why)
-    try:
-        torch_here = find_torch.find_torch()
-        nvcc = toolchain.find_nvcc(torch_here)
-        if int(torch_here.cuda.split(".")[0]) < 13:
-            pytest.skip(f"the runtime is that of CUDA 13, and torch {torch_here.version} is for CUDA {torch_here.cuda}")
-    except find_torch.BuildProblem as problem:
-        pytest.skip(problem.reason)
+    torch_here, nvcc = cuda_build()
+    if int(torch_here.cuda.split(".")[0]) < 13:
+        pytest.skip(f"the runtime is that of CUDA 13, and torch {torch_here.version} is for CUDA {torch_here.cuda}")
     folder = tmp_path_factory.mktemp("cuda_on_host")
     runtime = folder / "libcuda_on_host.so"
     plain = [nvcc, "-shared", "-cudart=none", "-std=c++17", "--no-device-link"]
@@ -54,7 +47,7 @@ def there(tmp_path_factory):
     package = folder / "site" / "gradcam_fast"
     shutil.copytree(Path(gradcam_fast.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__"))
     # As it is built, but for the runtime it is linked to, and for one architecture, whose code nothing runs.
-    flags = [flag for flag in (*toolchain.COMMON_FLAGS, *toolchain.CUDA_FLAGS) if flag != "-cudart=static"]
+    flags = cuda_flags("-cudart=static")
     link = [f"-L{torch_here.lib}", "-ltorch_cpu", "-ltorch_cuda", str(runtime)]
     library = package / "_lib" / "libgradcam_fast_cuda.so"
     sources = [f"-isystem={torch_here.include}", CSRC / "cam_cuda.cu"]

@@ -7,24 +7,17 @@ speed, beyond how many bytes and instructions it takes.
 
 import re
 import subprocess
-import sys
 from functools import cache
-from pathlib import Path
 
 import device_code
 import ptx
 import pytest
 import torch
+from sources import CSRC, cuda_build, cuda_flags
 from test_gpu_on_host import BLOCKS, DTYPES
 from test_op import LAYOUTS, inputs
 
 from gradcam_fast.contract import METHODS, NORMALIZATIONS
-
-CSRC = Path(__file__).parents[1] / "csrc"
-sys.path.insert(0, str(CSRC))
-
-import find_torch  # noqa: E402
-import toolchain  # noqa: E402
 
 # What is about the library that PTX becomes a part of.
 NOT_FOR_PTX = ("-cudart=static", "--threads=0", "--no-device-link")
@@ -37,14 +30,8 @@ BETWEEN = "compute_80"
 @pytest.fixture(scope="session")
 def compiled(tmp_path_factory):
     """compiled(architecture): the kernels as nvcc makes them for it."""
-    try:
-        torch_here = find_torch.find_torch()
-        if torch_here.cuda is None:
-            pytest.skip(f"torch {torch_here.version} is not a CUDA build")
-        nvcc = toolchain.find_nvcc(torch_here)
-    except find_torch.BuildProblem as problem:
-        pytest.skip(problem.reason)
-    flags = [flag for flag in (*toolchain.COMMON_FLAGS, *toolchain.CUDA_FLAGS) if flag not in NOT_FOR_PTX]
+    torch_here, nvcc = cuda_build()
+    flags = cuda_flags(*NOT_FOR_PTX)
     source, folder = CSRC / "cam_cuda.cu", tmp_path_factory.mktemp("ptx")
 
     @cache
