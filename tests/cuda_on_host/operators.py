@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_flatten, tree_map
 # What touches no number on the device stays PyTorch's own, as everything does that returns a view.
 KEPT = {"empty", "empty_strided", "resize_", "set_", "record_stream", "_local_scalar_dense", "is_pinned", "_pin_memory"}
 # Not of the CUDA devices alone, but made for them of operators that have no like on the CPU.
-WHOLE = ("convolution",)
+WHOLE = {"convolution"}
 # How many results there are is known when the device has counted them.
 COUNTED = {
     "nonzero", "masked_select", "_unique", "_unique2", "unique_dim", "unique_consecutive", "unique_dim_consecutive",
@@ -28,15 +28,16 @@ _works = {}
 def install():
     """Call once, before anything is done on a CUDA device."""
     library = torch.library.Library("aten", "IMPL")
-    names = [name.removeprefix("aten::") for name in torch._C._dispatch_get_registrations_for_dispatch_key("CUDA")]
-    for name in (*names, *WHOLE):
+    # Of attentions the one that is composed of operators of both.
+    ours = {"copy_": _copy, "_fused_sdp_choice": lambda *_, **__: 0}
+    for name, work in ours.items():
+        library.impl(name, work, "CUDA")
+    names = {name.removeprefix("aten::") for name in torch._C._dispatch_get_registrations_for_dispatch_key("CUDA")}
+    for name in sorted((names | WHOLE) - ours.keys()):
         packet, _, overload = name.partition(".")
         operator = getattr(getattr(torch.ops.aten, packet, None), overload or "default", None)
         if operator is not None and packet not in KEPT and not _returns_a_view(operator):
             library.impl(name, _on_the_host(operator), "CUDA")
-    library.impl("copy_", _copy, "CUDA")
-    # The one attention that is composed of operators of both.
-    library.impl("_fused_sdp_choice", lambda *_, **__: 0, "CUDA")
     torch.backends.cudnn.enabled = False
     torch.cuda._sleep = lambda cycles: None
     return library
