@@ -193,7 +193,7 @@ std::tuple<Tensor, Tensor, Tensor> cam(const Tensor& activations, const Tensor& 
   Results results = results_for(gradients, height, width, aoti_torch_device_type_cuda(), device);
   if (images != 0) {
     void* stream = nullptr;
-    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device, &stream));
+    TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device, &stream));
     const Call call = make_call(
         activations.const_data_ptr(), strides_of(activations), gradients.const_data_ptr(), strides_of(gradients),
         {targets, activations.size(1), activations.size(2), activations.size(3), height, width},

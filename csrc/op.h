@@ -44,8 +44,8 @@ inline Tensor empty(const int64_t* sizes, int64_t dimensions, int32_t device_typ
   int64_t strides[4];
   for (int64_t d = dimensions - 1, stride = 1; d >= 0; stride *= std::max<int64_t>(sizes[d--], 1)) strides[d] = stride;
   AtenTensorHandle handle;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(dimensions, sizes, strides, aoti_torch_dtype_float32(),
-                                                         device_type, device_index, &handle));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(dimensions, sizes, strides, aoti_torch_dtype_float32(), device_type,
+                                                  device_index, &handle));
   return Tensor(handle);
 }
 
