@@ -35,7 +35,7 @@ def test_every_pixel_is_that_of_opencv(photos, heatmaps, alpha):
 
 def test_all_256_colours_of_jet_are_those_of_opencv():
     levels = torch.arange(256) / 255
-    bgr = cv2.applyColorMap(numpy.uint8(255 * levels.numpy()), cv2.COLORMAP_JET)
+    bgr = cv2.applyColorMap(numpy.uint8(255 * levels.numpy())[:, None], cv2.COLORMAP_JET)
     expected = torch.from_numpy(bgr[:, 0, ::-1].copy()).T
     assert torch.equal(colorize(levels[None])[:, 0], expected)
 
@@ -169,7 +169,7 @@ def test_overshoot_of_resizing_is_clamped_and_nan_is_cold():
 @pytest.mark.parametrize("name", ["jet", "viridis", "twilight_shifted"])
 def test_an_opencv_colormap_is_opencv_s(name):
     found = colormap_table(name, torch.device("cpu"))
-    bgr = cv2.applyColorMap(numpy.arange(256, dtype=numpy.uint8), getattr(cv2, f"COLORMAP_{name.upper()}"))
+    bgr = cv2.applyColorMap(numpy.arange(256, dtype=numpy.uint8)[:, None], getattr(cv2, f"COLORMAP_{name.upper()}"))
     assert found[:, [2, 1, 0]].tolist() == bgr[:, 0].tolist()
 
 
