@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 CUDA_ARCHITECTURES = "7.5;8.0;8.6;9.0+PTX"
 
+# Those of CUDA 12 hold ptxas only.
+WHEELS_HOLD_NVCC = 13
+
 # Contraction is off so that every code path rounds alike; symbols are hidden so that nothing of torch's
 # C++ headers leaks out of a library that must suit every torch; the prefix map keeps build paths out of messages.
 COMMON_FLAGS = ("-std=c++17", "-O3", f"-DTORCH_TARGET_VERSION=0x{OLDEST[0]:02x}{OLDEST[1]:02x}000000000000")
@@ -96,11 +99,11 @@ def find_nvcc(torch: Torch) -> str:
         if release and release.split(".")[0] == wanted:
             return nvcc
         others.append(f"{nvcc} is of CUDA {release or 'unknown'}")
-    found = "; ".join(others) or "none was found"
-    raise BuildProblem(
-        f"torch {torch.version} needs an nvcc of CUDA {wanted}: {found}",
-        f"pip install 'cuda-toolkit[cccl,nvcc]=={torch.cuda}.*'",
-    )
+    reason = f"torch {torch.version} needs an nvcc of CUDA {wanted}: {'; '.join(others) or 'none was found'}"
+    if int(wanted) >= WHEELS_HOLD_NVCC:
+        raise BuildProblem(reason, f"pip install 'cuda-toolkit[cccl,nvcc]=={torch.cuda}.*'")
+    where = f"CUDA {torch.cuda} is in https://developer.nvidia.com/cuda-toolkit-archive"
+    raise BuildProblem(f"{reason}; {where}", f"export CUDA_HOME=/usr/local/cuda-{torch.cuda}")
 
 
 def _nvccs(torch: Torch) -> Iterator[str]:
