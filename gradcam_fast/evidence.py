@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from . import capture, finding, outputs, spatial
+from . import capture, choosing, finding, outputs, spatial
 from .compiled import eagerly
 from .gradients import differentiate
 from .spatial import Frame
@@ -21,6 +21,7 @@ from .unfit import NotSpatial, Unfit
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from .choosing import When
     from .inputs import Inputs
     from .layers import Layer
     from .spatial import Tokens
@@ -38,6 +39,7 @@ class Question:
     topk: int | None
     output: Callable[[Any], Tensor] | None
     tokens: Tokens
+    when: When | None = None
 
     def score(self, returned: Any) -> tuple[Any, Tensor, Tensor | None]:
         """The logits in what the model returned, the scores to explain and their classes."""
@@ -70,7 +72,10 @@ class Question:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a model said about a batch, and at each layer its feature maps (B,C,h,w) and gradients (B[,K],C,h,w)."""
+    """What a model said about a batch, and at each layer its feature maps (B,C,h,w) and gradients (B[,K],C,h,w).
+
+    The maps and gradients are those of the ``chosen`` images (n,) only, unless these are all: None.
+    """
 
     logits: Any
     scores: Tensor
@@ -80,6 +85,7 @@ class Evidence:
     gradients: list[Tensor]
     # Whether the layer was found for another question.
     recalled: bool
+    chosen: Tensor | None
 
 
 def evidence_of(model: nn.Module, question: Question, layers: Sequence[Layer] | None) -> Evidence:
@@ -107,26 +113,32 @@ def look_again(model: nn.Module, question: Question) -> Evidence:
 
 def _gathered(model: nn.Module, question: Question, layers: Sequence[Layer], *, recalled: bool = False) -> Evidence:
     # A sum of floats depends on its order, so it is not the caller's.
-    chosen = sorted(layers, key=lambda layer: layer.name)
+    places = sorted(layers, key=lambda layer: layer.name)
     # A checkpointed part runs again in the backward, and has to run there as it ran in the forward.
     with capture.preserved(model) as hidden_hooks, eagerly():
-        returned, activations, handed = capture.forward(model, question.inputs, chosen)
-        readings = [_readable(question, *each) for each in zip(chosen, activations, strict=True)]
+        returned, activations, handed = capture.forward(model, question.inputs, places)
+        readings = [_readable(question, *each) for each in zip(places, activations, strict=True)]
         logits, scores, target = question.score(returned)
         hooked = [hidden_hooks or bool(each._backward_hooks) or each.retains_grad for each in handed]
         del handed
         picked = None if hidden_hooks else question.picked(logits, target)
-        gradients = differentiate(scores, activations, chosen, hooked, picked)
+        with torch.inference_mode(False), torch.no_grad():
+            told = outputs.detached(logits)
+            chosen = choosing.chosen(question.when, told, question.frame.batch)
+        some = chosen is None or len(chosen) > 0
+        gradients = differentiate(scores, activations, places, hooked, picked) if some else None
+
+    def read(reading: spatial.Reading, maps: Tensor) -> Tensor:
+        return reading(maps) if chosen is None else choosing.rows(reading(maps), chosen)
+
     with torch.inference_mode(False), torch.no_grad():
-        return Evidence(
-            outputs.detached(logits),
-            scores.detach(),
-            target,
-            tuple(layer.name for layer in layers),
-            [reading(maps.detach()) for reading, maps in zip(readings, activations, strict=True)],
-            [reading(maps) for reading, maps in zip(readings, gradients, strict=True)],
-            recalled,
-        )
+        maps = [read(reading, each.detach()) for reading, each in zip(readings, activations, strict=True)]
+        if gradients is None:
+            slopes = [each.new_empty(0, *scores.shape[1:], *each.shape[1:]) for each in maps]
+        else:
+            slopes = [read(*each) for each in zip(readings, gradients, strict=True)]
+        names = tuple(layer.name for layer in layers)
+        return Evidence(told, scores.detach(), target, names, maps, slopes, recalled, chosen)
 
 
 def _readable(question: Question, layer: Layer, maps: Tensor) -> spatial.Reading:

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from . import layers, outputs
+from .choosing import among, check_when
 from .contract import METHODS, NORMALIZATIONS, check_choice, check_size
 from .evidence import Question, evidence_of, look_again
 from .explanation import Explanation
@@ -24,6 +25,7 @@ from .spatial import Frame, check_tokens
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from .choosing import When
     from .contract import Size
     from .evidence import Evidence
     from .layers import Layer, LayerChoice
@@ -55,6 +57,10 @@ class Explainer:
             replays that in one launch, without the model's Python: attributes and branches are as they were. Values
             written into the weights are seen; after new tensors or modes it records anew. Where it cannot (CPU,
             training mode, hooks, a host that waits) it runs eagerly; a warning and ``graphs.eager_because`` say why.
+        when: callable from the logits, detached, to booleans (B,): only these images are explained, with the bits they
+            have without it. Of the others the heatmap is zeros, the extremes are NaN and ``valid`` is False; logits,
+            target and score are there. Where none is chosen there is no backward; else that behind the layer is the
+            whole batch's, and maps are made of the chosen only. The host waits for the choice; no ``cuda_graph`` can.
 
     Raises:
         TypeError, ValueError: a choice that cannot work, in one sentence, before the model runs.
@@ -82,6 +88,7 @@ class Explainer:
         output: Callable[[Any], Tensor] | None = None,
         tokens: Tokens = "auto",
         cuda_graph: bool = False,
+        when: When | None = None,
     ) -> None:
         self.model = as_model(model)
         check_choice("method", method, METHODS)
@@ -94,6 +101,7 @@ class Explainer:
         self.size = size if size is None else check_size(size, self.rank)
         self.output = output
         self.layers = layers.named(self.model, layer)
+        self.when = check_when(when, cuda_graph=cuda_graph)
         self.graphs = Graphs() if cuda_graph else None
 
     def __call__(self, images: Any, target: Any = None, topk: int | None = None) -> Explanation:
@@ -127,7 +135,7 @@ class Explainer:
         inputs, main = as_inputs(self.model, self.rank, images)
         frame = Frame(main.shape[0], tuple(main.shape[2:]))
         target = outputs.check_target(target, topk, frame.batch)
-        return Question(inputs, frame, target, topk, self.output, self.tokens)
+        return Question(inputs, frame, target, topk, self.output, self.tokens, self.when)
 
     def _explanation(self, evidence: Evidence, question: Question) -> Explanation:
         with torch.inference_mode(False), torch.no_grad():
@@ -139,6 +147,10 @@ class Explainer:
                 normalize=self.normalize,
                 relu=self.relu,
             )
+            if evidence.chosen is not None:
+                batch, chosen = question.frame.batch, evidence.chosen
+                heatmap, valid = (among(batch, chosen, each, 0) for each in (heatmap, valid))
+                low, high = (among(batch, chosen, each, torch.nan) for each in (low, high))
         layer = evidence.layers[0] if len(evidence.layers) == 1 else evidence.layers
         return Explanation(heatmap, evidence.logits, evidence.target, evidence.scores, low, high, valid, layer)
 
@@ -170,7 +182,7 @@ def explain(
         target: None = each image's highest logit; a class index; (B,) or (B,K) indices as integer tensor or list; or
             a callable that turns what the model returns (or what ``output`` picks) into (B,) or (B,K) scores.
         topk: explain the K highest logits of each image instead.
-        layer, method, size, normalize, relu, output, tokens: see :class:`Explainer`, which has a ``cuda_graph`` too.
+        layer, method, size, normalize, relu, output, tokens: see :class:`Explainer`, which has more.
 
     Returns:
         Explanation: heatmap (B,H,W), or (B,K,H,W) for K targets, logits, target, score, extremes, validity, layer. Of

@@ -23,7 +23,8 @@ class Explanation:
         score: their scores, (B,) or (B,K); NaN where a class given as a device tensor is out of range.
         raw_min: least value of the upsampled map before normalisation, (B,) or (B,K); of several layers, of the mean of
             their normalised maps.
-        raw_max: greatest value likewise; NaN where the activations or gradients are not finite.
+        raw_max: greatest value likewise; NaN where the activations or gradients are not finite, and, like raw_min, of
+            images that ``when`` has not chosen.
         valid: bool, (B,) or (B,K): the map is finite and not flat (and, under ``max``, somewhere positive), so the
             heatmap shows something.
         layer: dotted name of the layer explained; a tuple of names when there are several.

@@ -117,6 +117,17 @@ def test_an_explanation_never_waits_for_the_device():
         torch.cuda.set_sync_debug_mode("default")
 
 
+@pytest.mark.parametrize("chosen", [[0, 3, 4], []])
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_only_the_chosen_images_are_explained(device, chosen):
+    mask = torch.tensor([image in chosen for image in range(6)])
+    model, images = network(), torch.randn(6, 3, 64, 64, device="cuda")
+    whole = gradcam_fast.Explainer(model)(images)
+    some = gradcam_fast.Explainer(model, when=lambda logits: mask.to(device))(images)
+    assert_same_bits((some.heatmap[mask], some.raw_max[mask]), (whole.heatmap[mask], whole.raw_max[mask]))
+    assert some.heatmap.is_cuda and not some.heatmap[~mask].any() and not some.valid[~mask].any()
+
+
 def test_two_hundred_explanations_leave_not_a_byte_behind():
     explainer, images = gradcam_fast.Explainer(network()), torch.randn(4, 3, 64, 64, device="cuda")
     allocated = []
