@@ -51,9 +51,11 @@ def empty_environment(folder):
     """The interpreter of a new environment that sees the packages of this one."""
     venv.create(folder, with_pip=False, symlinks=True)
     paths = {"base": str(folder), "platbase": str(folder)}
+    # Python 3.10 has no name of its own for it.
+    scheme = "venv" if "venv" in sysconfig.get_scheme_names() else "posix_prefix"
     borrowed = dict.fromkeys((sysconfig.get_path("purelib"), str(TORCH.parent)))
-    (Path(sysconfig.get_path("purelib", "venv", paths)) / "borrowed.pth").write_text("\n".join(borrowed) + "\n")
-    return str(Path(sysconfig.get_path("scripts", "venv", paths)) / "python")
+    (Path(sysconfig.get_path("purelib", scheme, paths)) / "borrowed.pth").write_text("\n".join(borrowed) + "\n")
+    return str(Path(sysconfig.get_path("scripts", scheme, paths)) / "python")
 
 
 def build_wheel(tree, folder, **changes):
