@@ -63,6 +63,40 @@ def test_what_waits_is_an_error_where_it_should_be(wait):
         torch.cuda.set_sync_debug_mode("default")
 
 
+def test_a_stream_left_behind_ends_a_capture(graph):
+    numbers, other = torch.ones(3, device="cuda"), torch.cuda.Stream()
+    with pytest.raises(RuntimeError, match="unjoined"), torch.cuda.graph(graph):
+        other.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(other):
+            numbers.add_(1)
+
+
+def test_a_stream_that_comes_back_does_not(graph):
+    numbers, other = torch.ones(3, device="cuda"), torch.cuda.Stream()
+    with torch.cuda.graph(graph):
+        other.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(other):
+            numbers.add_(1)
+        torch.cuda.current_stream().wait_stream(other)
+    graph.replay()
+    assert numbers.tolist() == [2, 2, 2]
+
+
+def test_what_a_stream_does_after_it_was_waited_for_is_left_behind(graph):
+    numbers, other = torch.ones(3, device="cuda"), torch.cuda.Stream()
+    with pytest.raises(RuntimeError, match="unjoined"), torch.cuda.graph(graph):
+        other.wait_stream(torch.cuda.current_stream())
+        torch.cuda.current_stream().wait_stream(other)
+        with torch.cuda.stream(other):
+            numbers.add_(1)
+
+
+def test_waiting_for_what_was_not_captured_ends_a_capture(graph):
+    other = torch.cuda.Stream()
+    with pytest.raises(RuntimeError), torch.cuda.graph(graph):
+        torch.cuda.current_stream().wait_event(other.record_event())
+
+
 def test_memory_begins_as_something_else_than_zeros():
     assert torch.empty(2**22, device="cuda").isnan().all()
 

@@ -1,11 +1,4 @@
-// CUDA's runtime for a process without a GPU: devices whose memory is the host's, and whose streams do at once what
-// they are asked for. Loaded first, it takes the place of what PyTorch and csrc/cam_cuda.cu call of libcudart; what is
-// not here that library answers, which finds no driver. Knows one kernel, csrc/cam_block.h's, which it runs thread by
-// thread; PyTorch's own operators come as functions of the host, from operators.py.
-//
-// Streams are captured, and graphs launched, as CUDA does it: what is captured is not done, what would wait is refused
-// and ends the capture. Not refused is a capture that leaves a stream behind, or waits for what was not captured. Says
-// nothing of time, nor of what runs at the same time.
+// Devices and their properties, memory, and the making of streams and events: what knows neither captures nor kernels.
 #include "state.h"
 
 using namespace cuda_on_host;
@@ -156,29 +149,6 @@ EXPORT cudaError_t cudaEventDestroy(cudaEvent_t event) {
   state().events.erase(event);
   return cudaSuccess;
 }
-EXPORT cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
-  Lock lock(state().mutex);
-  state().events[event] = capture_of(stream);
-  return cudaSuccess;
-}
-EXPORT cudaError_t cudaEventRecordWithFlags(cudaEvent_t event, cudaStream_t stream, unsigned) {
-  return cudaEventRecord(event, stream);
-}
-EXPORT cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned) {
-  Lock lock(state().mutex);
-  if (Capture* capture = state().events[event]) capture->streams.insert(stream);
-  return cudaSuccess;
-}
-EXPORT cudaError_t cudaEventQuery(cudaEvent_t event) {
-  Lock lock(state().mutex);
-  Capture* captured = state().events[event];
-  if (captured != nullptr) {
-    captured->invalid = true;
-    return fail(cudaErrorCapturedEvent);
-  }
-  return unless_captured(concerns_all);
-}
-EXPORT cudaError_t cudaEventSynchronize(cudaEvent_t event) { return cudaEventQuery(event); }
 EXPORT cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t, cudaEvent_t) {
   *milliseconds = 1.0f;
   return cudaSuccess;

@@ -1,8 +1,14 @@
-// What the parts of the runtime share: the devices' memory, the kernels, and what is being captured.
+// CUDA's runtime for a process without a GPU: devices whose memory is the host's, and whose streams do at once what
+// they are asked for. Loaded first, it takes the place of what PyTorch and csrc/cam_cuda.cu call of libcudart; what is
+// not here that library answers, which finds no driver. PyTorch's own operators come as functions of the host, from
+// operators.py. Says nothing of time, nor of what runs at the same time.
+//
+// Here is what its parts share: runtime.cpp, graphs.cpp, kernels.cpp.
 #pragma once
 
 #include <cuda_runtime_api.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cstdio>
 #include <cstdlib>
@@ -11,7 +17,6 @@
 #include <map>
 #include <memory>
 #include <mutex>
-#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -30,13 +35,22 @@ inline int devices() { return number_of("DEVICES_ON_HOST", 1); }
 inline int capability() { return number_of("CAPABILITY_ON_HOST", 90); }
 inline int architecture() { return number_of("ARCHITECTURE_ON_HOST", capability()); }
 
+// Of each stream how many of its operations come before.
+using Before = std::map<cudaStream_t, int>;
+
 struct Capture {
   cudaStream_t origin;
   cudaStreamCaptureMode mode;
   int thread;
-  std::set<cudaStream_t> streams;
+  // What comes before the next operation of each stream that is captured.
+  std::map<cudaStream_t, Before> streams;
   bool invalid = false;
   std::vector<std::function<void()>> nodes;
+};
+// An event as it was last recorded; in no capture, or in one that is over: nullptr.
+struct Mark {
+  Capture* capture;
+  Before before;
 };
 using Nodes = std::vector<std::function<void()>>;
 
@@ -46,7 +60,7 @@ struct State {
   std::map<const void*, std::string> kernels;
   std::map<std::pair<const void*, int>, int> most_shared_bytes;
   std::vector<std::unique_ptr<Capture>> captures;
-  std::map<cudaEvent_t, Capture*> events;
+  std::map<cudaEvent_t, Mark> events;
   uintptr_t handles = 4096;
   std::atomic<int> threads{0};
 };
@@ -85,6 +99,7 @@ inline cudaError_t enqueue(cudaStream_t stream, const std::function<void()>& wor
     if (Capture* capture = capture_of(stream)) {
       if (capture->invalid) return fail(cudaErrorStreamCaptureInvalidated);
       capture->nodes.push_back(work);
+      ++capture->streams[stream][stream];
       return cudaSuccess;
     }
   }
