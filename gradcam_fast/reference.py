@@ -108,7 +108,9 @@ def raw_map(activations: Tensor, gradients: Tensor, method: str) -> tuple[Tensor
         (6.0, True)
     """
     dtype = torch.float64 if activations.dtype == torch.float64 else torch.float32
-    a, g = activations.to(dtype).flatten(2).unsqueeze(1), gradients.to(dtype).flatten(3)
+    # In what order PyTorch adds up depends on how the whole batch lies in memory, unless each image lies by itself.
+    activations, gradients = activations.to(dtype).contiguous(), gradients.to(dtype).contiguous()
+    a, g = activations.flatten(2).unsqueeze(1), gradients.flatten(3)
     maps = _RAW_MAP[method](a, g)
     finite = a.isfinite().all((-2, -1)) & g.isfinite().all((-2, -1)) & maps.isfinite().all(-1)
     return torch.where(finite[..., None], maps, 0).unflatten(-1, activations.shape[2:]), finite

@@ -131,6 +131,21 @@ def test_k_targets_are_k_single_calls(cam, method):
         assert all(torch.equal(t[:, k], a) for t, a in zip(together, alone, strict=True))
 
 
+@pytest.mark.parametrize("expanded", [False, True])
+@pytest.mark.parametrize("layout", ["batch outermost", "batch innermost", "channels innermost"])
+@pytest.mark.parametrize("method", METHODS)
+def test_an_image_has_the_same_bits_alone_and_in_a_batch(cam, method, layout, expanded):
+    orders = {"batch outermost": (0, 1, 2, 3), "batch innermost": (1, 2, 3, 0), "channels innermost": (0, 2, 3, 1)}
+    stored = orders[layout]
+    back = [stored.index(axis) for axis in range(4)]
+    both = [torch.randn(5, 33, 40, 7).permute(stored).contiguous().permute(back) for _ in range(2)]
+    activations, gradients = both[0], both[1][..., :1, :1].expand_as(both[1]) if expanded else both[1]
+    together = cam(activations, gradients, (9, 8), method=method)
+    for i in range(5):
+        alone = cam(activations[i : i + 1], gradients[i : i + 1], (9, 8), method=method)
+        assert all(torch.equal(each[i : i + 1], one) for each, one in zip(together, alone, strict=True))
+
+
 @pytest.mark.parametrize("scale", [1e-12, 1e-9, 1e-4, 1e4, 1e9, 1e12])
 @pytest.mark.parametrize("normalize", ["minmax", "max"])
 @pytest.mark.parametrize("method", [method for method in METHODS if method != "gradcam++"])
