@@ -10,7 +10,7 @@ def machine(tmp_path, monkeypatch):
     for name in ("CUDA_HOME", "CUDA_PATH"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("PATH", str(tmp_path / "path" / "bin"))
-    monkeypatch.setattr(toolchain.sysconfig, "get_path", lambda name: str(tmp_path / "site"))
+    monkeypatch.setattr(toolchain.sysconfig, "get_path", lambda *_: str(tmp_path / "site"))
 
     def install(folder, release):
         nvcc = tmp_path / folder / "bin" / "nvcc"
@@ -30,9 +30,9 @@ def test_the_one_of_torch_s_release_is_taken_wherever_it_is(machine, monkeypatch
     machine("path", "12.4")
     wheel = machine("site/nvidia/cu13", "13.2")
     assert toolchain.find_nvcc(for_cuda("13.0", tmp_path)) == wheel
-    on_path = machine("other", "13.0")
+    in_home = machine("other", "13.0")
     monkeypatch.setenv("CUDA_HOME", str(tmp_path / "other"))
-    assert toolchain.find_nvcc(for_cuda("13.0", tmp_path)) == on_path
+    assert toolchain.find_nvcc(for_cuda("13.0", tmp_path)) == in_home
 
 
 @pytest.mark.parametrize(
