@@ -1,4 +1,4 @@
-"""Which images of a batch are explained, and where their maps go among those of the batch.
+"""Which images of a batch are explained, their rows of its maps, and what the others get instead.
 
 Knows nothing of models, scores or how maps are made.
 """
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     When = Callable[[Any], Tensor]
 
-__all__ = ["among", "check_when", "chosen", "rows"]
+__all__ = ["check_when", "images_chosen", "nothing", "rows"]
 
 
 def check_when(when: When | None, *, cuda_graph: bool) -> When | None:
@@ -35,7 +35,7 @@ def check_when(when: When | None, *, cuda_graph: bool) -> When | None:
     return when
 
 
-def chosen(when: When | None, logits: Any, batch: int) -> Tensor | None:
+def images_chosen(when: When | None, logits: Any, batch: int) -> Tensor | None:
     """The images that ``when`` chooses, (n,) in rising order; None if these are all. The host waits for the device."""
     if when is None:
         return None
@@ -58,13 +58,15 @@ def rows(maps: Tensor, chosen: Tensor) -> Tensor:
     for axis, stride in enumerate(strides[1:], 1):
         if stride == 0:
             thin = thin.narrow(axis, 0, 1)
-    order = [0, *sorted(range(1, maps.dim()), key=lambda axis: -strides[axis])]
-    found = thin.permute(order).index_select(0, chosen.to(maps.device))
+    order = sorted(range(maps.dim()), key=lambda axis: -strides[axis])
+    found = thin.permute(order).index_select(order.index(0), chosen.to(maps.device))
     back = [order.index(axis) for axis in range(maps.dim())]
     return found.permute(back).expand(len(chosen), *maps.shape[1:])
 
 
-def among(batch: int, chosen: Tensor, values: Tensor, otherwise: float) -> Tensor:
-    """(B,...) with ``values`` (n,...) at the chosen images and ``otherwise`` at the others."""
-    whole = values.new_full((batch, *values.shape[1:]), otherwise)
-    return whole.index_copy_(0, chosen.to(values.device), values)
+def nothing(
+    maps: tuple[int, ...], size: tuple[int, ...], device: torch.device
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """What images get that are not explained, for ``maps`` (B[,K]) of them: heatmap, raw_min, raw_max and valid."""
+    low, high = torch.full((2, *maps), torch.nan, device=device)
+    return torch.zeros(*maps, *size, device=device), low, high, torch.zeros(maps, dtype=torch.bool, device=device)

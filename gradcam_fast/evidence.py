@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from . import capture, choosing, finding, outputs, spatial
+from . import capture, finding, outputs, spatial
+from .choosing import images_chosen
 from .compiled import eagerly
 from .gradients import differentiate
 from .spatial import Frame
@@ -72,10 +73,7 @@ class Question:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a model said about a batch, and at each layer its feature maps (B,C,h,w) and gradients (B[,K],C,h,w).
-
-    The maps and gradients are those of the ``chosen`` images (n,) only, unless these are all: None.
-    """
+    """What a model said about a batch, and at each layer its feature maps (B,C,h,w) and gradients (B[,K],C,h,w)."""
 
     logits: Any
     scores: Tensor
@@ -85,6 +83,7 @@ class Evidence:
     gradients: list[Tensor]
     # Whether the layer was found for another question.
     recalled: bool
+    # The images to explain (n,), or None if these are all; of no image no gradients are taken.
     chosen: Tensor | None
 
 
@@ -124,21 +123,20 @@ def _gathered(model: nn.Module, question: Question, layers: Sequence[Layer], *, 
         picked = None if hidden_hooks else question.picked(logits, target)
         with torch.inference_mode(False), torch.no_grad():
             told = outputs.detached(logits)
-            chosen = choosing.chosen(question.when, told, question.frame.batch)
-        some = chosen is None or len(chosen) > 0
-        gradients = differentiate(scores, activations, places, hooked, picked) if some else None
-
-    def read(reading: spatial.Reading, maps: Tensor) -> Tensor:
-        return reading(maps) if chosen is None else choosing.rows(reading(maps), chosen)
-
+            chosen = images_chosen(question.when, told, question.frame.batch)
+        asked = chosen is None or len(chosen) > 0
+        gradients = differentiate(scores, activations, places, hooked, picked) if asked else []
     with torch.inference_mode(False), torch.no_grad():
-        maps = [read(reading, each.detach()) for reading, each in zip(readings, activations, strict=True)]
-        if gradients is None:
-            slopes = [each.new_empty(0, *scores.shape[1:], *each.shape[1:]) for each in maps]
-        else:
-            slopes = [read(*each) for each in zip(readings, gradients, strict=True)]
-        names = tuple(layer.name for layer in layers)
-        return Evidence(told, scores.detach(), target, names, maps, slopes, recalled, chosen)
+        return Evidence(
+            told,
+            scores.detach(),
+            target,
+            tuple(layer.name for layer in layers),
+            [reading(maps.detach()) for reading, maps in zip(readings, activations, strict=True)],
+            [reading(maps) for reading, maps in zip(readings, gradients, strict=asked)],
+            recalled,
+            chosen,
+        )
 
 
 def _readable(question: Question, layer: Layer, maps: Tensor) -> spatial.Reading:

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from . import layers, outputs
-from .choosing import among, check_when
+from .choosing import check_when, nothing, rows
 from .contract import METHODS, NORMALIZATIONS, check_choice, check_size
 from .evidence import Question, evidence_of, look_again
 from .explanation import Explanation
@@ -57,13 +58,15 @@ class Explainer:
             replays that in one launch, without the model's Python: attributes and branches are as they were. Values
             written into the weights are seen; after new tensors or modes it records anew. Where it cannot (CPU,
             training mode, hooks, a host that waits) it runs eagerly; a warning and ``graphs.eager_because`` say why.
-        when: callable from the logits, detached, to booleans (B,): only these images are explained, with the bits they
-            have without it. Of the others the heatmap is zeros, the extremes are NaN and ``valid`` is False; logits,
-            target and score are there. Where none is chosen there is no backward; else that behind the layer is the
-            whole batch's, and maps are made of the chosen only. The host waits for the choice; no ``cuda_graph`` can.
+        when: callable from the logits (what ``Explanation.logits`` will be; to read only) to booleans (B,): only these
+            images are explained, with the bits they have without it. Of the others the heatmap is zeros, the extremes
+            are NaN and ``valid`` is False; logits, target and score are there. Maps are made of the chosen only. The
+            backward behind the layer is the whole batch's, and left out where no image is chosen and the layer is
+            known. The host waits for the choice, so that it does not go with ``cuda_graph``.
 
     Raises:
-        TypeError, ValueError: a choice that cannot work, in one sentence, before the model runs.
+        TypeError, ValueError: a choice that cannot work, in one sentence, before the model runs; called, what ``when``
+            returned is not booleans (B,).
 
     Example:
         >>> import torch, gradcam_fast
@@ -139,20 +142,23 @@ class Explainer:
 
     def _explanation(self, evidence: Evidence, question: Question) -> Explanation:
         with torch.inference_mode(False), torch.no_grad():
-            heatmap, low, high, valid = heatmaps(
-                evidence.activations,
-                evidence.gradients,
-                self.size or question.frame.size,
-                method=self.method,
-                normalize=self.normalize,
-                relu=self.relu,
-            )
-            if evidence.chosen is not None:
-                batch, chosen = question.frame.batch, evidence.chosen
-                heatmap, valid = (among(batch, chosen, each, 0) for each in (heatmap, valid))
-                low, high = (among(batch, chosen, each, torch.nan) for each in (low, high))
+            heatmap, low, high, valid = self._results(evidence, self.size or question.frame.size)
         layer = evidence.layers[0] if len(evidence.layers) == 1 else evidence.layers
         return Explanation(heatmap, evidence.logits, evidence.target, evidence.scores, low, high, valid, layer)
+
+    def _results(self, evidence: Evidence, size: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        made = partial(heatmaps, size=size, method=self.method, normalize=self.normalize, relu=self.relu)
+        if evidence.chosen is None:
+            return made(evidence.activations, evidence.gradients)
+        device = evidence.activations[0].device
+        chosen = evidence.chosen.to(device)
+        results = nothing(evidence.scores.shape, size, device)
+        if len(chosen):
+            both = evidence.activations, evidence.gradients
+            some = made(*([rows(each, chosen) for each in maps] for maps in both))
+            for whole, part in zip(results, some, strict=True):
+                whole[chosen] = part
+        return results
 
 
 def explain(
@@ -182,7 +188,7 @@ def explain(
         target: None = each image's highest logit; a class index; (B,) or (B,K) indices as integer tensor or list; or
             a callable that turns what the model returns (or what ``output`` picks) into (B,) or (B,K) scores.
         topk: explain the K highest logits of each image instead.
-        layer, method, size, normalize, relu, output, tokens: see :class:`Explainer`, which has more.
+        layer, method, size, normalize, relu, output, tokens: see :class:`Explainer` (and its ``cuda_graph``, ``when``).
 
     Returns:
         Explanation: heatmap (B,H,W), or (B,K,H,W) for K targets, logits, target, score, extremes, validity, layer. Of

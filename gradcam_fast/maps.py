@@ -60,8 +60,6 @@ def heatmaps(
 
 def vanished(valid: Tensor, gradients: Sequence[Tensor]) -> bool:
     """Whether no map shows anything because every gradient is zero. False off the CPU, where the host would wait."""
-    return (
-        valid.device.type == "cpu"
-        and len(gradients[0]) > 0
-        and not (valid.any() or any(maps.any() for maps in gradients))
-    )
+    if valid.device.type != "cpu" or len(valid) == 0 or not gradients:
+        return False
+    return not (valid.any() or any(maps.any() for maps in gradients))

@@ -4,6 +4,7 @@ import pytest
 import torch
 from networks import ConvNet, Repeating
 from refusals import assert_says
+from torch import nn
 from unchanged import unchanged
 
 import gradcam_fast
@@ -58,11 +59,23 @@ def test_of_several_layers_too(batch):
     assert_like(gradcam_fast.Explainer(model, layer=layers, when=fixed(SOME))(batch), expected, SOME)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("rank", [1, 2, 3])
+@pytest.mark.parametrize("topk", [None, 2])
+def test_of_series_and_volumes_too(rank, topk, dtype):
+    convolution = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[rank - 1](1, 33, 3)
+    pooling = (nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d)[rank - 1](1)
+    model = nn.Sequential(convolution, nn.ReLU(), pooling, nn.Flatten(), nn.Linear(33, 5)).eval().to(dtype)
+    batch = torch.randn(6, 1, *(9, 10, 11)[:rank], dtype=dtype)
+    expected = gradcam_fast.Explainer(model, layer="1")(batch, topk=topk)
+    assert_like(gradcam_fast.Explainer(model, layer="1", when=fixed(SOME))(batch, topk=topk), expected, SOME)
+
+
 @pytest.mark.parametrize("topk", [None, 2])
 def test_of_tokens_too(batch, topk):
     vision = pytest.importorskip("torchvision.models", exc_type=Exception).vision_transformer
     model = vision.VisionTransformer(16, 4, 2, 2, 16, 32, num_classes=5).eval()
-    torch.nn.init.normal_(model.heads.head.weight)
+    nn.init.normal_(model.heads.head.weight)
     expected = gradcam_fast.Explainer(model)(batch, topk=topk)
     assert_like(gradcam_fast.Explainer(model, when=fixed(SOME))(batch, topk=topk), expected, SOME)
 
@@ -71,9 +84,9 @@ def test_of_tokens_too(batch, topk):
 @pytest.mark.parametrize("pooling", [1, 2])
 def test_maps_are_read_as_they_lie(batch, monkeypatch, pooling, memory_format):
     """Channels-last maps stay so, and gradients that are the same at all positions are not written out."""
-    model = torch.nn.Sequential(
-        torch.nn.Conv2d(3, 20, 3), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(pooling), torch.nn.Flatten(),
-        torch.nn.Linear(20 * pooling * pooling, 5),
+    model = nn.Sequential(
+        nn.Conv2d(3, 20, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(pooling), nn.Flatten(),
+        nn.Linear(20 * pooling * pooling, 5),
     ).eval().to(memory_format=memory_format)  # fmt: skip
     given, cam = [], ops.cam
 
@@ -92,21 +105,21 @@ def test_maps_are_read_as_they_lie(batch, monkeypatch, pooling, memory_format):
 def test_when_sees_the_logits_once_and_without_a_graph(batch):
     seen = []
 
-    def doubtful(logits):
-        seen.append(logits)
-        return logits.softmax(1).amax(1) < 0.5
+    def high(logits):
+        seen.append((logits, torch.is_grad_enabled()))
+        return logits[:, 0] > logits[:, 0].median()
 
-    explainer = gradcam_fast.Explainer(ConvNet(), layer="features", when=doubtful)
-    explanation = explainer(batch)
-    (logits,) = seen
-    assert torch.equal(logits, explanation.logits) and not logits.requires_grad
-    assert torch.equal(~explanation.raw_max.isnan(), doubtful(explanation.logits))
+    explanation = gradcam_fast.Explainer(ConvNet(), layer="features", when=high)(batch)
+    ((logits, grad),) = seen
+    assert torch.equal(logits, explanation.logits) and not logits.requires_grad and not grad
+    mask = high(explanation.logits)
+    assert 0 < mask.sum() < 6 and torch.equal(~explanation.raw_max.isnan(), mask)
 
 
 def test_when_sees_what_output_picks(batch):
     seen = []
     explainer = gradcam_fast.Explainer(
-        torch.nn.Sequential(ConvNet(), torch.nn.Identity()),
+        nn.Sequential(ConvNet(), nn.Identity()),
         layer="0.features",
         output=lambda output: output[:, :3],
         when=lambda logits: seen.append(logits.shape) or SOME,
@@ -133,9 +146,36 @@ def test_where_none_is_chosen_there_is_no_backward_and_no_warning(batch, topk, r
 
 def test_a_chosen_image_without_gradient_is_warned_of_as_ever(batch):
     model = ConvNet()
-    torch.nn.init.zeros_(model.head[-1].weight)
+    nn.init.zeros_(model.head[-1].weight)
     with pytest.warns(UserWarning, match="zero everywhere"):
         gradcam_fast.Explainer(model, layer="features", when=fixed(SOME))(batch)
+
+
+class Gated(nn.Module):
+    """Of images that are bright the score depends on `late`, of dark ones on `early` alone."""
+
+    def __init__(self):
+        super().__init__()
+        self.early, self.late = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3)
+
+    def forward(self, images):
+        maps = self.early(images).relu()
+        bright = (images.mean((1, 2, 3)) > 0).float().view(-1, 1, 1, 1)
+        return (maps[..., 1:-1, 1:-1] * (1 - bright) + self.late(maps) * bright).mean((2, 3))
+
+
+def test_the_layer_is_the_one_of_the_whole_batch(batch):
+    """Chosen images without a gradient at the layer known do not change it, neither for themselves nor for others."""
+    model = Gated().eval()
+    batch[:3] = batch[:3].abs()
+    batch[3:] = -batch[3:].abs()
+    dark = torch.arange(6) >= 3
+    expected = gradcam_fast.Explainer(model)(batch)
+    asked = []
+    found = gradcam_fast.Explainer(model, when=lambda logits: asked.append(1) or dark)(batch)
+    assert found.layer == expected.layer == gradcam_fast.Explainer(model)(batch).layer
+    assert expected.valid.tolist() == [True] * 3 + [False] * 3 and not found.valid.any()
+    assert len(asked) == 1
 
 
 def test_all_and_an_empty_batch_are_as_without_choosing(batch):
@@ -196,10 +236,11 @@ def test_rows_lie_in_memory_as_the_maps_do():
         whole.to(memory_format=torch.channels_last),
         whole[:, :, 1:3],
         whole[..., :1, :1].expand_as(whole),
+        whole.movedim(0, -1).contiguous().movedim(-1, 0),
     ]
     for each in (*layouts, torch.randn(2, 6, 3, 4, 5).transpose(0, 1), torch.randn(1).expand(6, 3, 4, 5)):
         found = choosing.rows(each, picked)
         assert torch.equal(found, each[SOME])
         assert [stride == 0 for stride in found.stride()[1:]] == [stride == 0 for stride in each.stride()[1:]]
-        order = sorted(range(1, each.dim()), key=lambda axis: -each.stride(axis))
-        assert order == sorted(range(1, each.dim()), key=lambda axis: -found.stride(axis))
+        order = sorted(range(each.dim()), key=lambda axis: -each.stride(axis))
+        assert order == sorted(range(each.dim()), key=lambda axis: -found.stride(axis))
