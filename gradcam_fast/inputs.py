@@ -100,7 +100,10 @@ def as_inputs(model: nn.Module, rank: int, images: Any) -> tuple[Inputs, Tensor]
         if value.dim() == rank + 2:
             _check_images(model, value, value, rank)
             return inputs, value
-    raise ValueError(f"none of the model's inputs is a tensor {_SHAPES[rank][0]}; give the images among them")
+    raise ValueError(
+        f"none of the model's inputs is a tensor {_SHAPES[rank][0]}; give the images among them, and a list of images "
+        "as one tensor (torch.stack)"
+    )
 
 
 def _check_images(model: nn.Module, main: Tensor, given: Tensor, rank: int) -> None:

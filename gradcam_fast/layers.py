@@ -52,7 +52,7 @@ def _named(model: nn.Module, choice: Any) -> Layer:
         near = difflib.get_close_matches(choice, modules, n=3, cutoff=0.4) or list(modules)[-3:]
         raise ValueError(
             f"layer {choice!r} is not in {type(model).__name__}; nearest names: {', '.join(map(repr, near))} "
-            "(all of them: dict(model.named_modules()))"
+            "(all of them: dict(model.named_modules()), or the command gradcam-fast layers)"
         )
     if not isinstance(choice, nn.Module):
         raise TypeError(

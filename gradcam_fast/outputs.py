@@ -38,7 +38,7 @@ def pick_logits(output: Any, picker: Callable[[Any], Tensor] | None) -> Any:
         return tensors[0]
     raise TypeError(
         f"the model returned {_describe(output, members)}, in which no member is obviously the logits; "
-        "say which with output=lambda out: ..., or give a callable target"
+        "say which with output=lambda out: ..., or give a callable target such as those of gradcam_fast.targets"
     )
 
 
@@ -155,7 +155,7 @@ def as_classes(logits: Any, batch: int) -> Tensor:
         raise ValueError(
             f"the logits have shape {tuple(shape)} for a batch of {batch}; expected ({batch}, classes) or one output "
             "per image; for anything else give a callable target that turns the output into (B,) scores, for example "
-            "target=lambda out: out[:, 3].mean((-2, -1))"
+            "gradcam_fast.targets.segmentation(3), or lambda out: out[:, 3].mean((-2, -1))"
         )
     return logits.reshape(batch, shape[1] if logits.dim() > 1 else 1)
 

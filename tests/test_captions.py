@@ -64,6 +64,12 @@ def test_long_names_of_classes_can_be_read_beside_photos_of_any_shape(size):
     assert_readable(figure)
 
 
+def test_too_few_names_are_refused(images):
+    explanation = gradcam_fast.explain(ConvNet(), images)
+    with pytest.raises(ValueError, match="there are 1 names for 5 classes; give one for each"):
+        class_titles(explanation, names=["a"])
+
+
 def test_logits_of_a_batch_and_names_of_other_classes_are_refused():
     photo = torch.zeros(3, 8, 8, dtype=torch.uint8)
     with pytest.raises(ValueError, match=r"logits has shape \(1, 5\), with no names; expected \(N,\), of one photo"):

@@ -135,6 +135,14 @@ def test_many_photos_are_overlaid_and_summed_up_in_a_line(run, small, tmp_path):
     assert re.fullmatch(r"0 photos explained in \d\.\d s, 20 had been done before; see .*", out[0])
 
 
+def test_few_photos_that_were_all_done_before_are_summed_up_too(run, small, tmp_path):
+    photos = small(2)
+    assert len(run("explain", *photos, "--out", tmp_path / "out")[1]) > 1
+    status, out, err = run("explain", *photos, "--out", tmp_path / "out", "--resume")
+    assert (status, err, len(out)) == (0, [], 1)
+    assert re.fullmatch(r"0 photos explained in \d\.\d s, 2 had been done before; see .*", out[0])
+
+
 def test_a_folder_becomes_a_table_and_the_table_pictures(run, small, tmp_path):
     photos = small(20)
     assert run("explain", photos[0].parent, "--out", tmp_path / "maps", "--format", "parquet,npy")[0] == 0

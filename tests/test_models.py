@@ -123,7 +123,7 @@ def test_where_both_have_a_name_torchvisions_is_meant():
 def test_nothing_is_downloaded(hub, name):
     with pytest.raises(FileNotFoundError) as refusal:
         load_network(name)
-    assert_says(refusal, FileNotFoundError, [name.removeprefix("timm:"), "none are downloaded", "weights=FILE"])
+    assert_says(refusal, FileNotFoundError, [name.removeprefix("timm:"), "none are downloaded", "--weights FILE"])
 
 
 def test_weights_that_torchvision_downloaded_earlier_are_used(hub):
@@ -206,7 +206,7 @@ def test_a_factory_of_the_current_folder_makes_the_network(own_module):
     assert network.class_names == ("class 0", "class 1", "class 2", "class 3", "class 4")
     assert network.preprocess == IMAGENET
     assert len(network.notes) == 1
-    assert "224x224" in network.notes[0] and "size and mean and std as for ImageNet" in network.notes[0]
+    assert "224x224" in network.notes[0] and "--size, --mean, --std not given: as for ImageNet" in network.notes[0]
     explanation = gradcam_fast.explain(network.model, network.preprocess([Image.new("RGB", (300, 200), "red")]))
     assert explanation.layer == "features"
 

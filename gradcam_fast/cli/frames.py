@@ -89,4 +89,5 @@ class Drawing:
         if not self.count:
             return "no frame came"
         ((number, times),) = self._classes.most_common(1)
-        return f"{self.count} frames explained at layer {self._layer}: {class_names[number]} ({number}) in {times}"
+        frames = "1 frame" if self.count == 1 else f"{self.count} frames"
+        return f"{frames} explained at layer {self._layer}: {class_names[number]} ({number}) in {times}"

@@ -139,7 +139,7 @@ def _with_weights(architecture: Architecture, file: Path | None, *, random: bool
         if source is None:
             raise FileNotFoundError(
                 f"{architecture.title} has no trained weights on this machine, and none are downloaded; "
-                "give weights=FILE, or weights=random to look at an untrained network on purpose"
+                "give --weights FILE, or --weights random to look at an untrained network on purpose"
             )
         model = fit(
             architecture.build,
@@ -154,9 +154,8 @@ def _with_weights(architecture: Architecture, file: Path | None, *, random: bool
 def _custom(name: str, preprocess: Preprocessing, given: dict[str, Any]) -> str:
     height, width = preprocess.size
     assumed = [key for key, value in given.items() if value is None]
-    return (
-        f"{name} does not say how its photos are prepared: {height}x{width}, mean {preprocess.mean}, "
-        f"std {preprocess.std}" + (f", of which {' and '.join(assumed)} as for ImageNet" if assumed else "")
+    return f"photos for {name} are made {height}x{width}, with mean {preprocess.mean} and std {preprocess.std}" + (
+        f"; {', '.join(f'--{key}' for key in assumed)} not given: as for ImageNet" if assumed else ""
     )
 
 

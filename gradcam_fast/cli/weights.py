@@ -83,7 +83,10 @@ def _from_pickle(path: Path) -> Any:
             "run code; save torch.save(model.state_dict(), FILE)"
         ) from None
     except Exception as error:  # damaged archives raise everything from EOFError to RuntimeError
-        raise ValueError(f"weights {path} cannot be read ({_line(error)}); expected what torch.save wrote") from None
+        raise ValueError(
+            f"weights {path} cannot be read ({type(error).__name__}: {_line(error)}); expected what torch.save wrote, "
+            "or a file named .safetensors"
+        ) from None
 
 
 def _foreign_names(path: Path) -> list[str]:

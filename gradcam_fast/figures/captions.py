@@ -28,6 +28,9 @@ def class_titles(explanation: Explanation, image: int = 0, names: Sequence[str] 
         One title, or K. The output of a model with one output per image and the scores of a callable target have
         neither name nor probability. A map that shows nothing is said to be empty.
 
+    Raises:
+        ValueError: fewer names than classes.
+
     Example:
         >>> import torch
         >>> from gradcam_fast import Explanation
@@ -39,6 +42,8 @@ def class_titles(explanation: Explanation, image: int = 0, names: Sequence[str] 
     """
     scores, valid = (tensor[image].reshape(-1).tolist() for tensor in (explanation.score, explanation.valid))
     logits = explanation.logits[image].flatten() if explanation.target is not None else None
+    if logits is not None and names is not None and len(names) < len(logits) != 1:
+        raise ValueError(f"there are {len(names)} names for {len(logits)} classes; give one for each")
     titles = []
     for k, (score, shown) in enumerate(zip(scores, valid, strict=True)):
         if logits is None or len(logits) == 1:
