@@ -109,10 +109,12 @@ def raw_map(activations: Tensor, gradients: Tensor, method: str) -> tuple[Tensor
     """
     dtype = torch.float64 if activations.dtype == torch.float64 else torch.float32
     # In what order PyTorch adds up depends on how the whole batch lies in memory, unless each image lies by itself.
-    activations, gradients = activations.to(dtype).contiguous(), gradients.to(dtype).contiguous()
-    a, g = activations.flatten(2).unsqueeze(1), gradients.flatten(3)
-    maps = _RAW_MAP[method](a, g)
-    finite = a.isfinite().all((-2, -1)) & g.isfinite().all((-2, -1)) & maps.isfinite().all(-1)
+    a = activations.to(dtype).contiguous().flatten(2).unsqueeze(1)
+    g = gradients.to(dtype).flatten(3)
+    # A number that is expanded over all positions is their mean, and may be one of too many to write out.
+    pooled = (g[..., :1] if g.stride(-1) == 0 else g).contiguous()
+    maps = _RAW_MAP[method](a, pooled if method == "gradcam" else g.contiguous())
+    finite = a.isfinite().all((-2, -1)) & pooled.isfinite().all((-2, -1)) & maps.isfinite().all(-1)
     return torch.where(finite[..., None], maps, 0).unflatten(-1, activations.shape[2:]), finite
 
 
