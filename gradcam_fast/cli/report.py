@@ -31,7 +31,7 @@ class Report:
         complain: takes one-line messages about what went wrong.
         each: whether every photo is told of; None: if they are few.
         bar: whether there is a progress bar on standard error; None: if that is a terminal and photos are many.
-        summary: whether the last line says how many there were; None: if photos are many, or some were done before.
+        summary: whether the last line says how many there were; None: if photos are many, or all were done before.
 
     Attributes:
         unreadable: how many photos were skipped so far.
@@ -56,7 +56,7 @@ class Report:
         many = photos > FEW
         self._before = photos - todo
         self._each = not many if self._each is None else self._each
-        self._summary = (many or todo < photos) if self._summary is None else self._summary
+        self._summary = (many or todo == 0 < photos) if self._summary is None else self._summary
         if self._wants_bar or (self._wants_bar is None and many and sys.stderr.isatty()):
             self._bar = progress_bar(todo, "photo")
 
