@@ -35,10 +35,8 @@ def check_when(when: When | None, *, cuda_graph: bool) -> When | None:
     return when
 
 
-def images_chosen(when: When | None, logits: Any, batch: int) -> Tensor | None:
+def images_chosen(when: When, logits: Any, batch: int) -> Tensor | None:
     """The images that ``when`` chooses, (n,) in rising order; None if these are all. The host waits for the device."""
-    if when is None:
-        return None
     mask = when(logits)
     if not isinstance(mask, torch.Tensor):
         raise TypeError(f"when= returned a {type(mask).__name__}; it must return a tensor of booleans ({batch},)")

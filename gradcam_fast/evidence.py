@@ -56,6 +56,13 @@ class Question:
             return None
         return logits, classes
 
+    def chosen(self, logits: Any) -> Tensor | None:
+        """The images to explain, (n,), or None if these are all."""
+        if self.when is None:
+            return None
+        with torch.inference_mode(False), torch.no_grad():
+            return images_chosen(self.when, outputs.detached(logits), self.frame.batch)
+
     def read(self, module: nn.Module, maps: Tensor) -> spatial.Reading:
         """How the maps that a module returned lie."""
         return spatial.read(module, maps, self.frame, self.tokens)
@@ -121,14 +128,12 @@ def _gathered(model: nn.Module, question: Question, layers: Sequence[Layer], *, 
         hooked = [hidden_hooks or bool(each._backward_hooks) or each.retains_grad for each in handed]
         del handed
         picked = None if hidden_hooks else question.picked(logits, target)
-        with torch.inference_mode(False), torch.no_grad():
-            told = outputs.detached(logits)
-            chosen = images_chosen(question.when, told, question.frame.batch)
+        chosen = question.chosen(logits)
         asked = chosen is None or len(chosen) > 0
         gradients = differentiate(scores, activations, places, hooked, picked) if asked else []
     with torch.inference_mode(False), torch.no_grad():
         return Evidence(
-            told,
+            outputs.detached(logits),
             scores.detach(),
             target,
             tuple(layer.name for layer in layers),
