@@ -115,14 +115,15 @@ def score(logits: Any, target: Any, topk: int | None, batch: int) -> tuple[Tenso
         return _called(target, logits, batch), None
     classes = as_classes(logits, batch)
     count = classes.shape[1]
-    detached = classes.detach()
     if topk is not None:
         if topk > count:
             raise ValueError(f"topk={topk} exceeds the model's {count} classes; ask for at most {count}")
-        chosen = detached.topk(topk, dim=1).indices
-    elif target is None:
-        chosen = detached.argmax(1)
-    elif isinstance(target, int):
+        scores, chosen = classes.topk(topk, dim=1)
+        return scores, chosen
+    if target is None:
+        scores, chosen = classes.max(1)
+        return scores, chosen
+    if isinstance(target, int):
         _check_range(target, target, count)
         chosen = torch.full((batch,), target, device=classes.device)
     elif target.device.type == "cpu":

@@ -34,12 +34,10 @@ class Pooling:
 
     def spread(self, gradient: Tensor) -> Tensor:
         """The gradient of the mean, (...) or (K,...), as that of the activations: each number once, with stride 0."""
-        pooled = () if self.keeps else self.axes
-        targets = gradient.shape[: gradient.dim() + len(pooled) - len(self.shape)]
-        for axis in pooled:
-            gradient = gradient.unsqueeze(len(targets) + axis)
         divided = gradient / math.prod(self.shape[axis] for axis in self.axes)
-        return divided.to(self.dtype).expand(*targets, *self.shape)
+        targets = gradient.shape[: gradient.dim() - len(self.shape) + (0 if self.keeps else len(self.axes))]
+        kept = [1 if axis in self.axes else side for axis, side in enumerate(self.shape)]
+        return divided.to(self.dtype).reshape(*targets, *kept).expand(*targets, *self.shape)
 
 
 def poolings(
