@@ -16,7 +16,6 @@ import torch
 from torch import nn
 from torch.nn.modules import module as torch_module
 
-from .compiled import eagerly
 from .unfit import NeverRan
 
 if TYPE_CHECKING:
@@ -49,19 +48,19 @@ def forward(model: nn.Module, inputs: Inputs, layers: Sequence[Layer]) -> tuple[
     handed onward, so that what follows may work in place. Of a layer that runs several times the last call counts;
     if it runs fewer times than it did before, the model is run a second time.
 
-    Grad mode, inference mode and hooks are afterwards as they were, also when the model raises.
+    Grad mode and hooks are afterwards as they were, also when the model raises. In inference mode there are no graphs,
+    and what is compiled looks for no hooks: neither may be on (``eagerly``).
 
     Raises:
         NeverRan: a layer did not run.
     """
-    with eagerly(), torch.inference_mode(False):
-        inputs = inputs.map(_usable)
-        watches = [_Watch(layer, alone=len(layers) == 1) for layer in layers]
+    inputs = inputs.map(_usable)
+    watches = [_Watch(layer, alone=len(layers) == 1) for layer in layers]
+    output = _watched(model, inputs, watches)
+    if any(watch.activations is None and watch.calls for watch in watches):
+        for watch in watches:
+            watch.open_at = _CALLS[watch.layer.module] = _EVERY_CALL
         output = _watched(model, inputs, watches)
-        if any(watch.activations is None and watch.calls for watch in watches):
-            for watch in watches:
-                watch.open_at = _CALLS[watch.layer.module] = _EVERY_CALL
-            output = _watched(model, inputs, watches)
     activations, handed = [], []
     for watch in watches:
         if watch.activations is None or watch.handed is None:
@@ -158,7 +157,8 @@ def preserved(model: nn.Module) -> Iterator[bool]:
     they cannot be seen.
 
     What another thread's training step writes to these buffers meanwhile is lost with the copies. Must last until the
-    gradients are taken, because batch-norm's backward reads the buffers of its forward.
+    gradients are taken, because batch-norm's backward reads the buffers of its forward; and begin outside of inference
+    mode, whose copies no graph could keep.
     """
     training, hidden = _visited(model)
     if not training:
@@ -166,7 +166,7 @@ def preserved(model: nn.Module) -> Iterator[bool]:
         return
     with _LENDING:
         own = [dict(module._buffers.items()) for module in training]
-        with torch.inference_mode(False), torch.no_grad():
+        with torch.no_grad():
             copies = {id(each): each.clone() for buffers in own for each in buffers.values() if each is not None}
         try:
             for module, buffers in zip(training, own, strict=True):

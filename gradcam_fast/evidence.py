@@ -44,10 +44,9 @@ class Question:
 
     def score(self, returned: Any) -> tuple[Any, Tensor, Tensor | None]:
         """The logits in what the model returned, the scores to explain and their classes."""
-        with torch.inference_mode(False), torch.enable_grad():
-            whole = callable(self.target) and self.output is None
-            logits = returned if whole else outputs.pick_logits(returned, self.output)
-            return logits, *outputs.score(logits, self.target, self.topk, self.frame.batch)
+        whole = callable(self.target) and self.output is None
+        logits = returned if whole else outputs.pick_logits(returned, self.output)
+        return logits, *outputs.score(logits, self.target, self.topk, self.frame.batch)
 
     def picked(self, logits: Any, classes: Tensor | None) -> tuple[Tensor, Tensor] | None:
         """The logits (B,N) that the scores are, and their classes, if these are known to be in range."""
@@ -60,7 +59,7 @@ class Question:
         """The images to explain, (n,), or None if these are all."""
         if self.when is None:
             return None
-        with torch.inference_mode(False), torch.no_grad():
+        with torch.no_grad():
             return images_chosen(self.when, outputs.detached(logits), self.frame.batch)
 
     def read(self, module: nn.Module, maps: Tensor) -> spatial.Reading:
@@ -121,7 +120,7 @@ def _gathered(model: nn.Module, question: Question, layers: Sequence[Layer], *, 
     # A sum of floats depends on its order, so it is not the caller's.
     places = sorted(layers, key=lambda layer: layer.name)
     # A checkpointed part runs again in the backward, and has to run there as it ran in the forward.
-    with capture.preserved(model) as hidden_hooks, eagerly():
+    with torch.inference_mode(False), capture.preserved(model) as hidden_hooks, eagerly():
         returned, activations, handed = capture.forward(model, question.inputs, places)
         readings = [_readable(question, *each) for each in zip(places, activations, strict=True)]
         logits, scores, target = question.score(returned)
@@ -131,17 +130,17 @@ def _gathered(model: nn.Module, question: Question, layers: Sequence[Layer], *, 
         chosen = question.chosen(logits)
         asked = chosen is None or len(chosen) > 0
         gradients = differentiate(scores, activations, places, hooked, picked) if asked else []
-    with torch.inference_mode(False), torch.no_grad():
-        return Evidence(
-            outputs.detached(logits),
-            scores.detach(),
-            target,
-            tuple(layer.name for layer in layers),
-            [reading(maps.detach()) for reading, maps in zip(readings, activations, strict=True)],
-            [reading(maps) for reading, maps in zip(readings, gradients, strict=asked)],
-            recalled,
-            chosen,
-        )
+        with torch.no_grad():
+            return Evidence(
+                outputs.detached(logits),
+                scores.detach(),
+                target,
+                tuple(layer.name for layer in layers),
+                [reading(maps.detach()) for reading, maps in zip(readings, activations, strict=True)],
+                [reading(maps) for reading, maps in zip(readings, gradients, strict=asked)],
+                recalled,
+                chosen,
+            )
 
 
 def _readable(question: Question, layer: Layer, maps: Tensor) -> spatial.Reading:

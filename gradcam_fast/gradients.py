@@ -6,7 +6,8 @@ Knows nothing of how the scores came about or of what the gradients are for.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.autograd.graph import GradientEdge
@@ -50,7 +51,7 @@ def differentiate(
     """
     if not scores.requires_grad:
         raise Independent(layers[0].name)
-    with torch.inference_mode(False), torch.autocast(scores.device.type, enabled=False):
+    with _without_autocast(scores.device.type):
         start, seeds = (picked and _before_last_linear(*picked, activations)) or (scores, _one_hot(scores))
         pooled = poolings(start, activations, hooked)
         sources = [each if pooling is None else pooling.edge for each, pooling in zip(activations, pooled, strict=True)]
@@ -63,6 +64,10 @@ def differentiate(
             found = _all_numbers(start, sources, seeds, layers, several=scores.dim() == 2)
         found = [maps if each is None else each.spread(maps) for maps, each in zip(found, pooled, strict=True)]
         return [maps.transpose(0, 1) for maps in found] if scores.dim() == 2 else found
+
+
+def _without_autocast(device: str) -> AbstractContextManager[Any]:
+    return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
 
 
 def _all_numbers(
@@ -111,7 +116,7 @@ def _before_last_linear(
     if before is None or not all(_is_parameter(node.next_functions[each][0], activations) for each in parameters):
         return None
     weight: Tensor = node._saved_mat2.detach().t()  # type: ignore[attr-defined]
-    return GradientEdge(before, output), weight[classes.t()]
+    return GradientEdge(before, output), torch.embedding(weight, classes.t())
 
 
 def _is_parameter(node: Node | None, activations: Sequence[Tensor]) -> bool:

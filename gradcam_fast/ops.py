@@ -37,8 +37,8 @@ def cam(
     """Turn activations and gradients into heatmaps in one pass; the same function as :func:`reference.cam`, compiled.
 
     Arguments, results and errors are those of :func:`gradcam_fast.reference.cam`. float64, series and volumes run
-    there too. The result
-    for an image has the same bits alone or in a batch, on any number of threads. No result requires grad.
+    there too. The result for an image has the same bits alone or in a batch, on any number of threads. No result
+    requires grad.
 
     Example:
         >>> import torch, gradcam_fast

@@ -32,10 +32,9 @@ def undisturbed(model: nn.Module, inputs: Inputs) -> Iterator[None]:
     """Traces, and whatever is done with their graphs, leave buffers and random numbers as they were."""
     devices = {each.device for each in inputs.tensors}
     with (
+        torch.inference_mode(False),
         preserved(model),
         eagerly(),
-        torch.inference_mode(False),
-        torch.enable_grad(),
         torch.random.fork_rng([device for device in devices if device.type == "cuda"]),
     ):
         yield
