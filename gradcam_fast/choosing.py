@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     When = Callable[[Any], Tensor]
 
-__all__ = ["check_when", "images_chosen", "nothing", "rows"]
+__all__ = ["check_when", "images_chosen", "nothing", "of_chosen"]
 
 
 def check_when(when: When | None, *, cuda_graph: bool) -> When | None:
@@ -49,7 +49,7 @@ def images_chosen(when: When, logits: Any, batch: int) -> Tensor | None:
     return None if len(found) == batch else found
 
 
-def rows(maps: Tensor, chosen: Tensor) -> Tensor:
+def of_chosen(maps: Tensor, chosen: Tensor) -> Tensor:
     """``maps[chosen]``, lying in memory as the maps do, so that they are read alike; what is expanded stays so."""
     strides: tuple[int, ...] = maps.stride()
     thin = maps

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from . import layers, outputs
-from .choosing import check_when, nothing, rows
+from .choosing import check_when, nothing, of_chosen
 from .contract import METHODS, NORMALIZATIONS, check_choice, check_size
 from .evidence import Question, evidence_of, look_again
 from .explanation import Explanation
@@ -155,7 +155,7 @@ class Explainer:
         results = nothing(evidence.scores.shape, size, device)
         if len(chosen):
             both = evidence.activations, evidence.gradients
-            some = made(*([rows(each, chosen) for each in maps] for maps in both))
+            some = made(*([of_chosen(each, chosen) for each in maps] for maps in both))
             for whole, part in zip(results, some, strict=True):
                 whole[chosen] = part
         return results

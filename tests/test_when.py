@@ -239,7 +239,7 @@ def test_rows_lie_in_memory_as_the_maps_do():
         whole.movedim(0, -1).contiguous().movedim(-1, 0),
     ]
     for each in (*layouts, torch.randn(2, 6, 3, 4, 5).transpose(0, 1), torch.randn(1).expand(6, 3, 4, 5)):
-        found = choosing.rows(each, picked)
+        found = choosing.of_chosen(each, picked)
         assert torch.equal(found, each[SOME])
         assert [stride == 0 for stride in found.stride()[1:]] == [stride == 0 for stride in each.stride()[1:]]
         order = sorted(range(each.dim()), key=lambda axis: -each.stride(axis))
