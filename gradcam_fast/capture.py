@@ -192,6 +192,8 @@ def _visited(model: nn.Module) -> tuple[list[nn.Module], bool]:
     for module in pending:
         if module is not None:
             own = module.__dict__
+            if "_modules" not in own:  # traced by torch.jit: it has these from another module
+                own = {name: getattr(module, name) for name in ("_buffers", "_modules")}
             if own["_buffers"] and module.training:
                 training.append(module)
             if own["_modules"]:

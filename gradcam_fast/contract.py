@@ -30,6 +30,12 @@ def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
         raise ValueError(f"{name}={value!r} is unknown; choose one of {', '.join(map(repr, choices))}")
 
 
+def check_relu(relu: object) -> None:
+    """Raise TypeError unless ``relu`` is true or false; a word such as "no" would count as true."""
+    if relu not in (True, False):
+        raise TypeError(f"relu={relu!r} is a {type(relu).__name__}; give True, or False to keep negative evidence")
+
+
 def check_size(size: Size, rank: int = 2) -> tuple[int, ...]:
     """``size`` as (height, width), or as many sides as ``rank`` says; an integer means that all are alike."""
     sides = (size,) * rank if is_integer(size) else size

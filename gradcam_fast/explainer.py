@@ -15,7 +15,7 @@ from torch import nn
 
 from . import layers, outputs
 from .choosing import check_when, nothing, of_chosen
-from .contract import METHODS, NORMALIZATIONS, check_choice, check_size
+from .contract import METHODS, NORMALIZATIONS, check_choice, check_relu, check_size
 from .evidence import Question, evidence_of, look_again
 from .explanation import Explanation
 from .graphs import Graphs
@@ -96,6 +96,7 @@ class Explainer:
         self.model = as_model(model)
         check_choice("method", method, METHODS)
         check_choice("normalize", normalize, NORMALIZATIONS)
+        check_relu(relu)
         self.tokens = check_tokens(tokens)
         if output is not None and not callable(output):
             raise TypeError(f"output={output!r} is not callable; give a function that picks the logits")

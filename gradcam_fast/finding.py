@@ -119,7 +119,7 @@ def _choose(candidates: list[Candidate], output: Any, scores: Tensor) -> tuple[C
     if any(each.reading.layout == "tokens" for each in candidates):
         # Among tokens, four axes may be (B, heads, tokens, features).
         candidates = [each for each in candidates if each.reading.fits]
-    dense = any(each.dim() > 3 and each[0, 0].numel() > 1 for each in members_of(output))
+    dense = any(each.dim() > 3 and each.shape[2:].numel() > 1 for each in members_of(output))
     return _last_with_gradient(candidates, scores, dense)
 
 

@@ -20,13 +20,15 @@ def fingerprint(model: nn.Module) -> list[Any]:
     """Equal to one taken before if the model has the same modules, modes and hooks, and its tensors lie where they did.
 
     Values written into the tensors do not count: a recorded run reads them anew. Module attributes that are neither
-    parameters, buffers nor modules are not looked at.
+    parameters, buffers nor modules are not looked at, nor is what is inside a scripted module.
     """
     marks: list[Any] = []
     add, pending = marks.append, [model]
     # Written for speed: plain loops over the modules' own dictionaries, without the slow __getattr__.
     while pending:
         module = pending.pop().__dict__
+        if "training" not in module:  # scripted, which why_unfit refuses
+            continue
         add(module["training"])
         for each in module["_parameters"].values():
             if each is not None:
@@ -57,6 +59,8 @@ def versions(model: nn.Module) -> list[Any]:
 def why_unfit(model: nn.Module, device: torch.device) -> str | None:
     """Why a run of the model cannot be repeated without its Python; None if it can, as far as is seen from here."""
     for name, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            return f"{_called(name, module)} is scripted, and what it is made of cannot be watched"
         if module.training:
             return f"{_called(name, module)} is in training mode; model.eval() ends that"
         if any(_foreign(hook) for kind in _HOOKS for hook in getattr(module, kind).values()):

@@ -12,7 +12,7 @@ from torch.compiler import is_compiling
 
 from . import reference
 from .backend import kernel_for, load, warn_if_reference
-from .contract import METHODS, NORMALIZATIONS, check_choice, check_maps, check_size
+from .contract import METHODS, NORMALIZATIONS, check_choice, check_maps, check_relu, check_size
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -53,24 +53,28 @@ def cam(
     # Checks in Python take as long as the kernel needs for one image. So what is right goes straight through: the
     # operator refuses what it cannot read, and the checks then say it in a sentence. After a model's pass none of this
     # code is in the cache, and asking for device.type alone takes 5 us.
+    failed = None
     if not is_compiling():
         try:
             if type(size) is int:
                 height = width = size
             else:
-                height, width = size  # type: ignore[misc]
-            plain = type(height) is int and type(width) is int
+                height, width = size if type(size) in (tuple, list) else ()  # type: ignore[misc]
+            plain = type(height) is int and type(width) is int and type(relu) is bool
             if plain and ((_ON_CPU and activations.is_cpu) or (_ON_CUDA and activations.is_cuda)):
                 return _operator(  # type: ignore[misc]
                     activations, gradients, height, width, _METHOD[method], _NORMALIZATION[normalize], relu
                 )
-        except Exception:  # whatever it was, it happens again below
-            pass
+        except Exception as error:
+            failed = error
     check_choice("method", method, METHODS)
     check_choice("normalize", normalize, NORMALIZATIONS)
+    check_relu(relu)
     check_maps(activations, gradients)
     sides = check_size(size, activations.dim() - 2)
     if kernel_for(activations.device.type) and activations.dtype != torch.float64 and len(sides) == 2:
+        if isinstance(failed, RuntimeError):  # memory, say
+            raise failed
         return _operator(  # type: ignore[misc]
             activations, gradients, *sides, _METHOD[method], _NORMALIZATION[normalize], bool(relu)
         )

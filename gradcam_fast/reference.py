@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from .contract import METHODS, NORMALIZATIONS, check_choice, check_maps, check_size
+from .contract import METHODS, NORMALIZATIONS, check_choice, check_maps, check_relu, check_size
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -61,6 +61,7 @@ def cam(
     """
     check_choice("method", method, METHODS)
     check_choice("normalize", normalize, NORMALIZATIONS)
+    check_relu(relu)
     check_maps(activations, gradients)
     rank = activations.dim() - 2
     sides = check_size(size, rank)

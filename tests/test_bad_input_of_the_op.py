@@ -25,6 +25,9 @@ IMAGES = torch.zeros(3, 3, 16, 16)
         ((2, 0, 4, 4), (2, 0, 4, 4), {}, ValueError, ("(2, 0, 4, 4)", "channel")),
         ((2, 3, 4, 4), (2, 3, 4, 4), {"size": (0, 8)}, ValueError, ("size", "(0, 8)", "1")),
         ((2, 3, 4, 4), (2, 3, 4, 4), {"method": "scorecam"}, ValueError, ("'scorecam'", "'gradcam'", "'hirescam'")),
+        ((2, 3, 4, 4), (2, 3, 4, 4), {"size": {28, 14}}, TypeError, ("size={", "two integers")),
+        ((2, 3, 4, 4), (2, 3, 4, 4), {"size": {8: 1, 9: 2}}, TypeError, ("size={8: 1, 9: 2}", "two integers")),
+        ((2, 3, 4, 4), (2, 3, 4, 4), {"relu": "no"}, TypeError, ("relu='no'", "a str", "True", "False")),
         ((2, 3, 4, 4), (2, 3, 4, 4), {"normalize": "sum"}, ValueError, ("'sum'", "'minmax'", "'max'", "'none'")),
     ],
 )
@@ -32,6 +35,19 @@ def test_the_op_refuses_maps_that_do_not_match(activations, gradients, choices, 
     with pytest.raises(error) as refusal:
         cam(torch.zeros(activations), torch.zeros(gradients), **{"size": 8} | choices)
     assert_says(refusal, error, parts)
+
+
+def test_what_goes_wrong_in_the_kernel_goes_wrong_once(monkeypatch):
+    calls = []
+
+    def fails(*arguments):
+        calls.append(arguments)
+        raise torch.OutOfMemoryError("no memory")
+
+    monkeypatch.setattr(gradcam_fast.ops, "_operator", fails)
+    with pytest.raises(torch.OutOfMemoryError, match="no memory"):
+        gradcam_fast.cam(torch.zeros(1, 3, 4, 4), torch.zeros(1, 3, 4, 4), 8)
+    assert len(calls) == 1
 
 
 @pytest.mark.parametrize("cam", [gradcam_fast.cam, gradcam_fast.reference.cam])

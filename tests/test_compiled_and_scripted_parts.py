@@ -7,7 +7,8 @@ import pytest
 import torch
 from networks import ConvNet
 from test_checkpointing import assert_same, explained, recomputed, reentrant, twins
-from test_refused_models import scripted
+from standin import graphed
+from test_refused_models import scripted, traced
 from torch import nn
 from unchanged import unchanged
 
@@ -32,11 +33,12 @@ def test_a_compiled_part_is_recomputed_as_it_was_computed(layer, warm, in_place,
         assert_same(explained(model, images, layer=layer, topk=topk), expected)
 
 
-def test_a_scripted_part_is_run_and_not_looked_into(images):
+@pytest.mark.parametrize("form", ["scripted", "traced"])
+def test_a_scripted_part_is_run_and_not_looked_into(form, images):
     model = ConvNet()
     model = nn.Sequential(model.features[:3], model.features[3:], model.head)
     expected = explain(model, images, topk=2, relu=False)
-    model[0] = scripted(model[0])
+    model[0] = scripted(model[0]) if form == "scripted" else traced(model[0], images)
     for training in (False, True):
         model.train(training)
         with unchanged(model):
@@ -46,6 +48,18 @@ def test_a_scripted_part_is_run_and_not_looked_into(images):
             torch.testing.assert_close(found.heatmap, expected.heatmap, rtol=0, atol=1e-5)
     with pytest.raises(ValueError, match=r"layer '0.0' is not in Sequential"):
         explain(model, images, layer="0.0")
+
+
+@pytest.mark.parametrize("form", ["scripted", "traced"])
+def test_a_model_with_a_scripted_part_is_not_recorded(form, images):
+    model = ConvNet()
+    model = nn.Sequential(model.features[:3], model.features[3:], model.head).eval()
+    expected = explain(model, images, layer="1")
+    model[0] = scripted(model[0]) if form == "scripted" else traced(model[0], images)
+    explainer = graphed(model)
+    with pytest.warns(RuntimeWarning, match="runs eagerly: module '0' is scripted"):
+        for _ in range(3):
+            torch.testing.assert_close(explainer(images).heatmap, expected.heatmap, rtol=0, atol=1e-5)
 
 
 @pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")

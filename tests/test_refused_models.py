@@ -30,6 +30,12 @@ def scripted(model):
         return torch.jit.script(model)
 
 
+def traced(model, *inputs):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return torch.jit.trace(model.eval(), inputs)
+
+
 def quantised(how):
     """The model that torch.ao.quantization makes by `how(torch.ao.quantization)`."""
     with warnings.catch_warnings():
