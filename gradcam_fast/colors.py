@@ -43,6 +43,7 @@ def colorize(heatmap: Tensor, colormap: str = "jet") -> Tensor:
         >>> colorize(torch.ones(1, 1)).flatten().tolist()
         [128, 0, 0]
     """
+    check_tensor("heatmap", heatmap, "(...,H,W)")
     if not heatmap.is_floating_point():
         raise TypeError(f"heatmap has dtype {heatmap.dtype}; give a floating heatmap with values in [0,1]")
     table = colormap_table(colormap, heatmap.device)
@@ -50,6 +51,15 @@ def colorize(heatmap: Tensor, colormap: str = "jet") -> Tensor:
     check_range("heatmap", heatmap, 'use normalize="minmax" or scale it')
     levels = (heatmap.nan_to_num(nan=0.0).clamp(0, 1) * 255).to(torch.int32)
     return table[levels].movedim(-1, -3)
+
+
+def check_tensor(name: str, value: object, shape: str) -> None:
+    """Refuse what is no tensor, and say how a picture of other libraries becomes one."""
+    if not isinstance(value, torch.Tensor):
+        raise TypeError(
+            f"{name} is a {type(value).__name__}; give a tensor {shape}: torch.from_numpy(array), and "
+            ".permute(2, 0, 1) if its channels come last"
+        )
 
 
 @functools.lru_cache(maxsize=64)

@@ -187,7 +187,8 @@ def explain(
             of one. A tuple is passed as ``model(*images)``, a dict as ``model(**images)``; the first 4-D tensor counts.
             Time series (B,C,L) go to models of 1-D convolutions, volumes (B,C,D,H,W) to those of 3-D ones.
         target: None = each image's highest logit; a class index; (B,) or (B,K) indices as integer tensor or list; or
-            a callable that turns what the model returns (or what ``output`` picks) into (B,) or (B,K) scores.
+            a callable that turns what the model returns (or what ``output`` picks) into (B,) or (B,K) scores; or a
+            list of B callables, each from one image's part of that (its logits) to one score.
         topk: explain the K highest logits of each image instead.
         layer, method, size, normalize, relu, output, tokens: see :class:`Explainer` (and its ``cuda_graph``, ``when``).
 

@@ -57,7 +57,7 @@ def _describe(output: Any, members: Mapping[Any, Any]) -> str:
 def check_target(target: Any, topk: int | None, batch: int) -> Any:
     """Refuse a target that cannot fit, before the model runs; lists become integer tensors.
 
-    Returns None, an int, an integer tensor (B,) or (B,K), or the callable.
+    Returns None, an int, an integer tensor (B,) or (B,K), or the callable, that of a list of them.
     """
     if topk is not None:
         if target is not None:
@@ -69,9 +69,11 @@ def check_target(target: Any, topk: int | None, batch: int) -> Any:
         return None
     if target is None or callable(target):
         return target
+    if isinstance(target, (list, tuple)) and any(map(callable, target)):
+        return _one_each(target, batch)
     if isinstance(target, (bool, str)) or not isinstance(target, (int, torch.Tensor, Sequence)):
         if hasattr(target, "__array__"):
-            return check_target(torch.as_tensor(target), None, batch)
+            return check_target(_tensor_of(target), None, batch)
         raise TypeError(
             f"target={target!r} is a {type(target).__name__}; give a class index, a list or integer tensor of them "
             "with shape (B,) or (B,K), or a callable"
@@ -96,7 +98,32 @@ def check_target(target: Any, topk: int | None, batch: int) -> Any:
     return target.long()
 
 
-def _tensor_of(target: Sequence[Any]) -> Tensor:
+def _one_each(functions: Sequence[Any], batch: int) -> Callable[[Any], Tensor]:
+    """Functions for one image each as one for the batch."""
+    if len(functions) != batch or not all(map(callable, functions)):
+        raise ValueError(
+            f"target lists {sum(map(callable, functions))} functions and {len(functions)} targets for a batch of "
+            f"{batch}; give one function for each image, or one for the whole batch"
+        )
+
+    def scores(output: Any) -> Tensor:
+        # Detectors return a list, one dict for each image.
+        images = output if isinstance(output, list) else pick_logits(output, None)
+        if len(images) != batch:
+            raise ValueError(
+                f"the logits are of {len(images)} images, and the targets of {batch}; pick with output=..."
+            )
+        each = [function(image) for function, image in zip(functions, images, strict=True)]
+        for found in each:
+            if not isinstance(found, torch.Tensor) or found.numel() != 1:
+                what = f"shape {tuple(found.shape)}" if isinstance(found, torch.Tensor) else f"a {type(found).__name__}"
+                raise TypeError(f"a target of one image returned {what}; it must return one number, a tensor")
+        return torch.stack([found.reshape(()) for found in each])
+
+    return scores
+
+
+def _tensor_of(target: Any) -> Tensor:
     try:
         return torch.as_tensor(target)
     except (ValueError, TypeError, RuntimeError) as error:

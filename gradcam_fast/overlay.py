@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from .colors import check_range, colorize, colormap_table
+from .colors import check_range, check_tensor, colorize
 from .edges import outlines
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     Levels = float | Iterable[float] | Tensor
 
-__all__ = ["colorize", "colormap_table", "overlay"]
+__all__ = ["overlay"]
 
 
 @torch.no_grad()
@@ -68,6 +68,8 @@ def overlay(
         >>> overlay(gray, heatmap, alpha=heatmap).squeeze().T.tolist()  # nothing where cold
         [[128, 128, 128], [128, 0, 0]]
     """
+    check_tensor("images", images, "(B,3,H,W) or (3,H,W)")
+    check_tensor("heatmap", heatmap, "(B,H,W), (B,K,H,W) or (H,W)")
     weight = _as_weight(alpha, heatmap)
     images, heatmap = _as_batch(images, heatmap)
     pixels = _as_pixels(images, mean, std)
@@ -147,6 +149,10 @@ def _per_channel(name: str, values: Levels, images: Tensor) -> Tensor:
     else:
         # Filled on the device: a tensor made of the numbers here would be copied there, and the host would wait.
         each = tuple(values) if isinstance(values, Iterable) else (values,)
+        if not all(isinstance(value, (Real, torch.Tensor)) for value in each):
+            raise TypeError(f"{name}={values!r} is no number; give one, or one per channel")
+        if name == "std" and any(isinstance(value, Real) and not float(value) > 0 for value in each):
+            raise ValueError(f"std={values!r} is not positive; give what the images were divided by")
         channels = images.new_empty(len(each))
         for channel, value in zip(channels, each, strict=True):
             channel.fill_(value)

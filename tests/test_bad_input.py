@@ -6,6 +6,7 @@ before the model runs is refused before it runs.
 
 import warnings
 
+import numpy
 import pytest
 import torch
 from networks import ConvNet, DeadEnds, Wrapped
@@ -58,6 +59,9 @@ BEFORE = [
     argument({"target": [[0, 1], [2], [3, 4]]}, ValueError, "target"),
     argument({"target": torch.zeros(3, 1, 1, dtype=torch.long)}, ValueError, "target", "(3, 1, 1)", "(3, K)"),
     argument({"target": torch.zeros(3, 0, dtype=torch.long)}, ValueError, "target", "(3, 0)"),
+    argument({"target": [torch.sum] * 2}, ValueError, "2 functions", "batch of 3", "for each image"),
+    argument({"target": [torch.sum, 1, 2]}, ValueError, "1 functions and 3 targets", "batch of 3", "for each image"),
+    argument({"target": numpy.array([None, "a", 1], object)}, ValueError, "target", "rectangular", "indices"),
     argument({"target": -1}, ValueError, "target", "-1", "0"),
     argument({"output": "logits"}, TypeError, "output", "'logits'", "callable"),
     argument({"tokens": "grid"}, ValueError, "tokens", "'grid'", "(h,w)", "callable"),
@@ -80,6 +84,9 @@ AFTER = [
     argument({"topk": 6}, ValueError, "topk", "6", "5"),
     argument({"tokens": (9, 9)}, ValueError, "features.3", "(3, 12, 4, 4)", "(9, 9)"),
     argument({"tokens": lambda maps: maps.mean(1)}, ValueError, "features.3", "(3, 4, 4)", "(3,C,h,w)"),
+    argument({"target": [lambda logits: 1.0] * 3}, TypeError, "of one image", "float", "one number"),
+    argument({"target": [lambda logits: logits] * 3}, TypeError, "of one image", "(5,)", "one number"),
+    argument({"target": [torch.sum] * 3, "output": lambda logits: logits[:2]}, ValueError, "of 2 images", "output="),
     argument({"target": lambda output: output.sum()}, ValueError, "target", "shape ()", "(3,)", "(3, K)"),
     argument({"target": lambda output: output[:2, 0]}, ValueError, "target", "(2,)", "(3,)", "(3, K)"),
     argument({"target": lambda output: output[:, :, None]}, ValueError, "target", "(3, 5, 1)", "(3,)", "(3, K)"),

@@ -71,6 +71,10 @@ def test_the_op_refuses_what_it_cannot_read(activations, gradients, error, parts
     [
         ({"colormap": "rainbows"}, ValueError, ("'rainbows'", "rainbow", "jet")),
         ({"alpha": 1.5}, ValueError, ("alpha", "1.5", "1")),
+        ({"images": IMAGES.numpy()}, TypeError, ("images", "ndarray", "(B,3,H,W)", "torch.from_numpy", "permute")),
+        ({"heatmap": [[0.5]]}, TypeError, ("heatmap", "list", "(B,H,W)", "tensor")),
+        ({"mean": "x", "std": 1.0}, TypeError, ("mean='x'", "number", "channel")),
+        ({"mean": 0.5, "std": [1, 0, 1]}, ValueError, ("std=[1, 0, 1]", "not positive", "divided by")),
         ({"images": IMAGES[:2]}, ValueError, ("(2, 3, 16, 16)", "(3, 16, 16)")),
     ],
 )

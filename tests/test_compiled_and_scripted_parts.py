@@ -6,8 +6,8 @@ Knows nothing of models that are refused whole.
 import pytest
 import torch
 from networks import ConvNet
-from test_checkpointing import assert_same, explained, recomputed, reentrant, twins
 from standin import graphed
+from test_checkpointing import assert_same, explained, recomputed, reentrant, twins
 from test_refused_models import scripted, traced
 from torch import nn
 from unchanged import unchanged

@@ -114,6 +114,32 @@ def test_a_callable_gives_one_score_per_image(images):
     assert_maps(found.heatmap, heatmaps(model, LAYER, images, difference))
 
 
+def test_a_list_of_callables_has_one_for_each_image(images):
+    model = ConvNet()
+    each = [lambda logits: logits[3], lambda logits: logits[1] - logits[0], lambda logits: logits[2:3]]
+
+    def together(output):
+        return torch.stack([output[0, 3], output[1, 1] - output[1, 0], output[2, 2]])
+
+    found = gradcam_fast.explain(model, images, target=each, layer=LAYER)
+    expected = gradcam_fast.explain(model, images, target=together, layer=LAYER)
+    assert torch.equal(found.score, expected.score) and torch.equal(found.heatmap, expected.heatmap)
+
+
+@pytest.mark.parametrize(
+    ("wrap", "of_one"),
+    [
+        (lambda logits: {"logits": logits, "features": logits}, lambda logits: logits[1]),
+        (lambda logits: [{"scores": each} for each in logits], lambda found: found["scores"][1]),
+    ],
+)
+def test_of_a_dict_its_logits_and_of_a_list_its_members_are_the_images(wrap, of_one, images):
+    model = Wrapped(wrap)
+    found = gradcam_fast.explain(model, images, target=[of_one] * 3, layer=LAYER)
+    model.wrap = lambda logits: logits
+    assert torch.equal(found.heatmap, gradcam_fast.explain(model, images, target=1, layer=LAYER).heatmap)
+
+
 def test_a_callable_gives_several_scores_per_image(images):
     model = ConvNet()
     found = gradcam_fast.explain(model, images, target=lambda output: output[:, 1:4].exp(), layer=LAYER)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn.functional import interpolate
 
+from ..colors import check_tensor
 from ..edges import outlines
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ PANEL = 512, 384
 
 def check_photo(photo: Tensor) -> None:
     """Refuse what is no photo (3,H,W) uint8."""
+    check_tensor("photo", photo, "(3,H,W)")
     if photo.dim() != 3 or photo.shape[0] != 3 or photo.dtype != torch.uint8 or not photo.numel():
         raise ValueError(f"photo is {tuple(photo.shape)} of {photo.dtype}; expected RGB, (3,H,W) of torch.uint8")
 
