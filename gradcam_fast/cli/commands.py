@@ -83,8 +83,8 @@ def _video(options: argparse.Namespace) -> int:
 
 
 def _layers(options: argparse.Namespace) -> int:
+    from ..explainable import explainable_layers
     from ..explainer import Explainer
-    from .layer_list import explainable_layers
 
     network = choices.network_of(options)
     image = torch.rand(1, 3, *network.preprocess.size)

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..explainer import Explainer
+from ..features import feature_maps
 from .answers import Answer
-from .layer_list import layer_and_grid
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -56,8 +56,9 @@ class Look:
         return _fetched(explanation, self.network.class_names)
 
     def _explainer_for(self, image: torch.Tensor) -> Explainer:
-        name, grid = layer_and_grid(self.network.model, image, self.question.layer)
-        return Explainer(self.network.model, layer=name, method=self.question.method, size=grid)
+        maps = feature_maps(self.network.model, image, layer=self.question.layer)
+        grid = tuple(maps.activations.shape[2:])
+        return Explainer(self.network.model, layer=maps.layer, method=self.question.method, size=grid)
 
 
 def _fetched(explanation: Explanation, names: Sequence[str]) -> Callable[[], list[Answer]]:

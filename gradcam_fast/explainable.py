@@ -1,6 +1,6 @@
 """The layers of a model that can be explained, each with the shape of its output and the grid of its map.
 
-Knows nothing of gradients or command lines; which layer is found automatically is asked of the core.
+Knows nothing of gradients; which of them is found automatically is the affair of ``finding``.
 """
 
 from __future__ import annotations
@@ -11,15 +11,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from ..capture import tensor_in
-from ..features import feature_maps
-from ..layers import eager_modules
-from ..spatial import Frame, Unreadable, read
+from .capture import tensor_in
+from .explainer import Explainer
+from .layers import eager_modules
+from .spatial import Unreadable
+from .tracing import undisturbed
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["ExplainableLayer", "explainable_layers", "layer_and_grid"]
+__all__ = ["ExplainableLayer", "explainable_layers"]
 
 
 @dataclass(frozen=True)
@@ -50,8 +51,11 @@ def explainable_layers(model: nn.Module, images: Tensor) -> list[ExplainableLaye
         >>> explainable_layers(model, torch.rand(1, 3, 16, 16))
         [ExplainableLayer(name='0', kind='Conv2d', shape=(1, 8, 14, 14), grid=(14, 14))]
     """
-    modules = {name: module for name, module in eager_modules(model).items() if not isinstance(module, nn.Identity)}
-    frame = Frame(images.shape[0], tuple(images.shape[2:]))
+    explainer = Explainer(model)
+    question = explainer.ask(images)
+    modules = {
+        name: module for name, module in eager_modules(explainer.model).items() if not isinstance(module, nn.Identity)
+    }
     found: dict[str, ExplainableLayer] = {}
 
     def note(name: str, module: nn.Module, output: Any) -> None:
@@ -59,7 +63,7 @@ def explainable_layers(model: nn.Module, images: Tensor) -> list[ExplainableLaye
         if maps is None:
             return
         try:
-            grid = tuple(read(module, maps, frame)(maps).shape[2:])
+            grid = tuple(question.read(module, maps)(maps).shape[2:])
         except Unreadable:
             return
         found.pop(name, None)  # of a module that runs again the last call counts
@@ -69,19 +73,9 @@ def explainable_layers(model: nn.Module, images: Tensor) -> list[ExplainableLaye
     try:
         for name, module in modules.items():
             handles.append(module.register_forward_hook(lambda m, _, output, name=name: note(name, m, output)))
-        with torch.no_grad():
-            model(images)
+        with undisturbed(explainer.model, question.inputs), torch.no_grad():
+            question.inputs(explainer.model)
     finally:
         for handle in handles:
             handle.remove()
     return list(found.values())
-
-
-def layer_and_grid(model: nn.Module, images: Tensor, layer: str | None) -> tuple[str, tuple[int, ...]]:
-    """The name of the layer to explain, found if it is None, and the grid (height, width) of its maps.
-
-    Raises:
-        As explaining ``images`` (B,C,H,W) at this layer does.
-    """
-    maps = feature_maps(model, images, layer=layer)
-    return maps.layer, tuple(maps.activations.shape[2:])
