@@ -39,7 +39,9 @@ _FORGETS_CASTS = torch.__version__ < "2.11"
 _LENDING = threading.RLock()
 
 
-def forward(model: nn.Module, inputs: Inputs, layers: Sequence[Layer]) -> tuple[Any, list[Tensor], list[Tensor]]:
+def forward(
+    model: nn.Module, inputs: Inputs, layers: Sequence[Layer], *, throughout: bool = False
+) -> tuple[Any, list[Tensor], list[Tensor]]:
     """Run the model once; return its output and each layer's activations, with the graph from there to the output.
 
     And for each layer the copy of the activations that was handed onward.
@@ -47,6 +49,8 @@ def forward(model: nn.Module, inputs: Inputs, layers: Sequence[Layer]) -> tuple[
     Up to the earliest of the layers nothing is recorded. There the layer's output becomes a leaf, and a copy of it is
     handed onward, so that what follows may work in place. Of a layer that runs several times the last call counts;
     if it runs fewer times than it did before, the model is run a second time.
+
+    A model that turns gradients off around a layer, and then on again as they were, needs them ``throughout``.
 
     Grad mode and hooks are afterwards as they were, also when the model raises. In inference mode there are no graphs,
     and what is compiled looks for no hooks: neither may be on (``eagerly``).
@@ -56,11 +60,11 @@ def forward(model: nn.Module, inputs: Inputs, layers: Sequence[Layer]) -> tuple[
     """
     inputs = inputs.map(_usable)
     watches = [_Watch(layer, alone=len(layers) == 1) for layer in layers]
-    output = _watched(model, inputs, watches)
+    output = _watched(model, inputs, watches, throughout)
     if any(watch.activations is None and watch.calls for watch in watches):
         for watch in watches:
             watch.open_at = _CALLS[watch.layer.module] = _EVERY_CALL
-        output = _watched(model, inputs, watches)
+        output = _watched(model, inputs, watches, throughout)
     activations, handed = [], []
     for watch in watches:
         if watch.activations is None or watch.handed is None:
@@ -109,13 +113,13 @@ class _Watch:
         return replace_tensor(output, found, self.handed)
 
 
-def _watched(model: nn.Module, inputs: Inputs, watches: Sequence[_Watch]) -> Any:
+def _watched(model: nn.Module, inputs: Inputs, watches: Sequence[_Watch], throughout: bool) -> Any:
     handles = []
     try:
         for watch in watches:
             watch.calls, watch.activations, watch.handed = 0, None, None
             handles.append(watch.layer.module.register_forward_hook(watch))
-        with torch.no_grad():
+        with torch.set_grad_enabled(throughout):
             return inputs(model)
     finally:
         for handle in handles:
@@ -150,8 +154,10 @@ def replace_tensor(output: Any, old: Tensor, new: Tensor) -> Any:
 
 
 @contextmanager
-def preserved(model: nn.Module) -> Iterator[bool]:
+def preserved(model: nn.Module, *, all_buffers: bool = False) -> Iterator[bool]:
     """Lend the modules in training mode copies of their buffers: an explanation is not a training step.
+
+    With ``all_buffers`` those in eval mode, too: what they write belongs to a prediction, but not to a trial.
 
     Gives whether a module has had a hook of ``register_backward_hook``: PyTorch puts these on nodes of the graph, where
     they cannot be seen.
@@ -160,44 +166,44 @@ def preserved(model: nn.Module) -> Iterator[bool]:
     gradients are taken, because batch-norm's backward reads the buffers of its forward; and begin outside of inference
     mode, whose copies no graph could keep.
     """
-    training, hidden = _visited(model)
-    if not training:
+    borrowers, hidden = _visited(model, all_buffers)
+    if not borrowers:
         yield hidden
         return
     with _LENDING:
-        own = [dict(module._buffers.items()) for module in training]
+        own = [dict(module._buffers.items()) for module in borrowers]
         with torch.no_grad():
             copies = {id(each): each.clone() for buffers in own for each in buffers.values() if each is not None}
         try:
-            for module, buffers in zip(training, own, strict=True):
+            for module, buffers in zip(borrowers, own, strict=True):
                 for name, buffer in buffers.items():
                     setattr(module, name, copies.get(id(buffer)))
             yield hidden
         finally:
-            for module, buffers in zip(training, own, strict=True):
+            for module, buffers in zip(borrowers, own, strict=True):
                 for name in set(module._buffers.keys()) - buffers.keys():
                     del module._buffers[name]
                 for name, buffer in buffers.items():
                     setattr(module, name, buffer)
 
 
-def _visited(model: nn.Module) -> tuple[list[nn.Module], bool]:
-    """The modules in training mode that have buffers, and whether any has had a backward hook that is not a full one.
+def _visited(model: nn.Module, all_buffers: bool) -> tuple[list[nn.Module], bool]:
+    """Modules with buffers, those in training mode or all; and whether any has had a backward hook that is not full.
 
     nn.Module.modules() takes twice as long to visit them. After a forward every module has to come from memory again:
     each of its attributes is read once, or never.
     """
-    training, hidden = [], torch_module._global_is_full_backward_hook is False
+    borrowers, hidden = [], torch_module._global_is_full_backward_hook is False
     pending: list[nn.Module | None] = [model]
     for module in pending:
         if module is not None:
             own = module.__dict__
             if "_modules" not in own:  # traced by torch.jit: it has these from another module
                 own = {name: getattr(module, name) for name in ("_buffers", "_modules")}
-            if own["_buffers"] and module.training:
-                training.append(module)
+            if own["_buffers"] and (all_buffers or module.training):
+                borrowers.append(module)
             if own["_modules"]:
                 pending.extend(own["_modules"].values())
             if own.get("_is_full_backward_hook") is False:
                 hidden = True
-    return training, hidden
+    return borrowers, hidden

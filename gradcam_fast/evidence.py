@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from types import CellType
 from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
 import torch
 from torch import nn
@@ -69,7 +71,9 @@ class Question:
     @property
     def key(self) -> Any:
         """Questions of one key are about the same layer, as far as can be known beforehand."""
-        return tuple(self.images.shape[1:]), self.tokens
+        tokens = _written(self.tokens) if callable(self.tokens) else self.tokens
+        target = _written(self.target) if callable(self.target) else None
+        return tuple(self.images.shape[1:]), tokens, target, _written(self.output), _held(self.output)
 
     @property
     def images(self) -> Tensor:
@@ -91,6 +95,10 @@ class Evidence:
     recalled: bool
     # The images to explain (n,), or None if these are all; of no image no gradients are taken.
     chosen: Tensor | None
+
+
+# Models that run their trunk under no_grad, say: behind it gradients are on again only if they were on before.
+_TURN_GRADIENTS_OFF: WeakSet[nn.Module] = WeakSet()
 
 
 def evidence_of(model: nn.Module, question: Question, layers: Sequence[Layer] | None) -> Evidence:
@@ -121,9 +129,15 @@ def _gathered(model: nn.Module, question: Question, layers: Sequence[Layer], *, 
     places = sorted(layers, key=lambda layer: layer.name)
     # A checkpointed part runs again in the backward, and has to run there as it ran in the forward.
     with torch.inference_mode(False), capture.preserved(model) as hidden_hooks, eagerly():
-        returned, activations, handed = capture.forward(model, question.inputs, places)
+        throughout = model in _TURN_GRADIENTS_OFF
+        returned, activations, handed = capture.forward(model, question.inputs, places, throughout=throughout)
         readings = [_readable(question, *each) for each in zip(places, activations, strict=True)]
         logits, scores, target = question.score(returned)
+        if not (throughout or scores.requires_grad or any(each.requires_grad for each in capture.members_of(logits))):
+            returned, activations, handed = capture.forward(model, question.inputs, places, throughout=True)
+            logits, scores, target = question.score(returned)
+            if scores.requires_grad:
+                _TURN_GRADIENTS_OFF.add(model)
         hooked = [hidden_hooks or bool(each._backward_hooks) or each.retains_grad for each in handed]
         del handed
         picked = None if hidden_hooks else question.picked(logits, target)
@@ -143,6 +157,18 @@ def _gathered(model: nn.Module, question: Question, layers: Sequence[Layer], *, 
             )
 
 
+def _written(function: Any) -> Any:
+    """Where a function is written: many callers write theirs anew for every call. Of other callables, the type."""
+    return getattr(getattr(function, "__func__", function), "__code__", type(function))
+
+
+def _held(function: Any) -> tuple[int | str, ...]:
+    """The names and numbers that a function holds, such as those of a head among several."""
+    cells = [cell for cell in getattr(function, "__closure__", None) or () if cell != CellType()]
+    held = (*(cell.cell_contents for cell in cells), *(getattr(function, "__defaults__", None) or ()))
+    return tuple(each for each in held if isinstance(each, (int, str)))
+
+
 def _readable(question: Question, layer: Layer, maps: Tensor) -> spatial.Reading:
     try:
         return question.read(layer.module, maps)
@@ -156,5 +182,6 @@ def _found(model: nn.Module, question: Question) -> Layer:
     alone = len(question.inputs.args) == 1 and not callable(question.target) and not model.training
     if alone and question.frame.batch > 1:
         one = question.inputs.map(lambda images: images[:1])
-        question = replace(question, inputs=one, frame=Frame(1, question.frame.size), target=None, topk=None)
-    return finding.find(model, question.inputs, question.read, lambda returned: question.score(returned)[1], key)
+        question = replace(question, inputs=one, frame=replace(question.frame, batch=1), target=None, topk=None)
+    inputs, images = question.inputs, question.images
+    return finding.find(model, inputs, images, question.read, lambda returned: question.score(returned)[1], key)

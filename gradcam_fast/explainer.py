@@ -19,7 +19,7 @@ from .contract import METHODS, NORMALIZATIONS, check_choice, check_relu, check_s
 from .evidence import Question, evidence_of, look_again
 from .explanation import Explanation
 from .graphs import Graphs
-from .inputs import as_inputs, as_model, rank_of
+from .inputs import Intake, as_inputs, as_model
 from .maps import heatmaps, vanished
 from .spatial import Frame, check_tokens
 
@@ -101,8 +101,8 @@ class Explainer:
         if output is not None and not callable(output):
             raise TypeError(f"output={output!r} is not callable; give a function that picks the logits")
         self.method, self.normalize, self.relu = method, normalize, relu
-        self.rank = rank_of(self.model)
-        self.size = size if size is None else check_size(size, self.rank)
+        self.intake = Intake(self.model)
+        self.size = size if size is None else check_size(size, self.intake.rank)
         self.output = output
         self.layers = layers.named(self.model, layer)
         self.when = check_when(when, cuda_graph=cuda_graph)
@@ -136,8 +136,8 @@ class Explainer:
 
     def ask(self, images: Any, target: Any = None, topk: int | None = None) -> Question:
         """The question that a call with these arguments asks, checked."""
-        inputs, main = as_inputs(self.model, self.rank, images)
-        frame = Frame(main.shape[0], tuple(main.shape[2:]))
+        inputs, main = as_inputs(self.model, self.intake.rank, images)
+        frame = Frame(main.shape[0], self.intake.sides(main), self.intake.patches)
         target = outputs.check_target(target, topk, frame.batch)
         return Question(inputs, frame, target, topk, self.output, self.tokens, self.when)
 
@@ -184,7 +184,8 @@ def explain(
     Args:
         model: any ``nn.Module``; it is left exactly as it was.
         images: (B,C,H,W) floating tensor on the model's device, prepared as the model expects it; (C,H,W) is a batch
-            of one. A tuple is passed as ``model(*images)``, a dict as ``model(**images)``; the first 4-D tensor counts.
+            of one. A tuple is passed as ``model(*images)``, a dict as ``model(**images)``; the first 4-D tensor counts:
+            the layer is found among those that see it.
             Time series (B,C,L) go to models of 1-D convolutions, volumes (B,C,D,H,W) to those of 3-D ones.
         target: None = each image's highest logit; a class index; (B,) or (B,K) indices as integer tensor or list; or
             a callable that turns what the model returns (or what ``output`` picks) into (B,) or (B,K) scores; or a

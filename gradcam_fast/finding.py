@@ -54,6 +54,7 @@ def forget(model: nn.Module, key: Any) -> None:
 def find(
     model: nn.Module,
     inputs: Inputs,
+    images: Tensor,
     read: Callable[[nn.Module, Tensor], Reading],
     score: Callable[[Any], Tensor],
     key: Any,
@@ -62,14 +63,15 @@ def find(
 
     A map qualifies if ``read`` can read it, if it was made by anything but pooling, dropout, attention weights or a
     lone projection of tokens, at a module's last call, and if its gradient at the positions (not at class tokens) is
-    not identically zero. It is kept per model and ``key``. When every gradient vanishes (a head still at zero, an empty
-    batch) the last one that the score depends on by its structure is taken, and not kept.
+    not identically zero. Where there are several inputs, it has to change with ``images``. It is kept per model and
+    ``key``. When every gradient vanishes (a head still at zero, an empty batch) the last one that the score depends on
+    by its structure is taken, and not kept.
 
     Raises:
         ValueError: the model has no such map.
         RuntimeError: the score is attached to nothing.
     """
-    layer, sure = _find(model, inputs, read, score)
+    layer, sure = _find(model, inputs, images, read, score)
     if sure:
         _FOUND.setdefault(model, {})[key] = layer.name
     return layer
@@ -78,6 +80,7 @@ def find(
 def _find(
     model: nn.Module,
     inputs: Inputs,
+    images: Tensor,
     read: Callable[[nn.Module, Tensor], Reading],
     score: Callable[[Any], Tensor],
 ) -> tuple[Layer, bool]:
@@ -87,6 +90,8 @@ def _find(
             trace = Trace(names, read, skipped)
             output = trace.run(model, inputs)
             scores = score(output)
+            if len(inputs.tensors) > 1 and images.numel():
+                _leave_those_of(images, trace, model, inputs)
             chosen, sure = _choose(trace.candidates, output, scores) if scores.requires_grad else (None, False)
             if sure:
                 break
@@ -102,6 +107,17 @@ def _find(
             "layer with layer=..., or explain a larger image"
         )
     return Layer(chosen.name, chosen.module), sure
+
+
+def _leave_those_of(images: Tensor, trace: Trace, model: nn.Module, inputs: Inputs) -> None:
+    """Leave the candidates that change when the images do: not what was made of a text or of another picture."""
+    changed = Trace(trace.names, trace.read, trace.skipped)
+    changed.run(model, inputs.map(lambda value: torch.randn_like(value) if value is images else value))
+    after = {each.module: each.maps for each in changed.candidates}
+    found = [each for each in trace.candidates if each.module in after]
+    trace.candidates = [each for each in found if not torch.equal(each.maps, after[each.module])]
+    if found and not trace.candidates:
+        trace.unreadable = f"{found[-1].name!r} was last run on another input than the first one of images"
 
 
 def _skips(

@@ -5,6 +5,7 @@ Knows nothing of layers, scores or maps.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -68,11 +69,34 @@ def _hooked(model: nn.Module) -> bool:
     return any((model._forward_hooks, model._forward_pre_hooks, model._backward_hooks, model._backward_pre_hooks))
 
 
-def rank_of(model: nn.Module) -> int:
-    """How many sides the model's images have: one or three if all its convolutions say so, else two."""
-    convolutions = [type(module) for module in model.modules() if isinstance(module, tuple(_CONVOLUTIONS))]
-    ranks = {rank for kind, rank in _CONVOLUTIONS.items() if any(issubclass(each, kind) for each in convolutions)}
-    return ranks.pop() if len(ranks) == 1 else 2
+class Intake:
+    """What a model's convolutions say of the images it takes.
+
+    Attributes:
+        rank: how many sides they have: one or three if all convolutions say so, else two.
+        channels: how many each convolution takes.
+        patches: the sides of the patches into which one may cut the images.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        convolutions = [each for each in model.modules() if isinstance(each, (nn.Conv1d, nn.Conv2d, nn.Conv3d))]
+        ranks = {rank for kind, rank in _CONVOLUTIONS.items() if any(isinstance(each, kind) for each in convolutions)}
+        self.rank = ranks.pop() if len(ranks) == 1 else 2
+        self.channels = [each.in_channels for each in convolutions]
+        cuts: set[tuple[int, ...]] = {each.stride for each in convolutions if each.stride == each.kernel_size}
+        self.patches = tuple(sorted(sides for sides in cuts if len(sides) == self.rank and math.prod(sides) > 1))
+
+    def sides(self, images: Tensor) -> tuple[int, ...]:
+        """The sides of ``images``: all axes but those of batch and channels.
+
+        Channels are the second axis, unless no convolution takes as many and the first takes what one other axis has:
+        models that put them in front themselves take videos (B,T,C,H,W), or pictures (B,H,W,C).
+        """
+        if images.dim() > 3 and self.channels and images.shape[1] not in self.channels:
+            axes = [axis for axis in range(2, images.dim()) if images.shape[axis] == self.channels[0]]
+            if len(axes) == 1:
+                return tuple(side for axis, side in enumerate(images.shape) if axis not in (0, axes[0]))
+        return tuple(images.shape[2:])
 
 
 _CONVOLUTIONS = {nn.Conv1d: 1, nn.Conv2d: 2, nn.Conv3d: 3}

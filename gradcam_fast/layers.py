@@ -68,9 +68,14 @@ def _named(model: nn.Module, choice: Any) -> Layer:
 
 
 def eager_modules(model: nn.Module) -> dict[str, nn.Module]:
-    """Every module inside the model that takes hooks, under each of its names, as if nothing were compiled."""
+    """Every module inside the model that takes hooks, under each of its names, as if nothing were compiled.
+
+    But for what makes a parametrized weight: that is no map of anything.
+    """
     return {
         eager_name(name): eager_module(module)
         for name, module in model.named_modules(remove_duplicate=False)
-        if eager_name(name) and not isinstance(module, torch.jit.ScriptModule)
+        if eager_name(name)
+        and not isinstance(module, torch.jit.ScriptModule)
+        and "parametrizations" not in name.split(".")
     }

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
 import torch
 from torch import nn
@@ -29,16 +30,24 @@ __all__ = ["Frame", "Reading", "Unreadable", "check_tokens", "read"]
 PREFIXES = (0, 1, 2, 4, 5, 8, 9)
 
 
+# Modules whose tokens come before the batch.
+_TOKENS_FIRST: WeakSet[nn.Module] = WeakSet()
+
+
 class Unreadable(ValueError):
     """No feature maps of the images; the message says what came and what was expected, and the caller says where."""
 
 
 @dataclass(frozen=True)
 class Frame:
-    """The images that the maps should be of: how many, and their sides (H,W), or one side or three."""
+    """The images that the maps should be of: how many, and their sides (H,W), or one side or three.
+
+    And into patches of which sides the model may cut them, as far as it says.
+    """
 
     batch: int
     size: Grid
+    patches: tuple[Grid, ...] = ()
 
     @property
     def axes(self) -> str:
@@ -48,12 +57,17 @@ class Frame:
 
 @dataclass(frozen=True)
 class Reading:
-    """Turns what the layer returned, (B,...), or its gradients for K targets, (B,K,...), into (B[,K],C,h,w)."""
+    """Turns what the layer returned, (B,...), or its gradients for K targets, (B,K,...), into (B[,K],C,h,w).
+
+    Of tokens that come before the batch, (N,B,C), the gradients are (N,K,B,C).
+    """
 
     view: Callable[[Tensor], Tensor]
     layout: str
     # Whether the grid has the proportions of the images.
     fits: bool = True
+    # Whether the grid was inferred from the number of tokens.
+    inferred: bool = False
 
     def __call__(self, maps: Tensor) -> Tensor:
         return self.view(maps)
@@ -78,11 +92,15 @@ def read(module: nn.Module, maps: Tensor, frame: Frame, tokens: Tokens = "auto")
         Unreadable: they are no maps of the images, or may be read in more than one way.
     """
     rank, batch = len(frame.size), frame.batch
-    if maps.dim() < 2 or len(maps) != batch:
-        raise _not_maps(frame)
     if callable(tokens):
         return _called(tokens, maps, frame)
-    if maps.dim() == rank + 2:
+    if maps.dim() < 2 or batch not in maps.shape[:2]:
+        raise _not_maps(frame)
+    # As nn.TransformerEncoder has them unless it is told otherwise. Of as many tokens as images it is remembered.
+    tokens_first = maps.dim() == 3 and maps.shape[1] == batch and (len(maps) != batch or module in _TOKENS_FIRST)
+    if len(maps) != batch and not tokens_first:
+        raise _not_maps(frame)
+    if maps.dim() == rank + 2 and not tokens_first:
         last = _channels_last(module, maps, frame, tokens)
         grid = tuple(maps.shape[1:-1] if last else maps.shape[2:])
         if rank > 1 or not last:
@@ -95,23 +113,33 @@ def read(module: nn.Module, maps: Tensor, frame: Frame, tokens: Tokens = "auto")
             return Reading(lambda maps: maps.movedim(-1, -1 - rank), "channels last")
     if maps.dim() != 3:
         raise _not_maps(frame)
-    count = maps.shape[1]
-    grid = tokens if isinstance(tokens, tuple) else grid_of(count, frame.size)
+    if tokens_first:
+        _TOKENS_FIRST.add(module)
+    count = maps.shape[0 if tokens_first else 1]
+    grid = tokens if isinstance(tokens, tuple) else grid_of(count, frame.size, frame.patches)
     prefix = count - math.prod(grid)
     if prefix < 0 or len(grid) != rank:
         raise Unreadable(f"whose {count} tokens do not hold the grid tokens={grid} of {rank}-D images")
-    return Reading(lambda maps: maps[..., prefix:, :].transpose(-1, -2).unflatten(-1, grid), "tokens")
+
+    def view(given: Tensor) -> Tensor:
+        given = given[prefix:].transpose(0, -2) if tokens_first else given[..., prefix:, :]
+        return given.transpose(-1, -2).unflatten(-1, grid)
+
+    return Reading(view, "tokens", inferred=tokens == "auto")
 
 
 def _not_maps(frame: Frame) -> Unreadable:
     return Unreadable(
         f"not spatial feature maps ({frame.batch},C,{frame.axes}) with more than one position, nor tokens "
-        f"({frame.batch},N,C)"
+        f"({frame.batch},N,C) or (N,{frame.batch},C)"
     )
 
 
 def _called(tokens: Callable[[Tensor], Tensor], maps: Tensor, frame: Frame) -> Reading:
-    made = tokens(maps.detach())
+    try:
+        made = tokens(maps.detach())
+    except Exception as error:
+        raise Unreadable(f"of which tokens= makes {type(error).__name__}: {error}") from error
     if not isinstance(made, torch.Tensor) or made.dim() != len(frame.size) + 2 or len(made) != frame.batch:
         what = f"shape {tuple(made.shape)}" if isinstance(made, torch.Tensor) else f"a {type(made).__name__}"
         raise Unreadable(f"of which tokens= made {what}, not ({frame.batch},C,{frame.axes})")
@@ -119,7 +147,7 @@ def _called(tokens: Callable[[Tensor], Tensor], maps: Tensor, frame: Frame) -> R
     def view(given: Tensor) -> Tensor:
         if given.dim() == maps.dim():
             return tokens(given)
-        return tokens(given.flatten(0, 1)).unflatten(0, given.shape[:2])
+        return torch.stack([tokens(each) for each in given.unbind(1)], 1)
 
     return Reading(view, "as tokens= says")
 
@@ -142,15 +170,19 @@ def fits(grid: Grid, size: Grid) -> bool:
 
 
 @lru_cache(maxsize=256)
-def grid_of(count: int, size: Grid) -> Grid:
+def grid_of(count: int, size: Grid, patches: tuple[Grid, ...] = ()) -> Grid:
     """The grid of ``count`` tokens of images of this size, class and register tokens in front of it set aside.
 
-    One patch side tiles the images: exactly, or with a remainder cut off or padded. Exact tilings are considered first,
-    whatever tokens are in front of them.
+    That of the patches the model is known to cut, if one fits. Else one patch side tiles the images: exactly, or with a
+    remainder cut off or padded. Exact tilings are considered first, whatever tokens are in front of them.
 
     Raises:
         Unreadable: no such grid, or several.
     """
+    cut = {tuple(side // step for side, step in zip(size, patch, strict=True)) for patch in patches}
+    cut = {grid for grid in cut if math.prod(grid) > 1 and count - math.prod(grid) in PREFIXES}
+    if len(cut) == 1:
+        return cut.pop()
     found: dict[bool, set[tuple[Grid, int]]] = {True: set(), False: set()}
     for patch in range(1, max(size) + 1):
         exact = all(side % patch == 0 for side in size)

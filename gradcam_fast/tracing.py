@@ -16,6 +16,7 @@ from torch import nn
 
 from .capture import members_of, preserved, replace_tensor, tensor_in
 from .compiled import eagerly
+from .grids import Grids
 from .spatial import Unreadable
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def undisturbed(model: nn.Module, inputs: Inputs) -> Iterator[None]:
     devices = {each.device for each in inputs.tensors}
     with (
         torch.inference_mode(False),
-        preserved(model),
+        preserved(model, all_buffers=True),
         eagerly(),
         torch.random.fork_rng([device for device in devices if device.type == "cuda"]),
     ):
@@ -65,6 +66,7 @@ class Trace:
     outputs: int = 0
     candidates: list[Candidate] = field(default_factory=list)
     unreadable: str = ""
+    grids: Grids = field(default_factory=Grids)
     handed: dict[tuple[int, int], tuple[Tensor, Candidate | None]] = field(default_factory=dict)
 
     def run(self, model: nn.Module, inputs: Inputs) -> Any:
@@ -85,7 +87,9 @@ class Trace:
         if threading.get_ident() != self.thread or maps is None:
             return None
         self.outputs += 1
+        self.grids.note(module, maps)
         if self.outputs <= self.skipped:
+            self._read(module, maps)
             return None
         torch.set_grad_enabled(True)
         name = self.names[module]
@@ -102,18 +106,23 @@ class Trace:
         unknown = self.skipped and not maps.requires_grad
         found = maps if maps.requires_grad else maps.detach().requires_grad_()
         candidate = None
-        try:
-            reading = self.read(module, found)
-            if not (unknown or _passes_on(module, found, reading)):
-                candidate = Candidate(name, module, found, reading)
-                self.candidates.append(candidate)
-        except Unreadable as reason:
-            if maps.dim() == 3:
-                self.unreadable = f"layer {name!r} returns shape {tuple(maps.shape)}, {reason}"
+        reading = self._read(module, found)
+        if reading and not (unknown or _passes_on(module, found, reading)):
+            candidate = Candidate(name, module, found, reading)
+            self.candidates.append(candidate)
         # What is handed onward may be changed in place; the candidate keeps the tensor as it was made.
         onward = found.clone()
         self.handed[_identity(onward)] = onward, candidate
         return replace_tensor(output, maps, onward)
+
+    def _read(self, module: nn.Module, maps: Tensor) -> Reading | None:
+        try:
+            reading = self.read(module, maps)
+        except Unreadable as reason:
+            if maps.dim() == 3:
+                self.unreadable = f"layer {self.names[module]!r} returns shape {tuple(maps.shape)}, {reason}"
+            return None
+        return None if reading.inferred and not self.grids.have(reading(maps)) else reading
 
 
 def _identity(tensor: Tensor) -> tuple[int, int]:

@@ -172,3 +172,63 @@ def test_tokens_without_a_grid_are_named_when_nothing_else_is_there():
     with pytest.raises(ValueError) as refusal:
         explain(Latents(), torch.randn(2, 3, 32, 32))
     assert_says(refusal, ValueError, ("Latents", "'read'", "31 tokens", "32x32", "tokens="))
+
+
+class TokensFirst(Patches):
+    """As `Patches`, with tokens (N,B,C), which nn.TransformerEncoder and OpenAI's CLIP have."""
+
+    def __init__(self, others):
+        super().__init__(others)
+        self.mix.batch_first = False
+
+    def forward(self, images):
+        patches = self.patch(images).flatten(2).mT
+        tokens = self.norm(torch.cat([self.others.expand(len(images), -1, -1), patches], 1).transpose(0, 1))
+        tokens = tokens + self.mix(tokens, tokens, tokens)[0]
+        return self.head(tokens[0] if self.others.shape[1] else tokens.mean(0))
+
+
+@pytest.mark.parametrize("batch", [1, 2, 9])
+@pytest.mark.parametrize("others", [0, 1])
+@pytest.mark.parametrize("method", ["gradcam", "layercam"])
+def test_tokens_may_come_before_the_batch(method, others, batch):
+    model, other = TokensFirst(others), Patches(others)
+    other.load_state_dict(model.state_dict())
+    # With no other tokens there are as many tokens as images in the largest batch.
+    for images in (torch.randn(1, 3, 24, 24), torch.randn(batch, 3, 24, 24)):
+        for choices in ({}, {"topk": 3}, {"target": [[1, 0]] * len(images), "tokens": (3, 3)}):
+            found = explain(model, images, method=method, **choices)
+            expected = explain(other, images, method=method, **choices)
+            assert found.layer == expected.layer == ("norm" if others else "mix")
+            torch.testing.assert_close(found.heatmap, expected.heatmap, rtol=0, atol=SEED)
+    said = {"tokens": lambda maps: maps[others:].permute(1, 2, 0).unflatten(-1, (3, 3))}
+    choices = {"method": method, "topk": 3, "layer": "norm"}
+    found, expected = explain(model, images, **choices, **said), explain(other, images, **choices)
+    torch.testing.assert_close(found.heatmap, expected.heatmap, rtol=0, atol=SEED)
+
+
+class Videos(nn.Module):
+    """(B,T,C,H,W) cut into patches of 2 frames and 16 x 16 pixels, as VideoMAE does."""
+
+    def __init__(self):
+        super().__init__()
+        self.patch, self.norm = nn.Conv3d(3, 16, (2, 16, 16), (2, 16, 16)), nn.LayerNorm(16)
+        self.mix, self.head = nn.MultiheadAttention(16, 2, batch_first=True), nn.Linear(16, 5)
+        self.eval()
+
+    def forward(self, videos):
+        tokens = self.norm(self.patch(videos.transpose(1, 2)).flatten(2).mT)
+        return self.head((tokens + self.mix(tokens, tokens, tokens)[0]).mean(1))
+
+
+def test_videos_have_the_sides_and_the_patches_that_the_model_gives_them():
+    model, videos = Videos(), torch.randn(2, 8, 3, 64, 64)
+    activations, gradients, _ = naive.full_graph(model, "norm", videos, naive.highest)
+    assert explain(model, videos).layer == "mix"
+    for choices in ({}, {"tokens": (4, 4, 4)}):
+        found = explain(model, videos, relu=False, layer="norm", **choices)
+        assert found.heatmap.shape == (2, 8, 64, 64)
+        raw = (gradients.mean(1, keepdim=True) * activations).sum(-1).unflatten(-1, (4, 4, 4))
+        raw = nn.functional.interpolate(raw[:, None], (8, 64, 64), mode="trilinear", align_corners=False)[:, 0]
+        low, high = raw.amin((1, 2, 3), keepdim=True), raw.amax((1, 2, 3), keepdim=True)
+        torch.testing.assert_close(found.heatmap, (raw - low) / (high - low), rtol=0, atol=SEED)

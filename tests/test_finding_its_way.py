@@ -1,0 +1,247 @@
+"""What is no map of the images, and is not taken for one: weights, words, queries, another input's maps.
+
+And when a layer that was found is remembered. Knows nothing of the maps' numbers.
+"""
+
+import gc
+import weakref
+
+import pytest
+import torch
+from naive import full_graph, gradcam
+from networks import ConvNet
+from tolerances import SEED
+from torch import nn
+from torch.nn.utils.parametrizations import weight_norm
+from unchanged import unchanged
+
+from gradcam_fast import explain, finding
+from gradcam_fast.grids import merged
+
+
+def network(channels=3):
+    return nn.Sequential(nn.Conv2d(channels, 8, 3, padding=1), nn.ReLU())
+
+
+def head(features):
+    return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(features, 5))
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+def test_what_makes_a_parametrized_weight_is_not_explained(batch):
+    torch.manual_seed(0)
+    model = nn.Sequential(network(), weight_norm(nn.Conv2d(8, 8, 3)), head(8)).eval()
+    found = explain(model, torch.randn(batch, 3, 12, 12), relu=False)
+    assert found.layer == "1"
+    with pytest.raises(ValueError, match="is not in Sequential"):
+        explain(model, torch.randn(batch, 3, 12, 12), layer="1.parametrizations.weight")
+
+
+class Levels(nn.Module):
+    """A coarse output of the trunk, and a fine one of a branch behind it."""
+
+    def __init__(self):
+        super().__init__()
+        self.trunk, self.branch = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3)
+        self.runs = 0
+
+    def forward(self, images):
+        self.runs += 1
+        trunk = self.trunk(images)
+        return trunk.mean((2, 3)), self.branch(trunk).mean((2, 3))
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_the_layer_does_not_depend_on_what_was_asked_before(order):
+    by_output, by_target, images = Levels(), Levels(), torch.randn(2, 3, 9, 9)
+    targets = [lambda out: out[0][:, 1], lambda out: out[1][:, 1]]
+    for member in order:
+        expected = ("trunk", "branch")[member]
+        assert explain(by_output, images, output=lambda out, member=member: out[member], relu=False).layer == expected
+        assert explain(by_output, images, output=lambda out: out[member], relu=False).layer == expected  # noqa: B023
+        assert explain(by_target, images, target=targets[member], relu=False).layer == expected
+
+
+def test_a_function_written_anew_for_every_call_asks_for_no_new_search():
+    model, images = Levels(), torch.randn(2, 3, 9, 9)
+    explain(model, images, target=lambda out: out[1][:, 0], relu=False)
+    model.runs = 0
+    for column in range(4):
+        explain(model, images, target=lambda out: out[0][:, column], relu=False)  # noqa: B023
+    assert model.runs == 2 + 3
+
+
+def test_what_is_remembered_does_not_grow_and_keeps_no_model():
+    class Itself:
+        """Tokens by an object that cannot be hashed."""
+
+        __hash__ = None
+
+        def __call__(self, maps):
+            return maps
+
+    model, images = ConvNet(), torch.randn(2, 3, 16, 16)
+    for _ in range(5):
+        explain(model, images, tokens=lambda maps, model=model: maps * model.training + maps)
+        explain(model, images, tokens=Itself())
+    assert len(finding._FOUND[model]) == 2
+    gone = weakref.ref(model)
+    del model
+    gc.collect()
+    assert gone() is None
+
+
+class Detector(nn.Module):
+    """DETR in small: a convolution, tokens of its positions, and queries that look at them."""
+
+    def __init__(self, queries, channels=16):
+        super().__init__()
+        self.backbone = nn.Conv2d(3, channels, 8, 8)
+        self.queries = nn.Parameter(torch.randn(1, queries, channels))
+        self.encoder, self.decoder = nn.LayerNorm(channels), nn.MultiheadAttention(channels, 2, batch_first=True)
+        self.norm, self.head = nn.LayerNorm(channels), nn.Linear(channels, 5)
+        self.eval()
+
+    def forward(self, images):
+        tokens = self.encoder(self.backbone(images).flatten(2).mT)
+        queries = self.queries.expand(len(images), -1, -1)
+        return self.head(self.norm(self.decoder(queries, tokens, tokens)[0])).mean(1)
+
+
+@pytest.mark.parametrize("queries", [9, 16, 100])
+def test_queries_are_no_patches(queries):
+    torch.manual_seed(1)
+    assert explain(Detector(queries), torch.randn(2, 3, 64, 64), relu=False).layer == "encoder"
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "are"),
+    [
+        ((56, 56), (28, 28), True),
+        ((7, 7), (4, 4), True),
+        ((7, 7), (3, 3), True),
+        ((7, 10), (2, 3), True),
+        ((14, 14), (10, 10), False),
+        ((14, 14), (7, 14), False),
+        ((8, 8), (8, 8), False),
+        ((8, 8, 8), (4, 4), False),
+    ],
+)
+def test_patches_are_merged_by_two_or_four(before, after, are):
+    assert merged(before, after) == are
+
+
+class Captioned(nn.Module):
+    """Tokens of the image, and behind them those of a text, both of a number that fits a grid; a score of both."""
+
+    def __init__(self):
+        super().__init__()
+        self.patch, self.image = nn.Conv2d(3, 16, 8, 8), nn.LayerNorm(16)
+        self.words, self.text = nn.Embedding(9, 16), nn.LayerNorm(16)
+        self.eval()
+
+    def forward(self, pixels, words):
+        image = self.image(self.patch(pixels).flatten(2).mT).amax(1)
+        return (image[:, None] * self.text(self.words(words)).amax(1)).sum(-1)
+
+
+@pytest.mark.parametrize("texts", [2, 3])
+def test_words_are_no_patches(texts):
+    torch.manual_seed(2)
+    words = torch.randint(0, 9, (texts, 16))
+    found = explain(Captioned(), (torch.randn(2, 3, 32, 32), words), relu=False)
+    assert found.layer == "image" and found.valid.all()
+
+
+class Two(nn.Module):
+    """A picture, and its depth at another resolution, each with a network of its own or with the same."""
+
+    def __init__(self, second):
+        super().__init__()
+        self.first, self.head = network(), nn.Linear(16, 5)
+        self.second = self.first if second is None else second
+        self.eval()
+
+    def forward(self, picture, other):
+        return self.head(torch.cat([self.first(picture).mean((2, 3)), self.second(other).mean((2, 3))], 1))
+
+
+def test_of_several_inputs_the_layer_sees_the_first_that_is_images():
+    torch.manual_seed(3)
+    found = explain(Two(network(1)), (torch.rand(2, 3, 16, 16), torch.rand(2, 1, 12, 12)), relu=False)
+    assert found.layer == "first" and found.heatmap.shape == (2, 16, 16)
+
+
+def test_a_module_that_last_ran_on_the_other_input_is_not_taken_for_the_first():
+    with pytest.raises(ValueError, match="'first' was last run on another input than the first one of images"):
+        explain(Two(None), (torch.rand(2, 3, 16, 16), torch.rand(2, 3, 16, 16)))
+
+
+class Frozen(nn.Module):
+    """A trunk that the model itself runs without gradients, as one does where only the head is trained."""
+
+    def __init__(self):
+        super().__init__()
+        self.trunk, self.head, self.runs = network(), head(8), []
+        self.eval()
+
+    def forward(self, images):
+        self.runs.append(1)
+        with torch.no_grad():
+            maps = self.trunk(images)
+        return self.head(maps)
+
+
+@pytest.mark.parametrize("layer", [None, "trunk"])
+def test_a_trunk_run_without_gradients_is_explained(layer, images):
+    torch.manual_seed(4)
+    model = Frozen()
+    same = nn.Sequential(model.trunk, model.head)
+    activations, gradients, _ = full_graph(same, "0", images, lambda output: output.max(1).values)
+    with unchanged(model):
+        found = explain(model, images, layer=layer)
+    assert found.layer == "trunk"
+    torch.testing.assert_close(found.heatmap.double(), gradcam(activations, gradients, (16, 16)), rtol=0, atol=SEED)
+    model.runs.clear()
+    explain(model, images, layer=layer)
+    assert len(model.runs) == 1
+
+
+class Counting(nn.Module):
+    """Counts its forwards in a buffer, in place or not."""
+
+    def __init__(self, in_place):
+        super().__init__()
+        self.trunk, self.head, self.in_place = network(), head(8), in_place
+        self.register_buffer("runs", torch.zeros(()))
+
+    def forward(self, images):
+        if self.in_place:
+            self.runs += 1
+        else:
+            self.runs = self.runs + 1
+        return self.head(self.trunk(images))
+
+
+@pytest.mark.parametrize("in_place", [True, False])
+def test_in_eval_mode_an_explanation_writes_what_one_prediction_writes(in_place, images):
+    model = Counting(in_place).eval()
+    for runs in (1, 2):
+        explain(model, images)
+        assert model.runs == runs
+
+
+def test_images_may_have_their_channels_last(images):
+    class Last(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.model = ConvNet()
+
+        def forward(self, images):
+            return self.model(images.movedim(-1, 1))
+
+    model = Last()
+    sides = torch.randn(2, 3, 16, 24)
+    expected = explain(model.model, sides)
+    found = explain(model, sides.movedim(1, -1))
+    assert found.layer == f"model.{expected.layer}" and torch.equal(found.heatmap, expected.heatmap)
