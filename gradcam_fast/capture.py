@@ -82,7 +82,10 @@ def _usable(value: Tensor) -> Tensor:
 
 
 class _Watch:
-    """A forward hook on one layer, for the thread that made it."""
+    """A forward hook on one layer, before any of its own, for the thread that made it.
+
+    What the layer's own hooks keep of its output for later in the forward is what was handed onward.
+    """
 
     def __init__(self, layer: Layer, *, alone: bool) -> None:
         self.layer = layer
@@ -92,6 +95,7 @@ class _Watch:
         self.calls = 0
         self.activations: Tensor | None = None
         self.handed: Tensor | None = None
+        self.version = 0
 
     def __call__(self, module: nn.Module, args: Any, output: Any) -> Any:
         if threading.get_ident() != self.thread:
@@ -107,10 +111,30 @@ class _Watch:
             )
         torch.set_grad_enabled(True)
         # A lone layer needs no graph before it. Several may lie behind one another: the later ones stay attached.
-        attached = found.requires_grad and not self.alone
+        return self.hand_on(output, found, attached=found.requires_grad and not self.alone)
+
+    def hand_on(self, output: Any, found: Tensor, *, attached: bool) -> Any:
+        """The layer's output with a copy of the activations, from which on there is a graph."""
         self.activations = found if attached else found.detach().requires_grad_()
         self.handed = self.activations.clone()
+        self.version = self.handed._version
         return replace_tensor(output, found, self.handed)
+
+
+class _Revision:
+    """A forward hook behind a layer's own: what these have changed is what the model sees, and what is explained."""
+
+    def __init__(self, watch: _Watch) -> None:
+        self.watch = watch
+
+    def __call__(self, module: nn.Module, args: Any, output: Any) -> Any:
+        watch = self.watch
+        found = tensor_in(output)
+        if threading.get_ident() != watch.thread or watch.handed is None or found is None:
+            return None
+        if found is watch.handed and found._version == watch.version:
+            return None
+        return watch.hand_on(output, found, attached=found.requires_grad)
 
 
 def _watched(model: nn.Module, inputs: Inputs, watches: Sequence[_Watch], throughout: bool) -> Any:
@@ -118,7 +142,10 @@ def _watched(model: nn.Module, inputs: Inputs, watches: Sequence[_Watch], throug
     try:
         for watch in watches:
             watch.calls, watch.activations, watch.handed = 0, None, None
-            handles.append(watch.layer.module.register_forward_hook(watch))
+            module = watch.layer.module
+            if module._forward_hooks:
+                handles.append(module.register_forward_hook(_Revision(watch)))
+            handles.append(module.register_forward_hook(watch, prepend=True))
         with torch.set_grad_enabled(throughout):
             return inputs(model)
     finally:

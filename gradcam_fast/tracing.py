@@ -74,7 +74,8 @@ class Trace:
         handles = []
         try:
             for module in self.names:
-                handles.append(module.register_forward_hook(self))
+                # Before its own hooks, which may keep what it returned for later in the forward.
+                handles.append(module.register_forward_hook(self, prepend=True))
             with torch.set_grad_enabled(not self.skipped):
                 return inputs.map(torch.clone)(model)
         finally:

@@ -186,3 +186,45 @@ def test_a_hook_put_on_during_the_forward_stays(images):
     assert len(model.features[0]._forward_hooks) == 1 and not runs
     explain(model, images, layer="features.3")
     assert len(model.features[0]._forward_hooks) == 2 and runs == [1]
+
+
+class Keeping(nn.Module):
+    """Hooks of its own keep what modules return, and a decoder reads that: MiDaS, and transformers' hidden states."""
+
+    def __init__(self, changes):
+        super().__init__()
+        self.low, self.high = nn.Conv2d(3, 8, 3, 2, 1), nn.Conv2d(8, 8, 3, 2, 1)
+        self.heads, self.kept = nn.ModuleList(nn.Linear(8, 5) for _ in range(2)), {}
+        self.eval()
+        for name in ("low", "high"):
+            module = getattr(self, name)
+            module.register_forward_hook(lambda _, __, output, name=name: self.kept.__setitem__(name, output))
+            if changes:
+                module.register_forward_hook(lambda _, __, output: changed(output))
+
+    def forward(self, images):
+        last = self.high(self.low(images).relu())
+        pooled = [self.kept.pop(name).mean((2, 3)) for name in ("low", "high")]
+        return sum(head(maps) for head, maps in zip(self.heads, pooled, strict=True)) + last.mean((2, 3))[:, :5].tanh()
+
+
+@pytest.mark.parametrize("changes", [False, True])
+@pytest.mark.parametrize("layer", ["low", "high"])
+def test_what_a_hook_of_the_model_keeps_has_a_part_in_the_gradient(layer, changes, images):
+    torch.manual_seed(6)
+    model = Keeping(changes)
+    kept = []
+    # What a hook has changed is explained as the model sees it, apart from what an earlier hook has kept.
+    handle = model.get_submodule(layer).register_forward_hook(
+        lambda _, __, output: kept.append(output), prepend=not changes
+    )
+    logits = model(images)
+    handle.remove()
+    (gradients,) = torch.autograd.grad(logits[:, 1].sum(), kept[0])
+    for name in (layer, [layer]):
+        with unchanged(model):
+            found = explain(model, images, target=1, layer=name, normalize="none", relu=False)
+        assert torch.equal(found.logits, logits)
+        expected = cam(kept[0].detach(), gradients, (16, 16), normalize="none", relu=False)[0]
+        torch.testing.assert_close(found.heatmap, expected)
+    assert explain(model, images, target=1, relu=False).layer == "high"
