@@ -184,4 +184,4 @@ def _found(model: nn.Module, question: Question) -> Layer:
         one = question.inputs.map(lambda images: images[:1])
         question = replace(question, inputs=one, frame=replace(question.frame, batch=1), target=None, topk=None)
     inputs, images = question.inputs, question.images
-    return finding.find(model, inputs, images, question.read, lambda returned: question.score(returned)[1], key)
+    return finding.find(model, inputs, images, question.read, lambda returned: question.score(returned)[:2], key)

@@ -204,7 +204,8 @@ def explain(
 
     Warns:
         UserWarning: on the CPU, when every gradient at the layer is zero. Elsewhere see ``valid``; looking would make
-        the host wait for the device.
+        the host wait for the device. When the layer found only cuts the images into patches, because the tokens behind
+        it cannot be read.
 
     Example:
         >>> import torch, gradcam_fast

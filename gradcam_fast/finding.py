@@ -6,16 +6,19 @@ Knows nothing of formulas or kernels.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
+from torch.nn.modules.conv import _ConvNd
 
 from .capture import members_of
 from .compiled import eager_module
 from .layers import Layer, eager_modules
+from .spatial import fits
 from .tracing import Candidate, Trace, undisturbed
 
 if TYPE_CHECKING:
@@ -56,7 +59,7 @@ def find(
     inputs: Inputs,
     images: Tensor,
     read: Callable[[nn.Module, Tensor], Reading],
-    score: Callable[[Any], Tensor],
+    score: Callable[[Any], tuple[Any, Tensor]],
     key: Any,
 ) -> Layer:
     """The last spatial feature map that the score depends on, found by running the model on ``inputs``.
@@ -82,17 +85,18 @@ def _find(
     inputs: Inputs,
     images: Tensor,
     read: Callable[[nn.Module, Tensor], Reading],
-    score: Callable[[Any], Tensor],
+    score: Callable[[Any], tuple[Any, Tensor]],
 ) -> tuple[Layer, bool]:
     names = {module: name for name, module in reversed(eager_modules(model).items())}
     with undisturbed(model, inputs):
         for skipped in _skips(model, inputs, names, read):
             trace = Trace(names, read, skipped)
             output = trace.run(model, inputs)
-            scores = score(output)
+            logits, scores = score(output)
             if len(inputs.tensors) > 1 and images.numel():
                 _leave_those_of(images, trace, model, inputs)
-            chosen, sure = _choose(trace.candidates, output, scores) if scores.requires_grad else (None, False)
+            size = tuple(images.shape[2:])
+            chosen, sure = _choose(trace.candidates, logits, scores, size) if scores.requires_grad else (None, False)
             if sure:
                 break
     if not scores.requires_grad:
@@ -106,7 +110,19 @@ def _find(
             f"than one position that the score depends on{trace.unreadable and f' ({trace.unreadable})'}; name a "
             "layer with layer=..., or explain a larger image"
         )
+    if trace.unreadable and _cuts_patches(chosen.module):
+        warnings.warn(
+            f"the layer found, {chosen.name!r}, is where the images are cut into patches: no other can be read"
+            f" ({trace.unreadable}), or name a layer with layer=...",
+            stacklevel=8,
+        )
     return Layer(chosen.name, chosen.module), sure
+
+
+def _cuts_patches(module: nn.Module) -> bool:
+    """Whether all its convolutions do is to cut images into patches."""
+    inside = [each for each in module.modules() if isinstance(each, _ConvNd)]
+    return len(inside) == 1 and inside[0].stride == inside[0].kernel_size and math.prod(inside[0].stride) > 1
 
 
 def _leave_those_of(images: Tensor, trace: Trace, model: nn.Module, inputs: Inputs) -> None:
@@ -131,12 +147,26 @@ def _skips(
     return [everything.outputs - _LAST, 0] if everything.outputs > _LAST else [0]
 
 
-def _choose(candidates: list[Candidate], output: Any, scores: Tensor) -> tuple[Candidate | None, bool]:
-    if any(each.reading.layout == "tokens" for each in candidates):
+def _choose(
+    candidates: list[Candidate], logits: Any, scores: Tensor, size: tuple[int, ...]
+) -> tuple[Candidate | None, bool]:
+    tokens = [each for each in candidates if each.reading.layout == "tokens"]
+    if tokens:
         # Among tokens, four axes may be (B, heads, tokens, features).
         candidates = [each for each in candidates if each.reading.fits]
-    dense = any(each.dim() > 3 and each.shape[2:].numel() > 1 for each in members_of(output))
-    return _last_with_gradient(candidates, scores, dense)
+    members = members_of(logits)
+    # Beside logits (B,N) they are feature maps.
+    dense = [each.shape for each in members if _is_dense(each, size) and all(other.dim() != 2 for other in members)]
+    # A depth map (B,H,W), say, has no features.
+    candidates = [each for each in candidates if each not in tokens or each.maps.shape not in dense]
+    return _last_with_gradient(candidates, scores, bool(dense))
+
+
+def _is_dense(logits: Tensor, size: tuple[int, ...]) -> bool:
+    """Whether there are logits (B,N,h,w), or (B,h,w), at several positions of images of this size."""
+    if logits.dim() == len(size) + 1 == 3:
+        return fits(tuple(logits.shape[1:]), size)
+    return logits.dim() > 3 and logits.shape[2:].numel() > 1
 
 
 def _last_with_gradient(candidates: list[Candidate], scores: Tensor, dense: bool) -> tuple[Candidate | None, bool]:
@@ -149,9 +179,11 @@ def _last_with_gradient(candidates: list[Candidate], scores: Tensor, dense: bool
     if found := _last_reached(candidates, total, 1.0, _varies if dense else torch.any):
         return found, True
     # Zero times NaN is NaN: where zero weights stop every gradient, only what is not connected stays zero. In an empty
-    # batch there is nothing to be seen at all.
-    found = _last_reached(candidates, total, torch.nan, lambda arrived: not len(arrived) or bool(arrived.any()))
-    return found, False
+    # batch there is nothing to be seen at all, and where a score is zero for want of what it is of (a detection).
+    for seed, counts in ((torch.nan, torch.any), (1.0, lambda arrived: True)):
+        if found := _last_reached(candidates, total, seed, counts):
+            return found, False
+    return None, False
 
 
 def _last_reached(

@@ -75,7 +75,7 @@ class Intake:
     Attributes:
         rank: how many sides they have: one or three if all convolutions say so, else two.
         channels: how many each convolution takes.
-        patches: the sides of the patches into which one may cut the images.
+        patches: the strides of those that have any: one of them cuts the images into patches, if they are cut.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -83,8 +83,8 @@ class Intake:
         ranks = {rank for kind, rank in _CONVOLUTIONS.items() if any(isinstance(each, kind) for each in convolutions)}
         self.rank = ranks.pop() if len(ranks) == 1 else 2
         self.channels = [each.in_channels for each in convolutions]
-        cuts: set[tuple[int, ...]] = {each.stride for each in convolutions if each.stride == each.kernel_size}
-        self.patches = tuple(sorted(sides for sides in cuts if len(sides) == self.rank and math.prod(sides) > 1))
+        strides: set[tuple[int, ...]] = {each.stride for each in convolutions}
+        self.patches = tuple(sorted(each for each in strides if len(each) == self.rank and math.prod(each) > 1))
 
     def sides(self, images: Tensor) -> tuple[int, ...]:
         """The sides of ``images``: all axes but those of batch and channels.

@@ -5,8 +5,9 @@ Knows nothing of models beyond the module that made the maps, and nothing of gra
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -42,7 +43,7 @@ class Unreadable(ValueError):
 class Frame:
     """The images that the maps should be of: how many, and their sides (H,W), or one side or three.
 
-    And into patches of which sides the model may cut them, as far as it says.
+    And the sides of the patches into which the model may cut them.
     """
 
     batch: int
@@ -110,7 +111,7 @@ def read(module: nn.Module, maps: Tensor, frame: Frame, tokens: Tokens = "auto")
                 raise Unreadable(f"which does not have the grid tokens={tokens}")
             if not last:
                 return Reading(lambda maps: maps, "planes", fits(grid, frame.size))
-            return Reading(lambda maps: maps.movedim(-1, -1 - rank), "channels last")
+            return Reading(lambda maps: maps.movedim(-1, -1 - rank), "channels last", fits(grid, frame.size))
     if maps.dim() != 3:
         raise _not_maps(frame)
     if tokens_first:
@@ -169,20 +170,34 @@ def fits(grid: Grid, size: Grid) -> bool:
     return least < most
 
 
+def _cut(size: Grid, patch: Grid, times: int, likely: bool) -> Iterator[Grid]:
+    """The grids of images cut into patches that are merged by two so many times, cut off or padded.
+
+    Frames are likely to be merged, too, if patches have as many of them as pixels: those of a volume, not of a video.
+    """
+    frames = (len(set(patch)) == 1) == likely
+    merged = (times,) * len(size) if frames else (0, times, times)[-len(size) :]
+    steps = [step << by for step, by in zip(patch, merged, strict=True)]
+    yield tuple(side // step for side, step in zip(size, steps, strict=True))
+    yield tuple(-(-side // step) for side, step in zip(size, steps, strict=True))
+
+
 @lru_cache(maxsize=256)
 def grid_of(count: int, size: Grid, patches: tuple[Grid, ...] = ()) -> Grid:
     """The grid of ``count`` tokens of images of this size, class and register tokens in front of it set aside.
 
-    That of the patches the model is known to cut, if one fits. Else one patch side tiles the images: exactly, or with a
-    remainder cut off or padded. Exact tilings are considered first, whatever tokens are in front of them.
+    That of the patches the model may cut, or of these merged, as little as will do. If none fits, one patch side tiles
+    the images: exactly, or with a remainder cut off or padded. Exact tilings are considered first, whatever tokens are
+    in front.
 
     Raises:
         Unreadable: no such grid, or several.
     """
-    cut = {tuple(side // step for side, step in zip(size, patch, strict=True)) for patch in patches}
-    cut = {grid for grid in cut if math.prod(grid) > 1 and count - math.prod(grid) in PREFIXES}
-    if len(cut) == 1:
-        return cut.pop()
+    for likely, times in itertools.product((True, False), range(5)):
+        cut = {grid for patch in patches for grid in _cut(size, patch, times, likely)}
+        cut = {grid for grid in cut if math.prod(grid) > 1 and count - math.prod(grid) in PREFIXES}
+        if len(cut) == 1:
+            return cut.pop()
     found: dict[bool, set[tuple[Grid, int]]] = {True: set(), False: set()}
     for patch in range(1, max(size) + 1):
         exact = all(side % patch == 0 for side in size)

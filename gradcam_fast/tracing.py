@@ -103,6 +103,8 @@ class Trace:
             if candidate and alone and candidate.name.startswith(f"{name}."):
                 candidate.name, candidate.module = name, module
             return None
+        if _drops(module) and not any(_identity(each) in self.handed for each in members_of(args)):
+            return None  # the module around it may have made this, a sum say
         # What made it was not recorded; it may have been pooling.
         unknown = self.skipped and not maps.requires_grad
         found = maps if maps.requires_grad else maps.detach().requires_grad_()
@@ -127,13 +129,23 @@ class Trace:
 
 
 def _identity(tensor: Tensor) -> tuple[int, int]:
-    return id(tensor), tensor._version
+    return id(tensor), 0 if tensor.is_inference() else tensor._version
+
+
+def _drops(module: nn.Module) -> bool:
+    """Whether what it returns is what came in, but for what a training step drops."""
+    return isinstance(module, nn.Identity) or _is_a("Drop", module)
+
+
+def _is_a(kind: str, module: nn.Module) -> bool:
+    """Whether its class is named so, and it is no block of several modules with such a name."""
+    return kind in type(module).__name__ and next(module.children(), None) is None
 
 
 def _passes_on(module: nn.Module, maps: Tensor, reading: Reading) -> bool:
     # Softmax makes attention weights, which look like maps of as many channels as there are heads. A lone projection
     # of tokens (to queries, keys, values) has features that no one names; the norm before it is what they are made of.
     made_by = maps.grad_fn.name() if maps.grad_fn else ""
-    passing = isinstance(module, nn.Identity) or any(word in type(module).__name__ for word in ("Drop", "Pool"))
+    passing = _drops(module) or _is_a("Pool", module)
     projects = isinstance(module, nn.Linear) and reading.layout != "planes"
     return passing or projects or any(word in made_by for word in ("Pool", "Softmax"))

@@ -110,6 +110,12 @@ def test_where_nothing_is_found_at_all_there_is_no_map_and_no_error():
     assert explanation.score.tolist() == [[0], [0]] and not explanation.valid.any() and not explanation.heatmap.any()
 
 
+def test_of_a_box_that_nothing_overlaps_a_layer_is_found_all_the_same(detector):
+    with pytest.warns(UserWarning, match="zero everywhere"):
+        found = explained(detector, targets.detection([[[1, 1, 2, 2]]] * 2, [[1]] * 2, min_iou=0.99), layer=None)
+    assert not found.score.any() and not found.valid.any() and found.layer
+
+
 def test_the_layer_is_found_for_a_box_too(detector):
     found = detector[2]
     target = targets.detection([each["boxes"][:1] for each in found], [each["labels"][:1] for each in found])

@@ -177,6 +177,100 @@ def test_a_module_that_last_ran_on_the_other_input_is_not_taken_for_the_first():
         explain(Two(None), (torch.rand(2, 3, 16, 16), torch.rand(2, 3, 16, 16)))
 
 
+class Last(nn.Module):
+    """A residual block that ends in a module which only hands on what comes in."""
+
+    def __init__(self, last):
+        super().__init__()
+        self.branch, self.last = nn.Conv2d(8, 8, 3, padding=1), last
+
+    def forward(self, maps):
+        return self.last(maps + self.branch(maps))
+
+
+class DropPathBlock(Last):
+    """A block that is called after what it drops."""
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize(
+    "block", [Last(nn.ReLU()), Last(nn.Identity()), Last(nn.Dropout(0.1)), DropPathBlock(nn.Identity())]
+)
+def test_a_block_is_its_sum_and_not_its_last_branch(block, training, images):
+    torch.manual_seed(5)
+    model = nn.Sequential(network(), block, head(8)).train(training)
+    assert explain(model, images, relu=False).layer == "1"
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("last", [nn.Dropout(0.1), nn.MaxPool2d(2)])
+def test_what_drops_or_pools_what_a_layer_made_is_no_layer(last, training, images):
+    torch.manual_seed(5)
+    model = nn.Sequential(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), last), head(8)).train(training)
+    # In eval mode a dropout returns the very maps, so that they are the whole trunk's.
+    same = isinstance(last, nn.Dropout) and not training
+    assert explain(model, images, relu=False).layer == ("0" if same else "0.1")
+
+
+class Squeezed(nn.Module):
+    """The only channel of its input, (B,H,W)."""
+
+    def forward(self, maps):
+        return maps[:, 0]
+
+
+class Returning(nn.Module):
+    """A classifier that returns its features, too; or a network of a depth map (B,H,W) or (B,1,H,W)."""
+
+    def __init__(self, what):
+        super().__init__()
+        self.trunk, self.block, self.head, self.what = network(), Last(nn.ReLU()), head(8), what
+        self.depth = nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 1, 1))
+        self.squeezed = Squeezed()
+        self.eval()
+
+    def forward(self, images):
+        maps = self.block(self.trunk(images))
+        if self.what == "features":
+            return self.head(maps), maps
+        return self.squeezed(self.depth(maps)) if self.what == "(B,H,W)" else self.depth(maps)
+
+
+@pytest.mark.parametrize("choices", [{"output": lambda out: out[0]}, {"target": lambda out: out[0][:, 1]}])
+def test_features_beside_the_logits_make_no_dense_output(choices):
+    torch.manual_seed(7)
+    assert explain(Returning("features"), torch.randn(2, 3, 16, 16), relu=False, **choices).layer == "block"
+
+
+@pytest.mark.parametrize("what", ["(B,H,W)", "(B,1,H,W)"])
+@pytest.mark.parametrize("sides", [(64, 64), (256, 256), (48, 64)])
+def test_a_depth_map_is_explained_before_its_last_convolution(what, sides):
+    torch.manual_seed(7)
+    images = torch.randn(1, 3, *sides)
+    found = explain(Returning(what), images, target=lambda depth: depth.flatten(1).mean(1), relu=False)
+    assert found.layer == "depth.0"
+
+
+class Heads(nn.Module):
+    """Attention whose norm sees (B,heads,N,C), as that of MViT does."""
+
+    def __init__(self):
+        super().__init__()
+        self.patch, self.norm, self.norm_v = nn.Conv2d(3, 16, 8, 8), nn.LayerNorm(16), nn.LayerNorm(8)
+        self.head = nn.Linear(16, 5)
+        self.eval()
+
+    def forward(self, images):
+        tokens = self.norm(self.patch(images).flatten(2).mT)
+        values = self.norm_v(tokens.unflatten(-1, (2, 8)).transpose(1, 2)).transpose(1, 2).flatten(-2)
+        return self.head((tokens + values).mean(1))
+
+
+def test_heads_and_tokens_are_no_sides_of_an_image():
+    torch.manual_seed(8)
+    assert explain(Heads(), torch.randn(2, 3, 64, 64), relu=False).layer == "norm"
+
+
 class Frozen(nn.Module):
     """A trunk that the model itself runs without gradients, as one does where only the head is trained."""
 

@@ -129,7 +129,9 @@ def test_tokens_says_where_the_positions_are(tokens):
 
 def test_tokens_says_which_layer_is_found():
     model, images = Patches(3), torch.randn(2, 3, 64, 40)
-    assert explain(model, images).layer == "patch"
+    with pytest.warns(UserWarning, match=r"'patch', is where .* \(layer 'mix' .* 43 tokens .*tokens=.*layer=") as told:
+        assert Explainer(model)(images).layer == "patch"
+    assert told[0].filename == __file__
     assert Explainer(model, tokens=(8, 5))(images).layer == "norm"
 
 
@@ -219,6 +221,23 @@ class Videos(nn.Module):
     def forward(self, videos):
         tokens = self.norm(self.patch(videos.transpose(1, 2)).flatten(2).mT)
         return self.head((tokens + self.mix(tokens, tokens, tokens)[0]).mean(1))
+
+
+@pytest.mark.parametrize(
+    ("count", "size", "patch", "expected"),
+    [
+        (1568, (16, 224, 224), (2, 4, 4), (8, 14, 14)),  # MViT merges the positions of a frame, and not the frames
+        (1569, (16, 224, 224), (2, 4, 4), (8, 14, 14)),
+        (392, (16, 224, 224), (2, 4, 4), (8, 7, 7)),
+        (1568, (16, 224, 224), (2, 16, 16), (8, 14, 14)),  # VideoMAE
+        (64, (64, 64, 64), (16, 16, 16), (4, 4, 4)),
+        (1728, (96, 96, 96), (2, 2, 2), (12, 12, 12)),  # and not (48, 6, 6)
+        (49, (224, 224), (4, 4), (7, 7)),
+        (9, (24, 24), (8, 8), (3, 3)),  # merged, and after five others, they would be (2, 2)
+    ],
+)
+def test_the_strides_of_the_convolutions_tell_the_patches(count, size, patch, expected):
+    assert grid_of(count, size, (patch,)) == expected
 
 
 def test_videos_have_the_sides_and_the_patches_that_the_model_gives_them():
