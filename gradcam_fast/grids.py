@@ -7,10 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from torch.nn.modules.conv import _ConvNd
-
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from .spatial import Grid
 
@@ -21,15 +19,14 @@ _MERGED = (1, 2)
 
 
 class Grids:
-    """The grids that a forward's maps had so far, each with the fewest channels that were seen on it."""
+    """The grids that a forward's convolutions made so far, each with the fewest channels that were seen on it."""
 
     def __init__(self) -> None:
         self.channels: dict[Grid, int] = {}
 
-    def note(self, module: nn.Module, maps: Tensor) -> None:
-        """What a convolution returns is a map."""
-        if isinstance(module, _ConvNd) and maps.dim() > 3:
-            self._keep(tuple(maps.shape[2:]), maps.shape[1])
+    def note(self, maps: Tensor) -> None:
+        """What a convolution of the images returned, (B,C,h,w)."""
+        self._keep(tuple(maps.shape[2:]), maps.shape[1])
 
     def have(self, tokens: Tensor) -> bool:
         """Whether tokens that are read as (B,C,h,w) can be patches; then their grid is noted, too.

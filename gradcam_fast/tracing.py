@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
+from torch.nn.modules.conv import _ConvNd
 
 from .capture import members_of, preserved, replace_tensor, tensor_in
 from .compiled import eagerly
@@ -88,7 +89,6 @@ class Trace:
         if threading.get_ident() != self.thread or maps is None:
             return None
         self.outputs += 1
-        self.grids.note(module, maps)
         if self.outputs <= self.skipped:
             self._read(module, maps)
             return None
@@ -125,6 +125,8 @@ class Trace:
             if maps.dim() == 3:
                 self.unreadable = f"layer {self.names[module]!r} returns shape {tuple(maps.shape)}, {reason}"
             return None
+        if isinstance(module, _ConvNd) and reading.layout == "planes":
+            self.grids.note(maps)
         return None if reading.inferred and not self.grids.have(reading(maps)) else reading
 
 

@@ -114,6 +114,25 @@ def test_queries_are_no_patches(queries):
     assert explain(Detector(queries), torch.randn(2, 3, 64, 64), relu=False).layer == "encoder"
 
 
+def test_a_convolution_within_patches_knows_nothing_of_their_grid():
+    """TNT: pixels of each patch go through a convolution by themselves."""
+
+    class Nested(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.pixels, self.norm = nn.Conv2d(3, 16, 3, 3), nn.LayerNorm(16)
+            self.head, self.mix = nn.Linear(16, 5), nn.MultiheadAttention(16, 2, batch_first=True)
+            self.eval()
+
+        def forward(self, images):
+            patches = images.unfold(2, 6, 6).unfold(3, 6, 6).permute(0, 2, 3, 1, 4, 5)
+            tokens = self.norm(self.pixels(patches.flatten(0, 2)).mean((2, 3)).unflatten(0, (len(images), -1)))
+            return self.head((tokens + self.mix(tokens, tokens, tokens)[0])[:, 0])
+
+    torch.manual_seed(1)
+    assert explain(Nested(), torch.randn(2, 3, 30, 30), relu=False).layer == "mix"
+
+
 @pytest.mark.parametrize(
     ("before", "after", "are"),
     [
