@@ -122,7 +122,9 @@ def _find(
 def _cuts_patches(module: nn.Module) -> bool:
     """Whether all its convolutions do is to cut images into patches."""
     inside = [each for each in module.modules() if isinstance(each, _ConvNd)]
-    return len(inside) == 1 and inside[0].stride == inside[0].kernel_size and math.prod(inside[0].stride) > 1
+    if len(inside) != 1 or math.prod(inside[0].stride) == 1:
+        return False
+    return tuple(inside[0].stride) == tuple(inside[0].kernel_size)
 
 
 def _leave_those_of(images: Tensor, trace: Trace, model: nn.Module, inputs: Inputs) -> None:

@@ -83,7 +83,7 @@ class Intake:
         ranks = {rank for kind, rank in _CONVOLUTIONS.items() if any(isinstance(each, kind) for each in convolutions)}
         self.rank = ranks.pop() if len(ranks) == 1 else 2
         self.channels = [each.in_channels for each in convolutions]
-        strides: set[tuple[int, ...]] = {each.stride for each in convolutions}
+        strides: set[tuple[int, ...]] = {tuple(each.stride) for each in convolutions}  # efficientnet-lite has lists
         self.patches = tuple(sorted(each for each in strides if len(each) == self.rank and math.prod(each) > 1))
 
     def sides(self, images: Tensor) -> tuple[int, ...]:

@@ -133,6 +133,14 @@ def test_a_convolution_within_patches_knows_nothing_of_their_grid():
     assert explain(Nested(), torch.randn(2, 3, 30, 30), relu=False).layer == "mix"
 
 
+def test_strides_may_be_lists(images):
+    model = ConvNet()
+    expected = explain(model, images)
+    for convolution in model.features[::3]:
+        convolution.stride = list(convolution.stride)
+    assert torch.equal(explain(model, images).heatmap, expected.heatmap)
+
+
 @pytest.mark.parametrize(
     ("before", "after", "are"),
     [
