@@ -43,7 +43,8 @@ class Explainer:
             and the buffers of modules in training mode (batch-norm's running statistics) are put back afterwards; what
             a training step in another thread writes to them meanwhile is lost.
         layer: dotted name, module, or a list of these (the mean of their maps); None finds the last spatial feature
-            map that the score depends on, by trial runs, once per model and image size.
+            map that the score depends on, by trial runs, once per model, image size, and place in the code where
+            callables for ``target``, ``output`` and ``tokens`` are written.
         method: ``gradcam``, ``gradcam++``, ``xgradcam``, ``hirescam``, ``elementwise`` or ``layercam``;
             formulas and papers in :func:`gradcam_fast.reference.raw_map`.
         size: (H,W) of the heatmaps, or one integer for all sides; None = the images' own.
@@ -51,9 +52,10 @@ class Explainer:
         relu: False keeps the evidence against the class.
         output: callable that picks the logits from what the model returns; None takes a tensor, ``.logits``,
             ``["out"]`` or the only tensor of a tuple or dict.
-        tokens: where the positions are in what a transformer's layer returns, (B,N,C). "auto" sets class and register
-            tokens in front aside and infers the grid from N and the images' sides; or the grid (h,w) of the last h x w
-            tokens; or a callable from what the layer returns to (B,C,h,w), used on the gradients too.
+        tokens: where the positions are in what a transformer's layer returns, (B,N,C) or (N,B,C). "auto" sets class and
+            register tokens in front aside and infers the grid from N, the images' sides and the strides of the model's
+            convolutions; or the grid (h,w) of the last h x w tokens; or a callable from what the layer returns to
+            (B,C,h,w), used on the gradients too.
         cuda_graph: True records what a call does on a CUDA device when its like comes for the second time, and then
             replays that in one launch, without the model's Python: attributes and branches are as they were. Values
             written into the weights are seen; after new tensors or modes it records anew. Where it cannot (CPU,
@@ -178,8 +180,8 @@ def explain(
 ) -> Explanation:
     """Predict a batch and show where the model looked: one forward, and per image and class one heatmap.
 
-    The first call for a model and image size runs the model one to three times more, on one image if it can, to find
-    the layer; name a ``layer`` to spare that.
+    The first call for a model and image size runs the model one to three times more (with several inputs two to five
+    times), on one image if it can, to find the layer; name a ``layer`` to spare that.
 
     Args:
         model: any ``nn.Module``; it is left exactly as it was.

@@ -17,7 +17,6 @@ __all__ = ["flow"]
 
 Item = TypeVar("Item")
 Loaded = TypeVar("Loaded")
-Handle = TypeVar("Handle")
 Seen = TypeVar("Seen")
 Made = TypeVar("Made")
 
