@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from types import CellType
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
@@ -159,11 +160,16 @@ def _gathered(model: nn.Module, question: Question, layers: Sequence[Layer], *, 
 
 def _written(function: Any) -> Any:
     """Where a function is written: many callers write theirs anew for every call. Of other callables, the type."""
+    if isinstance(function, partial):
+        return _written(function.func)
     return getattr(getattr(function, "__func__", function), "__code__", type(function))
 
 
 def _held(function: Any) -> tuple[int | str, ...]:
     """The names and numbers that a function holds, such as those of a head among several."""
+    if isinstance(function, partial):
+        given = (*function.args, *function.keywords.values())
+        return (*(each for each in given if isinstance(each, (int, str))), *_held(function.func))
     cells = [cell for cell in getattr(function, "__closure__", None) or () if cell != CellType()]
     held = (*(cell.cell_contents for cell in cells), *(getattr(function, "__defaults__", None) or ()))
     return tuple(each for each in held if isinstance(each, (int, str)))

@@ -5,6 +5,7 @@ And when a layer that was found is remembered. Knows nothing of the maps' number
 
 import gc
 import weakref
+from functools import partial
 
 import pytest
 import torch
@@ -59,6 +60,7 @@ def test_the_layer_does_not_depend_on_what_was_asked_before(order):
         expected = ("trunk", "branch")[member]
         assert explain(by_output, images, output=lambda out, member=member: out[member], relu=False).layer == expected
         assert explain(by_output, images, output=lambda out: out[member], relu=False).layer == expected  # noqa: B023
+        assert explain(by_output, images, output=partial(lambda k, out: out[k], member), relu=False).layer == expected
         assert explain(by_target, images, target=targets[member], relu=False).layer == expected
 
 
