@@ -28,19 +28,21 @@ class Grids:
         """What a convolution of the images returned, (B,C,h,w)."""
         self._keep(tuple(maps.shape[2:]), maps.shape[1])
 
-    def have(self, tokens: Tensor) -> bool:
-        """Whether tokens that are read as (B,C,h,w) can be patches; then their grid is noted, too.
+    def have(self, patches: Tensor, others: int) -> bool:
+        """Whether tokens that are read as (B,C,h,w), ``others`` in front, can be patches; then the grid is noted, too.
 
         They can if nothing is known, or on a known grid; or on one with merged sides and more channels, as merging
-        makes them.
+        makes them, and no more than a class token in front.
         """
-        grid, channels = tuple(tokens.shape[2:]), tokens.shape[1]
-        known = not self.channels or grid in self.channels
-        if known or any(merged(before, grid) and channels > fewest for before, fewest in self.channels.items()):
-            if self.channels:
-                self._keep(grid, channels)
+        grid, channels = tuple(patches.shape[2:]), patches.shape[1]
+        if not self.channels:
             return True
-        return False
+        found = grid in self.channels
+        if not found and others <= 1:
+            found = any(merged(before, grid) and channels > fewest for before, fewest in self.channels.items())
+        if found:
+            self._keep(grid, channels)
+        return found
 
     def _keep(self, grid: Grid, channels: int) -> None:
         self.channels[grid] = min(channels, self.channels.get(grid, channels))

@@ -67,8 +67,8 @@ class Reading:
     layout: str
     # Whether the grid has the proportions of the images.
     fits: bool = True
-    # Whether the grid was inferred from the number of tokens.
-    inferred: bool = False
+    # How many tokens are in front of the patches, if that and the grid were inferred from their number.
+    inferred: int | None = None
 
     def __call__(self, maps: Tensor) -> Tensor:
         return self.view(maps)
@@ -126,7 +126,7 @@ def read(module: nn.Module, maps: Tensor, frame: Frame, tokens: Tokens = "auto")
         given = given[prefix:].transpose(0, -2) if tokens_first else given[..., prefix:, :]
         return given.transpose(-1, -2).unflatten(-1, grid)
 
-    return Reading(view, "tokens", inferred=tokens == "auto")
+    return Reading(view, "tokens", inferred=prefix if tokens == "auto" else None)
 
 
 def _not_maps(frame: Frame) -> Unreadable:

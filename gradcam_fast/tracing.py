@@ -127,7 +127,14 @@ class Trace:
             return None
         if isinstance(module, _ConvNd) and reading.layout == "planes":
             self.grids.note(maps)
-        return None if reading.inferred and not self.grids.have(reading(maps)) else reading
+        if reading.inferred is None or self.grids.have(patches := reading(maps), reading.inferred):
+            return reading
+        grid = "x".join(map(str, patches.shape[2:]))
+        self.unreadable = (
+            f"layer {self.names[module]!r} returns shape {tuple(maps.shape)}, whose tokens would be {grid} patches, "
+            "but no convolution made such; say which they are with tokens=..."
+        )
+        return None
 
 
 def _identity(tensor: Tensor) -> tuple[int, int]:

@@ -160,6 +160,16 @@ def test_patches_are_merged_by_two_or_four(before, after, are):
     assert merged(before, after) == are
 
 
+def test_where_queries_are_all_there_is_to_read_the_warning_says_what_they_would_be():
+    torch.manual_seed(1)
+    model = Detector(100)
+    del model.encoder
+    model.encoder = lambda tokens: tokens
+    said = r"'backbone', is where .* whose tokens would be 10x10 patches, but no convolution .*tokens=.*layer="
+    with pytest.warns(UserWarning, match=said):
+        assert explain(model, torch.randn(2, 3, 64, 64), relu=False).layer == "backbone"
+
+
 class Captioned(nn.Module):
     """Tokens of the image, and behind them those of a text, both of a number that fits a grid; a score of both."""
 
