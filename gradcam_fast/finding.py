@@ -13,11 +13,11 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
-from torch.nn.modules.conv import _ConvNd
 
 from .capture import members_of
 from .compiled import eager_module
 from .layers import Layer, eager_modules
+from .outputs import pick_logits
 from .spatial import fits
 from .tracing import Candidate, Trace, undisturbed
 
@@ -121,7 +121,7 @@ def _find(
 
 def _cuts_patches(module: nn.Module) -> bool:
     """Whether all its convolutions do is to cut images into patches."""
-    inside = [each for each in module.modules() if isinstance(each, _ConvNd)]
+    inside = [each for each in module.modules() if isinstance(each, (nn.Conv1d, nn.Conv2d, nn.Conv3d))]
     if len(inside) != 1 or math.prod(inside[0].stride) == 1:
         return False
     return tuple(inside[0].stride) == tuple(inside[0].kernel_size)
@@ -156,12 +156,21 @@ def _choose(
     if tokens:
         # Among tokens, four axes may be (B, heads, tokens, features).
         candidates = [each for each in candidates if each.reading.fits]
-    members = members_of(logits)
-    # Beside logits (B,N) they are feature maps.
-    dense = [each.shape for each in members if _is_dense(each, size) and all(other.dim() != 2 for other in members)]
+    dense = _dense(logits, size)
     # A depth map (B,H,W), say, has no features.
     candidates = [each for each in candidates if each not in tokens or each.maps.shape not in dense]
     return _last_with_gradient(candidates, scores, bool(dense))
+
+
+def _dense(output: Any, size: tuple[int, ...]) -> list[tuple[int, ...]]:
+    """The shapes of dense logits in what is explained; what is beside logits (B,N) are feature maps."""
+    try:
+        members = [pick_logits(output, None)]
+    except TypeError:  # a callable target knows which
+        members = members_of(output)
+    if any(each.dim() == 2 for each in members):
+        return []
+    return [tuple(each.shape) for each in members if _is_dense(each, size)]
 
 
 def _is_dense(logits: Tensor, size: tuple[int, ...]) -> bool:

@@ -281,6 +281,16 @@ def test_features_beside_the_logits_make_no_dense_output(choices):
     assert explain(Returning("features"), torch.randn(2, 3, 16, 16), relu=False, **choices).layer == "block"
 
 
+def test_of_named_outputs_the_logits_decide_whether_they_are_dense():
+    """CLIPSeg returns embeddings (B,D) beside them."""
+    torch.manual_seed(7)
+    model = Returning("(B,1,H,W)")
+    model.depth[2] = nn.Conv2d(8, 4, 1)
+    model.register_forward_hook(lambda _, __, logits: {"logits": logits, "embeddings": logits.mean((2, 3))})
+    found = explain(model, torch.randn(1, 3, 16, 16), target=lambda out: out["logits"][:, 1].mean((1, 2)), relu=False)
+    assert found.layer == "depth.0"
+
+
 @pytest.mark.parametrize("what", ["(B,H,W)", "(B,1,H,W)"])
 @pytest.mark.parametrize("sides", [(64, 64), (256, 256), (48, 64)])
 def test_a_depth_map_is_explained_before_its_last_convolution(what, sides):
