@@ -95,7 +95,6 @@ class _Watch:
         self.calls = 0
         self.activations: Tensor | None = None
         self.handed: Tensor | None = None
-        self.version = 0
 
     def __call__(self, module: nn.Module, args: Any, output: Any) -> Any:
         if threading.get_ident() != self.thread:
@@ -117,7 +116,6 @@ class _Watch:
         """The layer's output with a copy of the activations, from which on there is a graph."""
         self.activations = found if attached else found.detach().requires_grad_()
         self.handed = self.activations.clone()
-        self.version = self.handed._version
         return replace_tensor(output, found, self.handed)
 
 
@@ -131,8 +129,6 @@ class _Revision:
         watch = self.watch
         found = tensor_in(output)
         if threading.get_ident() != watch.thread or watch.handed is None or found is None:
-            return None
-        if found is watch.handed and found._version == watch.version:
             return None
         return watch.hand_on(output, found, attached=found.requires_grad)
 

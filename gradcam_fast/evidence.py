@@ -137,14 +137,15 @@ def _gathered(model: nn.Module, question: Question, layers: Sequence[Layer], *, 
         if not (throughout or scores.requires_grad or any(each.requires_grad for each in capture.members_of(logits))):
             returned, activations, handed = capture.forward(model, question.inputs, places, throughout=True)
             logits, scores, target = question.score(returned)
-            if scores.requires_grad:
-                _TURN_GRADIENTS_OFF.add(model)
+            throughout = True
         hooked = [hidden_hooks or bool(each._backward_hooks) or each.retains_grad for each in handed]
         del handed
         picked = None if hidden_hooks else question.picked(logits, target)
         chosen = question.chosen(logits)
         asked = chosen is None or len(chosen) > 0
         gradients = differentiate(scores, activations, places, hooked, picked) if asked else []
+        if throughout:
+            _TURN_GRADIENTS_OFF.add(model)
         with torch.no_grad():
             return Evidence(
                 outputs.detached(logits),

@@ -16,6 +16,7 @@ from torch import nn
 
 from .capture import members_of
 from .compiled import eager_module
+from .inputs import sides_of
 from .layers import Layer, eager_modules
 from .outputs import pick_logits
 from .spatial import fits
@@ -122,9 +123,10 @@ def _find(
 def _cuts_patches(module: nn.Module) -> bool:
     """Whether all its convolutions do is to cut images into patches."""
     inside = [each for each in module.modules() if isinstance(each, (nn.Conv1d, nn.Conv2d, nn.Conv3d))]
-    if len(inside) != 1 or math.prod(inside[0].stride) == 1:
+    if len(inside) != 1:
         return False
-    return tuple(inside[0].stride) == tuple(inside[0].kernel_size)
+    stride = sides_of(inside[0], inside[0].stride)
+    return math.prod(stride) > 1 and stride == sides_of(inside[0], inside[0].kernel_size)
 
 
 def _leave_those_of(images: Tensor, trace: Trace, model: nn.Module, inputs: Inputs) -> None:
@@ -156,18 +158,20 @@ def _choose(
     if tokens:
         # Among tokens, four axes may be (B, heads, tokens, features).
         candidates = [each for each in candidates if each.reading.fits]
-    dense = _dense(logits, size)
+    dense = _dense(logits, scores, size)
     # A depth map (B,H,W), say, has no features.
     candidates = [each for each in candidates if each not in tokens or each.maps.shape not in dense]
     return _last_with_gradient(candidates, scores, bool(dense))
 
 
-def _dense(output: Any, size: tuple[int, ...]) -> list[tuple[int, ...]]:
-    """The shapes of dense logits in what is explained; what is beside logits (B,N) are feature maps."""
+def _dense(output: Any, scores: Tensor, size: tuple[int, ...]) -> list[tuple[int, ...]]:
+    """The shapes of dense logits in what is explained; if the scores come from logits (B,N), others are features."""
     try:
         members = [pick_logits(output, None)]
     except TypeError:  # a callable target knows which
-        members = members_of(output)
+        members = [each for each in members_of(output) if each.requires_grad]
+        reached = torch.autograd.grad(scores.sum(), members, retain_graph=True, allow_unused=True) if members else ()
+        members = [each for each, gradient in zip(members, reached, strict=True) if gradient is not None]
     if any(each.dim() == 2 for each in members):
         return []
     return [tuple(each.shape) for each in members if _is_dense(each, size)]

@@ -83,7 +83,7 @@ class Intake:
         ranks = {rank for kind, rank in _CONVOLUTIONS.items() if any(isinstance(each, kind) for each in convolutions)}
         self.rank = ranks.pop() if len(ranks) == 1 else 2
         self.channels = [each.in_channels for each in convolutions]
-        strides: set[tuple[int, ...]] = {tuple(each.stride) for each in convolutions}  # efficientnet-lite has lists
+        strides = {sides_of(each, each.stride) for each in convolutions}
         self.patches = tuple(sorted(each for each in strides if len(each) == self.rank and math.prod(each) > 1))
 
     def sides(self, images: Tensor) -> tuple[int, ...]:
@@ -102,6 +102,12 @@ class Intake:
 _CONVOLUTIONS = {nn.Conv1d: 1, nn.Conv2d: 2, nn.Conv3d: 3}
 _SHAPES = {1: ("(B,C,L)", "(C,L) for one series"), 2: ("(B,C,H,W)", "(C,H,W) for one image")}
 _SHAPES[3] = ("(B,C,D,H,W)", "(C,D,H,W) for one volume")
+
+
+def sides_of(convolution: nn.Module, given: Any) -> tuple[int, ...]:
+    """A stride or kernel as one number per side; it may have been set to a list, or to one number for all."""
+    rank = next(rank for kind, rank in _CONVOLUTIONS.items() if isinstance(convolution, kind))
+    return tuple(given) if isinstance(given, (tuple, list)) else (given,) * rank
 
 
 def as_inputs(model: nn.Module, rank: int, images: Any) -> tuple[Inputs, Tensor]:

@@ -65,15 +65,18 @@ def cam(
                 return _operator(  # type: ignore[misc]
                     activations, gradients, height, width, _METHOD[method], _NORMALIZATION[normalize], relu
                 )
-        except Exception as error:
-            failed = error
+        except RuntimeError as error:
+            # Without the traceback, which leads back to these very maps and would keep them.
+            failed = error.with_traceback(None)
+        except Exception:  # whatever it was, it happens again below
+            pass
     check_choice("method", method, METHODS)
     check_choice("normalize", normalize, NORMALIZATIONS)
     check_relu(relu)
     check_maps(activations, gradients)
     sides = check_size(size, activations.dim() - 2)
     if kernel_for(activations.device.type) and activations.dtype != torch.float64 and len(sides) == 2:
-        if isinstance(failed, RuntimeError):  # memory, say
+        if failed is not None:  # memory, say
             raise failed
         return _operator(  # type: ignore[misc]
             activations, gradients, *sides, _METHOD[method], _NORMALIZATION[normalize], bool(relu)

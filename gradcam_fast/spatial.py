@@ -198,6 +198,8 @@ def grid_of(count: int, size: Grid, patches: tuple[Grid, ...] = ()) -> Grid:
         cut = {grid for grid in cut if math.prod(grid) > 1 and count - math.prod(grid) in PREFIXES}
         if len(cut) == 1:
             return cut.pop()
+        if cut:
+            break
     found: dict[bool, set[tuple[Grid, int]]] = {True: set(), False: set()}
     for patch in range(1, max(size) + 1):
         exact = all(side % patch == 0 for side in size)

@@ -3,6 +3,8 @@
 Knows nothing of models; `gradcam_fast.cam` and its reference must refuse alike.
 """
 
+import gc
+import weakref
 from pathlib import Path
 
 import pytest
@@ -35,6 +37,19 @@ def test_the_op_refuses_maps_that_do_not_match(activations, gradients, choices, 
     with pytest.raises(error) as refusal:
         cam(torch.zeros(activations), torch.zeros(gradients), **{"size": 8} | choices)
     assert_says(refusal, error, parts)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_op_keeps_no_maps(dtype):
+    maps = torch.rand(1, 3, 4, 4).to(dtype)
+    gone = weakref.ref(maps)
+    gc.disable()
+    try:
+        gradcam_fast.cam(maps, maps, 8)
+        del maps
+        assert gone() is None
+    finally:
+        gc.enable()
 
 
 def test_what_goes_wrong_in_the_kernel_goes_wrong_once(monkeypatch):

@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn.utils.parametrizations import weight_norm
 from unchanged import unchanged
 
-from gradcam_fast import explain, finding
+from gradcam_fast import evidence, explain, finding
 from gradcam_fast.grids import merged
 
 
@@ -135,11 +135,13 @@ def test_a_convolution_within_patches_knows_nothing_of_their_grid():
     assert explain(Nested(), torch.randn(2, 3, 30, 30), relu=False).layer == "mix"
 
 
-def test_strides_may_be_lists(images):
+def test_strides_may_be_lists_or_one_number(images):
     model = ConvNet()
     expected = explain(model, images)
     for convolution in model.features[::3]:
         convolution.stride = list(convolution.stride)
+    assert torch.equal(explain(model, images).heatmap, expected.heatmap)
+    model.features[0].stride = 2
     assert torch.equal(explain(model, images).heatmap, expected.heatmap)
 
 
@@ -275,6 +277,16 @@ class Returning(nn.Module):
         return self.squeezed(self.depth(maps)) if self.what == "(B,H,W)" else self.depth(maps)
 
 
+def test_logits_beside_a_mask_make_the_mask_no_less_dense():
+    """segmentation_models_pytorch returns (mask, label)."""
+    torch.manual_seed(7)
+    model = Returning("(B,1,H,W)")
+    model.depth[2] = nn.Conv2d(8, 4, 1)
+    model.register_forward_hook(lambda _, args, mask: (mask, model.head(model.trunk(args[0]))))
+    found = explain(model, torch.randn(1, 3, 16, 16), target=lambda out: out[0][:, 1].mean((1, 2)), relu=False)
+    assert found.layer == "depth.0"
+
+
 @pytest.mark.parametrize("choices", [{"output": lambda out: out[0]}, {"target": lambda out: out[0][:, 1]}])
 def test_features_beside_the_logits_make_no_dense_output(choices):
     torch.manual_seed(7)
@@ -348,6 +360,13 @@ def test_a_trunk_run_without_gradients_is_explained(layer, images):
     model.runs.clear()
     explain(model, images, layer=layer)
     assert len(model.runs) == 1
+
+
+def test_a_layer_behind_the_score_teaches_nothing():
+    model = Levels()
+    with pytest.raises(RuntimeError, match="does not depend on layer 'branch'"):
+        explain(model, torch.randn(2, 3, 9, 9), layer="branch", output=lambda out: out[0])
+    assert model not in evidence._TURN_GRADIENTS_OFF
 
 
 class Counting(nn.Module):

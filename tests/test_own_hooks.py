@@ -37,6 +37,11 @@ def changed(maps):
     return maps * 2 + 1
 
 
+def twice(maps):
+    """In a way that no version counter sees."""
+    maps.data = maps.data * 2
+
+
 def doubled(gradients):
     return tuple(None if each is None else each * 2 for each in gradients)
 
@@ -61,6 +66,7 @@ FORWARD_HOOKS = {
         "features.3",
         lambda m: m.register_forward_hook(lambda _, __, ___, output: changed(output), with_kwargs=True),
     ),
+    "at the layer, unseen": ("features.3", lambda m: m.register_forward_hook(lambda _, __, output: twice(output))),
     "at the layer, in place": (
         "features.3",
         lambda m: m.register_forward_hook(lambda _, __, output: output.mul_(2).add_(1)),
