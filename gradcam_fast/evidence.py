@@ -190,5 +190,12 @@ def _found(model: nn.Module, question: Question) -> Layer:
     if alone and question.frame.batch > 1:
         one = question.inputs.map(lambda images: images[:1])
         question = replace(question, inputs=one, frame=replace(question.frame, batch=1), target=None, topk=None)
-    inputs, images = question.inputs, question.images
-    return finding.find(model, inputs, images, question.read, lambda returned: question.score(returned)[:2], key)
+    return finding.find(
+        model,
+        question.inputs,
+        question.images,
+        question.frame.size,
+        question.read,
+        lambda returned: question.score(returned)[:2],
+        key,
+    )

@@ -16,7 +16,7 @@ from torch import nn
 
 from .capture import members_of
 from .compiled import eager_module
-from .inputs import sides_of
+from .inputs import convolutions, sides_of
 from .layers import Layer, eager_modules
 from .outputs import pick_logits
 from .spatial import fits
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from .inputs import Inputs
-    from .spatial import Reading
+    from .spatial import Grid, Reading
 
 __all__ = ["find", "forget", "recall"]
 
@@ -59,6 +59,7 @@ def find(
     model: nn.Module,
     inputs: Inputs,
     images: Tensor,
+    size: Grid,
     read: Callable[[nn.Module, Tensor], Reading],
     score: Callable[[Any], tuple[Any, Tensor]],
     key: Any,
@@ -67,15 +68,15 @@ def find(
 
     A map qualifies if ``read`` can read it, if it was made by anything but pooling, dropout, attention weights or a
     lone projection of tokens, at a module's last call, and if its gradient at the positions (not at class tokens) is
-    not identically zero. Where there are several inputs, it has to change with ``images``. It is kept per model and
-    ``key``. When every gradient vanishes (a head still at zero, an empty batch) the last one that the score depends on
-    by its structure is taken, and not kept.
+    not identically zero. Where there are several inputs, it has to change with ``images``, of sides ``size``. It is
+    kept per model and ``key``. When every gradient vanishes (a head still at zero, an empty batch) the last one that
+    the score depends on by its structure is taken, and not kept.
 
     Raises:
         ValueError: the model has no such map.
         RuntimeError: the score is attached to nothing.
     """
-    layer, sure = _find(model, inputs, images, read, score)
+    layer, sure = _find(model, inputs, images, size, read, score)
     if sure:
         _FOUND.setdefault(model, {})[key] = layer.name
     return layer
@@ -85,6 +86,7 @@ def _find(
     model: nn.Module,
     inputs: Inputs,
     images: Tensor,
+    size: Grid,
     read: Callable[[nn.Module, Tensor], Reading],
     score: Callable[[Any], tuple[Any, Tensor]],
 ) -> tuple[Layer, bool]:
@@ -96,7 +98,6 @@ def _find(
             logits, scores = score(output)
             if len(inputs.tensors) > 1 and images.numel():
                 _leave_those_of(images, trace, model, inputs)
-            size = tuple(images.shape[2:])
             chosen, sure = _choose(trace.candidates, logits, scores, size) if scores.requires_grad else (None, False)
             if sure:
                 break
@@ -122,7 +123,7 @@ def _find(
 
 def _cuts_patches(module: nn.Module) -> bool:
     """Whether all its convolutions do is to cut images into patches."""
-    inside = [each for each in module.modules() if isinstance(each, (nn.Conv1d, nn.Conv2d, nn.Conv3d))]
+    inside = convolutions(module)
     if len(inside) != 1:
         return False
     stride = sides_of(inside[0], inside[0].stride)
@@ -151,9 +152,7 @@ def _skips(
     return [everything.outputs - _LAST, 0] if everything.outputs > _LAST else [0]
 
 
-def _choose(
-    candidates: list[Candidate], logits: Any, scores: Tensor, size: tuple[int, ...]
-) -> tuple[Candidate | None, bool]:
+def _choose(candidates: list[Candidate], logits: Any, scores: Tensor, size: Grid) -> tuple[Candidate | None, bool]:
     tokens = [each for each in candidates if each.reading.layout == "tokens"]
     if tokens:
         # Among tokens, four axes may be (B, heads, tokens, features).
@@ -164,7 +163,7 @@ def _choose(
     return _last_with_gradient(candidates, scores, bool(dense))
 
 
-def _dense(output: Any, scores: Tensor, size: tuple[int, ...]) -> list[tuple[int, ...]]:
+def _dense(output: Any, scores: Tensor, size: Grid) -> list[tuple[int, ...]]:
     """The shapes of dense logits in what is explained; if the scores come from logits (B,N), others are features."""
     try:
         members = [pick_logits(output, None)]
@@ -177,7 +176,7 @@ def _dense(output: Any, scores: Tensor, size: tuple[int, ...]) -> list[tuple[int
     return [tuple(each.shape) for each in members if _is_dense(each, size)]
 
 
-def _is_dense(logits: Tensor, size: tuple[int, ...]) -> bool:
+def _is_dense(logits: Tensor, size: Grid) -> bool:
     """Whether there are logits (B,N,h,w), or (B,h,w), at several positions of images of this size."""
     if logits.dim() == len(size) + 1 == 3:
         return fits(tuple(logits.shape[1:]), size)

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
+
 
 @dataclass(frozen=True)
 class Inputs:
@@ -79,11 +81,11 @@ class Intake:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        convolutions = [each for each in model.modules() if isinstance(each, (nn.Conv1d, nn.Conv2d, nn.Conv3d))]
-        ranks = {rank for kind, rank in _CONVOLUTIONS.items() if any(isinstance(each, kind) for each in convolutions)}
+        found = convolutions(model)
+        strides = {sides_of(each, each.stride) for each in found}
+        ranks = {len(each) for each in strides}
         self.rank = ranks.pop() if len(ranks) == 1 else 2
-        self.channels = [each.in_channels for each in convolutions]
-        strides = {sides_of(each, each.stride) for each in convolutions}
+        self.channels = [each.in_channels for each in found]
         self.patches = tuple(sorted(each for each in strides if len(each) == self.rank and math.prod(each) > 1))
 
     def sides(self, images: Tensor) -> tuple[int, ...]:
@@ -104,7 +106,12 @@ _SHAPES = {1: ("(B,C,L)", "(C,L) for one series"), 2: ("(B,C,H,W)", "(C,H,W) for
 _SHAPES[3] = ("(B,C,D,H,W)", "(C,D,H,W) for one volume")
 
 
-def sides_of(convolution: nn.Module, given: Any) -> tuple[int, ...]:
+def convolutions(model: nn.Module) -> list[Convolution]:
+    """Those in a model, transposed ones apart."""
+    return [each for each in model.modules() if isinstance(each, (nn.Conv1d, nn.Conv2d, nn.Conv3d))]
+
+
+def sides_of(convolution: Convolution, given: Any) -> tuple[int, ...]:
     """A stride or kernel as one number per side; it may have been set to a list, or to one number for all."""
     rank = next(rank for kind, rank in _CONVOLUTIONS.items() if isinstance(convolution, kind))
     return tuple(given) if isinstance(given, (tuple, list)) else (given,) * rank

@@ -95,11 +95,9 @@ def read(module: nn.Module, maps: Tensor, frame: Frame, tokens: Tokens = "auto")
     rank, batch = len(frame.size), frame.batch
     if callable(tokens):
         return _called(tokens, maps, frame)
-    if maps.dim() < 2 or batch not in maps.shape[:2]:
-        raise _not_maps(frame)
     # As nn.TransformerEncoder has them unless it is told otherwise. Of as many tokens as images it is remembered.
     tokens_first = maps.dim() == 3 and maps.shape[1] == batch and (len(maps) != batch or module in _TOKENS_FIRST)
-    if len(maps) != batch and not tokens_first:
+    if maps.dim() < 2 or (len(maps) != batch and not tokens_first):
         raise _not_maps(frame)
     if maps.dim() == rank + 2 and not tokens_first:
         last = _channels_last(module, maps, frame, tokens)

@@ -5,6 +5,7 @@ Knows nothing of which map is wanted, or why.
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -56,8 +57,8 @@ class Candidate:
 class Trace:
     """Forward hooks on all modules that note each new map, in the order made, under its outermost module's name.
 
-    The first ``skipped`` outputs pass unnoticed and leave no graph, which is what takes memory. Where that is infinity,
-    nothing is noted but ``outputs``, how many there are.
+    The first ``skipped`` outputs pass unnoticed but for their grids, and leave no graph, which is what takes memory.
+    Where that is infinity, nothing is noted but ``outputs``, how many there are.
     """
 
     names: dict[nn.Module, str]
@@ -90,7 +91,8 @@ class Trace:
             return None
         self.outputs += 1
         if self.outputs <= self.skipped:
-            self._read(module, maps)
+            if self.skipped < math.inf:
+                self._read(module, maps)
             return None
         torch.set_grad_enabled(True)
         name = self.names[module]
