@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip
 DEMO := $(VENV)/.demo-$(GRADCAM_FAST_BUILD)
 DEV := $(VENV)/.dev-$(GRADCAM_FAST_BUILD)
-CXX_SOURCES := $(wildcard csrc/*.cpp csrc/*.h csrc/*.inl csrc/*.cu benchmarks/*.cpp tests/*.cpp tests/*.h tests/*/*.cpp tests/*/*.h)
+CXX_SOURCES := $(wildcard csrc/*.cpp csrc/*.h csrc/*.inl csrc/*.cu benchmarks/*.cpp tests/*/*.cpp tests/*/*.h tools/*/*.cpp tools/*/*.h)
 BUILD_INPUTS := pyproject.toml setup.py constraints.txt $(wildcard csrc/*.*)
 
 .PHONY: demo test bench bench-check gpu lint format clean one-binary sanitize aarch64
@@ -53,7 +53,7 @@ format: $(DEV)
 
 # The wheel built here, its library unchanged, under another interpreter and its torch.
 one-binary: $(DEV)
-	OTHER_PYTHON=$(OTHER_PYTHON) $(BIN)/python -m pytest tests/test_build.py -k another_torch -rsP
+	OTHER_PYTHON=$(OTHER_PYTHON) $(BIN)/python -m pytest tests/build_tools/test_build.py -k another_torch -rsP
 
 # The operator's tests against a library that checks its own memory and arithmetic, on 1, 2, 3 and 7 threads.
 SANITIZED := $(CURDIR)/build/sanitized
@@ -66,7 +66,7 @@ sanitize: $(DEV)
 	export LD_PRELOAD=$$($${CXX:-c++} -print-file-name=libasan.so):$$($${CXX:-c++} -print-file-name=libubsan.so); \
 	(cd build && $(abspath $(BIN))/python -c 'import gradcam_fast; assert "/sanitized/" in gradcam_fast.__file__'); \
 	for threads in 1 2 3 7; do OMP_NUM_THREADS=$$threads \
-	  $(BIN)/pytest -q tests/test_op.py tests/test_bad_input_of_the_op.py tests/test_cam.py tests/test_skinny_mm.py; done
+	  $(BIN)/pytest -q $(addprefix tests/ops/,test_fused_kernel.py test_bad_input_of_the_op.py test_cam.py test_skinny_mm.py); done
 
 # That the CPU library compiles for 64-bit ARM, without the code for x86 instruction sets.
 AARCH64_CXX ?= aarch64-linux-gnu-g++

@@ -21,7 +21,7 @@ fi
 echo "built in $(($(date +%s) - begun)) s"
 
 # shellcheck disable=SC2046
-timeout 180 "$python" -m pytest -q -m gpu $(grep -l 'mark\.gpu' tests/test_*.py) >"$OUT/tests.log" 2>&1 || failed=1
+timeout 180 "$python" -m pytest -q -m gpu $(grep -rl --include='test_*.py' 'mark\.gpu' tests) >"$OUT/tests.log" 2>&1 || failed=1
 tail -n 15 "$OUT/tests.log"
 
 # What is left, less a minute to end in.

@@ -1,5 +1,5 @@
 // The arithmetic of one class activation map: what is computed per channel, per position and per pixel. Meant for every
-// backend and bound as it is by tests/white_box.cpp; it knows nothing of tensors, threads, memory layouts or PyTorch.
+// backend and bound as it is by tests/csrc/white_box.cpp; free of tensors, threads, memory layouts and PyTorch.
 #pragma once
 
 #include <cmath>

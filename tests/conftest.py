@@ -43,7 +43,7 @@ def resnet():
 @pytest.fixture(scope="session")
 def gpu_on_host(tmp_path_factory):
     """The module that gpu_on_host.cpp makes."""
-    import extensions
+    from support import extensions
 
     return extensions.build("gpu_on_host", tmp_path_factory.mktemp("gpu_on_host"))
 
@@ -59,7 +59,7 @@ def pneumonia_net():
 @pytest.fixture
 def run(capsys):
     """run("explain", photo, ...): exit status, lines of standard output, lines of standard error."""
-    from command import run_command
+    from support.command import run_command
 
     return partial(run_command, capsys)
 
@@ -67,8 +67,8 @@ def run(capsys):
 @pytest.fixture
 def small(tmp_path, monkeypatch):
     """small(n): n photos, red in one place; the network is the one that tells red from blue."""
-    import red_or_blue
-    from command import small_photos
+    from support import red_or_blue
+    from support.command import small_photos
 
     from gradcam_fast.cli import models
 

@@ -9,9 +9,9 @@ import warnings
 import numpy
 import pytest
 import torch
-from networks import ConvNet, DeadEnds, Wrapped
-from refusals import assert_says
-from unchanged import unchanged
+from support.networks import ConvNet, DeadEnds, Wrapped
+from support.refusals import assert_says
+from support.unchanged import unchanged
 
 import gradcam_fast
 

@@ -6,7 +6,7 @@ Knows nothing of how a check is made. What can be known without the model's outp
 import numpy
 import pytest
 import torch
-from refusals import assert_says
+from support.refusals import assert_says
 
 from gradcam_fast import targets
 

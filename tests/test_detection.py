@@ -5,7 +5,7 @@ Knows nothing of how layers are captured.
 
 import pytest
 import torch
-from tolerances import SAME_INPUTS
+from support.tolerances import SAME_INPUTS
 from torch import nn
 
 import gradcam_fast

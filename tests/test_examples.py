@@ -26,7 +26,7 @@ import every_figure  # noqa: E402
 import explainable_resnet152  # noqa: E402
 import from_scratch_vgg16  # noqa: E402
 import pictures  # noqa: E402
-from recipes import recipe_a, recipe_b, recipe_c, recipe_d, scaled, upsampled  # noqa: E402
+from support.recipes import recipe_a, recipe_b, recipe_c, recipe_d, scaled, upsampled  # noqa: E402
 
 
 @pytest.fixture

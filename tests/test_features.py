@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from naive import full_graph, highest, of_class
-from networks import ConvNet, Repeating, Unbatchable
+from support.naive import full_graph, highest, of_class
+from support.networks import ConvNet, Repeating, Unbatchable
+from support.unchanged import unchanged
 from torch import nn
-from unchanged import unchanged
 
 import gradcam_fast
 from gradcam_fast.features import feature_maps

@@ -6,7 +6,7 @@ is asked for with the same. Where peers are wrong is told in `test_peers_faults.
 
 import pytest
 import torch
-from peers import (
+from support.peers import (
     BEFORE_INPLACE_RELU,
     BEFORE_INPLACE_SUM,
     PYTORCH_GRAD_CAM,
@@ -23,7 +23,7 @@ from peers import (
     torchcam,
     two_images,
 )
-from tolerances import PEER
+from support.tolerances import PEER
 
 # A product of activation and gradient is zero where the ReLU was: to these it is all one what the ReLU did in place.
 PRODUCTS = ["hirescam", "elementwise", "layercam"]

@@ -6,8 +6,8 @@ knows gradcam_fast. When a test fails because a peer was mended, move its case t
 
 import pytest
 import torch
-from naive import full_graph
-from peers import (
+from support.naive import full_graph
+from support.peers import (
     BEFORE_INPLACE_RELU,
     BEFORE_INPLACE_SUM,
     CLASSES,
@@ -22,7 +22,7 @@ from peers import (
     torchcam,
     two_images,
 )
-from tolerances import PEER
+from support.tolerances import PEER
 from torch.nn import functional as F
 
 RECTIFIED = [("ConvNet", "features.4"), ("resnet18", "layer4"), ("mobilenet_v3_small", "features.3.block.0")]

@@ -5,8 +5,8 @@ Segmentation, detection and what all of them refuse have files of their own.
 
 import pytest
 import torch
-from networks import ConvNet, Shaped, stateless
-from tolerances import SAME_INPUTS
+from support.networks import ConvNet, Shaped, stateless
+from support.tolerances import SAME_INPUTS
 from torch.nn import functional as F
 
 import gradcam_fast

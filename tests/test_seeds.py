@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tolerances import SEED
+from support.tolerances import SEED
 from torch import nn
 
 pytest.importorskip("cv2")
@@ -24,7 +24,7 @@ import demystified_vgg16  # noqa: E402
 import explainable_resnet152  # noqa: E402
 import from_scratch_vgg16  # noqa: E402
 import pictures  # noqa: E402
-from recipes import recipe_a, recipe_b, recipe_c, recipe_d, scaled, upsampled  # noqa: E402
+from support.recipes import recipe_a, recipe_b, recipe_c, recipe_d, scaled, upsampled  # noqa: E402
 
 
 def close(found, expected):

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy
 import pytest
 import torch
-from tolerances import SAME_INPUTS
+from support.tolerances import SAME_INPUTS
 
 import gradcam_fast
 from gradcam_fast import targets

@@ -3,11 +3,11 @@
 Knows nothing of images.
 """
 
-import naive
 import pytest
 import torch
-from refusals import assert_says
-from tolerances import SAME_INPUTS, SEED
+from support import naive
+from support.refusals import assert_says
+from support.tolerances import SAME_INPUTS, SEED
 from torch import nn
 from torch.nn import functional as F
 

@@ -6,9 +6,9 @@ Knows nothing of the capture; each target is compared with a naive Grad-CAM of t
 import numpy
 import pytest
 import torch
-from naive import full_graph, gradcam, heatmaps, highest, of_class
-from networks import ConvNet, LogitsAndFeatures, Shaped, Unbatchable, Wrapped
-from tolerances import SAME_INPUTS
+from support.naive import full_graph, gradcam, heatmaps, highest, of_class
+from support.networks import ConvNet, LogitsAndFeatures, Shaped, Unbatchable, Wrapped
+from support.tolerances import SAME_INPUTS
 
 import gradcam_fast
 

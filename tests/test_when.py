@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from networks import ConvNet, Repeating
-from refusals import assert_says
+from support.networks import ConvNet, Repeating
+from support.refusals import assert_says
+from support.unchanged import unchanged
 from torch import nn
-from unchanged import unchanged
 
 import gradcam_fast
 from gradcam_fast import choosing, maps, ops

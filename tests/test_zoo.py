@@ -6,10 +6,10 @@ Random weights; a head that starts at zero is filled. Knows nothing of how a lay
 
 import math
 
-import naive
 import pytest
 import torch
-from tolerances import SEED
+from support import naive
+from support.tolerances import SEED
 from torch import nn
 from torch.nn import functional as F
 

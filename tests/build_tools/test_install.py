@@ -1,0 +1,116 @@
+"""Installing as users do: every way gives kernels, and whatever is missing leaves a package that works and says why.
+
+Each install is real, in a copy of the tree and an empty environment. What a wheel holds is tested in test_build.py.
+"""
+
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+from support.installs import copy_of_the_tree, empty_environment, needs_compiler, run
+
+# -O0 halves the time of builds whose speed and CUDA half are not in question.
+QUICK = {"GRADCAM_FAST_BUILD": "cpu", "CXXFLAGS": "-O0"}
+NO_COMPILER = {"PATH": os.devnull, "CUDA_HOME": "", "CUDA_PATH": ""}
+
+USE = """
+import gradcam_fast, json, torch, warnings
+maps = torch.arange(8.0).reshape(1, 2, 2, 2)
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    heatmap = [gradcam_fast.cam(maps, torch.ones_like(maps), 2)[0] for _ in range(2)][0]
+cpu, cuda = gradcam_fast.backend().kernels
+print(json.dumps({
+    "file": gradcam_fast.__file__, "heatmap": heatmap.flatten().tolist(), "fused": cpu.fused, "why": cpu.why,
+    "mend": cpu.mend, "warnings": [str(each.message) for each in caught if "gradcam_fast" in str(each.message)],
+}))
+"""
+HEATMAP = pytest.approx([0, 1 / 3, 2 / 3, 1], abs=1e-6)
+
+
+@pytest.fixture
+def tree(tmp_path):
+    return copy_of_the_tree(tmp_path / "tree")
+
+
+@pytest.fixture
+def python(tmp_path):
+    return empty_environment(tmp_path / "env")
+
+
+def pip(python, *arguments, cwd, **changes):
+    return run(sys.executable, "-m", "pip", "--python", python, "install", "--no-deps", *arguments, cwd=cwd, **changes)
+
+
+def use(python, cwd):
+    return json.loads(run(python, "-c", USE, cwd=cwd).splitlines()[-1])
+
+
+@needs_compiler
+@pytest.mark.parametrize("isolation", [(), ("--no-build-isolation",)], ids=["isolated", "not isolated"])
+def test_pip_install_gives_the_kernel(tree, python, tmp_path, isolation):
+    pip(python, *isolation, str(tree), cwd=tmp_path, **QUICK)
+    used = use(python, tmp_path)
+    assert Path(used["file"]).is_relative_to(tmp_path / "env")
+    assert (used["heatmap"], used["fused"], used["warnings"]) == (HEATMAP, True, [])
+
+
+@needs_compiler
+def test_an_editable_install_gives_the_kernel_and_the_next_build_takes_it_away(tree, python, tmp_path):
+    editable = ("--no-build-isolation", "-e", str(tree))
+    pip(python, *editable, cwd=tmp_path, **QUICK)
+    used = use(python, tmp_path)
+    assert Path(used["file"]).is_relative_to(tree)
+    assert (used["heatmap"], used["fused"]) == (HEATMAP, True)
+    pip(python, *editable, cwd=tmp_path, GRADCAM_FAST_BUILD="never")
+    assert [path.name for path in (tree / "gradcam_fast/_lib").iterdir()] == ["build.json"]
+    used = use(python, tmp_path)
+    assert (used["heatmap"], used["fused"], used["why"]) == (
+        HEATMAP,
+        False,
+        "it was built with GRADCAM_FAST_BUILD=never",
+    )
+
+
+def test_without_a_compiler_the_install_succeeds_and_says_once_what_to_type(tree, python, tmp_path):
+    for name in ("c++", "g++", "clang++"):
+        assert shutil.which(name, path=os.devnull) is None
+    pip(python, "--no-build-isolation", str(tree), cwd=tmp_path, CXX="", **NO_COMPILER)
+    used = use(python, tmp_path)
+    assert (used["heatmap"], used["fused"]) == (HEATMAP, False)
+    assert used["why"] == "no C++ compiler was found: c++, g++ and clang++ are not on PATH"
+    assert used["mend"].endswith(f" && pip install --force-reinstall --no-deps {tree}")
+    (warning,) = used["warnings"]
+    assert used["why"] in warning and used["mend"] in warning
+
+
+@pytest.mark.parametrize(
+    "changes, last_words",
+    [
+        (
+            {"GRADCAM_FAST_BUILD": "require", "CXX": "false"},
+            "error: GRADCAM_FAST_BUILD=require, but no cpu library: the C++ compiler 'false' does not run",
+        ),
+        (
+            {"GRADCAM_FAST_BUILD": "always"},
+            "GRADCAM_FAST_BUILD='always' is unknown; choose one of auto, cpu, never, require",
+        ),
+    ],
+    ids=["require", "unknown"],
+)
+def test_a_build_that_must_not_go_on_ends_with_the_reason(tree, changes, last_words):
+    output = run(sys.executable, "setup.py", "build_ext", cwd=tree, ok=False, **changes)
+    assert output.splitlines()[-1] == last_words
+
+
+@needs_compiler
+def test_a_failed_compilation_leaves_the_reason_and_the_compilers_words(tree):
+    (tree / "csrc/cam_cpu.cpp").write_text("#error the kernel of tomorrow\n")
+    run(sys.executable, "setup.py", "build_ext", "--inplace", cwd=tree, **QUICK)
+    assert [path.name for path in (tree / "gradcam_fast/_lib").iterdir()] == ["build.json"]
+    cpu = json.loads((tree / "gradcam_fast/_lib/build.json").read_text())["libraries"]["cpu"]
+    assert cpu["reason"] == "the C++ compiler failed with exit status 1"
+    assert "the kernel of tomorrow" in "\n".join(cpu["log"])

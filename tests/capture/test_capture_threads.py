@@ -1,0 +1,144 @@
+"""Several threads on one model: explanations beside each other, and beside inference and training, disturb nothing.
+
+Knows nothing of locks; threads are halted at chosen places of the forward, so that no test rests on luck alone.
+"""
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+from support.networks import ConvNet
+from support.unchanged import unchanged
+
+import gradcam_fast
+
+PATIENCE = 30  # seconds until a halted thread gives up
+
+
+class Halt:
+    """Called in every forward; holds up only the thread that armed it, until released."""
+
+    def __init__(self):
+        self.thread, self.reached, self.released = None, threading.Event(), threading.Event()
+
+    def __call__(self, _):
+        if threading.get_ident() == self.thread:
+            self.reached.set()
+            assert self.released.wait(PATIENCE)
+
+
+def halted(model, place, work):
+    """Start `work` in a thread and return once it stands still at `place` of the forward: its future and a release."""
+    halt = Halt()
+    setattr(model, place, halt)
+
+    def armed():
+        halt.thread = threading.get_ident()
+        return work()
+
+    pool = ThreadPoolExecutor(1)
+    future = pool.submit(armed)
+    pool.shutdown(wait=False)
+    assert halt.reached.wait(PATIENCE)
+    return future, halt.released.set
+
+
+def explain(model, images, **choices):
+    return gradcam_fast.explain(model, images, layer="features.3", **choices)
+
+
+def test_eight_threads_get_the_answers_of_one_by_one():
+    model = ConvNet()
+    batches = [torch.randn(1 + index % 3, 3, 16 + index, 16) for index in range(8)]
+    with unchanged(model):
+        with ThreadPoolExecutor(1) as one:
+            expected = [*one.map(lambda batch: explain(model, batch), batches)]
+        start = threading.Barrier(8)
+
+        def together(batch):
+            start.wait(PATIENCE)
+            return [explain(model, batch) for _ in range(10)]
+
+        with ThreadPoolExecutor(8) as eight:
+            found = [*eight.map(together, batches)]
+    for explanations, single in zip(found, expected, strict=True):
+        for explanation in explanations:
+            assert torch.equal(explanation.heatmap, single.heatmap)
+            assert torch.equal(explanation.logits, single.logits)
+
+
+@pytest.mark.parametrize("place", ["at_start", "at_head"])
+def test_a_plain_inference_during_an_explanation_is_undisturbed(place, images):
+    model = ConvNet()
+    expected = explain(model, images)
+    others = torch.randn(2, 3, 16, 16)
+    with torch.no_grad():
+        logits = model(others)
+    future, release = halted(model, place, lambda: explain(model, images))
+    with torch.no_grad():
+        output = model(others)
+    release()
+    assert torch.equal(output, logits) and not output.requires_grad
+    found = future.result(PATIENCE)
+    assert torch.equal(found.heatmap, expected.heatmap) and torch.equal(found.logits, expected.logits)
+
+
+@pytest.mark.parametrize("place", ["at_start", "at_head"])
+def test_a_training_step_during_an_explanation_still_reaches_the_trunk(place, images):
+    model = ConvNet()
+    expected = torch.autograd.grad(model(images).sum(), model.features[0].weight)[0]
+    future, release = halted(model, place, lambda: explain(model, images))
+    found = torch.autograd.grad(model(images).sum(), model.features[0].weight)[0]
+    release()
+    assert torch.equal(found, expected)
+    assert future.result(PATIENCE).valid.all()
+
+
+@pytest.mark.parametrize("place", ["at_start", "at_head"])
+def test_an_explanation_during_a_plain_training_forward_takes_nothing_from_it(place, images):
+    model = ConvNet()
+    expected = torch.autograd.grad(model(images).sum(), model.features[0].weight)[0]
+    heatmap = explain(model, images).heatmap
+    future, release = halted(
+        model, place, lambda: torch.autograd.grad(model(images).sum(), model.features[0].weight)[0]
+    )
+    assert torch.equal(explain(model, images).heatmap, heatmap)
+    release()
+    assert torch.equal(future.result(PATIENCE), expected)
+
+
+@pytest.mark.parametrize("place", ["at_start", "at_head"])
+def test_an_explanation_inside_another_threads_explanation_mixes_nothing(place, images):
+    model = ConvNet()
+    others = torch.randn(2, 3, 24, 16)
+    first, second = explain(model, images), explain(model, others, topk=2)
+    with unchanged(model):
+        future, release = halted(model, place, lambda: explain(model, images))
+        found = explain(model, others, topk=2)
+        release()
+        outer = future.result(PATIENCE)
+    assert torch.equal(found.heatmap, second.heatmap) and torch.equal(outer.heatmap, first.heatmap)
+
+
+def test_an_explanation_that_fails_in_one_thread_leaves_the_other_whole(images):
+    model = ConvNet()
+    expected = explain(model, images).heatmap
+    future, release = halted(model, "at_head", lambda: explain(model, images))
+    with pytest.raises(ValueError):
+        explain(model, images, target=99)
+    release()
+    assert torch.equal(future.result(PATIENCE).heatmap, expected)
+
+
+@pytest.mark.parametrize("place", ["at_start", "at_head"])
+def test_train_mode_statistics_survive_two_explanations_at_once(place, images):
+    model = ConvNet().train()
+    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    future, release = halted(model, place, lambda: explain(model, images))
+    pool = ThreadPoolExecutor(1)
+    other = pool.submit(explain, model, images)  # may have to wait for the first: that is allowed
+    release()
+    other.result(PATIENCE), future.result(PATIENCE)
+    pool.shutdown()
+    assert all(torch.equal(buffer, before[name]) for name, buffer in model.named_buffers())

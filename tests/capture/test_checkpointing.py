@@ -1,0 +1,153 @@
+"""Activation checkpointing: a model that throws activations away and computes them again has the map of one that keeps
+them, or is refused for PyTorch's reentrant kind, which cannot be differentiated in part.
+
+Knows nothing of how PyTorch recomputes.
+"""
+
+import pytest
+import torch
+from support.naive import full_graph, of_class
+from support.unchanged import unchanged
+from torch import nn
+from torch.utils.checkpoint import checkpoint, checkpoint_sequential
+
+from gradcam_fast import cam, explain
+
+
+def conv(channels, *more):
+    return nn.Sequential(nn.Conv2d(channels, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(inplace=True), *more)
+
+
+class Staged(nn.Module):
+    """Before, a checkpointed block with dropout and running statistics, behind; `run` is how the block is run."""
+
+    def __init__(self, run, behind=True):
+        super().__init__()
+        self.before, self.block = conv(3), nn.Sequential(conv(8, nn.Dropout(0.3)), conv(8))
+        self.behind = nn.Conv2d(8, 6, 3, padding=1) if behind else nn.Identity()
+        self.head = nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(24 if behind else 32, 5))
+        self.run = run
+
+    def forward(self, images):
+        return self.head(self.behind(self.run(self.block, self.before(images))))
+
+
+def kept(block, maps):
+    return block(maps)
+
+
+def recomputed(block, maps):
+    return checkpoint(block, maps, use_reentrant=False)
+
+
+def recomputed_in_pieces(block, maps):
+    """As timm's models do: in segments, and of a Sequential only the parts run."""
+    return checkpoint_sequential(block, 2, maps, use_reentrant=False)
+
+
+def recomputed_in_calls(block, maps):
+    """As transformers' models do: by each layer for itself, its hooks inside, and in training mode only."""
+    for layer in block:
+        maps = checkpoint(layer.__call__, maps, use_reentrant=False) if layer.training else layer(maps)
+    return maps
+
+
+def reentrant(block, maps):
+    return checkpoint(block, maps, use_reentrant=True)
+
+
+def twins(run, training=False, **choices):
+    """The same network keeping its activations, and run otherwise."""
+    plain, other = Staged(kept, **choices), Staged(run, **choices)
+    other.load_state_dict(plain.state_dict())
+    return plain.train(training), other.train(training)
+
+
+def explained(model, images, **choices):
+    torch.manual_seed(3)  # of the dropout
+    return explain(model, images, relu=False, **choices)
+
+
+def assert_same(found, expected):
+    assert torch.equal(found.heatmap, expected.heatmap) and torch.equal(found.logits, expected.logits)
+    assert found.layer == expected.layer and expected.valid.all()
+
+
+LAYERS = ["before", "before.0", "block.0.0", "block.0", "block.1.2", "behind", None, ["before", "block.1", "behind"]]
+
+
+@pytest.mark.parametrize("layer", LAYERS, ids=str)
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("run", [recomputed, recomputed_in_pieces, recomputed_in_calls])
+def test_recomputing_changes_nothing_wherever_the_layer_lies(run, training, layer, images):
+    plain, model = twins(run, training)
+    expected = explained(plain, images, layer=layer)
+    with unchanged(model):
+        assert_same(explained(model, images, layer=layer), expected)
+
+
+@pytest.mark.parametrize("layer", ["before", "block.0"])
+@pytest.mark.parametrize("run", [recomputed, recomputed_in_pieces, recomputed_in_calls])
+def test_the_activations_and_gradients_are_those_of_ordinary_training(run, layer, images):
+    plain, model = twins(run, training=True)
+    torch.manual_seed(3)
+    activations, gradients, logits = full_graph(plain, layer, images, of_class(1))
+    choices = {"size": activations.shape[-2:], "method": "hirescam", "normalize": "none"}
+    found = explained(model, images, target=1, layer=layer, **choices)
+    assert torch.equal(found.heatmap, cam(activations, gradients, relu=False, **choices)[0])
+    assert torch.equal(found.logits, logits) and found.valid.all()
+
+
+@pytest.mark.parametrize("run", [recomputed, recomputed_in_pieces, recomputed_in_calls])
+def test_several_targets_are_recomputed_for_each(run, images):
+    plain, model = twins(run, training=True)
+    with unchanged(model):
+        assert_same(explained(model, images, topk=3, layer="before"), explained(plain, images, topk=3, layer="before"))
+
+
+@pytest.mark.parametrize("layer", ["before", "block.0", None])
+def test_frozen_weights_and_a_checkpoint_up_to_the_head_change_nothing(layer, images):
+    plain, model = (each.requires_grad_(False) for each in twins(recomputed, behind=False))
+    with unchanged(model):
+        found, expected = explained(model, images, layer=layer), explained(plain, images, layer=layer)
+    assert_same(found, expected)
+    assert layer or found.layer == "block"
+
+
+@pytest.mark.parametrize("layer", ["before", "block.0"])
+def test_what_is_recomputed_is_computed_in_the_precision_of_the_forward(layer, images):
+    plain, model = twins(recomputed)
+    with torch.autocast("cpu", torch.bfloat16):
+        found, expected = explained(model, images, layer=layer), explained(plain, images, layer=layer)
+    assert expected.logits.dtype == torch.bfloat16
+    assert_same(found, expected)
+
+
+@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")
+@pytest.mark.parametrize("topk", [None, 3])
+@pytest.mark.parametrize("training", [True, False])
+def test_a_reentrant_checkpoint_before_the_layer_changes_nothing(training, topk, images):
+    plain, model = twins(reentrant, training)
+    with unchanged(model):
+        found = explained(model, images, topk=topk, layer="behind")
+    assert_same(found, explained(plain, images, topk=topk, layer="behind"))
+
+
+@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")
+@pytest.mark.parametrize(
+    ("layer", "message"),
+    [
+        ("before", "use_reentrant=False"),
+        (["before", "behind"], "use_reentrant=False"),
+        ("block.0", r"does not depend on layer 'block\.0'"),
+        ("block", "does not depend on layer 'block'"),
+        (None, "use_reentrant=False"),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("topk", [None, 3])
+@pytest.mark.parametrize("training", [True, False])
+def test_a_reentrant_checkpoint_at_or_behind_the_layer_is_refused(training, topk, layer, message, images):
+    _, model = twins(reentrant, training)
+    with unchanged(model), pytest.raises(RuntimeError, match=message):
+        explain(model, images, topk=topk, layer=layer)

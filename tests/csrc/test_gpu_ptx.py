@@ -1,0 +1,229 @@
+"""The CUDA kernel as nvcc compiled it, interpreted by tools/ptx_interpreter: the bits of the same code compiled
+for the host, and nothing on the way that a GPU would refuse or silently get wrong: no byte out of
+bounds, no race, no diverged shuffle.
+
+Where there is an nvcc for the installed torch it is never skipped. Says nothing of what ptxas makes of PTX, nor of
+speed, beyond how many bytes and instructions it takes.
+"""
+
+import re
+import subprocess
+from functools import cache
+
+import ptx_interpreter as ptx
+import pytest
+import torch
+from support import device_code
+from support.op_cases import LAYOUTS, inputs
+from support.sources import CSRC, cuda_build, cuda_flags
+from test_gpu_on_host import BLOCKS, DTYPES
+
+from gradcam_fast.contract import METHODS, NORMALIZATIONS
+
+# What is about the library that PTX becomes a part of.
+NOT_FOR_PTX = ("-cudart=static", "--threads=0", "--no-device-link")
+# With clusters of blocks, and without.
+NEW, OLD = "compute_90", "compute_75"
+# Without clusters, but with asynchronous copies.
+BETWEEN = "compute_80"
+
+
+@pytest.fixture(scope="session")
+def compiled(tmp_path_factory):
+    """compiled(architecture): the kernels as nvcc makes them for it."""
+    torch_here, nvcc = cuda_build()
+    flags = cuda_flags(*NOT_FOR_PTX)
+    source, folder = CSRC / "cam_cuda.cu", tmp_path_factory.mktemp("ptx")
+
+    @cache
+    def compile_for(architecture):
+        target = folder / f"{architecture}.ptx"
+        command = [nvcc, "-ptx", f"-arch={architecture}", *flags, f"-isystem={torch_here.include}", source]
+        subprocess.run([*command, "-o", target], check=True)
+        return ptx.Module(target.read_text())
+
+    return compile_for
+
+
+@pytest.fixture
+def agree(gpu_on_host, compiled):
+    """agree(activations, gradients, size, ...): that PTX, by any number of blocks, has the bits of one on the host."""
+
+    def check(activations, gradients, size, *, blocks=1, order="together", architecture=NEW, **choice):
+        expected = device_code.on_host(gpu_on_host)(activations, gradients, size, **choice)
+        on_ptx = device_code.on_ptx(gpu_on_host, compiled(architecture))
+        found = on_ptx(activations, gradients, size, blocks=blocks, order=order, **choice)
+        for one, other in zip(found, expected, strict=True):
+            # Which of the numbers that are none is nobody's concern.
+            assert torch.equal(one.isnan(), other.isnan())
+            assert torch.equal(one.nan_to_num(0.0).view(torch.int32), other.nan_to_num(0.0).view(torch.int32))
+
+    return check
+
+
+@pytest.mark.parametrize("blocks", BLOCKS)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("method", METHODS)
+def test_has_the_bits_of_the_host(agree, method, dtype, blocks):
+    agree(*inputs((1, 0, 70, 7, 7), dtype), (12, 16), method=method, blocks=blocks)
+
+
+@pytest.mark.parametrize("relu", [True, False])
+@pytest.mark.parametrize("normalize", NORMALIZATIONS)
+def test_every_normalisation_has_the_bits_of_the_host(agree, normalize, relu):
+    agree(*inputs((1, 2, 20, 5, 9)), (7, 10), normalize=normalize, relu=relu, method="layercam")
+
+
+@pytest.mark.parametrize("method", ["gradcam", "xgradcam", "elementwise"])
+@pytest.mark.parametrize("blocks", [1, 4])
+@pytest.mark.parametrize("layout", [each for each in LAYOUTS if each != "contiguous"])
+def test_every_memory_layout_has_the_bits_of_the_host(agree, layout, blocks, method):
+    activations, gradients = (LAYOUTS[layout](each) for each in inputs((1, 2, 41, 6, 5), torch.float16))
+    agree(activations, gradients, (8, 9), method=method, blocks=blocks)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("layout", ["contiguous", "channels last", "off by one element"])
+def test_expanded_gradients_have_the_bits_of_the_host(agree, layout, dtype):
+    activations, pooled = inputs((1, 3, 30, 6, 5), dtype)
+    agree(LAYOUTS[layout](activations), pooled[..., :1, :1].expand(1, 3, 30, 6, 5), (8, 12))
+
+
+@pytest.mark.parametrize(
+    ("shape", "size"),
+    [
+        ((1, 0, 9, 1, 1), (4, 6)),
+        ((2, 0, 33, 14, 14), (15, 17)),
+        ((1, 2, 5, 1, 40), (3, 100)),
+        ((1, 0, 3, 40, 1), (8, 8)),
+        ((1, 0, 300, 2, 3), (5, 300)),
+        ((1, 0, 4, 23, 30), (12, 7)),
+        ((1, 0, 600, 5, 9), (7, 5)),
+        ((1, 0, 2100, 2, 1), (3, 4)),
+        ((1, 0, 8, 7, 6), (3, 1030)),
+    ],
+)
+@pytest.mark.parametrize("blocks", [1, 8])
+def test_every_shape_has_the_bits_of_the_host(agree, shape, size, blocks):
+    agree(*inputs(shape), size, blocks=blocks)
+    agree(*inputs(shape), size, blocks=blocks, method="gradcam++")
+
+
+# Shape and channels of a stage: 8, 5, 2 groups of threads share a position, or none; 1, 4 or 16 lanes weigh a channel;
+# slabs are empty; several per block.
+STAGED = [
+    ((1, 0, 72, 5, 5), 32),
+    ((1, 2, 152, 7, 7), 16),
+    ((1, 0, 104, 9, 10), 8),
+    ((2, 0, 72, 13, 20), 8),
+    ((1, 0, 8, 3, 4), 32),
+    ((1, 0, 72, 4, 12), 16),
+    ((1, 0, 2120, 2, 1), 64),
+]
+
+
+@pytest.mark.parametrize("blocks", [1, 4])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(("shape", "staged"), STAGED)
+def test_the_way_through_shared_memory_has_the_bits_of_the_host(agree, shape, staged, method, dtype, blocks):
+    agree(*inputs(shape, dtype), (9, 8), method=method, blocks=blocks, staged=staged)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("method", METHODS)
+def test_before_there_were_clusters_the_way_through_shared_memory_had_the_bits_of_the_host(agree, method, dtype):
+    agree(*inputs((1, 2, 152, 7, 7), dtype), (9, 8), method=method, staged=16, architecture=BETWEEN)
+
+
+@pytest.mark.parametrize("order", ["forwards", "backwards"])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_one_gradient_per_channel_goes_through_shared_memory(agree, dtype, order):
+    activations, pooled = inputs((1, 3, 152, 6, 5), dtype)
+    one = pooled[..., :1, :1].contiguous()
+    agree(activations, one.expand(1, 3, 152, 6, 5), (8, 12), blocks=2, staged=16, order=order)
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels last"])
+@pytest.mark.parametrize("order", ["forwards", "backwards"])
+def test_no_bit_depends_on_which_warp_runs_first(agree, order, layout):
+    maps = [LAYOUTS[layout](each) for each in inputs((1, 0, 40, 5, 5))]
+    for method in ("gradcam", "xgradcam"):
+        agree(*maps, (6, 8), blocks=2, order=order, method=method)
+
+
+@pytest.mark.parametrize("method", ["gradcam", "elementwise"])
+def test_a_map_too_large_for_shared_memory_has_the_bits_of_the_host(agree, method):
+    agree(*inputs((1, 2, 20, 13, 17)), (20, 34), spill=True, method=method)
+
+
+@pytest.mark.parametrize("blocks", [1, 4])
+@pytest.mark.parametrize("broken", [float("nan"), float("inf")])
+def test_a_broken_image_is_found_broken(agree, broken, blocks):
+    activations, gradients = inputs((2, 0, 20, 5, 6))
+    activations[0, 3, 2, 1] = broken
+    agree(activations, gradients, (10, 12), blocks=blocks)
+
+
+@pytest.mark.parametrize("exponent", [-110, 90])
+def test_numbers_near_the_ends_of_their_range_have_the_bits_of_the_host(agree, exponent):
+    activations, gradients = inputs((1, 0, 20, 7, 7))
+    agree(activations, gradients * 2.0**exponent, (9, 8), blocks=2)
+
+
+@pytest.mark.parametrize(
+    ("barrier", "staged"),
+    [
+        ("bar.sync", 0),
+        ("bar.sync", 16),
+        ("bar.warp.sync", 0),
+        ("barrier.cluster.arrive", 0),
+        ("barrier.cluster.wait", 0),
+        ("cp.async.wait_group", 16),
+    ],
+)
+def test_without_its_barriers_it_would_be_refused(gpu_on_host, compiled, barrier, staged):
+    text, removed = re.subn(rf"\b{re.escape(barrier)}\b[^;]*;", "", compiled(NEW).text)
+    assert removed
+    with pytest.raises(ptx.Fault):
+        device_code.on_ptx(gpu_on_host, ptx.Module(text))(*inputs((1, 0, 152, 5, 8)), (8, 8), blocks=4, staged=staged)
+
+
+# Warp-instructions of PTX for one image. Memory of 4.2 TB/s, four fifths of it used, brings 256 images of 2048x7x7 and
+# takes their heatmaps in 76 us, in which 132 processors at 1.75 GHz that issue 2.5 instructions a cycle come to 170,000
+# for each.
+@pytest.mark.parametrize(
+    ("shape", "blocks", "staged", "most"),
+    [
+        ((1, 0, 2048, 7, 7), 4, 64, 125_000),
+        ((1, 0, 2048, 7, 7), 8, 128, 130_000),
+        ((1, 0, 512, 14, 14), 4, 16, 139_000),
+    ],
+)
+def test_reads_and_writes_each_byte_once_and_takes_no_more_instructions_than_it_did(
+    gpu_on_host, compiled, shape, blocks, staged, most
+):
+    profile = ptx.Profile()
+    maps = inputs(shape)
+    device_code.on_ptx(gpu_on_host, compiled(NEW))(*maps, (224, 224), blocks=blocks, staged=staged, profile=profile)
+    assert profile.requested["cp.async"] == sum(4 * each.numel() for each in maps)
+    assert profile.requested["ld global"] == 0
+    # Whole sectors of 32 bytes, but for the two extremes.
+    assert profile.sectors["cp.async"] * 32 == profile.requested["cp.async"]
+    assert profile.sectors["st global"] == 224 * 224 * 4 // 32 + 2
+    assert profile.passes["cp.async to shared"] == profile.fewest_passes["cp.async to shared"]
+    assert profile.passes["ld shared"] <= 1.3 * profile.fewest_passes["ld shared"]
+    assert profile.instructions.total() <= most
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels last", "off by one element"])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("method", METHODS)
+def test_before_there_were_clusters_it_had_the_bits_of_the_host(agree, method, dtype, layout):
+    maps = (LAYOUTS[layout](each) for each in inputs((1, 0, 41, 7, 6), dtype))
+    agree(*maps, (9, 8), method=method, architecture=OLD)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_before_there_were_clusters_a_large_map_had_the_bits_of_the_host(agree, method):
+    agree(*inputs((1, 0, 5, 20, 17)), (9, 11), spill=True, method=method, architecture=OLD)

@@ -1,0 +1,138 @@
+"""What only a GPU can show: the kernel itself, streams, devices, memory, and that nothing waits for the host.
+
+Skipped where there is no CUDA device. The arithmetic without one is in test_gpu_on_host.py.
+"""
+
+import pytest
+import torch
+from support.op_cases import DTYPES, LAYOUTS, SHAPES, assert_agrees, assert_same_bits, inputs
+
+import gradcam_fast
+from gradcam_fast.contract import METHODS, NORMALIZATIONS
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
+]
+TOLERANCE = 1e-5
+
+
+def on_gpu(*maps):
+    # A copy keeps strides that leave no gaps; the others are made on the device.
+    return [each.cuda() for each in maps]
+
+
+def test_the_kernel_is_what_is_tested():
+    assert gradcam_fast.backend().kernels[1].fused, gradcam_fast.backend()
+
+
+@pytest.mark.parametrize("relu", [True, False])
+@pytest.mark.parametrize("normalize", NORMALIZATIONS)
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("shape", "size"), [*SHAPES, ((2, 0, 4, 128, 128), (1024, 1024)), ((1, 0, 2, 300, 280), 64)])
+def test_agrees_with_the_reference(shape, size, dtype, method, normalize, relu):
+    maps = on_gpu(*inputs(shape, dtype))
+    size = (size, size) if isinstance(size, int) else size
+    assert_agrees(*maps, size, TOLERANCE, method=method, normalize=normalize, relu=relu)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_memory_layout_gives_the_map(layout, dtype, method):
+    activations, gradients = (LAYOUTS[layout](maps) for maps in on_gpu(*inputs((2, 3, 70, 6, 5), dtype)))
+    assert_agrees(activations, gradients, (24, 20), TOLERANCE, method=method)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("shape", [(2048, 7, 7), (512, 14, 14), (64, 56, 56)])
+def test_an_image_has_the_same_bits_alone_and_among_any_number(shape, method):
+    """Alone it is shared by a cluster of blocks, among a thousand it has one block."""
+    activations, gradients = torch.randn(1, *shape).cuda(), torch.randn(1, *shape).cuda()
+    expected = gradcam_fast.cam(activations, gradients, 224, method=method)
+    for batch in (2, 30, 70, 300, 1000):
+        if batch * activations.numel() > 2**28:
+            continue
+        maps = (each.expand(batch, -1, -1, -1) for each in (activations, gradients))
+        found = gradcam_fast.cam(*maps, 224, method=method)
+        assert_same_bits([each[batch // 2 :][:1] for each in found], expected)
+
+
+def test_the_current_stream_is_used():
+    activations, gradients = on_gpu(*inputs((8, 0, 512, 14, 14)))
+    expected = gradcam_fast.cam(activations, gradients, 224)
+    torch.cuda.synchronize()
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        torch.cuda._sleep(50_000_000)
+        late = gradients + 0
+        found = gradcam_fast.cam(activations, late, 224)
+    stream.synchronize()
+    assert_same_bits(found, expected)
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="one CUDA device only")
+def test_the_maps_own_device_is_used():
+    activations, gradients = inputs((2, 0, 64, 7, 7))
+    found = gradcam_fast.cam(activations.to("cuda:1"), gradients.to("cuda:1"), 56)
+    assert all(each.device == torch.device("cuda:1") for each in found)
+    assert_same_bits(
+        [each.cpu() for each in found], [each.cpu() for each in gradcam_fast.cam(*on_gpu(activations, gradients), 56)]
+    )
+
+
+def test_a_cuda_graph_holds_the_kernel():
+    activations, gradients = on_gpu(*inputs((4, 0, 256, 7, 7)))
+    gradcam_fast.cam(activations, gradients, 112)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        found = gradcam_fast.cam(activations, gradients, 112)
+    for _ in range(3):
+        activations.copy_(torch.randn_like(activations))
+        graph.replay()
+        assert_same_bits(found, gradcam_fast.cam(activations, gradients, 112))
+
+
+def network():
+    layers = [torch.nn.Conv2d(3, 32, 3, 2), torch.nn.ReLU(inplace=True), torch.nn.Conv2d(32, 64, 3, 2), torch.nn.ReLU()]
+    head = [torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(64, 10)]
+    return torch.nn.Sequential(*layers, *head).eval().cuda()
+
+
+def test_an_explanation_never_waits_for_the_device():
+    explainer = gradcam_fast.Explainer(network(), layer="3")
+    images = torch.randn(4, 3, 64, 64, device="cuda")
+    targets = (None, 3, torch.tensor([1, 2, 3, 4], device="cuda"))
+    # The colours of a colormap go to a device once.
+    gradcam_fast.overlay(images.clamp(0, 1), explainer(images, 1).heatmap)
+    explainer(images, topk=2)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for target in targets:
+            explanation = explainer(images, target)
+        explainer(images, topk=3)
+        gradcam_fast.overlay(images.clamp(0, 1), explanation.heatmap)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("chosen", [[0, 3, 4], []])
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_only_the_chosen_images_are_explained(device, chosen):
+    mask = torch.tensor([image in chosen for image in range(6)])
+    model, images = network(), torch.randn(6, 3, 64, 64, device="cuda")
+    whole = gradcam_fast.Explainer(model)(images)
+    some = gradcam_fast.Explainer(model, when=lambda logits: mask.to(device))(images)
+    assert_same_bits((some.heatmap[mask], some.raw_max[mask]), (whole.heatmap[mask], whole.raw_max[mask]))
+    assert some.heatmap.is_cuda and not some.heatmap[~mask].any() and not some.valid[~mask].any()
+
+
+def test_two_hundred_explanations_leave_not_a_byte_behind():
+    explainer, images = gradcam_fast.Explainer(network()), torch.randn(4, 3, 64, 64, device="cuda")
+    allocated = []
+    for _ in range(200):
+        explainer(images)
+        torch.cuda.synchronize()
+        allocated.append(torch.cuda.memory_allocated())
+    assert len(set(allocated[3:])) == 1

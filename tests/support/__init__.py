@@ -1,0 +1,1 @@
+"""Tools that several tests share: networks, naive references, recipes, tolerances, fakes."""

@@ -1,0 +1,39 @@
+"""Small C++ modules of the tests, bound by pybind11 and built by ninja.
+
+Knows nothing of what is in them.
+"""
+
+import importlib.util
+import os
+import subprocess
+import sysconfig
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[2]
+
+
+def build(name, folder):
+    """The module that tests/csrc/NAME.cpp makes, built in `folder`."""
+    pybind11, ninja = pytest.importorskip("pybind11"), pytest.importorskip("ninja")
+    target = folder / f"{name}{sysconfig.get_config_var('EXT_SUFFIX')}"
+    includes = [
+        ROOT / "csrc",
+        pybind11.get_include(),
+        sysconfig.get_path("include"),
+        Path(torch.__file__).parent / "include",
+    ]
+    flags = " ".join(
+        ["-shared -fPIC -O1 -std=c++17 -ffp-contract=off -fvisibility=hidden -w", *(f"-I{i}" for i in includes)]
+    )
+    (folder / "build.ninja").write_text(
+        f"rule module\n  command = {os.environ.get('CXX', 'c++')} {flags} $in -o $out\n"
+        f"build {target}: module {ROOT / 'tests' / 'csrc' / f'{name}.cpp'}\n"
+    )
+    subprocess.run([Path(ninja.BIN_DIR, "ninja"), "-C", folder], check=True)
+    spec = importlib.util.spec_from_file_location(name, target)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

@@ -1,0 +1,93 @@
+"""Inputs of the op in every shape, dtype and memory layout, and how a result is compared with the float64 reference."""
+
+import torch
+
+import gradcam_fast
+from gradcam_fast import reference
+
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+
+# (B, K, C, h, w) -> (H, W); K = 0 stands for gradients without a target dimension.
+SHAPES = [
+    ((1, 0, 1, 1, 1), (1, 1)),
+    ((3, 0, 5, 1, 1), (6, 4)),
+    ((2, 0, 2048, 7, 7), (224, 224)),
+    ((1, 0, 512, 14, 14), (224, 224)),
+    ((65, 0, 17, 7, 7), (28, 28)),
+    ((1, 10, 130, 7, 7), (56, 56)),
+    ((2, 3, 64, 5, 9), (31, 64)),
+    ((2, 1, 63, 9, 2), (9, 2)),
+    ((1, 0, 100, 13, 13), (7, 5)),
+    ((1, 0, 9, 30, 40), (1, 3)),
+    ((1, 2, 33, 56, 56), (60, 50)),
+    ((1, 0, 8, 1, 300), (2, 5)),
+]
+
+
+def inputs(shape, dtype=torch.float32):
+    b, k, c, h, w = shape
+    return torch.randn(b, c, h, w).to(dtype), torch.randn(*(b, k, c, h, w) if k else (b, c, h, w)).to(dtype)
+
+
+def assert_agrees(activations, gradients, size, tolerance, cam=gradcam_fast.cam, **choice):
+    """The tolerance is one of [0,1] maps. Where a map's range is below 1 % of the magnitudes summed up in it, the
+    rounding of those float32 sums is stretched by the normalisation, and the tolerance with it; a range below the
+    rounding of one pixel (two pixels that see the same peak from either side) says nothing of the map.
+    """
+    a, g = activations.double(), gradients.double()
+    heatmap, low, high = reference.cam(a, g, size, **choice)
+    found = cam(activations, gradients, size, **choice)
+    assert [each.dtype for each in found] == [torch.float32] * 3
+    noise = 0.01 * summed_magnitudes(a, g, choice.get("method", "gradcam"))
+    peak = torch.maximum(low.abs(), high.abs())
+    magnitude = torch.maximum(peak, noise).clamp(min=1e-30)
+    normalize = choice.get("normalize", "minmax")
+    extent = high - low if normalize == "minmax" else high
+    stretch = magnitude if normalize == "none" else torch.where(extent > 0, noise / extent, 1).clamp(min=1)
+    if normalize == "minmax":
+        varied = activations.flatten(1).amax(1) > activations.flatten(1).amin(1)
+        rounded_away = (extent <= 2.0**-22 * peak) & (peak > 0) & (varied[:, None] if extent.dim() == 2 else varied)
+        stretch = torch.where(rounded_away, torch.inf, stretch)
+    assert_within(found[0], heatmap, tolerance * stretch[..., None, None])
+    assert_within(found[1], low, tolerance * magnitude)
+    assert_within(found[2], high, tolerance * magnitude)
+
+
+def summed_magnitudes(activations, gradients, method):
+    """The largest sum over the channels of |what a channel adds|, at any position: (B,) or (B,K)."""
+    several = gradients.dim() == 5
+    gradients = (gradients if several else gradients.unsqueeze(1)).movedim(2, 1)
+    terms, _ = reference.raw_map(activations.flatten(0, 1)[:, None], gradients.flatten(0, 1)[:, :, None], method)
+    summed = terms.abs().unflatten(0, activations.shape[:2]).sum(1).amax((-2, -1))
+    return summed if several else summed[:, 0]
+
+
+def assert_within(found, expected, tolerance):
+    excess = ((found.double() - expected).abs() - tolerance).max().item()
+    assert excess <= 0, f"off by {excess:.2e} more than allowed"
+
+
+LAYOUTS = {
+    "contiguous": lambda t: t,
+    "channels last": lambda t: t.movedim(-3, -1).contiguous().movedim(-1, -3),
+    "channels last, rows innermost": lambda t: t.transpose(-3, -1).contiguous().transpose(-3, -1),
+    "tokens": lambda t: _tokens(t),
+    "every other column of a wider map": lambda t: t.repeat_interleave(2, -1)[..., ::2],
+    "a corner of a larger map": lambda t: torch.nn.functional.pad(t, (3, 2, 1, 4))[..., 1:-4, 3:-2],
+    "rows and columns exchanged": lambda t: t.transpose(-1, -2).contiguous().transpose(-1, -2),
+    "a slice of more channels": lambda t: torch.cat([t, t], -3)[..., : t.shape[-3], :, :],
+    "batch reversed in memory": lambda t: t.flip(0).contiguous().flip(0),
+    "batch innermost": lambda t: t.movedim(0, -1).contiguous().movedim(-1, 0),
+    "off by one element": lambda t: torch.cat([t.new_zeros(1), t.flatten()])[1:].view(t.shape),
+}
+
+
+def _tokens(maps):
+    """(...,C,h,w) read from tokens (...,1+hw,C), as a transformer with a class token leaves them."""
+    tokens = maps.flatten(-2).transpose(-1, -2)
+    tokens = torch.cat([torch.full_like(tokens[..., :1, :], 99.0), tokens], -2)
+    return tokens[..., 1:, :].transpose(-1, -2).unflatten(-1, maps.shape[-2:])
+
+
+def assert_same_bits(found, expected):
+    assert all(torch.equal(f, e) for f, e in zip(found, expected, strict=True))

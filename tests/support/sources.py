@@ -1,0 +1,31 @@
+"""What lies in csrc, as the build sees it: its own modules, and the torch and the compilers that it would take.
+
+Knows nothing of what is tested.
+"""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+CSRC = Path(__file__).parents[2] / "csrc"
+sys.path.insert(0, str(CSRC))
+
+import find_torch  # noqa: E402
+import toolchain  # noqa: E402
+
+
+def cuda_build():
+    """The torch and the nvcc that the CUDA library is built with; without them what asks is skipped."""
+    try:
+        torch = find_torch.find_torch()
+        if torch.cuda is None:
+            pytest.skip(f"torch {torch.version} is not a CUDA build")
+        return torch, toolchain.find_nvcc(torch)
+    except find_torch.BuildProblem as problem:
+        pytest.skip(problem.reason)
+
+
+def cuda_flags(*without):
+    """The options that nvcc is given on every machine, but for those of ``without``."""
+    return [flag for flag in (*toolchain.COMMON_FLAGS, *toolchain.CUDA_FLAGS) if flag not in without]
