@@ -108,7 +108,7 @@ def call_all(marks):
         count(name, gradcam_fast.cam, activations, gradients, size, method=method)
     for name, (rows, inner, columns) in SKINNY.items():
         left = torch.randn(rows, inner) * (torch.arange(inner) % 2)
-        count(name, gradcam_fast.skinny.mm, left, torch.randn(inner, columns))
+        count(name, gradcam_fast.ops.skinny_mm.mm, left, torch.randn(inner, columns))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from contenders import eager
 from read_limit import read_limit
 
 import gradcam_fast
-from gradcam_fast import skinny
+from gradcam_fast.ops import skinny_mm
 
 SHAPES = [
     ((1, 2048, 7, 7), 224, 300),
@@ -83,7 +83,7 @@ def test_other_methods_against_gradcam(compare, shape, side, rounds):
     activations = activations.relu()
     methods = {
         method: lambda method=method: gradcam_fast.cam(activations, gradients, side, method=method)
-        for method in gradcam_fast.contract.METHODS
+        for method in gradcam_fast.ops.arguments.METHODS
     }
     ratios = [f"{method}/gradcam" for method in methods if method != "gradcam"]
     compare("methods", f"{shape} to {side}", methods, ratios, rounds=rounds)
@@ -125,10 +125,10 @@ def test_a_few_rows_times_a_large_matrix(compare, inner, columns, rows, rounds):
         "a few rows times a large matrix",
         f"{rows} x ({inner}, {columns})",
         {
-            "all": lambda: skinny.mm(gradients, weight),
+            "all": lambda: skinny_mm.mm(gradients, weight),
             "mm": lambda: torch.mm(gradients, weight),
             "limit": lambda: read_limit(half, weight[inner // 2 :], out),
-            "half zero": lambda: skinny.mm(silenced, weight),
+            "half zero": lambda: skinny_mm.mm(silenced, weight),
             "mm half zero": lambda: torch.mm(silenced, weight),
             "half limit": lambda: read_limit(half[: inner // 4], half[inner // 4 :], out),
         },

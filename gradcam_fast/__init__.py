@@ -6,11 +6,12 @@
 from importlib import import_module
 from types import ModuleType
 
-from . import reference, targets
-from .backend import backend
+from . import targets
 from .explainer import Explainer, explain
 from .explanation import Explanation
-from .ops import cam
+from .ops import reference
+from .ops.backend import backend
+from .ops.cam import cam
 from .overlay import overlay
 
 __version__ = "0.1.0"

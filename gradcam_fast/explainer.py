@@ -15,21 +15,21 @@ from torch import nn
 
 from . import layers, outputs
 from .choosing import check_when, nothing, of_chosen
-from .contract import METHODS, NORMALIZATIONS, check_choice, check_relu, check_size
 from .evidence import Question, evidence_of, look_again
 from .explanation import Explanation
 from .graphs import Graphs
 from .inputs import Intake, as_inputs, as_model
-from .maps import heatmaps, vanished
+from .ops.arguments import METHODS, NORMALIZATIONS, check_choice, check_relu, check_size
+from .ops.heatmaps import heatmaps, vanished
 from .spatial import Frame, check_tokens
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from .choosing import When
-    from .contract import Size
     from .evidence import Evidence
     from .layers import Layer, LayerChoice
+    from .ops.arguments import Size
     from .spatial import Tokens
 
 __all__ = ["Explainer", "explain"]

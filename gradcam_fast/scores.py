@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn import functional as F
 
-from .contract import is_integer
+from .ops.arguments import is_integer
 from .outputs import pick_logits
 
 if TYPE_CHECKING:

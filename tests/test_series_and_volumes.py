@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 import gradcam_fast
 from gradcam_fast import explain
-from gradcam_fast.contract import METHODS
+from gradcam_fast.ops.arguments import METHODS
 
 MODES = {1: "linear", 2: "bilinear", 3: "trilinear"}
 

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from ..contract import METHODS
+from ..ops.arguments import METHODS
 from . import values
 
 FORMATS = ("overlay", "panels", "npy", "parquet")

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch.autograd.graph import GradientEdge
 
-from .. import skinny
+from ..ops import skinny_mm
 from . import arithmetic, attention, moves, products  # noqa: F401 (what they know of PyTorch's operations)
 from .blocks import Blocks, bundle, made, written_out
 
@@ -87,7 +87,7 @@ def _large_layer_near(start: Tensor | GradientEdge, count: int) -> bool:
     for node in nodes:
         if node.name() in ("AddmmBackward0", "MmBackward0"):
             inputs, outputs = node._saved_mat2_sym_sizes  # type: ignore[attr-defined]
-            if skinny.pays(count, (outputs, inputs)):
+            if skinny_mm.pays(count, (outputs, inputs)):
                 return True
         nodes += [each for each, _ in node.next_functions if each is not None and each not in nodes]
         if len(nodes) > _NEAR:

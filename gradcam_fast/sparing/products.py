@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from .. import skinny
+from ..ops import skinny_mm
 from .blocks import Block, Blocks, Outer, added, axes_of, cut, lengths, longer_than_one, on, squeezed
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def _few_columns_times(matrices: Tensor, gradient: Blocks) -> Blocks | None:
 def _times(values: Tensor, matrix: Tensor) -> Tensor:
     """(K, rows, columns) times (columns, M), where rows and columns may be several axes each."""
     matrix = matrix.reshape(-1, matrix.shape[-1])
-    return skinny.mm(values.reshape(-1, len(matrix)), matrix)
+    return skinny_mm.mm(values.reshape(-1, len(matrix)), matrix)
 
 
 def _outer_times(values: Outer, matrix: Tensor, rows: int) -> Tensor:

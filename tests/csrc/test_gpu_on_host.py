@@ -12,7 +12,7 @@ from support import device_code
 from support.op_cases import LAYOUTS, assert_agrees, assert_same_bits, inputs
 from support.tolerances import SAME_INPUTS
 
-from gradcam_fast.contract import METHODS, NORMALIZATIONS
+from gradcam_fast.ops.arguments import METHODS, NORMALIZATIONS
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 BLOCKS = [1, 2, 4, 8]

@@ -18,7 +18,7 @@ from support.op_cases import LAYOUTS, inputs
 from support.sources import CSRC, cuda_build, cuda_flags
 from test_gpu_on_host import BLOCKS, DTYPES
 
-from gradcam_fast.contract import METHODS, NORMALIZATIONS
+from gradcam_fast.ops.arguments import METHODS, NORMALIZATIONS
 
 # What is about the library that PTX becomes a part of.
 NOT_FOR_PTX = ("-cudart=static", "--threads=0", "--no-device-link")

@@ -13,7 +13,7 @@ from support.unchanged import unchanged
 
 import gradcam_fast
 from gradcam_fast import graphs, outputs
-from gradcam_fast.contract import METHODS
+from gradcam_fast.ops.arguments import METHODS
 
 TARGETS = {
     "the highest": ({}, {}),

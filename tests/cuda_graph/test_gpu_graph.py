@@ -12,7 +12,7 @@ from support.networks import ConvNet, Wrapped
 from support.tolerances import ROUNDED_INPUTS
 
 import gradcam_fast
-from gradcam_fast.contract import METHODS
+from gradcam_fast.ops.arguments import METHODS
 
 pytestmark = [
     pytest.mark.gpu,

@@ -1,6 +1,6 @@
 """What a machine without its kernels is told: the reason, the command that mends it, and one warning.
 
-Every test loads its own copy of ``gradcam_fast/backend.py`` beside a build.json of its own; nothing is compiled.
+Every test loads its own copy of ``gradcam_fast/ops/backend.py`` beside a build.json of its own; nothing is compiled.
 """
 
 import ctypes
@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-from gradcam_fast.backend import __file__ as BACKEND_FILE
+from gradcam_fast.ops.backend import __file__ as BACKEND_FILE
 
 BUILT = {"file": "libgradcam_fast_cpu.so", "reason": "built", "chosen": False, "log": []}
 NO_COMPILER = {**BUILT, "file": None, "reason": "no C++ compiler was found", "mend": "apt-get install g++"}
@@ -188,7 +188,7 @@ def test_the_mending_command_installs_from_where_the_package_came(built_with, mo
             return json.dumps(origin) if origin else None
 
     module = built_with(cpu=NO_COMPILER)
-    monkeypatch.setattr(module, "__file__", "/environment/site-packages/gradcam_fast/backend.py")
+    monkeypatch.setattr(module, "__file__", "/environment/site-packages/gradcam_fast/ops/backend.py")
     monkeypatch.setattr(module, "distribution", lambda name: Installed())
     assert module._reinstall() == f"pip install --force-reinstall --no-deps {command}"
 
@@ -196,7 +196,7 @@ def test_the_mending_command_installs_from_where_the_package_came(built_with, mo
 def test_a_checkout_is_mended_in_its_place(built_with, monkeypatch, tmp_path):
     (tmp_path / "setup.py").touch()
     module = built_with(cpu=NO_COMPILER)
-    monkeypatch.setattr(module, "__file__", str(tmp_path / "gradcam_fast/backend.py"))
+    monkeypatch.setattr(module, "__file__", str(tmp_path / "gradcam_fast/ops/backend.py"))
     assert module._reinstall() == f"pip install --force-reinstall --no-deps -e {tmp_path}"
 
 

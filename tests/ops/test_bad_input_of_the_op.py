@@ -59,7 +59,7 @@ def test_what_goes_wrong_in_the_kernel_goes_wrong_once(monkeypatch):
         calls.append(arguments)
         raise torch.OutOfMemoryError("no memory")
 
-    monkeypatch.setattr(gradcam_fast.ops, "_operator", fails)
+    monkeypatch.setattr(gradcam_fast.ops.cam, "_operator", fails)
     with pytest.raises(torch.OutOfMemoryError, match="no memory"):
         gradcam_fast.cam(torch.zeros(1, 3, 4, 4), torch.zeros(1, 3, 4, 4), 8)
     assert len(calls) == 1

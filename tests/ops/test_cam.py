@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 import gradcam_fast
 from gradcam_fast import reference
-from gradcam_fast.contract import METHODS, NORMALIZATIONS
+from gradcam_fast.ops.arguments import METHODS, NORMALIZATIONS
 
 IMPLEMENTATIONS = {"cam": gradcam_fast.cam, "reference": reference.cam}
 

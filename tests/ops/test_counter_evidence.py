@@ -9,7 +9,7 @@ from support.tolerances import SEED
 from torch import nn
 
 from gradcam_fast import explain
-from gradcam_fast.contract import METHODS
+from gradcam_fast.ops.arguments import METHODS
 
 
 def network(sign):

@@ -28,8 +28,8 @@ from support.tolerances import ROUNDED_INPUTS, SAME_INPUTS
 
 import gradcam_fast
 from gradcam_fast import reference
-from gradcam_fast.backend import kernel_for
-from gradcam_fast.contract import METHODS, NORMALIZATIONS
+from gradcam_fast.ops.arguments import METHODS, NORMALIZATIONS
+from gradcam_fast.ops.backend import kernel_for
 
 
 def test_the_kernel_is_what_is_tested():

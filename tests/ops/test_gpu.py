@@ -8,7 +8,7 @@ import torch
 from support.op_cases import DTYPES, LAYOUTS, SHAPES, assert_agrees, assert_same_bits, inputs
 
 import gradcam_fast
-from gradcam_fast.contract import METHODS, NORMALIZATIONS
+from gradcam_fast.ops.arguments import METHODS, NORMALIZATIONS
 
 pytestmark = [
     pytest.mark.gpu,

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import gradcam_fast
-from gradcam_fast import skinny
+from gradcam_fast.ops import skinny_mm
 
 pytestmark = pytest.mark.skipif(not gradcam_fast.backend().kernels[0].fused, reason="there is no kernel for the CPU")
 
@@ -111,8 +111,8 @@ def test_it_passes_opcheck():
 @pytest.mark.parametrize("count", [1, 16])
 def test_few_rows_and_a_large_matrix_are_its_own(count):
     rows, matrix = torch.randn(count, 2048), torch.randn(2048, 2048)
-    assert skinny.is_skinny(rows, matrix)
-    assert torch.equal(skinny.mm(rows, matrix), product(rows, matrix))
+    assert skinny_mm.is_skinny(rows, matrix)
+    assert torch.equal(skinny_mm.mm(rows, matrix), product(rows, matrix))
 
 
 @pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta")
@@ -132,5 +132,5 @@ def test_few_rows_and_a_large_matrix_are_its_own(count):
 def test_what_pytorch_does_better_is_left_to_it(count, sides, change):
     matrix = change(torch.ones(sides))
     rows = torch.ones(count, matrix.shape[0], dtype=matrix.dtype, device=matrix.device)
-    assert not skinny.is_skinny(rows, matrix)
-    assert skinny.mm(rows, matrix).shape == (count, matrix.shape[1])
+    assert not skinny_mm.is_skinny(rows, matrix)
+    assert skinny_mm.mm(rows, matrix).shape == (count, matrix.shape[1])

@@ -6,7 +6,7 @@ Knows nothing of models or backward passes; test_sparing.py has those.
 import pytest
 import torch
 
-from gradcam_fast import skinny
+from gradcam_fast.ops import skinny_mm
 from gradcam_fast.sparing import blocks
 from gradcam_fast.sparing.blocks import Block, Blocks, Outer, bundle, made, written_out
 from gradcam_fast.sparing.moves import reshaped
@@ -350,7 +350,7 @@ def test_what_a_block_gives_is_multiplied_by_few_rows_and_columns_only(monkeypat
         products.append((*rows.shape, matrix.shape[1]))
         return torch.mm(rows, matrix)
 
-    monkeypatch.setattr(skinny, "mm", mm)
+    monkeypatch.setattr(skinny_mm, "mm", mm)
     three = aten.stack([one_row(4), whole(1), outer(4)])
     aten.mm(aten.view(aten.permute(three, [1, 2, 0, 3]), [12, 24]), torch.randn(24, 5))
     assert products == [(4 * 2, 8, 5), (12, 8, 5)]
@@ -358,7 +358,7 @@ def test_what_a_block_gives_is_multiplied_by_few_rows_and_columns_only(monkeypat
 
 def test_a_sum_of_more_products_than_it_saves_is_written_out(monkeypatch):
     products = []
-    monkeypatch.setattr(skinny, "mm", lambda rows, matrix: products.append(len(rows)) or torch.mm(rows, matrix))
+    monkeypatch.setattr(skinny_mm, "mm", lambda rows, matrix: products.append(len(rows)) or torch.mm(rows, matrix))
     for count, expected in ((1, []), (8, [12])):
         factors = Outer(torch.randn(1, 2, 6, 1, count), torch.randn(1, 2, 1, 8, count))
         gradient = Blocks([(2,), (6,), (8,)], [Block((None,) * 3, factors)])

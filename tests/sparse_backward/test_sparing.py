@@ -16,7 +16,8 @@ from torch.nn import functional as F
 from torchvision.models import VisionTransformer
 
 import gradcam_fast
-from gradcam_fast import gradients, skinny, sparing
+from gradcam_fast import gradients, sparing
+from gradcam_fast.ops import skinny_mm
 from gradcam_fast.sparing import attention, blocks
 
 needs_kernel = pytest.mark.skipif(not gradcam_fast.backend().kernels[0].fused, reason="there is no kernel for the CPU")
@@ -34,17 +35,17 @@ class Seen:
 
 @pytest.fixture
 def seen(monkeypatch):
-    found, mm, on_all_numbers = Seen(), skinny.mm, blocks._on_all_numbers
+    found, mm, on_all_numbers = Seen(), skinny_mm.mm, blocks._on_all_numbers
 
     def counted(rows, matrix):
-        (found.skinny if skinny.is_skinny(rows, matrix) else found.products).append(len(rows))
+        (found.skinny if skinny_mm.is_skinny(rows, matrix) else found.products).append(len(rows))
         return mm(rows, matrix)
 
     def noted(operation, args, kwargs):
         found.written_out.append(operation.name())
         return on_all_numbers(operation, args, kwargs)
 
-    monkeypatch.setattr(skinny, "mm", counted)
+    monkeypatch.setattr(skinny_mm, "mm", counted)
     monkeypatch.setattr(blocks, "_on_all_numbers", noted)
     return found
 

@@ -9,7 +9,7 @@ import numpy as np
 import ptx_interpreter as ptx
 import torch
 
-from gradcam_fast.contract import METHODS, NORMALIZATIONS
+from gradcam_fast.ops.arguments import METHODS, NORMALIZATIONS
 
 
 def on_host(gpu):

@@ -24,7 +24,7 @@ __all__ = ["Backend", "Kernel", "backend", "kernel_for", "load", "warn_if_refere
 CHOICES = ("auto", "reference")
 DISPATCH_KEYS = {"cpu": "CPU", "cuda": "CUDA"}
 OPERATORS = {"cpu": ("cam", "skinny_mm"), "cuda": ("cam",)}
-LIBRARIES = Path(__file__).parent / "_lib"
+LIBRARIES = Path(__file__).parents[1] / "_lib"
 
 _lock = threading.Lock()
 _report: Backend | None = None
@@ -176,7 +176,7 @@ def _has_kernel(name: str, device: str) -> bool:
 def _reinstall() -> str:
     """The command that builds the package again from wherever it came."""
     again = "pip install --force-reinstall --no-deps"
-    checkout = Path(__file__).parents[1]
+    checkout = Path(__file__).parents[2]
     if (checkout / "setup.py").exists():
         return f"{again} -e {shlex.quote(str(checkout))}"
     try:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from . import ops
+from . import cam as ops
 from .reference import normalise
 
 if TYPE_CHECKING:

@@ -11,13 +11,13 @@ import torch
 from torch.compiler import is_compiling
 
 from . import reference
+from .arguments import METHODS, NORMALIZATIONS, check_choice, check_maps, check_relu, check_size
 from .backend import kernel_for, load, warn_if_reference
-from .contract import METHODS, NORMALIZATIONS, check_choice, check_maps, check_relu, check_size
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from .contract import Size
+    from .arguments import Size
 
 __all__ = ["cam"]
 

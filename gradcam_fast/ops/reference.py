@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from .contract import METHODS, NORMALIZATIONS, check_choice, check_maps, check_relu, check_size
+from .arguments import METHODS, NORMALIZATIONS, check_choice, check_maps, check_relu, check_size
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from torch import Tensor
 
-    from .contract import Size
+    from .arguments import Size
 
 __all__ = ["cam", "normalise", "raw_map", "upsample"]
 
