@@ -21,8 +21,8 @@ from .unfit import NeverRan
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from .inputs import Inputs
-    from .layers import Layer
+    from ._model.inputs import Inputs
+    from ._model.target_layer import Layer
 
 __all__ = ["forward", "preserved"]
 

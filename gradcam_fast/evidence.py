@@ -16,8 +16,8 @@ import torch
 from torch import nn
 
 from . import capture, finding, outputs, spatial
+from ._model.eager import eagerly
 from .choosing import images_chosen
-from .compiled import eagerly
 from .gradients import differentiate
 from .spatial import Frame
 from .unfit import NotSpatial, Unfit
@@ -25,9 +25,9 @@ from .unfit import NotSpatial, Unfit
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from ._model.inputs import Inputs
+    from ._model.target_layer import Layer
     from .choosing import When
-    from .inputs import Inputs
-    from .layers import Layer
     from .spatial import Tokens
 
 __all__ = ["Evidence", "Question", "evidence_of", "look_again"]

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from ._model.target_layer import eager_modules
 from .capture import tensor_in
 from .explainer import Explainer
-from .layers import eager_modules
 from .spatial import Unreadable
 from .tracing import undisturbed
 

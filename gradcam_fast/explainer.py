@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from . import layers, outputs
+from . import outputs
+from ._model.inputs import Intake, as_inputs, as_model
+from ._model.target_layer import resolve_layers
 from .choosing import check_when, nothing, of_chosen
 from .evidence import Question, evidence_of, look_again
 from .explanation import Explanation
 from .graphs import Graphs
-from .inputs import Intake, as_inputs, as_model
 from .ops.arguments import METHODS, NORMALIZATIONS, check_choice, check_relu, check_size
 from .ops.heatmaps import heatmaps, vanished
 from .spatial import Frame, check_tokens
@@ -26,9 +27,9 @@ from .spatial import Frame, check_tokens
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from ._model.target_layer import Layer, LayerChoice
     from .choosing import When
     from .evidence import Evidence
-    from .layers import Layer, LayerChoice
     from .ops.arguments import Size
     from .spatial import Tokens
 
@@ -106,7 +107,7 @@ class Explainer:
         self.intake = Intake(self.model)
         self.size = size if size is None else check_size(size, self.intake.rank)
         self.output = output
-        self.layers = layers.named(self.model, layer)
+        self.layers = resolve_layers(self.model, layer)
         self.when = check_when(when, cuda_graph=cuda_graph)
         self.graphs = Graphs() if cuda_graph else None
 

@@ -14,10 +14,10 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import nn
 
+from ._model.eager import eager_module
+from ._model.inputs import convolutions, sides_of
+from ._model.target_layer import Layer, eager_modules
 from .capture import members_of
-from .compiled import eager_module
-from .inputs import convolutions, sides_of
-from .layers import Layer, eager_modules
 from .outputs import pick_logits
 from .spatial import fits
 from .tracing import Candidate, Trace, undisturbed
@@ -25,7 +25,7 @@ from .tracing import Candidate, Trace, undisturbed
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from .inputs import Inputs
+    from ._model.inputs import Inputs
     from .spatial import Grid, Reading
 
 __all__ = ["find", "forget", "recall"]

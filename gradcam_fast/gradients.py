@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.autograd.graph import Node
 
-    from .layers import Layer
+    from ._model.target_layer import Layer
 
 __all__ = ["differentiate"]
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from . import layers
+from ._model.target_layer import resolve_layers
 from .explanation import Explanation
 from .fingerprint import fingerprint, versions, why_unfit
 from .recording import CudaRecorder
@@ -140,7 +140,7 @@ class Graphs:
         self, recorder: Recorder, explainer: Explainer, question: Question, answer: Explanation, batch: int
     ) -> Replay:
         names = [answer.layer] if isinstance(answer.layer, str) else answer.layer
-        places = explainer.layers or layers.named(explainer.model, names) or ()
+        places = explainer.layers or resolve_layers(explainer.model, names) or ()
         kind = question.images.device.type
         enabled, dtype = torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)
 

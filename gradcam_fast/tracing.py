@@ -16,15 +16,15 @@ import torch
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
+from ._model.eager import eagerly
 from .capture import members_of, preserved, replace_tensor, tensor_in
-from .compiled import eagerly
 from .grids import Grids
 from .spatial import Unreadable
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from .inputs import Inputs
+    from ._model.inputs import Inputs
     from .spatial import Reading
 
 __all__ = ["Candidate", "Trace", "undisturbed"]

@@ -9,8 +9,8 @@ from torch import nn
 
 import gradcam_fast
 from gradcam_fast import choosing
-from gradcam_fast.ops import cam as cam_op
 from gradcam_fast.ops import heatmaps
+from gradcam_fast.ops.cam import cam as fused_cam
 
 SOME = torch.tensor([True, False, False, True, True, False])
 
@@ -90,13 +90,13 @@ def test_maps_are_read_as_they_lie(batch, monkeypatch, pooling, memory_format):
         nn.Conv2d(3, 20, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(pooling), nn.Flatten(),
         nn.Linear(20 * pooling * pooling, 5),
     ).eval().to(memory_format=memory_format)  # fmt: skip
-    given, cam = [], cam_op.cam
+    given, cam = [], fused_cam
 
     def seen(*arguments, **choices):
         given.append([each.stride()[1:] for each in arguments[:2]])
         return cam(*arguments, **choices)
 
-    monkeypatch.setattr(heatmaps.ops, "cam", seen)
+    monkeypatch.setattr(heatmaps, "cam", seen)
     batch = batch.to(memory_format=memory_format)
     expected = gradcam_fast.Explainer(model, layer="1")(batch)
     assert_like(gradcam_fast.Explainer(model, layer="1", when=fixed(SOME))(batch), expected, SOME)

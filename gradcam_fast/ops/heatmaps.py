@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from . import cam as ops
+from .cam import cam
 from .reference import normalise
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def heatmaps(
         maps are finite and the result shows something.
     """
     each = [
-        ops.cam(a, g, size, method=method, normalize=normalize, relu=relu)
+        cam(a, g, size, method=method, normalize=normalize, relu=relu)
         for a, g in zip(activations, gradients, strict=True)
     ]
     heatmap, low, high = each[0]

@@ -45,9 +45,9 @@ def mm(rows: Tensor, matrix: Tensor) -> Tensor:
 
     Example:
         >>> import torch
-        >>> from gradcam_fast import skinny
+        >>> from gradcam_fast.ops import skinny_mm
         >>> matrix = torch.rand(2048, 2048)
-        >>> torch.equal(skinny.mm(torch.eye(3, 2048), matrix), matrix[:3])
+        >>> torch.equal(skinny_mm.mm(torch.eye(3, 2048), matrix), matrix[:3])
         True
     """
     if is_skinny(rows, matrix):

@@ -5,11 +5,11 @@ Knows nothing of models that are refused whole.
 
 import pytest
 import torch
+from support.checkpointed import assert_same, explained, recomputed, reentrant, twins
 from support.fake_recorder import graphed
 from support.networks import ConvNet
+from support.torchscript import scripted, traced
 from support.unchanged import unchanged
-from test_checkpointing import assert_same, explained, recomputed, reentrant, twins
-from test_refused_models import scripted, traced
 from torch import nn
 
 from gradcam_fast import explain

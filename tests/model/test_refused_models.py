@@ -12,6 +12,7 @@ from support.naive import full_graph, of_class
 from support.networks import ConvNet, stateless
 from support.refusals import assert_says
 from support.tolerances import SAME_INPUTS
+from support.torchscript import scripted
 from support.unchanged import unchanged
 from torch import nn
 
@@ -22,18 +23,6 @@ IMAGES = torch.linspace(-1, 1, 3 * 3 * 16 * 16).sin().reshape(3, 3, 16, 16)
 
 def exported(model=None, inputs=IMAGES):
     return torch.export.export(model or stateless(), (inputs,))
-
-
-def scripted(model):
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # TorchScript is deprecated
-        return torch.jit.script(model)
-
-
-def traced(model, *inputs):
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return torch.jit.trace(model.eval(), inputs)
 
 
 def quantised(how):

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from .compiled import eager_module, eager_name
+from .eager import eager_module, eager_name
 
 if TYPE_CHECKING:
     LayerChoice = str | nn.Module | Sequence["str | nn.Module"] | None
 
-__all__ = ["Layer", "eager_modules", "named"]
+__all__ = ["Layer", "eager_modules", "resolve_layers"]
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Layer:
     module: nn.Module
 
 
-def named(model: nn.Module, choice: LayerChoice) -> tuple[Layer, ...] | None:
+def resolve_layers(model: nn.Module, choice: LayerChoice) -> tuple[Layer, ...] | None:
     """The layers a caller named; None when the choice is left to :mod:`gradcam_fast.finding`.
 
     Raises:

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from .compiled import eager_module
-from .refused_models import refuse
+from .eager import eager_module
+from .supported import refuse
 
 if TYPE_CHECKING:
     from collections.abc import Callable
