@@ -15,20 +15,21 @@ from weakref import WeakSet
 import torch
 from torch import nn
 
-from . import capture, finding, outputs, spatial
+from . import capture, finding, outputs
+from ._layout import feature_layout as spatial
+from ._layout.feature_layout import Frame
 from ._model.eager import eagerly
 from .choosing import images_chosen
 from .gradients import differentiate
-from .spatial import Frame
 from .unfit import NotSpatial, Unfit
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from ._layout.feature_layout import Tokens
     from ._model.inputs import Inputs
     from ._model.target_layer import Layer
     from .choosing import When
-    from .spatial import Tokens
 
 __all__ = ["Evidence", "Question", "evidence_of", "look_again"]
 

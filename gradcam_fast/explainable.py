@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from ._layout.feature_layout import Unreadable
 from ._model.target_layer import eager_modules
 from .capture import tensor_in
 from .explainer import Explainer
-from .spatial import Unreadable
 from .tracing import undisturbed
 
 if TYPE_CHECKING:

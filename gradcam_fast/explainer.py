@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from . import outputs
+from ._layout.feature_layout import Frame, check_tokens
 from ._model.inputs import Intake, as_inputs, as_model
 from ._model.target_layer import resolve_layers
 from .choosing import check_when, nothing, of_chosen
@@ -22,16 +23,15 @@ from .explanation import Explanation
 from .graphs import Graphs
 from .ops.arguments import METHODS, NORMALIZATIONS, check_choice, check_relu, check_size
 from .ops.heatmaps import heatmaps, vanished
-from .spatial import Frame, check_tokens
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from ._layout.feature_layout import Tokens
     from ._model.target_layer import Layer, LayerChoice
     from .choosing import When
     from .evidence import Evidence
     from .ops.arguments import Size
-    from .spatial import Tokens
 
 __all__ = ["Explainer", "explain"]
 

@@ -17,7 +17,7 @@ from .explainer import Explainer
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from .spatial import Tokens
+    from ._layout.feature_layout import Tokens
 
 __all__ = ["FeatureMaps", "feature_maps"]
 

@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn.utils.parametrizations import weight_norm
 
 from gradcam_fast import evidence, explain, finding
-from gradcam_fast.grids import merged
+from gradcam_fast._layout.token_grid import merged
 
 
 def network(channels=3):

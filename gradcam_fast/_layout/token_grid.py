@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from .spatial import Grid
+    from .feature_layout import Grid
 
 __all__ = ["Grids"]
 

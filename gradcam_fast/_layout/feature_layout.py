@@ -16,7 +16,7 @@ from weakref import WeakSet
 import torch
 from torch import nn
 
-from .ops.arguments import is_integer
+from ..ops.arguments import is_integer
 
 if TYPE_CHECKING:
     from torch import Tensor

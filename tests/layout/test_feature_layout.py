@@ -11,7 +11,7 @@ from support.tolerances import SEED
 from torch import nn
 
 from gradcam_fast import Explainer, explain
-from gradcam_fast.spatial import Frame, Unreadable, grid_of, read
+from gradcam_fast._layout.feature_layout import Frame, Unreadable, grid_of, read
 
 
 @pytest.mark.parametrize(
