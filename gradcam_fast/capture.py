@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from torch.nn.modules import module as torch_module
 
-from .unfit import NeverRan
+from .exceptions import NeverRan
 
 if TYPE_CHECKING:
     from torch import Tensor

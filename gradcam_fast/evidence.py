@@ -20,8 +20,8 @@ from ._layout import feature_layout as spatial
 from ._layout.feature_layout import Frame
 from ._model.eager import eagerly
 from .choosing import images_chosen
+from .exceptions import NotSpatial, Unfit
 from .gradients import differentiate
-from .unfit import NotSpatial, Unfit
 
 if TYPE_CHECKING:
     from torch import Tensor

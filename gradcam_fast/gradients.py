@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.autograd.graph import GradientEdge
 
+from ._sparse_backward import without_zeros, worthwhile
+from .exceptions import Independent, Reentrant
 from .pooling import poolings
-from .sparing import without_zeros, worthwhile
-from .unfit import Independent, Reentrant
 
 if TYPE_CHECKING:
     from torch import Tensor

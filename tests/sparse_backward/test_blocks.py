@@ -6,10 +6,10 @@ Knows nothing of models or backward passes; test_sparing.py has those.
 import pytest
 import torch
 
+from gradcam_fast._sparse_backward import blocks
+from gradcam_fast._sparse_backward.blocks import Block, Blocks, Outer, bundle, made, written_out
+from gradcam_fast._sparse_backward.moves import reshaped
 from gradcam_fast.ops import skinny_mm
-from gradcam_fast.sparing import blocks
-from gradcam_fast.sparing.blocks import Block, Blocks, Outer, bundle, made, written_out
-from gradcam_fast.sparing.moves import reshaped
 
 aten = torch.ops.aten
 

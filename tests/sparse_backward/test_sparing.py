@@ -16,9 +16,10 @@ from torch.nn import functional as F
 from torchvision.models import VisionTransformer
 
 import gradcam_fast
-from gradcam_fast import gradients, sparing
+from gradcam_fast import _sparse_backward as sparing
+from gradcam_fast import gradients
+from gradcam_fast._sparse_backward import attention, blocks
 from gradcam_fast.ops import skinny_mm
-from gradcam_fast.sparing import attention, blocks
 
 needs_kernel = pytest.mark.skipif(not gradcam_fast.backend().kernels[0].fused, reason="there is no kernel for the CPU")
 
