@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from ._capture.hooks import tensor_in
 from ._layout.feature_layout import Unreadable
 from ._model.target_layer import eager_modules
-from .capture import tensor_in
 from .explainer import Explainer
 from .tracing import undisturbed
 

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from . import outputs
+from ._capture import scores as outputs
+from ._capture.capture import Question, evidence_of, look_again
+from ._capture.image_selection import check_when, nothing, of_chosen
 from ._layout.feature_layout import Frame, check_tokens
 from ._model.inputs import Intake, as_inputs, as_model
 from ._model.target_layer import resolve_layers
-from .choosing import check_when, nothing, of_chosen
-from .evidence import Question, evidence_of, look_again
 from .explanation import Explanation
 from .graphs import Graphs
 from .ops.arguments import METHODS, NORMALIZATIONS, check_choice, check_relu, check_size
@@ -27,10 +27,10 @@ from .ops.heatmaps import heatmaps, vanished
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from ._capture.capture import Evidence
+    from ._capture.image_selection import When
     from ._layout.feature_layout import Tokens
     from ._model.target_layer import Layer, LayerChoice
-    from .choosing import When
-    from .evidence import Evidence
     from .ops.arguments import Size
 
 __all__ = ["Explainer", "explain"]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 from torch import nn
 
-from .evidence import evidence_of
+from ._capture.capture import evidence_of
 from .explainer import Explainer
 
 if TYPE_CHECKING:

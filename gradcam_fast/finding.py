@@ -14,12 +14,12 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import nn
 
+from ._capture.hooks import members_of
+from ._capture.scores import pick_logits
 from ._layout.feature_layout import fits
 from ._model.eager import eager_module
 from ._model.inputs import convolutions, sides_of
 from ._model.target_layer import Layer, eager_modules
-from .capture import members_of
-from .outputs import pick_logits
 from .tracing import Candidate, Trace, undisturbed
 
 if TYPE_CHECKING:

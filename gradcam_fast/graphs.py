@@ -21,7 +21,7 @@ from .rehearsal import CannotRecord
 from .replays import Replay, can_be_padded, key_of, padded_size
 
 if TYPE_CHECKING:
-    from .evidence import Question
+    from ._capture.capture import Question
     from .explainer import Explainer
     from .recording import Recorder
 

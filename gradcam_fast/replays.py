@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from . import outputs
+from ._capture import scores as outputs
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from .evidence import Question
+    from ._capture.capture import Question
     from .explanation import Explanation
     from .recording import Recorder
 

@@ -16,10 +16,10 @@ import torch
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
+from ._capture.hooks import members_of, preserved, replace_tensor, tensor_in
 from ._layout.feature_layout import Unreadable
 from ._layout.token_grid import Grids
 from ._model.eager import eagerly
-from .capture import members_of, preserved, replace_tensor, tensor_in
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -8,7 +8,7 @@ from support.unchanged import unchanged
 from torch import nn
 
 import gradcam_fast
-from gradcam_fast import choosing
+from gradcam_fast._capture import image_selection as choosing
 from gradcam_fast.ops import heatmaps
 from gradcam_fast.ops.cam import cam as fused_cam
 

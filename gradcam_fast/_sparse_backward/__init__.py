@@ -16,12 +16,7 @@ import torch
 from torch.autograd.graph import GradientEdge
 
 from ..ops import skinny_mm
-from . import (
-    arithmetic,  # noqa: F401 (what they know of PyTorch's operations)
-    attention,  # noqa: F401 (what they know of PyTorch's operations)
-    moves,  # noqa: F401 (what they know of PyTorch's operations)
-    products,  # noqa: F401 (what they know of PyTorch's operations)
-)
+from . import arithmetic, attention, moves, products  # noqa: F401 (what they know of PyTorch's operations)
 from .blocks import Blocks, bundle, made, written_out
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import torch
 
-from ..outputs import as_classes, pick_logits
+from .._capture.scores import as_classes, pick_logits
 from .architectures import Architecture, built_in, from_timm, from_torchvision, known_names
 from .class_names import imagenet_class_names, numbered, read_class_names
 from .factories import from_factory

@@ -12,7 +12,8 @@ from support.networks import ConvNet, LogitsAndFeatures, TwoInputs, Wrapped
 from support.unchanged import unchanged
 
 import gradcam_fast
-from gradcam_fast import graphs, outputs
+from gradcam_fast import graphs
+from gradcam_fast._capture import scores as outputs
 from gradcam_fast.ops.arguments import METHODS
 
 TARGETS = {

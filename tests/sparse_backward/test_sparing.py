@@ -17,7 +17,7 @@ from torchvision.models import VisionTransformer
 
 import gradcam_fast
 from gradcam_fast import _sparse_backward as sparing
-from gradcam_fast import gradients
+from gradcam_fast._capture import gradients
 from gradcam_fast._sparse_backward import attention, blocks
 from gradcam_fast.ops import skinny_mm
 

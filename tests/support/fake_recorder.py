@@ -8,8 +8,8 @@ from contextlib import nullcontext
 import torch
 
 import gradcam_fast
+from gradcam_fast._capture.scores import with_tensors
 from gradcam_fast.graphs import Graphs
-from gradcam_fast.outputs import with_tensors
 
 
 class StandIn:

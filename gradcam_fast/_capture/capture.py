@@ -15,21 +15,23 @@ from weakref import WeakSet
 import torch
 from torch import nn
 
-from . import capture, finding, outputs
-from ._layout import feature_layout as spatial
-from ._layout.feature_layout import Frame
-from ._model.eager import eagerly
-from .choosing import images_chosen
-from .exceptions import NotSpatial, Unfit
+from .. import finding
+from .._layout import feature_layout as spatial
+from .._layout.feature_layout import Frame
+from .._model.eager import eagerly
+from ..exceptions import NotSpatial, Unfit
+from . import hooks as capture
+from . import scores as outputs
 from .gradients import differentiate
+from .image_selection import images_chosen
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ._layout.feature_layout import Tokens
-    from ._model.inputs import Inputs
-    from ._model.target_layer import Layer
-    from .choosing import When
+    from .._layout.feature_layout import Tokens
+    from .._model.inputs import Inputs
+    from .._model.target_layer import Layer
+    from .image_selection import When
 
 __all__ = ["Evidence", "Question", "evidence_of", "look_again"]
 

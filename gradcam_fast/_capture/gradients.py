@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.autograd.graph import GradientEdge
 
-from ._sparse_backward import without_zeros, worthwhile
-from .exceptions import Independent, Reentrant
+from .._sparse_backward import without_zeros, worthwhile
+from ..exceptions import Independent, Reentrant
 from .pooling import poolings
 
 if TYPE_CHECKING:
     from torch import Tensor
     from torch.autograd.graph import Node
 
-    from ._model.target_layer import Layer
+    from .._model.target_layer import Layer
 
 __all__ = ["differentiate"]
 

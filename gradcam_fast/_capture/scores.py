@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from .ops.arguments import is_integer
+from ..ops.arguments import is_integer
 
 if TYPE_CHECKING:
     from torch import Tensor

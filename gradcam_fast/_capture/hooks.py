@@ -16,13 +16,13 @@ import torch
 from torch import nn
 from torch.nn.modules import module as torch_module
 
-from .exceptions import NeverRan
+from ..exceptions import NeverRan
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ._model.inputs import Inputs
-    from ._model.target_layer import Layer
+    from .._model.inputs import Inputs
+    from .._model.target_layer import Layer
 
 __all__ = ["forward", "preserved"]
 
