@@ -12,10 +12,10 @@ import torch
 from torch import nn
 
 from ._capture.hooks import tensor_in
+from ._layer_search.trace import undisturbed
 from ._layout.feature_layout import Unreadable
 from ._model.target_layer import eager_modules
 from .explainer import Explainer
-from .tracing import undisturbed
 
 if TYPE_CHECKING:
     from torch import Tensor

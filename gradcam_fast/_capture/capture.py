@@ -15,7 +15,7 @@ from weakref import WeakSet
 import torch
 from torch import nn
 
-from .. import finding
+from .._layer_search import search as finding
 from .._layout import feature_layout as spatial
 from .._layout.feature_layout import Frame
 from .._model.eager import eagerly

@@ -30,7 +30,7 @@ class Layer:
 
 
 def resolve_layers(model: nn.Module, choice: LayerChoice) -> tuple[Layer, ...] | None:
-    """The layers a caller named; None when the choice is left to :mod:`gradcam_fast.finding`.
+    """The layers a caller named; None when the choice is left to :mod:`gradcam_fast._layer_search.search`.
 
     Raises:
         ValueError: no such layer in this model; the message has the nearest names.

@@ -14,19 +14,19 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import nn
 
-from ._capture.hooks import members_of
-from ._capture.scores import pick_logits
-from ._layout.feature_layout import fits
-from ._model.eager import eager_module
-from ._model.inputs import convolutions, sides_of
-from ._model.target_layer import Layer, eager_modules
-from .tracing import Candidate, Trace, undisturbed
+from .._capture.hooks import members_of
+from .._capture.scores import pick_logits
+from .._layout.feature_layout import fits
+from .._model.eager import eager_module
+from .._model.inputs import convolutions, sides_of
+from .._model.target_layer import Layer, eager_modules
+from .trace import Candidate, Trace, undisturbed
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ._layout.feature_layout import Grid, Reading
-    from ._model.inputs import Inputs
+    from .._layout.feature_layout import Grid, Reading
+    from .._model.inputs import Inputs
 
 __all__ = ["find", "forget", "recall"]
 

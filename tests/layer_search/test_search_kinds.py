@@ -16,8 +16,9 @@ from support.unchanged import unchanged
 from torch import nn
 from torch.nn.utils.parametrizations import weight_norm
 
-from gradcam_fast import explain, finding
+from gradcam_fast import explain
 from gradcam_fast._capture import capture as evidence
+from gradcam_fast._layer_search import search as finding
 from gradcam_fast._layout.token_grid import merged
 
 

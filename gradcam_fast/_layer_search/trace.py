@@ -16,16 +16,16 @@ import torch
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
-from ._capture.hooks import members_of, preserved, replace_tensor, tensor_in
-from ._layout.feature_layout import Unreadable
-from ._layout.token_grid import Grids
-from ._model.eager import eagerly
+from .._capture.hooks import members_of, preserved, replace_tensor, tensor_in
+from .._layout.feature_layout import Unreadable
+from .._layout.token_grid import Grids
+from .._model.eager import eagerly
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ._layout.feature_layout import Reading
-    from ._model.inputs import Inputs
+    from .._layout.feature_layout import Reading
+    from .._model.inputs import Inputs
 
 __all__ = ["Candidate", "Trace", "undisturbed"]
 

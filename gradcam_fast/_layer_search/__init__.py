@@ -1,0 +1,1 @@
+"""Which layer to explain when the caller names none: traced runs of the model, and the rules of the choice."""
