@@ -16,11 +16,11 @@ from torch import nn
 from ._capture import scores as outputs
 from ._capture.capture import Question, evidence_of, look_again
 from ._capture.image_selection import check_when, nothing, of_chosen
+from ._cuda_graph.cache import Graphs
 from ._layout.feature_layout import Frame, check_tokens
 from ._model.inputs import Intake, as_inputs, as_model
 from ._model.target_layer import resolve_layers
 from .explanation import Explanation
-from .graphs import Graphs
 from .ops.arguments import METHODS, NORMALIZATIONS, check_choice, check_relu, check_size
 from .ops.heatmaps import heatmaps, vanished
 

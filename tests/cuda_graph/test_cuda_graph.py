@@ -12,8 +12,8 @@ from support.networks import ConvNet, LogitsAndFeatures, TwoInputs, Wrapped
 from support.unchanged import unchanged
 
 import gradcam_fast
-from gradcam_fast import graphs
 from gradcam_fast._capture import scores as outputs
+from gradcam_fast._cuda_graph import cache as graphs
 from gradcam_fast.ops.arguments import METHODS
 
 TARGETS = {

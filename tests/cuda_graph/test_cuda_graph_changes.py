@@ -13,7 +13,7 @@ from support.unchanged import unchanged
 from test_cuda_graph import assert_same
 
 import gradcam_fast
-from gradcam_fast.rehearsal import CannotRecord
+from gradcam_fast._cuda_graph.checks import CannotRecord
 
 
 def recorded(model, images, recorder=StandIn, **choices):

@@ -9,7 +9,7 @@ import torch
 
 import gradcam_fast
 from gradcam_fast._capture.scores import with_tensors
-from gradcam_fast.graphs import Graphs
+from gradcam_fast._cuda_graph.cache import Graphs
 
 
 class StandIn:

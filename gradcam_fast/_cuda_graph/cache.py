@@ -13,17 +13,17 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ._model.target_layer import resolve_layers
-from .explanation import Explanation
+from .._model.target_layer import resolve_layers
+from ..explanation import Explanation
+from .checks import CannotRecord
 from .fingerprint import fingerprint, versions, why_unfit
-from .recording import CudaRecorder
-from .rehearsal import CannotRecord
-from .replays import Replay, can_be_padded, key_of, padded_size
+from .recorder import CudaRecorder
+from .replay import Replay, can_be_padded, key_of, padded_size
 
 if TYPE_CHECKING:
-    from ._capture.capture import Question
-    from .explainer import Explainer
-    from .recording import Recorder
+    from .._capture.capture import Question
+    from ..explainer import Explainer
+    from .recorder import Recorder
 
 __all__ = ["Graphs"]
 

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ._capture import scores as outputs
+from .._capture import scores as outputs
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ._capture.capture import Question
-    from .explanation import Explanation
-    from .recording import Recorder
+    from .._capture.capture import Question
+    from ..explanation import Explanation
+    from .recorder import Recorder
 
 __all__ = ["Replay", "can_be_padded", "key_of", "padded_size"]
 

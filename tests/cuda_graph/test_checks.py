@@ -8,7 +8,7 @@ import torch
 from support.networks import ConvNet
 
 import gradcam_fast
-from gradcam_fast.rehearsal import CannotRecord, rehearse
+from gradcam_fast._cuda_graph.checks import CannotRecord, rehearse
 
 CPU = torch.device("cpu")
 MAPS = torch.ones(2, 3)

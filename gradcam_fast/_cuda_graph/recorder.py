@@ -14,7 +14,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 
-from .rehearsal import rehearse
+from .checks import rehearse
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
