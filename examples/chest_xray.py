@@ -15,8 +15,8 @@ from torch import nn
 from torch.nn.functional import interpolate
 
 import gradcam_fast
-from gradcam_fast import figures
-from gradcam_fast.colors import colorize
+from gradcam_fast.visual import figures
+from gradcam_fast.visual.colormaps import colorize
 
 
 class ResidualBlock(nn.Module):

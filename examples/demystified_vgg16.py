@@ -12,8 +12,8 @@ from pictures import arguments, imagenet, load, read, sample_photo, save
 from torchvision.models import VGG16_Weights, vgg16
 
 import gradcam_fast
-from gradcam_fast import figures
 from gradcam_fast.features import feature_maps
+from gradcam_fast.visual import figures
 
 BULL_MASTIFF = 243
 POOLS = ("features.4", "features.9", "features.16", "features.23", "features.30")

@@ -8,10 +8,10 @@ The network is EfficientNet-Lite0, trained on ImageNet, with the weights of the 
 from pictures import arguments, sample_photo, save
 
 import gradcam_fast
-from gradcam_fast import figures
 from gradcam_fast.cli.models import load_network
 from gradcam_fast.cli.photos import pixels, read_photo
 from gradcam_fast.features import feature_maps
+from gradcam_fast.visual import figures
 
 DEPTHS = ["_blocks.1", "_blocks.3", "_blocks.8", "_blocks.15"]
 

@@ -13,8 +13,8 @@ from pictures import arguments, imagenet, load, read, sample_photo, save
 from torchvision.models import ResNet152_Weights, resnet152
 
 import gradcam_fast
-from gradcam_fast import figures
-from gradcam_fast.figures.captions import class_titles
+from gradcam_fast.visual import figures
+from gradcam_fast.visual.figures.captions import class_titles
 
 
 def explain(model, images, **target):

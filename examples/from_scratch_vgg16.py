@@ -13,8 +13,8 @@ from pictures import arguments, imagenet, load, read, sample_photo, save
 from torchvision.models import VGG16_Weights, vgg16
 
 import gradcam_fast
-from gradcam_fast import figures
 from gradcam_fast.features import feature_maps
+from gradcam_fast.visual import figures
 
 LAYER = "features.28"
 NAMES = VGG16_Weights.IMAGENET1K_V1.meta["categories"]

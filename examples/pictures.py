@@ -10,7 +10,7 @@ from pathlib import Path
 import cv2
 import torch
 
-from gradcam_fast import figures
+from gradcam_fast.visual import figures
 
 MEAN = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
 STD = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)

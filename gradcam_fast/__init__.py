@@ -12,14 +12,16 @@ from .explanation import Explanation
 from .ops import reference
 from .ops.backend import backend
 from .ops.cam import cam
-from .overlay import overlay
+from .visual.overlay import overlay
 
 __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> ModuleType:
     # Imported when first asked for: what they stand on need not be installed.
-    if name in ("features", "figures"):
+    if name == "figures":
+        return import_module(".visual.figures", __name__)
+    if name == "features":
         return import_module(f".{name}", __name__)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from gradcam_fast.figures.sizing import fitted
+from gradcam_fast.visual.figures.sizing import fitted
 
 cv2 = pytest.importorskip("cv2")
 pytest.importorskip("torchvision.models", exc_type=Exception)

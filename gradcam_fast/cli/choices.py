@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..colors import colormap_table
+from ..visual.colormaps import colormap_table
 from .messages import complain
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ import numpy
 import torch
 from PIL import Image
 
-from ..colors import colormap_table
+from ..visual.colormaps import colormap_table
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

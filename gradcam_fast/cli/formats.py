@@ -100,7 +100,7 @@ def _overlay_endings(count: int, style: Style) -> list[str]:
 
 
 def _panels(subject: Subject, answer: Answer, style: Style, _: tuple[int, int]) -> Iterator[bytes]:
-    from ..figures import panels, save
+    from ..visual.figures import panels, save
 
     assert subject.pixels is not None
     titles = [

@@ -15,7 +15,7 @@ import numpy
 import torch
 from PIL import Image
 
-from ..overlay import overlay
+from ..visual.overlay import overlay
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

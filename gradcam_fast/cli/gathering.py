@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..figures import is_own
+from ..visual.figures import is_own
 
 __all__ = ["SUFFIXES", "Photo", "gather"]
 

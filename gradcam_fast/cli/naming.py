@@ -10,7 +10,7 @@ import itertools
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..figures import is_own
+from ..visual.figures import is_own
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 import numpy
 import torch
 
-from ..colors import colormap_table
 from ..explainer import Explainer
+from ..visual.colormaps import colormap_table
 from .channel import ahead, behind
 from .frames import Batch, Drawing, Frame, prepared
 from .recording import SUFFIXES, Film, Recording

@@ -21,7 +21,7 @@ try:
 except ImportError:  # Pillow writes the same pixels in a third more time
     simplejpeg = None
 
-from ..figures.figure_files import MARK, SOFTWARE
+from ..visual.figures.figure_files import MARK, SOFTWARE
 
 if TYPE_CHECKING:
     from typing import Any

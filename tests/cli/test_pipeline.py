@@ -22,7 +22,7 @@ from gradcam_fast.cli.gathering import Photo
 from gradcam_fast.cli.photos import read_photo
 from gradcam_fast.cli.pipeline import Plan, Question, explain_files
 from gradcam_fast.cli.report import Report
-from gradcam_fast.figures import is_own
+from gradcam_fast.visual.figures import is_own
 
 
 @pytest.fixture

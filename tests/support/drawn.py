@@ -9,7 +9,7 @@ import numpy
 import torch
 from PIL import Image
 
-from gradcam_fast.figures import save
+from gradcam_fast.visual.figures import save
 
 
 def pictures_in(figure, path):

@@ -6,8 +6,8 @@ from support.drawn import assert_readable, pictures_in, texts_in
 from support.networks import ConvNet, Shaped
 
 import gradcam_fast
-from gradcam_fast.figures import classes
-from gradcam_fast.figures.captions import class_titles, most_probable
+from gradcam_fast.visual.figures import classes
+from gradcam_fast.visual.figures.captions import class_titles, most_probable
 
 NAMES = ["tench", "goldfish", "shark", "ray", "cock"]
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 from support.drawn import assert_readable, pictures_in, texts_in
 
-from gradcam_fast.colors import colorize
-from gradcam_fast.figures import channels
+from gradcam_fast.visual.colormaps import colorize
+from gradcam_fast.visual.figures import channels
 
 
 def repeated(picture, times):

@@ -9,10 +9,11 @@ import torch
 from PIL import Image
 from support.drawn import assert_readable, pictures_in, texts_in
 
-from gradcam_fast import Explanation, overlay
-from gradcam_fast.colors import colorize
-from gradcam_fast.edges import outlines
-from gradcam_fast.figures import explained, panels, save
+from gradcam_fast import Explanation
+from gradcam_fast.visual import overlay
+from gradcam_fast.visual.colormaps import colorize
+from gradcam_fast.visual.edges import outlines
+from gradcam_fast.visual.figures import explained, panels, save
 
 ROWS, COLUMNS = torch.arange(256.0)[:, None], torch.arange(384.0)
 
@@ -169,7 +170,7 @@ def test_the_file_has_the_figure_s_size_and_the_suffix_its_format(photo, heatmap
 
 def test_pyplot_is_never_imported(tmp_path):
     program = (
-        "import sys, torch, gradcam_fast.figures as f;"
+        "import sys, torch, gradcam_fast.visual.figures as f;"
         "f.save(f.panels(torch.zeros(3, 8, 8, dtype=torch.uint8), torch.zeros(1, 2, 2), ['a']), sys.argv[1]);"
         "sys.exit('matplotlib.pyplot' in sys.modules)"
     )

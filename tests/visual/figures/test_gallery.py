@@ -4,7 +4,7 @@ import pytest
 import torch
 from support.drawn import assert_readable, pictures_in, texts_in
 
-from gradcam_fast.figures import gallery
+from gradcam_fast.visual.figures import gallery
 
 
 def noise(*size):

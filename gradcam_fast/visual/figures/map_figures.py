@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ..colors import colorize
+from ..colormaps import colorize
 from ..overlay import overlay
 from .page import Page, lines_of
 from .sizing import PANEL, canvas, cells, check_photo, fitted, shape_of, smooth

@@ -39,7 +39,7 @@ def colorize(heatmap: Tensor, colormap: str = "jet") -> Tensor:
 
     Example:
         >>> import torch
-        >>> from gradcam_fast.colors import colorize
+        >>> from gradcam_fast.visual.colormaps import colorize
         >>> colorize(torch.ones(1, 1)).flatten().tolist()
         [128, 0, 0]
     """

@@ -36,7 +36,7 @@ def outlines(images: Tensor) -> Tensor:
 
     Example:
         >>> import torch
-        >>> from gradcam_fast.edges import outlines
+        >>> from gradcam_fast.visual.edges import outlines
         >>> half = torch.zeros(1, 1, 3, 6, dtype=torch.uint8)
         >>> half[..., 3:] = 255
         >>> outlines(half)[0, 0, 1].tolist()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ..explanation import Explanation
+    from ...explanation import Explanation
 
 __all__ = ["class_titles", "most_probable"]
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from .colors import check_range, check_tensor, colorize
+from .colormaps import check_range, check_tensor, colorize
 from .edges import outlines
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn.functional import interpolate
 
-from ..colors import check_tensor
+from ..colormaps import check_tensor
 from ..edges import outlines
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ..colors import colorize
+from ..colormaps import colorize
 from ..overlay import overlay
 from .captions import class_titles
 from .class_figures import classes
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from torch import Tensor
 
-    from ..explanation import Explanation
+    from ...explanation import Explanation
 
 __all__ = ["channels", "classes", "explained", "gallery", "is_own", "layers", "panels", "relu", "save"]
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ..colors import colorize
+from ..colormaps import colorize
 from .page import Page, lines_of
 from .sizing import cells, shape_of
 

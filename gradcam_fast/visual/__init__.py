@@ -1,0 +1,1 @@
+"""Heatmaps for people: laid over photos, coloured, and drawn as figures."""
