@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from .arguments import as_asked, as_tensor, check_indices, columns, cosines, floating, kind, mean_over, rows
 from .boxes import as_references, matching_scores
-from .scores import as_asked, as_tensor, check_indices, columns, cosines, floating, kind, mean_over, rows
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from .scores import Indices
+    from .arguments import Indices
 
     Target = Callable[[Any], Tensor]
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn import functional as F
 
-from ._capture.scores import pick_logits
-from .ops.arguments import is_integer
+from .._capture.scores import pick_logits
+from ..ops.arguments import is_integer
 
 if TYPE_CHECKING:
     from torch import Tensor
