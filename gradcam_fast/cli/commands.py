@@ -83,14 +83,14 @@ def _video(options: argparse.Namespace) -> int:
 
 
 def _layers(options: argparse.Namespace) -> int:
-    from ..explainable import explainable_layers
     from ..explainer import Explainer
+    from ..layers import list_layers
 
     network = choices.network_of(options)
     image = torch.rand(1, 3, *network.preprocess.size)
     chosen = Explainer(network.model, size=1)(image).layer
     lines = [("", "layer", "output", "map", "kind")]
-    for each in explainable_layers(network.model, image):
+    for each in list_layers(network.model, image):
         lines.append(("*" if each.name == chosen else "", each.name, _by(each.shape[1:]), _by(each.grid), each.kind))
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     print(f"{network.title}, input {_by(network.preprocess.size)}\n")

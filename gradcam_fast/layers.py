@@ -20,11 +20,11 @@ from .explainer import Explainer
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["ExplainableLayer", "explainable_layers"]
+__all__ = ["LayerInfo", "list_layers"]
 
 
 @dataclass(frozen=True)
-class ExplainableLayer:
+class LayerInfo:
     """A layer whose output can be read as maps.
 
     Attributes:
@@ -40,7 +40,7 @@ class ExplainableLayer:
     grid: tuple[int, ...]
 
 
-def explainable_layers(model: nn.Module, images: Tensor) -> list[ExplainableLayer]:
+def list_layers(model: nn.Module, images: Tensor) -> list[LayerInfo]:
     """The layers of ``model`` that return maps of ``images`` (B,C,H,W), in the order in which they finish.
 
     Modules that only hand their input on (``nn.Identity``) are left out.
@@ -48,15 +48,15 @@ def explainable_layers(model: nn.Module, images: Tensor) -> list[ExplainableLaye
     Example:
         >>> import torch
         >>> model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.Flatten(), torch.nn.Linear(1568, 5))
-        >>> explainable_layers(model, torch.rand(1, 3, 16, 16))
-        [ExplainableLayer(name='0', kind='Conv2d', shape=(1, 8, 14, 14), grid=(14, 14))]
+        >>> list_layers(model, torch.rand(1, 3, 16, 16))
+        [LayerInfo(name='0', kind='Conv2d', shape=(1, 8, 14, 14), grid=(14, 14))]
     """
     explainer = Explainer(model)
     question = explainer.ask(images)
     modules = {
         name: module for name, module in eager_modules(explainer.model).items() if not isinstance(module, nn.Identity)
     }
-    found: dict[str, ExplainableLayer] = {}
+    found: dict[str, LayerInfo] = {}
 
     def note(name: str, module: nn.Module, output: Any) -> None:
         maps = tensor_in(output)
@@ -67,7 +67,7 @@ def explainable_layers(model: nn.Module, images: Tensor) -> list[ExplainableLaye
         except Unreadable:
             return
         found.pop(name, None)  # of a module that runs again the last call counts
-        found[name] = ExplainableLayer(name, type(module).__name__, tuple(maps.shape), grid)
+        found[name] = LayerInfo(name, type(module).__name__, tuple(maps.shape), grid)
 
     handles = []
     try:
