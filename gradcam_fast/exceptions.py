@@ -11,18 +11,18 @@ from collections.abc import Sequence
 WAY_OUT = "choose another layer, or layer=None to have one found"
 
 
-class Unfit(Exception):
+class LayerError(Exception):
     """A layer cannot be explained."""
 
 
-class NeverRan(Unfit, RuntimeError):
+class LayerNotRun(LayerError, RuntimeError):
     """The layer did not run."""
 
     def __init__(self, name: str) -> None:
         super().__init__(f"layer {name!r} did not run in this forward; {WAY_OUT}")
 
 
-class Independent(Unfit, RuntimeError):
+class ScoreIndependent(LayerError, RuntimeError):
     """The score does not depend on the layer."""
 
     def __init__(self, name: str) -> None:
@@ -32,7 +32,7 @@ class Independent(Unfit, RuntimeError):
         )
 
 
-class Reentrant(Unfit, RuntimeError):
+class ReentrantCheckpoint(LayerError, RuntimeError):
     """Between the layer and the score there is a checkpoint that allows no gradient of a part."""
 
     def __init__(self, name: str) -> None:
@@ -42,7 +42,7 @@ class Reentrant(Unfit, RuntimeError):
         )
 
 
-class NotSpatial(Unfit, ValueError):
+class NotSpatial(LayerError, ValueError):
     """The layer's output cannot be read as maps of the images: of another shape or batch, or in more ways than one."""
 
     def __init__(self, name: str, shape: Sequence[int], batch: int, reason: object) -> None:

@@ -14,23 +14,23 @@ import torch
 from torch import nn
 
 from ._capture import scores as outputs
-from ._capture.capture import Question, evidence_of, look_again
+from ._capture.capture import Request, capture_after_search, capture_or_search
 from ._capture.image_selection import check_when, nothing, of_chosen
 from ._cuda_graph.cache import Graphs
-from ._layout.feature_layout import Frame, check_tokens
-from ._model.inputs import Intake, as_inputs, as_model
+from ._layout.feature_layout import ImageGeometry, check_tokens
+from ._model.inputs import InputAxes, check_inputs, unwrap_model
 from ._model.target_layer import resolve_layers
 from .explanation import Explanation
 from .ops.arguments import METHODS, NORMALIZATIONS, check_choice, check_relu, check_size
-from .ops.heatmaps import heatmaps, vanished
+from .ops.heatmaps import gradients_vanished, heatmaps
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ._capture.capture import Evidence
+    from ._capture.capture import Capture
     from ._capture.image_selection import When
     from ._layout.feature_layout import Tokens
-    from ._model.target_layer import Layer, LayerChoice
+    from ._model.target_layer import LayerChoice, TargetLayer
     from .ops.arguments import Size
 
 __all__ = ["Explainer", "explain"]
@@ -96,7 +96,7 @@ class Explainer:
         cuda_graph: bool = False,
         when: When | None = None,
     ) -> None:
-        self.model = as_model(model)
+        self.model = unwrap_model(model)
         check_choice("method", method, METHODS)
         check_choice("normalize", normalize, NORMALIZATIONS)
         check_relu(relu)
@@ -104,8 +104,8 @@ class Explainer:
         if output is not None and not callable(output):
             raise TypeError(f"output={output!r} is not callable; give a function that picks the logits")
         self.method, self.normalize, self.relu = method, normalize, relu
-        self.intake = Intake(self.model)
-        self.size = size if size is None else check_size(size, self.intake.rank)
+        self.axes = InputAxes(self.model)
+        self.size = size if size is None else check_size(size, self.axes.rank)
         self.output = output
         self.layers = resolve_layers(self.model, layer)
         self.when = check_when(when, cuda_graph=cuda_graph)
@@ -113,18 +113,18 @@ class Explainer:
 
     def __call__(self, images: Any, target: Any = None, topk: int | None = None) -> Explanation:
         """Explain a batch; see :func:`gradcam_fast.explain` for the arguments."""
-        question = self.ask(images, target, topk)
-        return self.explained(question) if self.graphs is None else self.graphs.explain(self, question)
+        request = self.ask(images, target, topk)
+        return self.explained(request) if self.graphs is None else self.graphs.explain(self, request)
 
-    def explained(self, question: Question) -> Explanation:
-        """The answer to a question, from the layers that were named or are found."""
-        evidence = evidence_of(self.model, question, self.layers)
-        explanation = self._explanation(evidence, question)
-        empty = vanished(explanation.valid, evidence.gradients)
+    def explained(self, request: Request) -> Explanation:
+        """The answer to a request, from the layers that were named or are found."""
+        evidence = capture_or_search(self.model, request, self.layers)
+        explanation = self._explanation(evidence, request)
+        empty = gradients_vanished(explanation.valid, evidence.gradients)
         if empty and evidence.recalled:
-            evidence = look_again(self.model, question)
-            explanation = self._explanation(evidence, question)
-            empty = vanished(explanation.valid, evidence.gradients)
+            evidence = capture_after_search(self.model, request)
+            explanation = self._explanation(evidence, request)
+            empty = gradients_vanished(explanation.valid, evidence.gradients)
         if empty:
             warnings.warn(
                 f"the gradient of the score at layer {', '.join(map(repr, evidence.layers))} is zero everywhere, so the"
@@ -133,24 +133,24 @@ class Explainer:
             )
         return explanation
 
-    def explained_at(self, question: Question, layers: Sequence[Layer]) -> Explanation:
+    def explained_at(self, request: Request, layers: Sequence[TargetLayer]) -> Explanation:
         """The answer from these layers, without the host ever waiting for the device."""
-        return self._explanation(evidence_of(self.model, question, layers), question)
+        return self._explanation(capture_or_search(self.model, request, layers), request)
 
-    def ask(self, images: Any, target: Any = None, topk: int | None = None) -> Question:
-        """The question that a call with these arguments asks, checked."""
-        inputs, main = as_inputs(self.model, self.intake.rank, images)
-        frame = Frame(main.shape[0], self.intake.sides(main), self.intake.patches)
-        target = outputs.check_target(target, topk, frame.batch)
-        return Question(inputs, frame, target, topk, self.output, self.tokens, self.when)
+    def ask(self, images: Any, target: Any = None, topk: int | None = None) -> Request:
+        """The request that a call with these arguments asks, checked."""
+        inputs, main = check_inputs(self.model, self.axes.rank, images)
+        geometry = ImageGeometry(main.shape[0], self.axes.sides(main), self.axes.patches)
+        target = outputs.check_target(target, topk, geometry.batch)
+        return Request(inputs, geometry, target, topk, self.output, self.tokens, self.when)
 
-    def _explanation(self, evidence: Evidence, question: Question) -> Explanation:
+    def _explanation(self, evidence: Capture, request: Request) -> Explanation:
         with torch.inference_mode(False), torch.no_grad():
-            heatmap, low, high, valid = self._results(evidence, self.size or question.frame.size)
+            heatmap, low, high, valid = self._results(evidence, self.size or request.geometry.size)
         layer = evidence.layers[0] if len(evidence.layers) == 1 else evidence.layers
         return Explanation(heatmap, evidence.logits, evidence.target, evidence.scores, low, high, valid, layer)
 
-    def _results(self, evidence: Evidence, size: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def _results(self, evidence: Capture, size: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         made = partial(heatmaps, size=size, method=self.method, normalize=self.normalize, relu=self.relu)
         if evidence.chosen is None:
             return made(evidence.activations, evidence.gradients)

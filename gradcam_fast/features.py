@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 from torch import nn
 
-from ._capture.capture import evidence_of
+from ._capture.capture import capture_or_search
 from .explainer import Explainer
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ def feature_maps(
         True
     """
     explainer = Explainer(model, layer=layer, output=output, tokens=tokens)
-    evidence = evidence_of(explainer.model, explainer.ask(images, target, topk), explainer.layers)
+    evidence = capture_or_search(explainer.model, explainer.ask(images, target, topk), explainer.layers)
     at = {
         name: FeatureMaps(name, *maps)
         for name, *maps in zip(sorted(evidence.layers), evidence.activations, evidence.gradients, strict=True)

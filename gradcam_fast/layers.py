@@ -13,7 +13,7 @@ from torch import nn
 
 from ._capture.hooks import tensor_in
 from ._layer_search.trace import undisturbed
-from ._layout.feature_layout import Unreadable
+from ._layout.feature_layout import UnreadableLayout
 from ._model.target_layer import eager_modules
 from .explainer import Explainer
 
@@ -52,7 +52,7 @@ def list_layers(model: nn.Module, images: Tensor) -> list[LayerInfo]:
         [LayerInfo(name='0', kind='Conv2d', shape=(1, 8, 14, 14), grid=(14, 14))]
     """
     explainer = Explainer(model)
-    question = explainer.ask(images)
+    request = explainer.ask(images)
     modules = {
         name: module for name, module in eager_modules(explainer.model).items() if not isinstance(module, nn.Identity)
     }
@@ -63,8 +63,8 @@ def list_layers(model: nn.Module, images: Tensor) -> list[LayerInfo]:
         if maps is None:
             return
         try:
-            grid = tuple(question.read(module, maps)(maps).shape[2:])
-        except Unreadable:
+            grid = tuple(request.read(module, maps)(maps).shape[2:])
+        except UnreadableLayout:
             return
         found.pop(name, None)  # of a module that runs again the last call counts
         found[name] = LayerInfo(name, type(module).__name__, tuple(maps.shape), grid)
@@ -73,8 +73,8 @@ def list_layers(model: nn.Module, images: Tensor) -> list[LayerInfo]:
     try:
         for name, module in modules.items():
             handles.append(module.register_forward_hook(lambda m, _, output, name=name: note(name, m, output)))
-        with undisturbed(explainer.model, question.inputs), torch.no_grad():
-            question.inputs(explainer.model)
+        with undisturbed(explainer.model, request.inputs), torch.no_grad():
+            request.inputs(explainer.model)
     finally:
         for handle in handles:
             handle.remove()

@@ -1,4 +1,4 @@
-"""From a question about a batch to its evidence: one forward, the scores, and their gradients at the layers.
+"""From a request about a batch to its evidence: one forward, the scores, and their gradients at the layers.
 
 Puts together capture, spatial, outputs, gradients and finding; knows nothing of formulas, heatmaps or pictures.
 """
@@ -17,9 +17,9 @@ from torch import nn
 
 from .._layer_search import search as finding
 from .._layout import feature_layout as spatial
-from .._layout.feature_layout import Frame
-from .._model.eager import eagerly
-from ..exceptions import NotSpatial, Unfit
+from .._layout.feature_layout import ImageGeometry
+from .._model.eager import force_eager
+from ..exceptions import LayerError, NotSpatial
 from . import hooks as capture
 from . import scores as outputs
 from .gradients import differentiate
@@ -30,18 +30,18 @@ if TYPE_CHECKING:
 
     from .._layout.feature_layout import Tokens
     from .._model.inputs import Inputs
-    from .._model.target_layer import Layer
+    from .._model.target_layer import TargetLayer
     from .image_selection import When
 
-__all__ = ["Evidence", "Question", "evidence_of", "look_again"]
+__all__ = ["Capture", "Request", "capture_after_search", "capture_or_search"]
 
 
 @dataclass(frozen=True)
-class Question:
+class Request:
     """What is asked of a model about one batch, checked."""
 
     inputs: Inputs
-    frame: Frame
+    geometry: ImageGeometry
     target: Any
     topk: int | None
     output: Callable[[Any], Tensor] | None
@@ -52,7 +52,7 @@ class Question:
         """The logits in what the model returned, the scores to explain and their classes."""
         whole = callable(self.target) and self.output is None
         logits = returned if whole else outputs.pick_logits(returned, self.output)
-        return logits, *outputs.score(logits, self.target, self.topk, self.frame.batch)
+        return logits, *outputs.score(logits, self.target, self.topk, self.geometry.batch)
 
     def picked(self, logits: Any, classes: Tensor | None) -> tuple[Tensor, Tensor] | None:
         """The logits (B,N) that the scores are, and their classes, if these are known to be in range."""
@@ -66,15 +66,15 @@ class Question:
         if self.when is None:
             return None
         with torch.no_grad():
-            return images_chosen(self.when, outputs.detached(logits), self.frame.batch)
+            return images_chosen(self.when, outputs.detached(logits), self.geometry.batch)
 
-    def read(self, module: nn.Module, maps: Tensor) -> spatial.Reading:
+    def read(self, module: nn.Module, maps: Tensor) -> spatial.FeatureLayout:
         """How the maps that a module returned lie."""
-        return spatial.read(module, maps, self.frame, self.tokens)
+        return spatial.read(module, maps, self.geometry, self.tokens)
 
     @property
     def key(self) -> Any:
-        """Questions of one key are about the same layer, as far as can be known beforehand."""
+        """Requests of one key are about the same layer, as far as can be known beforehand."""
         tokens = _written(self.tokens) if callable(self.tokens) else self.tokens
         target = _written(self.target) if callable(self.target) else None
         return tuple(self.images.shape[1:]), tokens, target, _written(self.output), _held(self.output)
@@ -82,11 +82,11 @@ class Question:
     @property
     def images(self) -> Tensor:
         """The images among the model's inputs."""
-        return next(value for value in self.inputs.tensors if value.dim() == len(self.frame.size) + 2)
+        return next(value for value in self.inputs.tensors if value.dim() == len(self.geometry.size) + 2)
 
 
 @dataclass(frozen=True)
-class Evidence:
+class Capture:
     """What a model said about a batch, and at each layer its feature maps (B,C,h,w) and gradients (B[,K],C,h,w)."""
 
     logits: Any
@@ -95,7 +95,7 @@ class Evidence:
     layers: tuple[str, ...]
     activations: list[Tensor]
     gradients: list[Tensor]
-    # Whether the layer was found for another question.
+    # Whether the layer was found for another request.
     recalled: bool
     # The images to explain (n,), or None if these are all; of no image no gradients are taken.
     chosen: Tensor | None
@@ -105,58 +105,58 @@ class Evidence:
 _TURN_GRADIENTS_OFF: WeakSet[nn.Module] = WeakSet()
 
 
-def evidence_of(model: nn.Module, question: Question, layers: Sequence[Layer] | None) -> Evidence:
+def capture_or_search(model: nn.Module, request: Request, layers: Sequence[TargetLayer] | None) -> Capture:
     """From the layers named, or else from the one found before, or else from one found now.
 
     Raises:
-        Unfit: a layer that was named cannot be explained.
+        LayerError: a layer that was named cannot be explained.
     """
     if layers:
-        return _gathered(model, question, layers)
-    known = finding.recall(model, question.key)
+        return _gathered(model, request, layers)
+    known = finding.recall(model, request.key)
     if known is not None:
         try:
-            return _gathered(model, question, (known,), recalled=True)
-        except Unfit:  # what the score depends on is not what it was when the layer was found
+            return _gathered(model, request, (known,), recalled=True)
+        except LayerError:  # what the score depends on is not what it was when the layer was found
             pass
-    return look_again(model, question)
+    return capture_after_search(model, request)
 
 
-def look_again(model: nn.Module, question: Question) -> Evidence:
+def capture_after_search(model: nn.Module, request: Request) -> Capture:
     """From a layer found now, whatever was found before."""
-    finding.forget(model, question.key)
-    return _gathered(model, question, (_found(model, question),))
+    finding.forget(model, request.key)
+    return _gathered(model, request, (_found(model, request),))
 
 
-def _gathered(model: nn.Module, question: Question, layers: Sequence[Layer], *, recalled: bool = False) -> Evidence:
+def _gathered(model: nn.Module, request: Request, layers: Sequence[TargetLayer], *, recalled: bool = False) -> Capture:
     # A sum of floats depends on its order, so it is not the caller's.
     places = sorted(layers, key=lambda layer: layer.name)
     # A checkpointed part runs again in the backward, and has to run there as it ran in the forward.
-    with torch.inference_mode(False), capture.preserved(model) as hidden_hooks, eagerly():
+    with torch.inference_mode(False), capture.preserved(model) as hidden_hooks, force_eager():
         throughout = model in _TURN_GRADIENTS_OFF
-        returned, activations, handed = capture.forward(model, question.inputs, places, throughout=throughout)
-        readings = [_readable(question, *each) for each in zip(places, activations, strict=True)]
-        logits, scores, target = question.score(returned)
+        returned, activations, handed = capture.forward(model, request.inputs, places, throughout=throughout)
+        layouts = [_readable(request, *each) for each in zip(places, activations, strict=True)]
+        logits, scores, target = request.score(returned)
         if not (throughout or scores.requires_grad or any(each.requires_grad for each in capture.members_of(logits))):
-            returned, activations, handed = capture.forward(model, question.inputs, places, throughout=True)
-            logits, scores, target = question.score(returned)
+            returned, activations, handed = capture.forward(model, request.inputs, places, throughout=True)
+            logits, scores, target = request.score(returned)
             throughout = True
         hooked = [hidden_hooks or bool(each._backward_hooks) or each.retains_grad for each in handed]
         del handed
-        picked = None if hidden_hooks else question.picked(logits, target)
-        chosen = question.chosen(logits)
+        picked = None if hidden_hooks else request.picked(logits, target)
+        chosen = request.chosen(logits)
         asked = chosen is None or len(chosen) > 0
         gradients = differentiate(scores, activations, places, hooked, picked) if asked else []
         if throughout:
             _TURN_GRADIENTS_OFF.add(model)
         with torch.no_grad():
-            return Evidence(
+            return Capture(
                 outputs.detached(logits),
                 scores.detach(),
                 target,
                 tuple(layer.name for layer in layers),
-                [reading(maps.detach()) for reading, maps in zip(readings, activations, strict=True)],
-                [reading(maps) for reading, maps in zip(readings, gradients, strict=asked)],
+                [layout(maps.detach()) for layout, maps in zip(layouts, activations, strict=True)],
+                [layout(maps) for layout, maps in zip(layouts, gradients, strict=asked)],
                 recalled,
                 chosen,
             )
@@ -179,26 +179,26 @@ def _held(function: Any) -> tuple[int | str, ...]:
     return tuple(each for each in held if isinstance(each, (int, str)))
 
 
-def _readable(question: Question, layer: Layer, maps: Tensor) -> spatial.Reading:
+def _readable(request: Request, layer: TargetLayer, maps: Tensor) -> spatial.FeatureLayout:
     try:
-        return question.read(layer.module, maps)
-    except spatial.Unreadable as reason:
-        raise NotSpatial(layer.name, maps.shape, question.frame.batch, reason) from None
+        return request.read(layer.module, maps)
+    except spatial.UnreadableLayout as reason:
+        raise NotSpatial(layer.name, maps.shape, request.geometry.batch, reason) from None
 
 
-def _found(model: nn.Module, question: Question) -> Layer:
-    key = question.key
+def _found(model: nn.Module, request: Request) -> TargetLayer:
+    key = request.key
     # One image is enough, unless something may depend on the whole batch.
-    alone = len(question.inputs.args) == 1 and not callable(question.target) and not model.training
-    if alone and question.frame.batch > 1:
-        one = question.inputs.map(lambda images: images[:1])
-        question = replace(question, inputs=one, frame=replace(question.frame, batch=1), target=None, topk=None)
+    alone = len(request.inputs.args) == 1 and not callable(request.target) and not model.training
+    if alone and request.geometry.batch > 1:
+        one = request.inputs.map(lambda images: images[:1])
+        request = replace(request, inputs=one, geometry=replace(request.geometry, batch=1), target=None, topk=None)
     return finding.find(
         model,
-        question.inputs,
-        question.images,
-        question.frame.size,
-        question.read,
-        lambda returned: question.score(returned)[:2],
+        request.inputs,
+        request.images,
+        request.geometry.size,
+        request.read,
+        lambda returned: request.score(returned)[:2],
         key,
     )

@@ -13,14 +13,14 @@ import torch
 from torch.autograd.graph import GradientEdge
 
 from .._sparse_backward import without_zeros, worthwhile
-from ..exceptions import Independent, Reentrant
+from ..exceptions import ReentrantCheckpoint, ScoreIndependent
 from .pooling import poolings
 
 if TYPE_CHECKING:
     from torch import Tensor
     from torch.autograd.graph import Node
 
-    from .._model.target_layer import Layer
+    from .._model.target_layer import TargetLayer
 
 __all__ = ["differentiate"]
 
@@ -31,7 +31,7 @@ _LINEAR = {"AddmmBackward0": (1, (0, 2)), "MmBackward0": (0, (1,))}
 def differentiate(
     scores: Tensor,
     activations: Sequence[Tensor],
-    layers: Sequence[Layer],
+    layers: Sequence[TargetLayer],
     hooked: Sequence[bool],
     picked: tuple[Tensor, Tensor] | None = None,
 ) -> list[Tensor]:
@@ -47,10 +47,10 @@ def differentiate(
         picked: logits (B,N) and, for each score, the class in range whose logit it is; None if it is something else.
 
     Raises:
-        Independent: the scores do not depend on a layer.
+        ScoreIndependent: the scores do not depend on a layer.
     """
     if not scores.requires_grad:
-        raise Independent(layers[0].name)
+        raise ScoreIndependent(layers[0].name)
     with _without_autocast(scores.device.type):
         start, seeds = (picked and _before_last_linear(*picked, activations)) or (scores, _one_hot(scores))
         pooled = poolings(start, activations, hooked)
@@ -74,7 +74,7 @@ def _all_numbers(
     start: Tensor | GradientEdge,
     sources: Sequence[Tensor | GradientEdge],
     seeds: Tensor,
-    layers: Sequence[Layer],
+    layers: Sequence[TargetLayer],
     *,
     several: bool,
 ) -> list[Tensor]:
@@ -83,7 +83,7 @@ def _all_numbers(
         return _checked(_grad(start, sources, seeds, layers), layers)
     try:
         batched = _grad(start, sources, seeds, layers, retain=True, batched=True)
-    except Reentrant:
+    except ReentrantCheckpoint:
         raise
     except RuntimeError:
         single = [_checked(_grad(start, sources, each, layers, retain=True), layers) for each in seeds]
@@ -131,7 +131,7 @@ def _grad(
     start: Tensor | GradientEdge,
     sources: Sequence[Tensor | GradientEdge],
     seeds: Tensor,
-    layers: Sequence[Layer],
+    layers: Sequence[TargetLayer],
     *,
     retain: bool = False,
     batched: bool = False,
@@ -147,12 +147,12 @@ def _grad(
         )
     except RuntimeError as error:
         if "use_reentrant" in str(error):
-            raise Reentrant(layers[0].name) from None
+            raise ReentrantCheckpoint(layers[0].name) from None
         raise
 
 
-def _checked(found: Sequence[Tensor | None], layers: Sequence[Layer]) -> list[Tensor]:
+def _checked(found: Sequence[Tensor | None], layers: Sequence[TargetLayer]) -> list[Tensor]:
     for maps, layer in zip(found, layers, strict=True):
         if maps is None:
-            raise Independent(layer.name)
+            raise ScoreIndependent(layer.name)
     return [maps for maps in found if maps is not None]

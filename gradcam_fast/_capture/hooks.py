@@ -16,13 +16,13 @@ import torch
 from torch import nn
 from torch.nn.modules import module as torch_module
 
-from ..exceptions import NeverRan
+from ..exceptions import LayerNotRun
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from .._model.inputs import Inputs
-    from .._model.target_layer import Layer
+    from .._model.target_layer import TargetLayer
 
 __all__ = ["forward", "preserved"]
 
@@ -40,7 +40,7 @@ _LENDING = threading.RLock()
 
 
 def forward(
-    model: nn.Module, inputs: Inputs, layers: Sequence[Layer], *, throughout: bool = False
+    model: nn.Module, inputs: Inputs, layers: Sequence[TargetLayer], *, throughout: bool = False
 ) -> tuple[Any, list[Tensor], list[Tensor]]:
     """Run the model once; return its output and each layer's activations, with the graph from there to the output.
 
@@ -56,7 +56,7 @@ def forward(
     and what is compiled looks for no hooks: neither may be on (``eagerly``).
 
     Raises:
-        NeverRan: a layer did not run.
+        LayerNotRun: a layer did not run.
     """
     inputs = inputs.map(_usable)
     watches = [_Watch(layer, alone=len(layers) == 1) for layer in layers]
@@ -68,7 +68,7 @@ def forward(
     activations, handed = [], []
     for watch in watches:
         if watch.activations is None or watch.handed is None:
-            raise NeverRan(watch.layer.name)
+            raise LayerNotRun(watch.layer.name)
         if _CALLS.get(watch.layer.module) != _EVERY_CALL:
             _CALLS[watch.layer.module] = watch.calls
         activations.append(watch.activations)
@@ -87,7 +87,7 @@ class _Watch:
     What the layer's own hooks keep of its output for later in the forward is what was handed onward.
     """
 
-    def __init__(self, layer: Layer, *, alone: bool) -> None:
+    def __init__(self, layer: TargetLayer, *, alone: bool) -> None:
         self.layer = layer
         self.alone = alone
         self.open_at = _CALLS.get(layer.module, 1)

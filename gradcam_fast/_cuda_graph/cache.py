@@ -21,7 +21,7 @@ from .recorder import CudaRecorder
 from .replay import Replay, can_be_padded, key_of, padded_size
 
 if TYPE_CHECKING:
-    from .._capture.capture import Question
+    from .._capture.capture import Request
     from ..explainer import Explainer
     from .recorder import Recorder
 
@@ -55,23 +55,23 @@ class Graphs:
         self._pads = True
         self._fingerprint: list[Any] = []
 
-    def explain(self, explainer: Explainer, question: Question) -> Explanation:
-        """What ``explainer.explained(question)`` returns, from a replay if there is one."""
-        reason = self._recorder_for.refuses(question.images.device)
-        if reason is None and question.frame.batch:
-            pads = self._pads and can_be_padded(question)
+    def explain(self, explainer: Explainer, request: Request) -> Explanation:
+        """What ``explainer.explained(request)`` returns, from a replay if there is one."""
+        reason = self._recorder_for.refuses(request.images.device)
+        if reason is None and request.geometry.batch:
+            pads = self._pads and can_be_padded(request)
             try:
-                key = key_of(question, padded_size(question.frame.batch) if pads else question.frame.batch)
+                key = key_of(request, padded_size(request.geometry.batch) if pads else request.geometry.batch)
             except TypeError as error:
                 reason = f"the inputs cannot be compared with those of other calls ({error})"
             else:
                 with self._lock, torch.inference_mode(False), torch.no_grad():
-                    answer, reason = self._answer(explainer, question, key)
+                    answer, reason = self._answer(explainer, request, key)
                 if answer is not None:
                     self._say(reason)
                     return answer
         self._say(reason)
-        return explainer.explained(question)
+        return explainer.explained(request)
 
     def _say(self, reason: str | None) -> None:
         self.eager_because = reason
@@ -79,13 +79,13 @@ class Graphs:
             self._said.add(reason)
             warnings.warn(f"cuda_graph=True, but this runs eagerly: {reason}", RuntimeWarning, stacklevel=4)
 
-    def _answer(self, explainer: Explainer, question: Question, key: Any) -> tuple[Explanation | None, str | None]:
+    def _answer(self, explainer: Explainer, request: Request, key: Any) -> tuple[Explanation | None, str | None]:
         """The answer, unless it has to be an eager one that is not at hand; and why it is eager, if it stays so."""
         known = self._known.get(key)
         if isinstance(known, Replay):
             self._known.move_to_end(key)
-            if known.takes(question):
-                answer = self._replayed(explainer, question, known)
+            if known.takes(request):
+                answer = self._replayed(explainer, request, known)
                 if answer is not None:
                     return answer, None
             elif fingerprint(explainer.model) == self._fingerprint:
@@ -98,23 +98,23 @@ class Graphs:
             if len(self._asked) > ASKED:
                 self._asked.popitem(last=False)
             return None, None
-        return self._recorded(explainer, question, key)
+        return self._recorded(explainer, request, key)
 
-    def _replayed(self, explainer: Explainer, question: Question, known: Replay) -> Explanation | None:
+    def _replayed(self, explainer: Explainer, request: Request, known: Replay) -> Explanation | None:
         """The answer, unless the model is no longer what was recorded."""
         assert self._recorder is not None
         with self._recorder.turn():
-            known.fill(question)
+            known.fill(request)
             known.again()
             # Looked at while the device works; the memory it reads is there, whatever has become of the model.
             same = fingerprint(explainer.model) == self._fingerprint
-            return known.explanation(question.frame.batch) if same else None
+            return known.explanation(request.geometry.batch) if same else None
 
-    def _recorded(self, explainer: Explainer, question: Question, key: Any) -> tuple[Explanation, str | None]:
-        model, device = explainer.model, question.images.device
+    def _recorded(self, explainer: Explainer, request: Request, key: Any) -> tuple[Explanation, str | None]:
+        model, device = explainer.model, request.images.device
         marks, before = fingerprint(model), versions(model)
-        # What is wrong with the question is said here. What is wrong with the recording leaves this as the answer.
-        answer = explainer.explained(question)
+        # What is wrong with the request is said here. What is wrong with the recording leaves this as the answer.
+        answer = explainer.explained(request)
         reason = why_unfit(model, device)
         if reason is None and (fingerprint(model), versions(model)) != (marks, before):
             reason = "the model replaces its tensors, or writes to its buffers, in its forward"
@@ -127,35 +127,35 @@ class Graphs:
         if self._recorder is None:
             self._recorder = self._recorder_for(device)
         try:
-            known = self._record(self._recorder, explainer, question, answer, key[0])
+            known = self._record(self._recorder, explainer, request, answer, key[0])
         except Exception as error:
             reason = str(error) if isinstance(error, CannotRecord) else f"{type(error).__name__}: {error}"
             reason = reason.partition("\n")[0]
             self._keep(key, reason)
             return answer, reason
-        self._keep(key_of(question, known.question.frame.batch), known)
-        return self._replayed(explainer, question, known) or answer, None
+        self._keep(key_of(request, known.request.geometry.batch), known)
+        return self._replayed(explainer, request, known) or answer, None
 
     def _record(
-        self, recorder: Recorder, explainer: Explainer, question: Question, answer: Explanation, batch: int
+        self, recorder: Recorder, explainer: Explainer, request: Request, answer: Explanation, batch: int
     ) -> Replay:
         names = [answer.layer] if isinstance(answer.layer, str) else answer.layer
         places = explainer.layers or resolve_layers(explainer.model, names) or ()
-        kind = question.images.device.type
+        kind = request.images.device.type
         enabled, dtype = torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)
 
-        def explained(still: Question) -> Explanation:
+        def explained(still: Request) -> Explanation:
             # Weights that were cast before are gone when the caller's autocast ends.
             with torch.autocast(kind, dtype, enabled, cache_enabled=False):
                 return explainer.explained_at(still, places)
 
-        known = Replay(question, batch, explained, recorder)
+        known = Replay(request, batch, explained, recorder)
         # Does any other batch end here?
-        if self._pads and can_be_padded(question) and padded_size(batch - 1) == batch:
+        if self._pads and can_be_padded(request) and padded_size(batch - 1) == batch:
             with recorder.aside(), recorder.turn():
                 self._pads = known.keeps_images_apart()
-            if not self._pads and batch != question.frame.batch:
-                known = Replay(question, question.frame.batch, explained, recorder)
+            if not self._pads and batch != request.geometry.batch:
+                known = Replay(request, request.geometry.batch, explained, recorder)
         return known
 
     def _keep(self, key: Any, known: Replay | str) -> None:

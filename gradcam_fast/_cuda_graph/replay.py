@@ -18,7 +18,7 @@ from .._capture import scores as outputs
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from .._capture.capture import Question
+    from .._capture.capture import Request
     from ..explanation import Explanation
     from .recorder import Recorder
 
@@ -38,19 +38,19 @@ def padded_size(batch: int) -> int:
     return -(-batch // step) * step
 
 
-def can_be_padded(question: Question) -> bool:
+def can_be_padded(request: Request) -> bool:
     """Whether all that there is one of per image is known: in other inputs and in functions there may be more."""
-    return len(question.inputs.args) + len(question.inputs.kwargs) == 1 and not callable(question.target)
+    return len(request.inputs.args) + len(request.inputs.kwargs) == 1 and not callable(request.target)
 
 
-def key_of(question: Question, batch: int) -> Any:
-    """What two questions have in common if they can be answered by one recording for ``batch`` images.
+def key_of(request: Request, batch: int) -> Any:
+    """What two requests have in common if they can be answered by one recording for ``batch`` images.
 
     Raises:
         TypeError: an input can be compared with no other.
     """
-    images, target = question.images, question.target
-    asked: Any = question.topk
+    images, target = request.images, request.target
+    asked: Any = request.topk
     if callable(target):
         # Another function may come to lie where this one was. A method is made anew whenever it is named.
         asked = target if inspect.ismethod(target) else weakref.ref(target)
@@ -64,7 +64,7 @@ def key_of(question: Question, batch: int) -> Any:
             raise TypeError(f"an input is on {value.device} and the images on {images.device}")
         return value.shape[1:] if value is images else value.shape, value.dtype, value.device, _memory_format(value)
 
-    inputs, kind = question.inputs, images.device.type
+    inputs, kind = request.inputs, images.device.type
     autocast = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
     key = (batch, *map(trait, inputs.args), *((name, trait(each)) for name, each in inputs.kwargs.items()))
     key = (*key, asked, autocast)
@@ -80,9 +80,9 @@ def _memory_format(value: Tensor) -> torch.memory_format:
     return torch.contiguous_format
 
 
-def _still(question: Question, batch: int) -> Question:
-    """The same question about ``batch`` images in memory of its own; images that are not there are zeros."""
-    images, target = question.images, question.target
+def _still(request: Request, batch: int) -> Request:
+    """The same request about ``batch`` images in memory of its own; images that are not there are zeros."""
+    images, target = request.images, request.target
 
     def kept(value: Tensor) -> Tensor:
         shape = (batch, *value.shape[1:]) if value is images else value.shape
@@ -92,60 +92,60 @@ def _still(question: Question, batch: int) -> Question:
     if target is not None and not callable(target):
         each = target.shape[1:] if isinstance(target, torch.Tensor) else ()
         target = torch.zeros(batch, *each, dtype=torch.long, device=images.device)
-    frame = replace(question.frame, batch=batch)
-    return replace(question, inputs=question.inputs.map(kept), frame=frame, target=target)
+    geometry = replace(request.geometry, batch=batch)
+    return replace(request, inputs=request.inputs.map(kept), geometry=geometry, target=target)
 
 
 class Replay:
-    """A recorded explanation: ``question`` lies where it is read, ``again`` writes ``answer`` anew.
+    """A recorded explanation: ``request`` lies where it is read, ``again`` writes ``answer`` anew.
 
     Args:
-        question: the first to be answered; the recording is for others of its key, too.
+        request: the first to be answered; the recording is for others of its key, too.
         batch: the size it is padded to.
         explained: what is recorded.
         recorder: what records it.
     """
 
     def __init__(
-        self, question: Question, batch: int, explained: Callable[[Question], Explanation], recorder: Recorder
+        self, request: Request, batch: int, explained: Callable[[Request], Explanation], recorder: Recorder
     ) -> None:
         # Images after these are zeros.
         self.filled = 0
         with recorder.aside():
-            self.question = _still(question, batch)
-            self.fill(question)
-            self.answer, self.again = recorder.record(lambda: explained(self.question))
+            self.request = _still(request, batch)
+            self.fill(request)
+            self.answer, self.again = recorder.record(lambda: explained(self.request))
 
-    def takes(self, question: Question) -> bool:
+    def takes(self, request: Request) -> bool:
         """Whether the classes asked for exist. Those in the device's memory are not looked at: the host would wait."""
-        target = question.target
+        target = request.target
         if target is None or callable(target) or (isinstance(target, torch.Tensor) and target.device.type != "cpu"):
             return True
-        count = outputs.as_classes(self.answer.logits, self.question.frame.batch).shape[1]
+        count = outputs.as_classes(self.answer.logits, self.request.geometry.batch).shape[1]
         low, high = (target, target) if isinstance(target, int) else map(int, target.aminmax())
         return bool(0 <= low and high < count)
 
-    def fill(self, question: Question) -> None:
+    def fill(self, request: Request) -> None:
         """Write what is asked to where the recording reads it."""
-        batch = question.frame.batch
-        for memory, given in zip(self.question.inputs.tensors, question.inputs.tensors, strict=True):
+        batch = request.geometry.batch
+        for memory, given in zip(self.request.inputs.tensors, request.inputs.tensors, strict=True):
             part = memory if memory.shape == given.shape else memory[:batch]
             part.copy_(given, non_blocking=True)
         if self.filled > batch:
-            self.question.images[batch : self.filled].zero_()
+            self.request.images[batch : self.filled].zero_()
         self.filled = batch
-        if isinstance(self.question.target, torch.Tensor):
-            chosen = self.question.target[:batch]
-            if isinstance(question.target, torch.Tensor):
-                chosen.copy_(question.target, non_blocking=True)
+        if isinstance(self.request.target, torch.Tensor):
+            chosen = self.request.target[:batch]
+            if isinstance(request.target, torch.Tensor):
+                chosen.copy_(request.target, non_blocking=True)
             else:
-                chosen.fill_(question.target)
+                chosen.fill_(request.target)
 
     def explanation(self, batch: int) -> Explanation:
         """A copy of the answer for the first ``batch`` images, which the next replay leaves alone."""
 
         def cut(value: Tensor) -> Tensor:
-            return (value[:batch] if self.question.frame.batch != batch else value).clone()
+            return (value[:batch] if self.request.geometry.batch != batch else value).clone()
 
         answer = self.answer
         target = None if answer.target is None else cut(answer.target)
@@ -156,8 +156,8 @@ class Replay:
         """Whether an image's score has the same bits whatever images come after it. The host waits for the device."""
         scores = []
         for value in (0, 1):
-            self.question.images[1:].fill_(value)
+            self.request.images[1:].fill_(value)
             self.again()
             scores.append(self.answer.score[0].nan_to_num().clone())
-        self.filled = self.question.frame.batch
+        self.filled = self.request.geometry.batch
         return torch.equal(*scores)

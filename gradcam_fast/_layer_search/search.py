@@ -19,13 +19,13 @@ from .._capture.scores import pick_logits
 from .._layout.feature_layout import fits
 from .._model.eager import eager_module
 from .._model.inputs import convolutions, sides_of
-from .._model.target_layer import Layer, eager_modules
+from .._model.target_layer import TargetLayer, eager_modules
 from .trace import Candidate, Trace, undisturbed
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from .._layout.feature_layout import Grid, Reading
+    from .._layout.feature_layout import FeatureLayout, Grid
     from .._model.inputs import Inputs
 
 __all__ = ["find", "forget", "recall"]
@@ -39,13 +39,13 @@ _LAST = 32
 _AT_A_TIME = 8
 
 
-def recall(model: nn.Module, key: Any) -> Layer | None:
+def recall(model: nn.Module, key: Any) -> TargetLayer | None:
     """The layer found before for this model and ``key``, if it is still there."""
     name = _FOUND.get(model, {}).get(key)
     if name is None:
         return None
     try:
-        return Layer(name, eager_module(model.get_submodule(name)))
+        return TargetLayer(name, eager_module(model.get_submodule(name)))
     except AttributeError:  # the model was rebuilt
         return None
 
@@ -60,10 +60,10 @@ def find(
     inputs: Inputs,
     images: Tensor,
     size: Grid,
-    read: Callable[[nn.Module, Tensor], Reading],
+    read: Callable[[nn.Module, Tensor], FeatureLayout],
     score: Callable[[Any], tuple[Any, Tensor]],
     key: Any,
-) -> Layer:
+) -> TargetLayer:
     """The last spatial feature map that the score depends on, found by running the model on ``inputs``.
 
     A map qualifies if ``read`` can read it, if it was made by anything but pooling, dropout, attention weights or a
@@ -87,9 +87,9 @@ def _find(
     inputs: Inputs,
     images: Tensor,
     size: Grid,
-    read: Callable[[nn.Module, Tensor], Reading],
+    read: Callable[[nn.Module, Tensor], FeatureLayout],
     score: Callable[[Any], tuple[Any, Tensor]],
-) -> tuple[Layer, bool]:
+) -> tuple[TargetLayer, bool]:
     names = {module: name for name, module in reversed(eager_modules(model).items())}
     with undisturbed(model, inputs):
         for skipped in _skips(model, inputs, names, read):
@@ -118,7 +118,7 @@ def _find(
             f" ({trace.unreadable}), or name a layer with layer=...",
             stacklevel=8,
         )
-    return Layer(chosen.name, chosen.module), sure
+    return TargetLayer(chosen.name, chosen.module), sure
 
 
 def _cuts_patches(module: nn.Module) -> bool:
@@ -142,7 +142,7 @@ def _leave_those_of(images: Tensor, trace: Trace, model: nn.Module, inputs: Inpu
 
 
 def _skips(
-    model: nn.Module, inputs: Inputs, names: dict[nn.Module, str], read: Callable[[nn.Module, Tensor], Reading]
+    model: nn.Module, inputs: Inputs, names: dict[nn.Module, str], read: Callable[[nn.Module, Tensor], FeatureLayout]
 ) -> list[int]:
     """How many outputs to skip: all but the last, among which the layer nearly always is; if it is not, none."""
     if len(names) <= _LAST:
@@ -153,10 +153,10 @@ def _skips(
 
 
 def _choose(candidates: list[Candidate], logits: Any, scores: Tensor, size: Grid) -> tuple[Candidate | None, bool]:
-    tokens = [each for each in candidates if each.reading.layout == "tokens"]
+    tokens = [each for each in candidates if each.layout.layout == "tokens"]
     if tokens:
         # Among tokens, four axes may be (B, heads, tokens, features).
-        candidates = [each for each in candidates if each.reading.fits]
+        candidates = [each for each in candidates if each.layout.fits]
     dense = _dense(logits, scores, size)
     # A depth map (B,H,W), say, has no features.
     candidates = [each for each in candidates if each not in tokens or each.maps.shape not in dense]
@@ -212,7 +212,7 @@ def _last_reached(
                 total, [each.maps for each in some], seeds, retain_graph=True, allow_unused=True
             )
         for candidate, gradient in zip(reversed(some), reversed(found), strict=True):
-            if gradient is not None and counts(candidate.reading(gradient)):
+            if gradient is not None and counts(candidate.layout(gradient)):
                 return candidate
     return None
 

@@ -17,14 +17,14 @@ from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
 from .._capture.hooks import members_of, preserved, replace_tensor, tensor_in
-from .._layout.feature_layout import Unreadable
+from .._layout.feature_layout import UnreadableLayout
 from .._layout.token_grid import Grids
-from .._model.eager import eagerly
+from .._model.eager import force_eager
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from .._layout.feature_layout import Reading
+    from .._layout.feature_layout import FeatureLayout
     from .._model.inputs import Inputs
 
 __all__ = ["Candidate", "Trace", "undisturbed"]
@@ -37,7 +37,7 @@ def undisturbed(model: nn.Module, inputs: Inputs) -> Iterator[None]:
     with (
         torch.inference_mode(False),
         preserved(model, all_buffers=True),
-        eagerly(),
+        force_eager(),
         torch.random.fork_rng([device for device in devices if device.type == "cuda"]),
     ):
         yield
@@ -50,7 +50,7 @@ class Candidate:
     name: str
     module: nn.Module
     maps: Tensor
-    reading: Reading
+    layout: FeatureLayout
 
 
 @dataclass
@@ -62,7 +62,7 @@ class Trace:
     """
 
     names: dict[nn.Module, str]
-    read: Callable[[nn.Module, Tensor], Reading]
+    read: Callable[[nn.Module, Tensor], FeatureLayout]
     skipped: float
     thread: int = field(default_factory=threading.get_ident)
     outputs: int = 0
@@ -111,26 +111,26 @@ class Trace:
         unknown = self.skipped and not maps.requires_grad
         found = maps if maps.requires_grad else maps.detach().requires_grad_()
         candidate = None
-        reading = self._read(module, found)
-        if reading and not (unknown or _passes_on(module, found, reading)):
-            candidate = Candidate(name, module, found, reading)
+        layout = self._read(module, found)
+        if layout and not (unknown or _passes_on(module, found, layout)):
+            candidate = Candidate(name, module, found, layout)
             self.candidates.append(candidate)
         # What is handed onward may be changed in place; the candidate keeps the tensor as it was made.
         onward = found.clone()
         self.handed[_identity(onward)] = onward, candidate
         return replace_tensor(output, maps, onward)
 
-    def _read(self, module: nn.Module, maps: Tensor) -> Reading | None:
+    def _read(self, module: nn.Module, maps: Tensor) -> FeatureLayout | None:
         try:
-            reading = self.read(module, maps)
-        except Unreadable as reason:
+            layout = self.read(module, maps)
+        except UnreadableLayout as reason:
             if maps.dim() == 3:
                 self.unreadable = f"layer {self.names[module]!r} returns shape {tuple(maps.shape)}, {reason}"
             return None
-        if isinstance(module, _ConvNd) and reading.layout == "planes":
+        if isinstance(module, _ConvNd) and layout.layout == "planes":
             self.grids.note(maps)
-        if reading.inferred is None or self.grids.have(patches := reading(maps), reading.inferred):
-            return reading
+        if layout.inferred is None or self.grids.have(patches := layout(maps), layout.inferred):
+            return layout
         grid = "x".join(map(str, patches.shape[2:]))
         self.unreadable = (
             f"layer {self.names[module]!r} returns shape {tuple(maps.shape)}, whose tokens would be {grid} patches, "
@@ -153,10 +153,10 @@ def _is_a(kind: str, module: nn.Module) -> bool:
     return kind in type(module).__name__ and next(module.children(), None) is None
 
 
-def _passes_on(module: nn.Module, maps: Tensor, reading: Reading) -> bool:
+def _passes_on(module: nn.Module, maps: Tensor, layout: FeatureLayout) -> bool:
     # Softmax makes attention weights, which look like maps of as many channels as there are heads. A lone projection
     # of tokens (to queries, keys, values) has features that no one names; the norm before it is what they are made of.
     made_by = maps.grad_fn.name() if maps.grad_fn else ""
     passing = _drops(module) or _is_a("Pool", module)
-    projects = isinstance(module, nn.Linear) and reading.layout != "planes"
+    projects = isinstance(module, nn.Linear) and layout.layout != "planes"
     return passing or projects or any(word in made_by for word in ("Pool", "Softmax"))

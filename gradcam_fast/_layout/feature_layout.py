@@ -1,4 +1,4 @@
-"""Reading what a layer returned as feature maps (B,C,h,w): planes, channels last, or tokens. A reading copies nothing.
+"""Reading what a layer returned as feature maps (B,C,h,w): planes, channels last, or tokens. A layout copies nothing.
 
 Knows nothing of models beyond the module that made the maps, and nothing of gradients or formulas.
 """
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     Tokens = str | tuple[int, ...] | Callable[[Tensor], Tensor]
     Grid = tuple[int, ...]
 
-__all__ = ["Frame", "Reading", "Unreadable", "check_tokens", "read"]
+__all__ = ["FeatureLayout", "ImageGeometry", "UnreadableLayout", "check_tokens", "read"]
 
 # Class and register tokens before the patches, as vision transformers have them: none, a class token, that of DeiT's
 # distillation too, four or eight registers, each with a class token or without.
@@ -35,12 +35,12 @@ PREFIXES = (0, 1, 2, 4, 5, 8, 9)
 _TOKENS_FIRST: WeakSet[nn.Module] = WeakSet()
 
 
-class Unreadable(ValueError):
+class UnreadableLayout(ValueError):
     """No feature maps of the images; the message says what came and what was expected, and the caller says where."""
 
 
 @dataclass(frozen=True)
-class Frame:
+class ImageGeometry:
     """The images that the maps should be of: how many, and their sides (H,W), or one side or three.
 
     And the sides of the patches into which the model may cut them.
@@ -57,7 +57,7 @@ class Frame:
 
 
 @dataclass(frozen=True)
-class Reading:
+class FeatureLayout:
     """Turns what the layer returned, (B,...), or its gradients for K targets, (B,K,...), into (B[,K],C,h,w).
 
     Of tokens that come before the batch, (N,B,C), the gradients are (N,K,B,C).
@@ -86,78 +86,78 @@ def check_tokens(tokens: Any) -> Tokens:
     )
 
 
-def read(module: nn.Module, maps: Tensor, frame: Frame, tokens: Tokens = "auto") -> Reading:
+def read(module: nn.Module, maps: Tensor, geometry: ImageGeometry, tokens: Tokens = "auto") -> FeatureLayout:
     """How ``maps``, which ``module`` returned, lie.
 
     Raises:
-        Unreadable: they are no maps of the images, or may be read in more than one way.
+        UnreadableLayout: they are no maps of the images, or may be read in more than one way.
     """
-    rank, batch = len(frame.size), frame.batch
+    rank, batch = len(geometry.size), geometry.batch
     if callable(tokens):
-        return _called(tokens, maps, frame)
+        return _called(tokens, maps, geometry)
     # As nn.TransformerEncoder has them unless it is told otherwise. Of as many tokens as images it is remembered.
     tokens_first = maps.dim() == 3 and maps.shape[1] == batch and (len(maps) != batch or module in _TOKENS_FIRST)
     if maps.dim() < 2 or (len(maps) != batch and not tokens_first):
-        raise _not_maps(frame)
+        raise _not_maps(geometry)
     if maps.dim() == rank + 2 and not tokens_first:
-        last = _channels_last(module, maps, frame, tokens)
+        last = _channels_last(module, maps, geometry, tokens)
         grid = tuple(maps.shape[1:-1] if last else maps.shape[2:])
         if rank > 1 or not last:
             if math.prod(grid) < 2:
-                raise _not_maps(frame)
+                raise _not_maps(geometry)
             if tokens not in ("auto", grid):
-                raise Unreadable(f"which does not have the grid tokens={tokens}")
+                raise UnreadableLayout(f"which does not have the grid tokens={tokens}")
             if not last:
-                return Reading(lambda maps: maps, "planes", fits(grid, frame.size))
-            return Reading(lambda maps: maps.movedim(-1, -1 - rank), "channels last", fits(grid, frame.size))
+                return FeatureLayout(lambda maps: maps, "planes", fits(grid, geometry.size))
+            return FeatureLayout(lambda maps: maps.movedim(-1, -1 - rank), "channels last", fits(grid, geometry.size))
     if maps.dim() != 3:
-        raise _not_maps(frame)
+        raise _not_maps(geometry)
     if tokens_first:
         _TOKENS_FIRST.add(module)
     count = maps.shape[0 if tokens_first else 1]
-    grid = tokens if isinstance(tokens, tuple) else grid_of(count, frame.size, frame.patches)
+    grid = tokens if isinstance(tokens, tuple) else grid_of(count, geometry.size, geometry.patches)
     prefix = count - math.prod(grid)
     if prefix < 0 or len(grid) != rank:
-        raise Unreadable(f"whose {count} tokens do not hold the grid tokens={grid} of {rank}-D images")
+        raise UnreadableLayout(f"whose {count} tokens do not hold the grid tokens={grid} of {rank}-D images")
 
     def view(given: Tensor) -> Tensor:
         given = given[prefix:].transpose(0, -2) if tokens_first else given[..., prefix:, :]
         return given.transpose(-1, -2).unflatten(-1, grid)
 
-    return Reading(view, "tokens", inferred=prefix if tokens == "auto" else None)
+    return FeatureLayout(view, "tokens", inferred=prefix if tokens == "auto" else None)
 
 
-def _not_maps(frame: Frame) -> Unreadable:
-    return Unreadable(
-        f"not spatial feature maps ({frame.batch},C,{frame.axes}) with more than one position, nor tokens "
-        f"({frame.batch},N,C) or (N,{frame.batch},C)"
+def _not_maps(geometry: ImageGeometry) -> UnreadableLayout:
+    return UnreadableLayout(
+        f"not spatial feature maps ({geometry.batch},C,{geometry.axes}) with more than one position, nor tokens "
+        f"({geometry.batch},N,C) or (N,{geometry.batch},C)"
     )
 
 
-def _called(tokens: Callable[[Tensor], Tensor], maps: Tensor, frame: Frame) -> Reading:
+def _called(tokens: Callable[[Tensor], Tensor], maps: Tensor, geometry: ImageGeometry) -> FeatureLayout:
     try:
         made = tokens(maps.detach())
     except Exception as error:
-        raise Unreadable(f"of which tokens= makes {type(error).__name__}: {error}") from error
-    if not isinstance(made, torch.Tensor) or made.dim() != len(frame.size) + 2 or len(made) != frame.batch:
+        raise UnreadableLayout(f"of which tokens= makes {type(error).__name__}: {error}") from error
+    if not isinstance(made, torch.Tensor) or made.dim() != len(geometry.size) + 2 or len(made) != geometry.batch:
         what = f"shape {tuple(made.shape)}" if isinstance(made, torch.Tensor) else f"a {type(made).__name__}"
-        raise Unreadable(f"of which tokens= made {what}, not ({frame.batch},C,{frame.axes})")
+        raise UnreadableLayout(f"of which tokens= made {what}, not ({geometry.batch},C,{geometry.axes})")
 
     def view(given: Tensor) -> Tensor:
         if given.dim() == maps.dim():
             return tokens(given)
         return torch.stack([tokens(each) for each in given.unbind(1)], 1)
 
-    return Reading(view, "as tokens= says")
+    return FeatureLayout(view, "as tokens= says")
 
 
-def _channels_last(module: nn.Module, maps: Tensor, frame: Frame, tokens: Tokens) -> bool:
+def _channels_last(module: nn.Module, maps: Tensor, geometry: ImageGeometry, tokens: Tokens) -> bool:
     """Whether channels are the last axis: the module's norm says so, or else the grid that the images' sides allow."""
     if isinstance(tokens, tuple):
         return tuple(maps.shape[2:]) != tokens and tuple(maps.shape[1:-1]) == tokens
     if tuple(getattr(module, "normalized_shape", ())) == tuple(maps.shape[-1:]):
         return True
-    return not fits(tuple(maps.shape[2:]), frame.size) and fits(tuple(maps.shape[1:-1]), frame.size)
+    return not fits(tuple(maps.shape[2:]), geometry.size) and fits(tuple(maps.shape[1:-1]), geometry.size)
 
 
 @lru_cache(maxsize=256)
@@ -189,7 +189,7 @@ def grid_of(count: int, size: Grid, patches: tuple[Grid, ...] = ()) -> Grid:
     in front.
 
     Raises:
-        Unreadable: no such grid, or several.
+        UnreadableLayout: no such grid, or several.
     """
     for likely, times in itertools.product((True, False), range(5)):
         cut = {grid for patch in patches for grid in _cut(size, patch, times, likely)}
@@ -211,8 +211,8 @@ def grid_of(count: int, size: Grid, patches: tuple[Grid, ...] = ()) -> Grid:
             return next(iter(fitting))[0]
         if fitting:
             ways = " or ".join(f"{'x'.join(map(str, grid))} after {prefix}" for grid, prefix in sorted(fitting))
-            raise Unreadable(f"whose {count} tokens on {sides} images may be {ways}; say which with tokens=(h,w)")
-    raise Unreadable(
+            raise UnreadableLayout(f"whose {count} tokens on {sides} images may be {ways}; say which with tokens=(h,w)")
+    raise UnreadableLayout(
         f"whose {count} tokens fit no grid of patches on {sides} images after {PREFIXES[0]} to {PREFIXES[-1]} others; "
         "give tokens=(h,w), or a callable"
     )

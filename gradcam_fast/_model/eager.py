@@ -31,7 +31,7 @@ def eager_name(name: str) -> str:
 
 
 @contextmanager
-def eagerly() -> Iterator[None]:
+def force_eager() -> Iterator[None]:
     """Run everything eagerly inside, however it was compiled.
 
     PyTorch has one such switch for the whole process: what other threads compiled runs eagerly meanwhile too, with the

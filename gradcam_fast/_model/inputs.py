@@ -48,7 +48,7 @@ class Inputs:
         return Inputs(tuple(map(changed, self.args)), {name: changed(value) for name, value in self.kwargs.items()})
 
 
-def as_model(model: Any) -> nn.Module:
+def unwrap_model(model: Any) -> nn.Module:
     """The module to run and to put hooks on: the one inside what ``torch.compile`` and DistributedDataParallel wrap.
 
     A wrapper with hooks of its own is kept, because they belong to the prediction.
@@ -71,7 +71,7 @@ def _hooked(model: nn.Module) -> bool:
     return any((model._forward_hooks, model._forward_pre_hooks, model._backward_hooks, model._backward_pre_hooks))
 
 
-class Intake:
+class InputAxes:
     """What a model's convolutions say of the images it takes.
 
     Attributes:
@@ -117,7 +117,7 @@ def sides_of(convolution: Convolution, given: Any) -> tuple[int, ...]:
     return tuple(given) if isinstance(given, (tuple, list)) else (given,) * rank
 
 
-def as_inputs(model: nn.Module, rank: int, images: Any) -> tuple[Inputs, Tensor]:
+def check_inputs(model: nn.Module, rank: int, images: Any) -> tuple[Inputs, Tensor]:
     """What to call the model with, and the images (B,C,H,W) among it: ``rank`` sides, of series one, of volumes three.
 
     Raises:

@@ -22,14 +22,14 @@ __all__ = ["Layer", "eager_modules", "resolve_layers"]
 
 
 @dataclass(frozen=True)
-class Layer:
+class TargetLayer:
     """A module inside the model, and the dotted name under which it is found there."""
 
     name: str
     module: nn.Module
 
 
-def resolve_layers(model: nn.Module, choice: LayerChoice) -> tuple[Layer, ...] | None:
+def resolve_layers(model: nn.Module, choice: LayerChoice) -> tuple[TargetLayer, ...] | None:
     """The layers a caller named; None when the choice is left to :mod:`gradcam_fast._layer_search.search`.
 
     Raises:
@@ -44,11 +44,11 @@ def resolve_layers(model: nn.Module, choice: LayerChoice) -> tuple[Layer, ...] |
     return tuple(_named(model, each) for each in choices)
 
 
-def _named(model: nn.Module, choice: Any) -> Layer:
+def _named(model: nn.Module, choice: Any) -> TargetLayer:
     modules = eager_modules(model)
     if isinstance(choice, str):
         if choice in modules:
-            return Layer(choice, modules[choice])
+            return TargetLayer(choice, modules[choice])
         near = difflib.get_close_matches(choice, modules, n=3, cutoff=0.4) or list(modules)[-3:]
         raise ValueError(
             f"layer {choice!r} is not in {type(model).__name__}; nearest names: {', '.join(map(repr, near))} "
@@ -62,7 +62,7 @@ def _named(model: nn.Module, choice: Any) -> Layer:
     choice = eager_module(choice)
     for name, module in modules.items():
         if module is choice:
-            return Layer(name, module)
+            return TargetLayer(name, module)
     what = "is the model itself" if choice is model else "is not a module of this model"
     raise ValueError(f"layer {type(choice).__name__} {what}; give a module inside {type(model).__name__}")
 

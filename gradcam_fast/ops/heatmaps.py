@@ -16,7 +16,7 @@ from .reference import normalise
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["heatmaps", "vanished"]
+__all__ = ["gradients_vanished", "heatmaps"]
 
 
 def heatmaps(
@@ -58,7 +58,7 @@ def heatmaps(
     return heatmap.float(), low.float(), high.float(), valid
 
 
-def vanished(valid: Tensor, gradients: Sequence[Tensor]) -> bool:
+def gradients_vanished(valid: Tensor, gradients: Sequence[Tensor]) -> bool:
     """Whether no map shows anything because every gradient is zero. False off the CPU, where the host would wait."""
     if valid.device.type != "cpu" or len(valid) == 0 or not gradients:
         return False

@@ -11,7 +11,7 @@ from support.tolerances import SEED
 from torch import nn
 
 from gradcam_fast import Explainer, explain
-from gradcam_fast._layout.feature_layout import Frame, Unreadable, grid_of, read
+from gradcam_fast._layout.feature_layout import ImageGeometry, UnreadableLayout, grid_of, read
 
 
 @pytest.mark.parametrize(
@@ -47,9 +47,9 @@ def test_so_many_tokens_have_one_grid(count, size, grid):
     ],
 )
 def test_tokens_that_have_several_grids_or_none_are_refused_with_the_numbers(count, size, parts):
-    with pytest.raises(Unreadable) as refusal:
+    with pytest.raises(UnreadableLayout) as refusal:
         grid_of(count, size)
-    assert_says(refusal, Unreadable, parts)
+    assert_says(refusal, UnreadableLayout, parts)
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def test_tokens_that_have_several_grids_or_none_are_refused_with_the_numbers(cou
 )
 def test_channels_are_where_the_images_sides_are_not(module, shape, size, expected):
     maps = torch.randn(shape)
-    found = read(module, maps, Frame(2, size))(maps)
+    found = read(module, maps, ImageGeometry(2, size))(maps)
     assert found.shape[1:] == expected
     channels_last = isinstance(module, (nn.LayerNorm, nn.Identity))
     assert torch.equal(found, maps.movedim(-1, 1) if channels_last else maps)
@@ -74,7 +74,7 @@ def test_channels_are_where_the_images_sides_are_not(module, shape, size, expect
 def test_reading_copies_nothing():
     for shape, size in (((2, 197, 8), (224, 224)), ((2, 7, 7, 96), (224, 224)), ((2, 96, 7, 7), (224, 224))):
         maps, gradients = torch.randn(shape), torch.randn(2, 3, *shape[1:])
-        view = read(nn.Identity(), maps, Frame(2, size))
+        view = read(nn.Identity(), maps, ImageGeometry(2, size))
         for each in (maps, gradients):
             assert view(each).untyped_storage().data_ptr() == each.untyped_storage().data_ptr()
 
