@@ -18,7 +18,7 @@ from .eager import eager_module, eager_name
 if TYPE_CHECKING:
     LayerChoice = str | nn.Module | Sequence["str | nn.Module"] | None
 
-__all__ = ["Layer", "eager_modules", "resolve_layers"]
+__all__ = ["TargetLayer", "eager_modules", "resolve_layers"]
 
 
 @dataclass(frozen=True)

@@ -100,7 +100,7 @@ def test_batches_of_some_sizes_share_a_recording_without_a_trace_of_each_other()
         assert_close(explainer(images[:batch], topk=2), eager(images[:batch], topk=2))
     assert recordings(explainer) == 2
     (replay,) = (each for each in explainer.graphs._known.values() if each.request.topk is None)
-    assert torch.equal(replay.question.images[:9], images[:9]) and not replay.question.images[9:].any()
+    assert torch.equal(replay.request.images[:9], images[:9]) and not replay.request.images[9:].any()
 
 
 def test_a_target_of_fewer_images_leaves_none_behind():
