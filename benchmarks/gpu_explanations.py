@@ -134,8 +134,8 @@ def _graphed_explainer(model: nn.Module) -> Callable[[Tensor], Tensor]:
 
     def run(images: Tensor) -> Tensor:
         heatmap = explainer(images).heatmap
-        if explainer.graphs.eager_because is not None:
-            raise NotMeasured(f"explained eagerly: {explainer.graphs.eager_because}")
+        if explainer.eager_because is not None:
+            raise NotMeasured(f"explained eagerly: {explainer.eager_because}")
         return heatmap
 
     return run

@@ -3,10 +3,12 @@
 ``explain(model, images)`` returns the prediction and, per image and class, a Grad-CAM heatmap at full resolution.
 """
 
-from importlib import import_module
-from types import ModuleType
+from __future__ import annotations
 
-from . import targets
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from . import exceptions, targets
 from .explainer import Explainer, explain
 from .explanation import Explanation
 from .ops import reference
@@ -14,16 +16,35 @@ from .ops.backend import backend
 from .ops.cam import cam
 from .visual.overlay import overlay
 
+if TYPE_CHECKING:
+    from . import features, layers
+    from .visual import figures as figures
+
 __version__ = "0.1.0"
 
+__all__ = [
+    "Explainer",
+    "Explanation",
+    "backend",
+    "cam",
+    "exceptions",
+    "explain",
+    "features",
+    "layers",
+    "overlay",
+    "reference",
+    "targets",
+]
 
-def __getattr__(name: str) -> ModuleType:
-    # Imported when first asked for: what they stand on need not be installed.
-    if name == "figures":
-        return import_module(".visual.figures", __name__)
-    if name == "features":
-        return import_module(f".{name}", __name__)
+# Imported when first asked for. figures needs matplotlib, so it is not in __all__: `import *` must not fail without it.
+_ON_DEMAND = {"features": ".features", "figures": ".visual.figures", "layers": ".layers"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _ON_DEMAND:
+        return import_module(_ON_DEMAND[name], __name__)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-__all__ = ["Explainer", "Explanation", "backend", "cam", "explain", "overlay", "reference", "targets"]
+def __dir__() -> list[str]:
+    return sorted({*__all__, *_ON_DEMAND})

@@ -1,25 +1,57 @@
-"""Why a layer cannot be explained: one exception per reason, with the sentence that says so and the way out.
+"""The exceptions a user may catch: one class per reason why a model, layer or score cannot be explained.
 
-Knows nothing of how layers are found or run. A layer that was found automatically is looked for again when it proves
-unfit; one that the caller named is refused with these words.
+Each is also the built-in exception that fits (TypeError, ValueError or RuntimeError). Wrong arguments raise plain
+TypeError or ValueError.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-WAY_OUT = "choose another layer, or layer=None to have one found"
+__all__ = [
+    "ExplanationError",
+    "LayerError",
+    "LayerNotRun",
+    "NoLayerFound",
+    "NotSpatial",
+    "ReentrantCheckpoint",
+    "ScoreDetached",
+    "ScoreIndependent",
+    "UnsupportedModel",
+]
+
+_OTHER_LAYER = "choose another layer, or layer=None to have one found"
 
 
-class LayerError(Exception):
-    """A layer cannot be explained."""
+class ExplanationError(Exception):
+    """Base of all of them."""
+
+
+class UnsupportedModel(ExplanationError, TypeError):
+    """The model is of a kind that cannot be explained: scripted, quantised, sharded, exported ..."""
+
+
+class ScoreDetached(ExplanationError, RuntimeError):
+    """The score has no gradient at all: it was detached, or the model turns gradients off."""
+
+
+class NoLayerFound(ExplanationError, ValueError):
+    """The model has no spatial feature map that the score depends on."""
+
+
+class LayerError(ExplanationError):
+    """Base of the reasons why one layer cannot be explained.
+
+    A layer that was found automatically is searched for again when this is raised; a layer that the caller named is
+    refused with the message.
+    """
 
 
 class LayerNotRun(LayerError, RuntimeError):
-    """The layer did not run."""
+    """The layer did not run in the forward."""
 
     def __init__(self, name: str) -> None:
-        super().__init__(f"layer {name!r} did not run in this forward; {WAY_OUT}")
+        super().__init__(f"layer {name!r} did not run in this forward; {_OTHER_LAYER}")
 
 
 class ScoreIndependent(LayerError, RuntimeError):
@@ -28,12 +60,12 @@ class ScoreIndependent(LayerError, RuntimeError):
     def __init__(self, name: str) -> None:
         super().__init__(
             f"the score does not depend on layer {name!r} (its output is not used, or the model turns gradients off "
-            f"there or behind it, as torch.utils.checkpoint does with use_reentrant=True); {WAY_OUT}"
+            f"there or behind it, as torch.utils.checkpoint does with use_reentrant=True); {_OTHER_LAYER}"
         )
 
 
 class ReentrantCheckpoint(LayerError, RuntimeError):
-    """Between the layer and the score there is a checkpoint that allows no gradient of a part."""
+    """Between the layer and the score is a reentrant checkpoint, through which no gradient of a part can be taken."""
 
     def __init__(self, name: str) -> None:
         super().__init__(
@@ -43,7 +75,8 @@ class ReentrantCheckpoint(LayerError, RuntimeError):
 
 
 class NotSpatial(LayerError, ValueError):
-    """The layer's output cannot be read as maps of the images: of another shape or batch, or in more ways than one."""
+    """The layer's output cannot be read as feature maps of the images, or can be read in several ways."""
 
     def __init__(self, name: str, shape: Sequence[int], batch: int, reason: object) -> None:
-        super().__init__(f"layer {name!r} returns shape {tuple(shape)} for a batch of {batch}, {reason}; {WAY_OUT}")
+        returned = f"layer {name!r} returns shape {tuple(shape)} for a batch of {batch}"
+        super().__init__(f"{returned}, {reason}; {_OTHER_LAYER}")

@@ -1,25 +1,23 @@
-"""From images to an explanation: one forward, one small backward, one call of the op.
-
-Puts together what is asked, the evidence and the maps; holds the caller's choices, and recordings if asked to.
-"""
+"""The public API: checks the arguments, captures activations and gradients, calls the op, returns an Explanation."""
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
-from ._capture import scores as outputs
-from ._capture.capture import Request, capture_after_search, capture_or_search
-from ._capture.image_selection import check_when, nothing, of_chosen
-from ._cuda_graph.cache import Graphs
+from ._capture.capture import Request, capture
+from ._capture.image_selection import check_when, empty_results, select_images
+from ._capture.scores import check_target
+from ._cuda_graph.cache import GraphCache
+from ._layer_search.search import capture_at_found_layer, capture_at_remembered_layer
 from ._layout.feature_layout import ImageGeometry, check_tokens
-from ._model.inputs import InputAxes, check_inputs, unwrap_model
+from ._model.inputs import ImageAxes, check_inputs, unwrap_model
 from ._model.target_layer import resolve_layers
+from ._model.warning import warn_caller
 from .explanation import Explanation
 from .ops.arguments import METHODS, NORMALIZATIONS, check_choice, check_relu, check_size
 from .ops.heatmaps import gradients_vanished, heatmaps
@@ -28,10 +26,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ._capture.capture import Capture
-    from ._capture.image_selection import When
-    from ._layout.feature_layout import Tokens
-    from ._model.target_layer import LayerChoice, TargetLayer
-    from .ops.arguments import Size
+    from ._model.target_layer import TargetLayer
+    from .types import Images, Layer, Output, Size, Target, Tokens, When
 
 __all__ = ["Explainer", "explain"]
 
@@ -40,36 +36,36 @@ class Explainer:
     """A model together with the choices of how to explain it; call it with images.
 
     Args:
-        model: any ``nn.Module`` on any device; in training mode dropout and batch-norm act as they do in training,
-            and the buffers of modules in training mode (batch-norm's running statistics) are put back afterwards; what
-            a training step in another thread writes to them meanwhile is lost.
+        model: any ``nn.Module`` on any device. In training mode dropout and batch-norm act as they do in training, and
+            the buffers of modules in training mode (batch-norm's running statistics) are put back afterwards; what a
+            training step in another thread writes to them meanwhile is lost.
         layer: dotted name, module, or a list of these (the mean of their maps); None finds the last spatial feature
             map that the score depends on, by trial runs, once per model, image size, and place in the code where
             callables for ``target``, ``output`` and ``tokens`` are written.
         method: ``gradcam``, ``gradcam++``, ``xgradcam``, ``hirescam``, ``elementwise`` or ``layercam``;
             formulas and papers in :func:`gradcam_fast.reference.raw_map`.
-        size: (H,W) of the heatmaps, or one integer for all sides; None = the images' own.
+        size: (H,W) of the heatmaps in pixels, or one integer for all sides; None = the images' own.
         normalize: ``minmax`` (each map to [0,1]), ``max`` (x / max) or ``none``.
         relu: False keeps the evidence against the class.
         output: callable that picks the logits from what the model returns; None takes a tensor, ``.logits``,
             ``["out"]`` or the only tensor of a tuple or dict.
-        tokens: where the positions are in what a transformer's layer returns, (B,N,C) or (N,B,C). "auto" sets class and
-            register tokens in front aside and infers the grid from N, the images' sides and the strides of the model's
-            convolutions; or the grid (h,w) of the last h x w tokens; or a callable from what the layer returns to
-            (B,C,h,w), used on the gradients too.
-        cuda_graph: True records what a call does on a CUDA device when its like comes for the second time, and then
-            replays that in one launch, without the model's Python: attributes and branches are as they were. Values
-            written into the weights are seen; after new tensors or modes it records anew. Where it cannot (CPU,
-            training mode, hooks, a host that waits) it runs eagerly; a warning and ``graphs.eager_because`` say why.
+        tokens: the positions in what a transformer's layer returns, (B,N,C) or (N,B,C). "auto" sets class and register
+            tokens in front aside and infers the grid from N, the images' sides and the strides of the model's
+            convolutions; (h,w) is the grid of the last h x w tokens; a callable turns what the layer returns, and the
+            gradients of that, into (B,C,h,w).
+        cuda_graph: True records a call on a CUDA device when a call like it comes for the second time, and then replays
+            the recording in one launch, without the model's Python: its attributes and branches are as they were.
+            Values written into the weights are seen; after new tensors or modes it records anew. Where it cannot record
+            (CPU, training mode, hooks, a host that waits) it runs eagerly; a warning and ``eager_because`` say why.
         when: callable from the logits (what ``Explanation.logits`` will be; to read only) to booleans (B,): only these
-            images are explained, with the bits they have without it. Of the others the heatmap is zeros, the extremes
-            are NaN and ``valid`` is False; logits, target and score are there. Maps are made of the chosen only. The
-            backward behind the layer is the whole batch's, and left out where no image is chosen and the layer is
-            known. The host waits for the choice, so that it does not go with ``cuda_graph``.
+            images are explained, with the bits they have without ``when``. The heatmap of the others is zeros, their
+            extremes are NaN and ``valid`` is False; logits, target and score are there. Maps are made of the chosen
+            only. The backward behind the layer is the whole batch's, and left out where no image is chosen and the
+            layer is known. The host waits for the choice, so that it does not go with ``cuda_graph``.
 
     Raises:
-        TypeError, ValueError: a choice that cannot work, in one sentence, before the model runs; called, what ``when``
-            returned is not booleans (B,).
+        TypeError, ValueError: a choice that cannot work, before the model runs; when called, what ``when`` returned is
+            not booleans (B,).
 
     Example:
         >>> import torch, gradcam_fast
@@ -86,97 +82,110 @@ class Explainer:
         self,
         model: nn.Module,
         *,
-        layer: LayerChoice = None,
+        layer: Layer = None,
         method: str = "gradcam",
         size: Size | None = None,
         normalize: str = "minmax",
         relu: bool = True,
-        output: Callable[[Any], Tensor] | None = None,
+        output: Output | None = None,
         tokens: Tokens = "auto",
         cuda_graph: bool = False,
         when: When | None = None,
     ) -> None:
-        self.model = unwrap_model(model)
+        self._model = unwrap_model(model)
         check_choice("method", method, METHODS)
         check_choice("normalize", normalize, NORMALIZATIONS)
         check_relu(relu)
-        self.tokens = check_tokens(tokens)
+        self._tokens = check_tokens(tokens)
         if output is not None and not callable(output):
             raise TypeError(f"output={output!r} is not callable; give a function that picks the logits")
-        self.method, self.normalize, self.relu = method, normalize, relu
-        self.axes = InputAxes(self.model)
-        self.size = size if size is None else check_size(size, self.axes.rank)
-        self.output = output
-        self.layers = resolve_layers(self.model, layer)
-        self.when = check_when(when, cuda_graph=cuda_graph)
-        self.graphs = Graphs() if cuda_graph else None
+        self._method, self._normalize, self._relu = method, normalize, relu
+        self._axes = ImageAxes(self._model)
+        self._size = size if size is None else check_size(size, self._axes.rank)
+        self._output = output
+        self._layers = resolve_layers(self._model, layer)
+        self._when = check_when(when, cuda_graph=cuda_graph)
+        self._graphs = GraphCache(self._model, self._layers, self._explain, self._explain_at) if cuda_graph else None
 
-    def __call__(self, images: Any, target: Any = None, topk: int | None = None) -> Explanation:
+    def __call__(self, images: Images, target: Target = None, topk: int | None = None) -> Explanation:
         """Explain a batch; see :func:`gradcam_fast.explain` for the arguments."""
-        request = self.ask(images, target, topk)
-        return self.explained(request) if self.graphs is None else self.graphs.explain(self, request)
+        request = self._request(images, target, topk)
+        return self._explain(request) if self._graphs is None else self._graphs(request)
 
-    def explained(self, request: Request) -> Explanation:
-        """The answer to a request, from the layers that were named or are found."""
-        evidence = capture_or_search(self.model, request, self.layers)
-        explanation = self._explanation(evidence, request)
-        empty = gradients_vanished(explanation.valid, evidence.gradients)
-        if empty and evidence.recalled:
-            evidence = capture_after_search(self.model, request)
-            explanation = self._explanation(evidence, request)
-            empty = gradients_vanished(explanation.valid, evidence.gradients)
+    @property
+    def model(self) -> nn.Module:
+        """The module that runs: the one inside wrappers such as ``torch.compile``'s."""
+        return self._model
+
+    @property
+    def eager_because(self) -> str | None:
+        """Why the last call with ``cuda_graph=True`` ran eagerly; None if it was replayed, or will be the next time."""
+        return None if self._graphs is None else self._graphs.eager_because
+
+    def _request(self, images: Images, target: Target = None, topk: int | None = None) -> Request:
+        inputs, batch = check_inputs(self._model, self._axes.rank, images)
+        geometry = ImageGeometry(batch.shape[0], self._axes.sides(batch), self._axes.patches)
+        target = check_target(target, topk, geometry.batch)
+        return Request(inputs, geometry, target, topk, self._output, self._tokens, self._when)
+
+    def _capture(self, request: Request) -> Capture:
+        if self._layers:
+            return capture(self._model, request, self._layers)
+        return capture_at_remembered_layer(self._model, request) or capture_at_found_layer(self._model, request)
+
+    def _explain(self, request: Request) -> Explanation:
+        """The explanation from the layers that were named or are found."""
+        captured = self._capture(request)
+        explanation = self._explanation(captured, request)
+        empty = gradients_vanished(explanation.valid, captured.gradients)
+        if empty and captured.layer_remembered:
+            captured = capture_at_found_layer(self._model, request)
+            explanation = self._explanation(captured, request)
+            empty = gradients_vanished(explanation.valid, captured.gradients)
         if empty:
-            warnings.warn(
-                f"the gradient of the score at layer {', '.join(map(repr, evidence.layers))} is zero everywhere, so the"
-                " heatmaps are empty; choose another layer or target (a saturated sigmoid or a head of zeros has none)",
-                stacklevel=3,
+            warn_caller(
+                f"the gradient of the score at layer {', '.join(map(repr, captured.layers))} is zero everywhere, so the"
+                " heatmaps are empty; choose another layer or target (a saturated sigmoid or a head of zeros has none)"
             )
         return explanation
 
-    def explained_at(self, request: Request, layers: Sequence[TargetLayer]) -> Explanation:
-        """The answer from these layers, without the host ever waiting for the device."""
-        return self._explanation(capture_or_search(self.model, request, layers), request)
+    def _explain_at(self, request: Request, layers: Sequence[TargetLayer]) -> Explanation:
+        """The explanation from these layers, without the host ever waiting for the device."""
+        return self._explanation(capture(self._model, request, layers), request)
 
-    def ask(self, images: Any, target: Any = None, topk: int | None = None) -> Request:
-        """The request that a call with these arguments asks, checked."""
-        inputs, main = check_inputs(self.model, self.axes.rank, images)
-        geometry = ImageGeometry(main.shape[0], self.axes.sides(main), self.axes.patches)
-        target = outputs.check_target(target, topk, geometry.batch)
-        return Request(inputs, geometry, target, topk, self.output, self.tokens, self.when)
-
-    def _explanation(self, evidence: Capture, request: Request) -> Explanation:
+    def _explanation(self, captured: Capture, request: Request) -> Explanation:
         with torch.inference_mode(False), torch.no_grad():
-            heatmap, low, high, valid = self._results(evidence, self.size or request.geometry.size)
-        layer = evidence.layers[0] if len(evidence.layers) == 1 else evidence.layers
-        return Explanation(heatmap, evidence.logits, evidence.target, evidence.scores, low, high, valid, layer)
+            heatmap, raw_min, raw_max, valid = self._results(captured, self._size or request.geometry.size)
+        layer = captured.layers[0] if len(captured.layers) == 1 else captured.layers
+        return Explanation(heatmap, captured.logits, captured.target, captured.scores, raw_min, raw_max, valid, layer)
 
-    def _results(self, evidence: Capture, size: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        made = partial(heatmaps, size=size, method=self.method, normalize=self.normalize, relu=self.relu)
-        if evidence.chosen is None:
-            return made(evidence.activations, evidence.gradients)
-        device = evidence.activations[0].device
-        chosen = evidence.chosen.to(device)
-        results = nothing(evidence.scores.shape, size, device)
-        if len(chosen):
-            both = evidence.activations, evidence.gradients
-            some = made(*([of_chosen(each, chosen) for each in maps] for maps in both))
-            for whole, part in zip(results, some, strict=True):
-                whole[chosen] = part
+    def _results(self, captured: Capture, size: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        to_heatmaps = partial(heatmaps, size=size, method=self._method, normalize=self._normalize, relu=self._relu)
+        if captured.selected is None:
+            return to_heatmaps(captured.activations, captured.gradients)
+        device = captured.activations[0].device
+        selected = captured.selected.to(device)
+        results = empty_results(captured.scores.shape, size, device)
+        if len(selected):
+            activations = [select_images(maps, selected) for maps in captured.activations]
+            gradients = [select_images(maps, selected) for maps in captured.gradients]
+            for result, of_selected in zip(results, to_heatmaps(activations, gradients), strict=True):
+                result[selected] = of_selected
         return results
 
 
 def explain(
     model: nn.Module,
-    images: Any,
+    images: Images,
     *,
-    target: Any = None,
+    target: Target = None,
     topk: int | None = None,
-    layer: LayerChoice = None,
+    layer: Layer = None,
     method: str = "gradcam",
     size: Size | None = None,
     normalize: str = "minmax",
     relu: bool = True,
-    output: Callable[[Any], Tensor] | None = None,
+    output: Output | None = None,
     tokens: Tokens = "auto",
 ) -> Explanation:
     """Predict a batch and show where the model looked: one forward, and per image and class one heatmap.
@@ -202,8 +211,9 @@ def explain(
 
     Raises:
         TypeError, ValueError: an argument that cannot work; before the model runs where it can be known.
-        RuntimeError: the layer did not run, or the score does not depend on it.
-        ValueError: the layer's output is no spatial map of the images.
+        gradcam_fast.exceptions.LayerError: the layer did not run, the score does not depend on it, or its output is no
+            spatial map of the images.
+        gradcam_fast.exceptions.NoLayerFound: no layer was named and none can be explained.
 
     Warns:
         UserWarning: on the CPU, when every gradient at the layer is zero. Elsewhere see ``valid``; looking would make

@@ -1,4 +1,4 @@
-"""What an explanation consists of. Knows nothing of how it is made."""
+"""The result of an explanation: prediction, heatmaps, and what is needed to judge and compare them."""
 
 from __future__ import annotations
 
@@ -21,10 +21,9 @@ class Explanation:
             callable target and no ``output``, all that the model returned.
         target: the classes explained, int64, (B,) or (B,K); None for a callable target.
         score: their scores, (B,) or (B,K); NaN where a class given as a device tensor is out of range.
-        raw_min: least value of the upsampled map before normalisation, (B,) or (B,K); of several layers, of the mean of
-            their normalised maps.
-        raw_max: greatest value likewise; NaN where the activations or gradients are not finite, and, like raw_min, of
-            images that ``when`` has not chosen.
+        raw_min: smallest value of the upsampled map before normalisation, (B,) or (B,K); for several layers, of the
+            mean of their normalised maps. NaN for images that ``when`` did not choose.
+        raw_max: largest value likewise; NaN also where the activations or gradients are not finite.
         valid: bool, (B,) or (B,K): the map is finite and not flat (and, under ``max``, somewhere positive), so the
             heatmap shows something.
         layer: dotted name of the layer explained; a tuple of names when there are several.
@@ -42,7 +41,7 @@ class Explanation:
     layer: str | tuple[str, ...]
 
     def __repr__(self) -> str:
-        """Shapes instead of numbers: a heatmap has tens of thousands of them."""
+        """Shapes instead of tens of thousands of numbers."""
         shape, valid = tuple(self.heatmap.shape), self.valid
         layer = self.layer if isinstance(self.layer, str) else ", ".join(self.layer)
         return f"Explanation(heatmap {shape} at {layer}, target {_short(self.target)}, valid {_short(valid)})"

@@ -1,30 +1,26 @@
-"""A layer's feature maps and the gradients of the score at them, for those who want more of them than a heatmap.
-
-The same evidence that an explanation is made of; knows nothing of formulas or figures.
-"""
+"""The activations of a layer and the gradients of the scores there: what heatmaps are made of."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, overload
 
 from torch import nn
 
-from ._capture.capture import capture_or_search
 from .explainer import Explainer
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ._layout.feature_layout import Tokens
+    from .types import Images, Output, Target, Tokens
 
 __all__ = ["FeatureMaps", "feature_maps"]
 
 
 @dataclass(frozen=True, eq=False)
 class FeatureMaps:
-    """What a layer returned for a batch, and how the scores change with it.
+    """The activations of one layer for a batch, and the gradients of the scores with respect to them.
 
     Attributes:
         layer: the layer's dotted name.
@@ -32,8 +28,8 @@ class FeatureMaps:
         gradients: (B,C,h,w), or (B,K,C,h,w) for K targets of each image.
 
     Both tensors are on the images' device, in the dtype that the model works in, and neither requires grad. They may
-    be views of what the model made, and gradients expanded (stride 0) that are the same at all positions; clone what
-    you write into.
+    be views of the model's own tensors, and gradients that are the same at all positions are expanded (stride 0): clone
+    before you write into them.
     """
 
     layer: str
@@ -41,20 +37,20 @@ class FeatureMaps:
     gradients: Tensor
 
     def __repr__(self) -> str:
-        """Shapes instead of numbers, of which there are very many."""
+        """Shapes instead of numbers."""
         activations, gradients = tuple(self.activations.shape), tuple(self.gradients.shape)
         return f"FeatureMaps(activations {activations} at {self.layer}, gradients {gradients})"
 
 
 @overload
-def feature_maps(
+def feature_maps(  # type: ignore[overload-overlap] # a str is a Sequence[str], too
     model: nn.Module,
-    images: Any,
+    images: Images,
     *,
     layer: str | nn.Module | None = None,
-    target: Any = None,
+    target: Target = None,
     topk: int | None = None,
-    output: Callable[[Any], Tensor] | None = None,
+    output: Output | None = None,
     tokens: Tokens = "auto",
 ) -> FeatureMaps: ...
 
@@ -62,33 +58,33 @@ def feature_maps(
 @overload
 def feature_maps(
     model: nn.Module,
-    images: Any,
+    images: Images,
     *,
     layer: Sequence[str | nn.Module],
-    target: Any = None,
+    target: Target = None,
     topk: int | None = None,
-    output: Callable[[Any], Tensor] | None = None,
+    output: Output | None = None,
     tokens: Tokens = "auto",
 ) -> list[FeatureMaps]: ...
 
 
 def feature_maps(
     model: nn.Module,
-    images: Any,
+    images: Images,
     *,
     layer: Any = None,
-    target: Any = None,
+    target: Target = None,
     topk: int | None = None,
-    output: Callable[[Any], Tensor] | None = None,
+    output: Output | None = None,
     tokens: Tokens = "auto",
 ) -> FeatureMaps | list[FeatureMaps]:
     """The activations of one layer, or of each of several, and the gradients of the scores, from one forward.
 
-    ``cam(maps.activations, maps.gradients, size)`` makes of them the heatmaps of :func:`gradcam_fast.explain`.
+    ``cam(maps.activations, maps.gradients, size)`` turns them into the heatmaps of :func:`gradcam_fast.explain`.
 
     Args:
         model, images, target, topk, output, tokens: as in :func:`gradcam_fast.explain`.
-        layer: dotted name or module; a list of these, for feature maps of each; None takes the layer that ``explain``
+        layer: dotted name or module; a list of these for the feature maps of each; None for the layer that ``explain``
             finds.
 
     Returns:
@@ -111,10 +107,12 @@ def feature_maps(
         True
     """
     explainer = Explainer(model, layer=layer, output=output, tokens=tokens)
-    evidence = capture_or_search(explainer.model, explainer.ask(images, target, topk), explainer.layers)
-    at = {
-        name: FeatureMaps(name, *maps)
-        for name, *maps in zip(sorted(evidence.layers), evidence.activations, evidence.gradients, strict=True)
+    captured = explainer._capture(explainer._request(images, target, topk))
+    by_name = {
+        name: FeatureMaps(name, activations, gradients)
+        for name, activations, gradients in zip(
+            sorted(captured.layers), captured.activations, captured.gradients, strict=True
+        )
     }
-    results = [at[name] for name in evidence.layers]
-    return results if isinstance(layer, (list, tuple)) else results[0]
+    in_callers_order = [by_name[name] for name in captured.layers]
+    return in_callers_order if isinstance(layer, (list, tuple)) else in_callers_order[0]

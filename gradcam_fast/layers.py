@@ -1,7 +1,4 @@
-"""The layers of a model that can be explained, each with the shape of its output and the grid of its map.
-
-Knows nothing of gradients; which of them is found automatically is the affair of ``finding``.
-"""
+"""The layers of a model that can be explained, with the shapes of their outputs: what to choose ``layer=`` from."""
 
 from __future__ import annotations
 
@@ -11,27 +8,27 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from ._capture.hooks import tensor_in
-from ._layer_search.trace import undisturbed
-from ._layout.feature_layout import UnreadableLayout
-from ._model.target_layer import eager_modules
+from ._capture.containers import feature_tensor
+from ._layer_search.trace import trial_run
+from ._layout.token_grid import UnreadableLayout
+from ._model.eager import eager_modules
 from .explainer import Explainer
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from .types import Images
 
 __all__ = ["LayerInfo", "list_layers"]
 
 
 @dataclass(frozen=True)
 class LayerInfo:
-    """A layer whose output can be read as maps.
+    """A layer whose output can be read as feature maps.
 
     Attributes:
-        name: dotted.
-        kind: its class.
-        shape: of its output, for one image.
-        grid: (height, width) of its maps.
+        name: its dotted name, as ``layer=`` takes it.
+        kind: the name of its class.
+        shape: the shape of its output for the images given.
+        grid: (h,w) of its feature maps.
     """
 
     name: str
@@ -40,10 +37,18 @@ class LayerInfo:
     grid: tuple[int, ...]
 
 
-def list_layers(model: nn.Module, images: Tensor) -> list[LayerInfo]:
-    """The layers of ``model`` that return maps of ``images`` (B,C,H,W), in the order in which they finish.
+def list_layers(model: nn.Module, images: Images) -> list[LayerInfo]:
+    """The layers of ``model`` that can be explained on ``images``, in the order in which they finish.
 
-    Modules that only hand their input on (``nn.Identity``) are left out.
+    The model runs once. Modules that only return their input (``nn.Identity``) are left out; of a module that runs
+    several times the last call counts.
+
+    Args:
+        model: as in :func:`gradcam_fast.explain`.
+        images: as in :func:`gradcam_fast.explain`; one image is enough.
+
+    Raises:
+        TypeError, ValueError: as :func:`gradcam_fast.explain` for a model or images that cannot be explained.
 
     Example:
         >>> import torch
@@ -52,30 +57,28 @@ def list_layers(model: nn.Module, images: Tensor) -> list[LayerInfo]:
         [LayerInfo(name='0', kind='Conv2d', shape=(1, 8, 14, 14), grid=(14, 14))]
     """
     explainer = Explainer(model)
-    request = explainer.ask(images)
-    modules = {
-        name: module for name, module in eager_modules(explainer.model).items() if not isinstance(module, nn.Identity)
-    }
-    found: dict[str, LayerInfo] = {}
+    request = explainer._request(images)
+    layers: dict[str, LayerInfo] = {}
 
     def note(name: str, module: nn.Module, output: Any) -> None:
-        maps = tensor_in(output)
+        maps = feature_tensor(output)
         if maps is None:
             return
         try:
-            grid = tuple(request.read(module, maps)(maps).shape[2:])
+            grid = tuple(request.layout(module, maps)(maps).shape[2:])
         except UnreadableLayout:
             return
-        found.pop(name, None)  # of a module that runs again the last call counts
-        found[name] = LayerInfo(name, type(module).__name__, tuple(maps.shape), grid)
+        layers.pop(name, None)  # the last call of a module decides its place, too
+        layers[name] = LayerInfo(name, type(module).__name__, tuple(maps.shape), grid)
 
     handles = []
     try:
-        for name, module in modules.items():
-            handles.append(module.register_forward_hook(lambda m, _, output, name=name: note(name, m, output)))
-        with undisturbed(explainer.model, request.inputs), torch.no_grad():
+        for name, module in eager_modules(explainer.model).items():
+            if not isinstance(module, nn.Identity):
+                handles.append(module.register_forward_hook(lambda m, _, output, name=name: note(name, m, output)))
+        with trial_run(explainer.model, request.inputs), torch.no_grad():
             request.inputs(explainer.model)
     finally:
         for handle in handles:
             handle.remove()
-    return list(found.values())
+    return list(layers.values())

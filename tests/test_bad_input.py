@@ -84,7 +84,7 @@ AFTER = [
     argument({"topk": 6}, ValueError, "topk", "6", "5"),
     argument({"tokens": (9, 9)}, ValueError, "features.3", "(3, 12, 4, 4)", "(9, 9)"),
     argument({"tokens": lambda maps: maps.mean(1)}, ValueError, "features.3", "(3, 4, 4)", "(3,C,h,w)"),
-    argument({"tokens": lambda maps: maps[:, 99]}, ValueError, "features.3", "tokens= makes IndexError", "99"),
+    argument({"tokens": lambda maps: maps[:, 99]}, ValueError, "features.3", "tokens= raised IndexError", "99"),
     argument({"target": [lambda logits: 1.0] * 3}, TypeError, "of one image", "float", "one number"),
     argument({"target": [lambda logits: logits] * 3}, TypeError, "of one image", "(5,)", "one number"),
     argument({"target": [torch.sum] * 3, "output": lambda logits: logits[:2]}, ValueError, "of 2 images", "output="),

@@ -8,7 +8,7 @@ from support.unchanged import unchanged
 from torch import nn
 
 import gradcam_fast
-from gradcam_fast._capture import image_selection as choosing
+from gradcam_fast._capture.image_selection import select_images
 from gradcam_fast.ops import heatmaps
 from gradcam_fast.ops.cam import cam as fused_cam
 
@@ -241,7 +241,7 @@ def test_rows_lie_in_memory_as_the_maps_do():
         whole.movedim(0, -1).contiguous().movedim(-1, 0),
     ]
     for each in (*layouts, torch.randn(2, 6, 3, 4, 5).transpose(0, 1), torch.randn(1).expand(6, 3, 4, 5)):
-        found = choosing.of_chosen(each, picked)
+        found = select_images(each, picked)
         assert torch.equal(found, each[SOME])
         assert [stride == 0 for stride in found.stride()[1:]] == [stride == 0 for stride in each.stride()[1:]]
         order = sorted(range(each.dim()), key=lambda axis: -each.stride(axis))

@@ -1,11 +1,7 @@
-"""Which images of a batch are explained, their rows of its maps, and what the others get instead.
-
-Knows nothing of models, scores or how maps are made.
-"""
+"""``when=``: which images of a batch are explained, their share of the maps, and what the others get instead."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,13 +9,13 @@ import torch
 if TYPE_CHECKING:
     from torch import Tensor
 
-    When = Callable[[Any], Tensor]
+    from ..types import When
 
-__all__ = ["check_when", "images_chosen", "nothing", "of_chosen"]
+__all__ = ["check_when", "empty_results", "select_images", "selected_images"]
 
 
 def check_when(when: When | None, *, cuda_graph: bool) -> When | None:
-    """Refuse what can choose no images."""
+    """Refuse a value of ``when=`` that cannot choose images."""
     if when is None:
         return None
     if not callable(when):
@@ -35,8 +31,14 @@ def check_when(when: When | None, *, cuda_graph: bool) -> When | None:
     return when
 
 
-def images_chosen(when: When, logits: Any, batch: int) -> Tensor | None:
-    """The images that ``when`` chooses, (n,) in rising order; None if these are all. The host waits for the device."""
+def selected_images(when: When, logits: Any, batch: int) -> Tensor | None:
+    """The indices (n,) of the images that ``when`` chooses, in rising order; None if it chooses all.
+
+    The host waits for the device.
+
+    Raises:
+        TypeError, ValueError: ``when`` did not return booleans (B,).
+    """
     mask = when(logits)
     if not isinstance(mask, torch.Tensor):
         raise TypeError(f"when= returned a {type(mask).__name__}; it must return a tensor of booleans ({batch},)")
@@ -45,26 +47,32 @@ def images_chosen(when: When, logits: Any, batch: int) -> Tensor | None:
             f"when= returned {mask.dtype} of shape {tuple(mask.shape)} for a batch of {batch}; expected booleans "
             f"({batch},), one per image"
         )
-    found = mask.nonzero()[:, 0]
-    return None if len(found) == batch else found
+    indices = mask.nonzero()[:, 0]
+    return None if len(indices) == batch else indices
 
 
-def of_chosen(maps: Tensor, chosen: Tensor) -> Tensor:
-    """``maps[chosen]``, lying in memory as the maps do, so that they are read alike; what is expanded stays so."""
+def select_images(maps: Tensor, indices: Tensor) -> Tensor:
+    """``maps[indices]`` with the memory layout of ``maps``, for the op to read alike; stride 0 stays stride 0."""
     strides: tuple[int, ...] = maps.stride()
-    thin = maps
+    stored = maps
     for axis, stride in enumerate(strides[1:], 1):
         if stride == 0:
-            thin = thin.narrow(axis, 0, 1)
+            stored = stored.narrow(axis, 0, 1)
     order = sorted(range(maps.dim()), key=lambda axis: -strides[axis])
-    found = thin.permute(order).index_select(order.index(0), chosen.to(maps.device))
-    back = [order.index(axis) for axis in range(maps.dim())]
-    return found.permute(back).expand(len(chosen), *maps.shape[1:])
+    selected = stored.permute(order).index_select(order.index(0), indices.to(maps.device))
+    restored = [order.index(axis) for axis in range(maps.dim())]
+    return selected.permute(restored).expand(len(indices), *maps.shape[1:])
 
 
-def nothing(
-    maps: tuple[int, ...], size: tuple[int, ...], device: torch.device
+def empty_results(
+    shape: tuple[int, ...], size: tuple[int, ...], device: torch.device
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """What images get that are not explained, for ``maps`` (B[,K]) of them: heatmap, raw_min, raw_max and valid."""
-    low, high = torch.full((2, *maps), torch.nan, device=device)
-    return torch.zeros(*maps, *size, device=device), low, high, torch.zeros(maps, dtype=torch.bool, device=device)
+    """Heatmap, raw_min, raw_max and valid of images that are not explained: zeros, NaN, NaN and False.
+
+    Args:
+        shape: (B,) or (B,K).
+        size: (H,W) of the heatmaps.
+    """
+    raw_min, raw_max = torch.full((2, *shape), torch.nan, device=device)
+    heatmap, valid = torch.zeros(*shape, *size, device=device), torch.zeros(shape, dtype=torch.bool, device=device)
+    return heatmap, raw_min, raw_max, valid

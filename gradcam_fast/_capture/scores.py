@@ -1,12 +1,11 @@
-"""From what a model returns to the scores to explain: picking the logits, checking and applying targets.
+"""From what a model returns to the scores to explain: picks the logits, checks the target and applies it.
 
-Everything stays on the device. Knows nothing of layers, gradients or maps.
+Everything stays on the device.
 """
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,12 +15,16 @@ from ..ops.arguments import is_integer
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from ..types import Output
 
-def pick_logits(output: Any, picker: Callable[[Any], Tensor] | None) -> Any:
-    """The logits in a model's output: ``picker(output)``, or the obvious tensor.
+__all__ = ["as_class_logits", "check_target", "pick_logits", "scores_of"]
+
+
+def pick_logits(output: Any, picker: Output | None) -> Any:
+    """The logits in a model's output: ``picker(output)``, its ``logits`` or ``out``, or its only tensor.
 
     Raises:
-        TypeError: no tensor is the obvious one; the message lists the members.
+        TypeError: several tensors may be the logits; the message lists them.
     """
     if picker is not None:
         return picker(output)
@@ -29,16 +32,17 @@ def pick_logits(output: Any, picker: Callable[[Any], Tensor] | None) -> Any:
         return output
     named = output if isinstance(output, Mapping) else vars(output) if hasattr(output, "__dict__") else {}
     for name in ("logits", "out"):
-        found = getattr(output, name, None) if name not in named else named[name]
-        if isinstance(found, torch.Tensor):
-            return found
+        logits = getattr(output, name, None) if name not in named else named[name]
+        if isinstance(logits, torch.Tensor):
+            return logits
     members = dict(output) if isinstance(output, Mapping) else dict(enumerate(output)) if _is_list(output) else named
     tensors = [member for member in members.values() if isinstance(member, torch.Tensor)]
     if len(tensors) == 1:
         return tensors[0]
     raise TypeError(
-        f"the model returned {_describe(output, members)}, in which no member is obviously the logits; "
-        "say which with output=lambda out: ..., or give a callable target such as those of gradcam_fast.targets"
+        f"the model returned {_describe(output, members)}; expected a tensor of logits, or one member named "
+        "logits or out; pick the logits with output=lambda out: ..., or give a callable target such as those of "
+        "gradcam_fast.targets"
     )
 
 
@@ -57,7 +61,8 @@ def _describe(output: Any, members: Mapping[Any, Any]) -> str:
 def check_target(target: Any, topk: int | None, batch: int) -> Any:
     """Refuse a target that cannot fit, before the model runs; lists become integer tensors.
 
-    Returns None, an int, an integer tensor (B,) or (B,K), or the callable, that of a list of them.
+    Returns:
+        None, an int, an integer tensor (B,) or (B,K), or a callable; a list of B callables becomes one.
     """
     if topk is not None:
         if target is not None:
@@ -70,10 +75,10 @@ def check_target(target: Any, topk: int | None, batch: int) -> Any:
     if target is None or callable(target):
         return target
     if isinstance(target, (list, tuple)) and any(map(callable, target)):
-        return _one_each(target, batch)
+        return _one_callable(target, batch)
     if isinstance(target, (bool, str)) or not isinstance(target, (int, torch.Tensor, Sequence)):
         if hasattr(target, "__array__"):
-            return check_target(_tensor_of(target), None, batch)
+            return check_target(_as_tensor(target), None, batch)
         raise TypeError(
             f"target={target!r} is a {type(target).__name__}; give a class index, a list or integer tensor of them "
             "with shape (B,) or (B,K), or a callable"
@@ -85,7 +90,7 @@ def check_target(target: Any, topk: int | None, batch: int) -> Any:
     if not isinstance(target, torch.Tensor):
         if not len(target):
             raise ValueError(f"target={target!r} names no class; give {batch} class indices, one per image")
-        target = _tensor_of(target)
+        target = _as_tensor(target)
     if target.dtype.is_floating_point or target.dtype.is_complex or target.dtype == torch.bool:
         raise TypeError(f"target has dtype {target.dtype}; give integer class indices")
     if target.dim() == 0:
@@ -98,8 +103,8 @@ def check_target(target: Any, topk: int | None, batch: int) -> Any:
     return target.long()
 
 
-def _one_each(functions: Sequence[Any], batch: int) -> Callable[[Any], Tensor]:
-    """Functions for one image each as one for the batch."""
+def _one_callable(functions: Sequence[Any], batch: int) -> Callable[[Any], Tensor]:
+    """B callables, each from one image's output to its score, as one callable for the batch."""
     if len(functions) != batch or not all(map(callable, functions)):
         raise ValueError(
             f"target lists {sum(map(callable, functions))} functions and {len(functions)} targets for a batch of "
@@ -108,22 +113,24 @@ def _one_each(functions: Sequence[Any], batch: int) -> Callable[[Any], Tensor]:
 
     def scores(output: Any) -> Tensor:
         # Detectors return a list, one dict for each image.
-        images = output if isinstance(output, list) else pick_logits(output, None)
-        if len(images) != batch:
+        outputs = output if isinstance(output, list) else pick_logits(output, None)
+        if len(outputs) != batch:
             raise ValueError(
-                f"the logits are of {len(images)} images, and the targets of {batch}; pick with output=..."
+                f"the logits are of {len(outputs)} images, and the targets of {batch}; pick with output=..."
             )
-        each = [function(image) for function, image in zip(functions, images, strict=True)]
-        for found in each:
-            if not isinstance(found, torch.Tensor) or found.numel() != 1:
-                what = f"shape {tuple(found.shape)}" if isinstance(found, torch.Tensor) else f"a {type(found).__name__}"
-                raise TypeError(f"a target of one image returned {what}; it must return one number, a tensor")
-        return torch.stack([found.reshape(()) for found in each])
+        values = [function(image_output) for function, image_output in zip(functions, outputs, strict=True)]
+        for value in values:
+            if not isinstance(value, torch.Tensor) or value.numel() != 1:
+                received = (
+                    f"shape {tuple(value.shape)}" if isinstance(value, torch.Tensor) else f"a {type(value).__name__}"
+                )
+                raise TypeError(f"a target of one image returned {received}; it must return one number, a tensor")
+        return torch.stack([value.reshape(()) for value in values])
 
     return scores
 
 
-def _tensor_of(target: Any) -> Tensor:
+def _as_tensor(target: Any) -> Tensor:
     try:
         return torch.as_tensor(target)
     except (ValueError, TypeError, RuntimeError) as error:
@@ -132,46 +139,47 @@ def _tensor_of(target: Any) -> Tensor:
         ) from None
 
 
-def score(logits: Any, target: Any, topk: int | None, batch: int) -> tuple[Tensor, Tensor | None]:
-    """The scores to explain, (B,) or (B,K), and the classes they belong to (None for a callable's).
+def scores_of(logits: Any, target: Any, topk: int | None, batch: int) -> tuple[Tensor, Tensor | None]:
+    """The scores to explain, (B,) or (B,K), and their classes (None for a callable target).
 
-    A class of a device tensor that is out of range cannot be refused without waiting for the device; its score is
-    NaN and its gradient zero, so that its map is zeros and not valid.
+    A class that is out of range in a device tensor cannot be refused without waiting for the device; its score is NaN
+    and its gradient zero, so that its map is zeros and not valid.
     """
     if callable(target):
-        return _called(target, logits, batch), None
-    classes = as_classes(logits, batch)
-    count = classes.shape[1]
+        return _scores_by_callable(target, logits, batch), None
+    class_logits = as_class_logits(logits, batch)
+    count = class_logits.shape[1]
     if topk is not None:
         if topk > count:
             raise ValueError(f"topk={topk} exceeds the model's {count} classes; ask for at most {count}")
-        scores, chosen = classes.topk(topk, dim=1)
-        return scores, chosen
+        scores, classes = class_logits.topk(topk, dim=1)
+        return scores, classes
     if target is None:
-        scores, chosen = classes.max(1)
-        return scores, chosen
+        scores, classes = class_logits.max(1)
+        return scores, classes
     if isinstance(target, int):
         _check_range(target, target, count)
-        chosen = torch.full((batch,), target, device=classes.device)
+        classes = torch.full((batch,), target, device=class_logits.device)
     elif target.device.type == "cpu":
         if batch:
             _check_range(int(target.min()), int(target.max()), count)
-        chosen = target.to(classes.device, non_blocking=True, copy=True)
+        classes = target.to(class_logits.device, non_blocking=True, copy=True)
     else:
-        chosen = target.to(classes.device, copy=True)
-        known = (chosen >= 0) & (chosen < count)
-        return torch.where(known, _take(classes, chosen.clamp(0, count - 1)), torch.nan), chosen
-    return _take(classes, chosen), chosen
+        classes = target.to(class_logits.device, copy=True)
+        in_range = (classes >= 0) & (classes < count)
+        scores = _take(class_logits, classes.clamp(0, count - 1))
+        return torch.where(in_range, scores, torch.nan), classes
+    return _take(class_logits, classes), classes
 
 
-def _take(classes: Tensor, chosen: Tensor) -> Tensor:
-    if chosen.dim() == 2:
-        return classes.gather(1, chosen)
-    return classes.gather(1, chosen.unsqueeze(1)).squeeze(1)
+def _take(class_logits: Tensor, classes: Tensor) -> Tensor:
+    if classes.dim() == 2:
+        return class_logits.gather(1, classes)
+    return class_logits.gather(1, classes.unsqueeze(1)).squeeze(1)
 
 
-def as_classes(logits: Any, batch: int) -> Tensor:
-    """Logits as (B,N): trailing singleton dimensions are dropped, and a model with one output per image has N = 1."""
+def as_class_logits(logits: Any, batch: int) -> Tensor:
+    """Logits as (B,N): trailing singleton dimensions are dropped, and N is 1 for a model with one output per image."""
     if not isinstance(logits, torch.Tensor):
         raise TypeError(
             f"the logits are a {type(logits).__name__}; let output= pick a tensor, or give a callable target"
@@ -194,7 +202,7 @@ def _check_range(low: int, high: int, count: int) -> None:
         raise ValueError(f"target {wrong} is out of range for a model with {count} classes (0 to {count - 1})")
 
 
-def _called(target: Callable[[Any], Tensor], output: Any, batch: int) -> Tensor:
+def _scores_by_callable(target: Callable[[Any], Tensor], output: Any, batch: int) -> Tensor:
     scores = target(output)
     if not isinstance(scores, torch.Tensor):
         raise TypeError(f"the callable target returned a {type(scores).__name__}; it must return a tensor of scores")
@@ -206,27 +214,3 @@ def _called(target: Callable[[Any], Tensor], output: Any, batch: int) -> Tensor:
             f"({batch}, K): one score per image and target"
         )
     return scores
-
-
-def detached(output: Any) -> Any:
-    """A model's output with every tensor in it detached, in the same containers."""
-    return with_tensors(output, torch.Tensor.detach)
-
-
-def with_tensors(output: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    """A model's output with every tensor ``t`` in it replaced by ``change(t)``, in the same containers."""
-    if isinstance(output, torch.Tensor):
-        return change(output)
-    if isinstance(output, MutableMapping):
-        changed = copy.copy(output)
-        for key, value in output.items():
-            changed[key] = with_tensors(value, change)
-        return changed
-    if isinstance(output, (tuple, list)):
-        members = [with_tensors(value, change) for value in output]
-        return type(output)(*members) if hasattr(output, "_fields") else type(output)(members)
-    if hasattr(output, "__dict__"):
-        changed = copy.copy(output)
-        vars(changed).update({k: change(v) for k, v in vars(output).items() if isinstance(v, torch.Tensor)})
-        return changed
-    return output

@@ -1,172 +1,189 @@
-"""Which calls of an explainer are recorded and replayed: known by their key, made anew for a model that has changed.
+"""The recorded explanations of one explainer: found by the request's key, recorded anew when the model has changed.
 
-Knows nothing of how an explanation is made, or of what a recording is. What cannot be recorded is explained eagerly,
-and says why.
+What cannot be recorded is explained eagerly, and the cache says why.
 """
 
 from __future__ import annotations
 
 import threading
-import warnings
 from collections import OrderedDict
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 
-from .._model.target_layer import resolve_layers
+from .._model.target_layer import TargetLayer, resolve_layers
+from .._model.warning import warn_caller
 from ..explanation import Explanation
 from .checks import CannotRecord
-from .fingerprint import fingerprint, versions, why_unfit
+from .fingerprint import fingerprint, unrecordable_because, versions
 from .recorder import CudaRecorder
 from .replay import Replay, can_be_padded, key_of, padded_size
 
 if TYPE_CHECKING:
     from .._capture.capture import Request
-    from ..explainer import Explainer
     from .recorder import Recorder
 
-__all__ = ["Graphs"]
+__all__ = ["GraphCache"]
 
-# As many as there are sizes of batches from 1 to 512; and the keys of some more calls.
-RECORDINGS = 32
-ASKED = 64
+# As many as there are padded batch sizes from 1 to 512.
+MAX_RECORDINGS = 32
+# Keys of calls that came once.
+MAX_SEEN_ONCE = 64
 
 
-class Graphs:
-    """The recordings of one explainer.
+class GraphCache:
+    """The recordings of one explainer; call it with a request to have it explained.
 
-    A call is recorded when its like comes for the second time, so that what comes once (a last batch, a function
-    written in place) costs nothing. After new modes, hooks, modules or memory of the model everything is recorded anew.
+    A call is recorded when a call with the same key comes for the second time, so that what comes once (a last batch, a
+    function written in place) costs nothing. After new modes, hooks, modules or memory of the model everything is
+    recorded anew.
+
+    Args:
+        model: the module that runs.
+        layers: those the caller named; None if they are found.
+        explain: from a request to its explanation.
+        explain_at: the same from given layers, without the host ever waiting for the device.
+        recorder: makes recordings; replaced in tests.
 
     Attributes:
         eager_because: why the last call was explained eagerly; None if it was replayed, or will be the next time.
     """
 
-    def __init__(self, recorder: type[Recorder] = CudaRecorder) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        layers: Sequence[TargetLayer] | None,
+        explain: Callable[[Request], Explanation],
+        explain_at: Callable[[Request, Sequence[TargetLayer]], Explanation],
+        recorder: type[Recorder] = CudaRecorder,
+    ) -> None:
         self.eager_because: str | None = None
-        self._recorder_for = recorder
+        self._model, self._layers = model, layers
+        self._explain, self._explain_at = explain, explain_at
+        self._recorder_type = recorder
         self._recorder: Recorder | None = None
         self._lock = threading.Lock()
-        self._said: set[str] = set()
-        self._asked: OrderedDict[Any, None] = OrderedDict()
-        # A replay, or why there is none.
-        self._known: OrderedDict[Any, Replay | str] = OrderedDict()
-        # Until an image turns out to change when others follow it.
+        self._warned: set[str] = set()
+        self._seen_once: OrderedDict[Any, None] = OrderedDict()
+        # By key: a recording, or why there is none.
+        self._recordings: OrderedDict[Any, Replay | str] = OrderedDict()
+        # False once an image's score has changed with the images behind it in the batch.
         self._pads = True
         self._fingerprint: list[Any] = []
 
-    def explain(self, explainer: Explainer, request: Request) -> Explanation:
-        """What ``explainer.explained(request)`` returns, from a replay if there is one."""
-        reason = self._recorder_for.refuses(request.images.device)
-        if reason is None and request.geometry.batch:
+    def __call__(self, request: Request) -> Explanation:
+        """The explanation, from a recording if there is one."""
+        reason = self._recorder_type.refuses(request.images.device)
+        batch = request.geometry.batch
+        if reason is None and batch:
             pads = self._pads and can_be_padded(request)
             try:
-                key = key_of(request, padded_size(request.geometry.batch) if pads else request.geometry.batch)
+                key = key_of(request, padded_size(batch) if pads else batch)
             except TypeError as error:
                 reason = f"the inputs cannot be compared with those of other calls ({error})"
             else:
                 with self._lock, torch.inference_mode(False), torch.no_grad():
-                    answer, reason = self._answer(explainer, request, key)
-                if answer is not None:
-                    self._say(reason)
-                    return answer
-        self._say(reason)
-        return explainer.explained(request)
+                    explanation, reason = self._replay_or_record(request, key)
+                if explanation is not None:
+                    self._set_reason(reason)
+                    return explanation
+        self._set_reason(reason)
+        return self._explain(request)
 
-    def _say(self, reason: str | None) -> None:
+    def _set_reason(self, reason: str | None) -> None:
         self.eager_because = reason
-        if reason is not None and reason not in self._said:
-            self._said.add(reason)
-            warnings.warn(f"cuda_graph=True, but this runs eagerly: {reason}", RuntimeWarning, stacklevel=4)
+        if reason is not None and reason not in self._warned:
+            self._warned.add(reason)
+            warn_caller(f"cuda_graph=True, but this runs eagerly: {reason}", RuntimeWarning)
 
-    def _answer(self, explainer: Explainer, request: Request, key: Any) -> tuple[Explanation | None, str | None]:
-        """The answer, unless it has to be an eager one that is not at hand; and why it is eager, if it stays so."""
-        known = self._known.get(key)
-        if isinstance(known, Replay):
-            self._known.move_to_end(key)
-            if known.takes(request):
-                answer = self._replayed(explainer, request, known)
-                if answer is not None:
-                    return answer, None
-            elif fingerprint(explainer.model) == self._fingerprint:
+    def _replay_or_record(self, request: Request, key: Any) -> tuple[Explanation | None, str | None]:
+        """The explanation, or None if it is to be made eagerly; and why calls with this key always run eagerly."""
+        recording = self._recordings.get(key)
+        if isinstance(recording, Replay):
+            self._recordings.move_to_end(key)
+            if recording.takes(request):
+                explanation = self._replay(request, recording)
+                if explanation is not None:
+                    return explanation, None
+            elif fingerprint(self._model) == self._fingerprint:
                 return None, None
-        elif known is not None:
-            if fingerprint(explainer.model) == self._fingerprint:
-                return None, known
-        elif key not in self._asked:
-            self._asked[key] = None
-            if len(self._asked) > ASKED:
-                self._asked.popitem(last=False)
+        elif recording is not None:
+            if fingerprint(self._model) == self._fingerprint:
+                return None, recording
+        elif key not in self._seen_once:
+            self._seen_once[key] = None
+            if len(self._seen_once) > MAX_SEEN_ONCE:
+                self._seen_once.popitem(last=False)
             return None, None
-        return self._recorded(explainer, request, key)
+        return self._explain_and_record(request, key)
 
-    def _replayed(self, explainer: Explainer, request: Request, known: Replay) -> Explanation | None:
-        """The answer, unless the model is no longer what was recorded."""
+    def _replay(self, request: Request, recording: Replay) -> Explanation | None:
+        """The explanation, or None if the model is no longer the one that was recorded."""
         assert self._recorder is not None
         with self._recorder.turn():
-            known.fill(request)
-            known.again()
-            # Looked at while the device works; the memory it reads is there, whatever has become of the model.
-            same = fingerprint(explainer.model) == self._fingerprint
-            return known.explanation(request.geometry.batch) if same else None
+            recording.fill(request)
+            recording.replay()
+            # Compared while the device works; the recording keeps alive the memory that it reads.
+            same = fingerprint(self._model) == self._fingerprint
+            return recording.explanation(request.geometry.batch) if same else None
 
-    def _recorded(self, explainer: Explainer, request: Request, key: Any) -> tuple[Explanation, str | None]:
-        model, device = explainer.model, request.images.device
-        marks, before = fingerprint(model), versions(model)
-        # What is wrong with the request is said here. What is wrong with the recording leaves this as the answer.
-        answer = explainer.explained(request)
-        reason = why_unfit(model, device)
-        if reason is None and (fingerprint(model), versions(model)) != (marks, before):
+    def _explain_and_record(self, request: Request, key: Any) -> tuple[Explanation, str | None]:
+        model, device = self._model, request.images.device
+        marks, buffer_versions = fingerprint(model), versions(model)
+        # The eager explanation raises what is wrong with the request, and is the answer if the recording fails.
+        explanation = self._explain(request)
+        reason = unrecordable_because(model, device)
+        if reason is None and (fingerprint(model), versions(model)) != (marks, buffer_versions):
             reason = "the model replaces its tensors, or writes to its buffers, in its forward"
         if marks != self._fingerprint:
             self._forget()
             self._fingerprint = marks
         if reason is not None:
             self._keep(key, reason)
-            return answer, reason
+            return explanation, reason
         if self._recorder is None:
-            self._recorder = self._recorder_for(device)
+            self._recorder = self._recorder_type(device)
         try:
-            known = self._record(self._recorder, explainer, request, answer, key[0])
+            recording = self._record(self._recorder, request, explanation, key[0])
         except Exception as error:
             reason = str(error) if isinstance(error, CannotRecord) else f"{type(error).__name__}: {error}"
             reason = reason.partition("\n")[0]
             self._keep(key, reason)
-            return answer, reason
-        self._keep(key_of(request, known.request.geometry.batch), known)
-        return self._replayed(explainer, request, known) or answer, None
+            return explanation, reason
+        self._keep(key_of(request, recording.request.geometry.batch), recording)
+        return self._replay(request, recording) or explanation, None
 
-    def _record(
-        self, recorder: Recorder, explainer: Explainer, request: Request, answer: Explanation, batch: int
-    ) -> Replay:
-        names = [answer.layer] if isinstance(answer.layer, str) else answer.layer
-        places = explainer.layers or resolve_layers(explainer.model, names) or ()
-        kind = request.images.device.type
-        enabled, dtype = torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)
+    def _record(self, recorder: Recorder, request: Request, explanation: Explanation, batch: int) -> Replay:
+        names = [explanation.layer] if isinstance(explanation.layer, str) else explanation.layer
+        layers = self._layers or resolve_layers(self._model, names) or ()
+        device_type = request.images.device.type
+        autocast, dtype = torch.is_autocast_enabled(device_type), torch.get_autocast_dtype(device_type)
 
-        def explained(still: Request) -> Explanation:
-            # Weights that were cast before are gone when the caller's autocast ends.
-            with torch.autocast(kind, dtype, enabled, cache_enabled=False):
-                return explainer.explained_at(still, places)
+        def explain(static_request: Request) -> Explanation:
+            # Weights that autocast has cast before are freed when the caller's autocast ends.
+            with torch.autocast(device_type, dtype, autocast, cache_enabled=False):
+                return self._explain_at(static_request, layers)
 
-        known = Replay(request, batch, explained, recorder)
-        # Does any other batch end here?
+        recording = Replay(request, batch, explain, recorder)
+        # Other batch sizes are padded to this one only if the next smaller one is.
         if self._pads and can_be_padded(request) and padded_size(batch - 1) == batch:
             with recorder.aside(), recorder.turn():
-                self._pads = known.keeps_images_apart()
+                self._pads = recording.keeps_images_apart()
             if not self._pads and batch != request.geometry.batch:
-                known = Replay(request, request.geometry.batch, explained, recorder)
-        return known
+                recording = Replay(request, request.geometry.batch, explain, recorder)
+        return recording
 
-    def _keep(self, key: Any, known: Replay | str) -> None:
+    def _keep(self, key: Any, recording: Replay | str) -> None:
         self._settle()
-        self._known[key] = known
-        if len(self._known) > RECORDINGS:
-            self._known.popitem(last=False)
+        self._recordings[key] = recording
+        if len(self._recordings) > MAX_RECORDINGS:
+            self._recordings.popitem(last=False)
 
     def _forget(self) -> None:
         self._settle()
-        self._known.clear()
+        self._recordings.clear()
         self._recorder, self._pads = None, True
 
     def _settle(self) -> None:

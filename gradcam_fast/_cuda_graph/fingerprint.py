@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-__all__ = ["fingerprint", "versions", "why_unfit"]
+__all__ = ["fingerprint", "unrecordable_because", "versions"]
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 _PACKAGE = __name__.partition(".")[0]
@@ -27,7 +27,7 @@ def fingerprint(model: nn.Module) -> list[Any]:
     # Written for speed: plain loops over the modules' own dictionaries, without the slow __getattr__.
     while pending:
         module = pending.pop().__dict__
-        if "training" not in module:  # scripted, which why_unfit refuses
+        if "training" not in module:  # scripted, which unrecordable_because refuses
             continue
         add(module["training"])
         for each in module["_parameters"].values():
@@ -56,7 +56,7 @@ def versions(model: nn.Module) -> list[Any]:
     return [(id(each), None if each.is_inference() else each._version) for each in model.buffers()]
 
 
-def why_unfit(model: nn.Module, device: torch.device) -> str | None:
+def unrecordable_because(model: nn.Module, device: torch.device) -> str | None:
     """Why a run of the model cannot be repeated without its Python; None if it can, as far as is seen from here."""
     for name, module in model.named_modules():
         if isinstance(module, torch.jit.ScriptModule):

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from .._capture import scores as outputs
+from .._capture.containers import map_tensors
+from .._capture.scores import as_class_logits
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -97,7 +98,7 @@ def _still(request: Request, batch: int) -> Request:
 
 
 class Replay:
-    """A recorded explanation: ``request`` lies where it is read, ``again`` writes ``answer`` anew.
+    """A recorded explanation: ``request`` lies where it is read, ``replay`` writes ``answer`` anew.
 
     Args:
         request: the first to be answered; the recording is for others of its key, too.
@@ -114,14 +115,14 @@ class Replay:
         with recorder.aside():
             self.request = _still(request, batch)
             self.fill(request)
-            self.answer, self.again = recorder.record(lambda: explained(self.request))
+            self.answer, self.replay = recorder.record(lambda: explained(self.request))
 
     def takes(self, request: Request) -> bool:
         """Whether the classes asked for exist. Those in the device's memory are not looked at: the host would wait."""
         target = request.target
         if target is None or callable(target) or (isinstance(target, torch.Tensor) and target.device.type != "cpu"):
             return True
-        count = outputs.as_classes(self.answer.logits, self.request.geometry.batch).shape[1]
+        count = as_class_logits(self.answer.logits, self.request.geometry.batch).shape[1]
         low, high = (target, target) if isinstance(target, int) else map(int, target.aminmax())
         return bool(0 <= low and high < count)
 
@@ -150,14 +151,14 @@ class Replay:
         answer = self.answer
         target = None if answer.target is None else cut(answer.target)
         maps = {name: cut(getattr(answer, name)) for name in _MAPS}
-        return replace(answer, logits=outputs.with_tensors(answer.logits, cut), target=target, **maps)
+        return replace(answer, logits=map_tensors(answer.logits, cut), target=target, **maps)
 
     def keeps_images_apart(self) -> bool:
         """Whether an image's score has the same bits whatever images come after it. The host waits for the device."""
         scores = []
         for value in (0, 1):
             self.request.images[1:].fill_(value)
-            self.again()
+            self.replay()
             scores.append(self.answer.score[0].nan_to_num().clone())
         self.filled = self.request.geometry.batch
         return torch.equal(*scores)

@@ -1,227 +1,157 @@
-"""Finding the layer to explain: trial runs of the model, with gradients at its last feature maps, then at all.
-
-Knows nothing of formulas or kernels.
-"""
+"""The layer to explain when the caller names none: remembered from a request like this one, or found by trial runs."""
 
 from __future__ import annotations
 
 import math
-import warnings
-from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from types import CellType
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
 
-from .._capture.hooks import members_of
-from .._capture.scores import pick_logits
-from .._layout.feature_layout import fits
-from .._model.eager import eager_module
-from .._model.inputs import convolutions, sides_of
-from .._model.target_layer import TargetLayer, eager_modules
-from .trace import Candidate, Trace, undisturbed
+from .._capture.capture import Capture, capture
+from .._model.eager import eager_module, eager_modules
+from .._model.target_layer import TargetLayer
+from .._model.warning import warn_caller
+from ..exceptions import LayerError, NoLayerFound, ScoreDetached
+from .rules import choose, cuts_patches
+from .trace import Trace, trial_run
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from .._capture.capture import Request
 
-    from .._layout.feature_layout import FeatureLayout, Grid
-    from .._model.inputs import Inputs
+__all__ = ["capture_at_found_layer", "capture_at_remembered_layer"]
 
-__all__ = ["find", "forget", "recall"]
-
+# The layer found for each model and key of a request.
 _FOUND: WeakKeyDictionary[nn.Module, dict[Any, str]] = WeakKeyDictionary()
 
-# A graph behind all of a network's outputs takes as much memory as training it, behind this many of them little.
-_LAST = 32
-
-# Walking back from the output, gradients are asked for this many candidates at a time.
-_AT_A_TIME = 8
+# A graph behind all of a network's outputs takes as much memory as training it; behind the last 32 it takes little.
+_LAST_OUTPUTS = 32
 
 
-def recall(model: nn.Module, key: Any) -> TargetLayer | None:
-    """The layer found before for this model and ``key``, if it is still there."""
-    name = _FOUND.get(model, {}).get(key)
+def capture_at_remembered_layer(model: nn.Module, request: Request) -> Capture | None:
+    """The capture at the layer found for an earlier request of the same key; None if that layer no longer serves."""
+    name = _FOUND.get(model, {}).get(_key(request))
     if name is None:
         return None
     try:
-        return TargetLayer(name, eager_module(model.get_submodule(name)))
+        layer = TargetLayer(name, eager_module(model.get_submodule(name)))
     except AttributeError:  # the model was rebuilt
+        return None
+    try:
+        return replace(capture(model, request, (layer,)), layer_remembered=True)
+    except LayerError:  # the score depends on something else than it did when the layer was found
         return None
 
 
-def forget(model: nn.Module, key: Any) -> None:
-    """Let the next :func:`find` for this model and ``key`` look again."""
-    _FOUND.get(model, {}).pop(key, None)
-
-
-def find(
-    model: nn.Module,
-    inputs: Inputs,
-    images: Tensor,
-    size: Grid,
-    read: Callable[[nn.Module, Tensor], FeatureLayout],
-    score: Callable[[Any], tuple[Any, Tensor]],
-    key: Any,
-) -> TargetLayer:
-    """The last spatial feature map that the score depends on, found by running the model on ``inputs``.
-
-    A map qualifies if ``read`` can read it, if it was made by anything but pooling, dropout, attention weights or a
-    lone projection of tokens, at a module's last call, and if its gradient at the positions (not at class tokens) is
-    not identically zero. Where there are several inputs, it has to change with ``images``, of sides ``size``. It is
-    kept per model and ``key``. When every gradient vanishes (a head still at zero, an empty batch) the last one that
-    the score depends on by its structure is taken, and not kept.
+def capture_at_found_layer(model: nn.Module, request: Request) -> Capture:
+    """The capture at the layer that trial runs find now, whatever was found before.
 
     Raises:
-        ValueError: the model has no such map.
-        RuntimeError: the score is attached to nothing.
+        NoLayerFound: the model has no spatial feature map that the score depends on.
+        ScoreDetached: the score has no graph.
     """
-    layer, sure = _find(model, inputs, images, size, read, score)
-    if sure:
+    key = _key(request)
+    _FOUND.get(model, {}).pop(key, None)
+    layer, has_gradient = _find(model, _on_one_image(model, request))
+    # Where every gradient vanishes (a head of zeros, an empty batch) the next request may find a better layer.
+    if has_gradient:
         _FOUND.setdefault(model, {})[key] = layer.name
-    return layer
+    return capture(model, request, (layer,))
 
 
-def _find(
-    model: nn.Module,
-    inputs: Inputs,
-    images: Tensor,
-    size: Grid,
-    read: Callable[[nn.Module, Tensor], FeatureLayout],
-    score: Callable[[Any], tuple[Any, Tensor]],
-) -> tuple[TargetLayer, bool]:
+def _on_one_image(model: nn.Module, request: Request) -> Request:
+    """The request about its first image alone, unless something may depend on the whole batch."""
+    alone = len(request.inputs.args) == 1 and not callable(request.target) and not model.training
+    if not alone or request.geometry.batch <= 1:
+        return request
+    first = request.inputs.map(lambda images: images[:1])
+    return replace(request, inputs=first, geometry=replace(request.geometry, batch=1), target=None, topk=None)
+
+
+def _find(model: nn.Module, request: Request) -> tuple[TargetLayer, bool]:
+    """The last feature map that the scores depend on, and whether its gradient is not zero.
+
+    First only the last outputs are traced; if the layer is not among them, all of them are.
+    """
     names = {module: name for name, module in reversed(eager_modules(model).items())}
-    with undisturbed(model, inputs):
-        for skipped in _skips(model, inputs, names, read):
-            trace = Trace(names, read, skipped)
-            output = trace.run(model, inputs)
-            logits, scores = score(output)
-            if len(inputs.tensors) > 1 and images.numel():
-                _leave_those_of(images, trace, model, inputs)
-            chosen, sure = _choose(trace.candidates, logits, scores, size) if scores.requires_grad else (None, False)
-            if sure:
+    with trial_run(model, request.inputs):
+        for skipped in _outputs_to_skip(model, request, names):
+            trace = Trace(names, request.layout, skipped)
+            returned = trace.run(model, request.inputs)
+            logits, scores, _ = request.scores(returned)
+            if len(request.inputs.tensors) > 1 and request.images.numel():
+                _drop_candidates_of_other_inputs(trace, model, request)
+            candidate, has_gradient = None, False
+            if scores.requires_grad:
+                candidate, has_gradient = choose(trace.candidates, logits, scores, request.geometry.size)
+            if has_gradient:
                 break
     if not scores.requires_grad:
-        raise RuntimeError(
+        raise ScoreDetached(
             f"the score does not depend on any layer of {type(model).__name__}: it was detached, or the model "
             "turns gradients off; explain a score that is still attached to what the model returned"
         )
-    if chosen is None:
-        raise ValueError(
+    if candidate is None:
+        raise NoLayerFound(
             f"{type(model).__name__} has no spatial feature map (B,C,h,w), nor tokens (B,N,C) of a grid, with more "
             f"than one position that the score depends on{trace.unreadable and f' ({trace.unreadable})'}; name a "
             "layer with layer=..., or explain a larger image"
         )
-    if trace.unreadable and _cuts_patches(chosen.module):
-        warnings.warn(
-            f"the layer found, {chosen.name!r}, is where the images are cut into patches: no other can be read"
-            f" ({trace.unreadable}), or name a layer with layer=...",
-            stacklevel=8,
+    if trace.unreadable and cuts_patches(candidate.module):
+        warn_caller(
+            f"the layer found, {candidate.name!r}, only cuts the images into patches, because no later one can be read: "
+            f"{trace.unreadable}; or name a layer with layer=..."
         )
-    return TargetLayer(chosen.name, chosen.module), sure
+    return TargetLayer(candidate.name, candidate.module), has_gradient
 
 
-def _cuts_patches(module: nn.Module) -> bool:
-    """Whether all its convolutions do is to cut images into patches."""
-    inside = convolutions(module)
-    if len(inside) != 1:
-        return False
-    stride = sides_of(inside[0], inside[0].stride)
-    return math.prod(stride) > 1 and stride == sides_of(inside[0], inside[0].kernel_size)
-
-
-def _leave_those_of(images: Tensor, trace: Trace, model: nn.Module, inputs: Inputs) -> None:
-    """Leave the candidates that change when the images do: not what was made of a text or of another picture."""
-    changed = Trace(trace.names, trace.read, trace.skipped)
-    changed.run(model, inputs.map(lambda value: torch.randn_like(value) if value is images else value))
-    after = {each.module: each.maps for each in changed.candidates}
-    found = [each for each in trace.candidates if each.module in after]
-    trace.candidates = [each for each in found if not torch.equal(each.maps, after[each.module])]
-    if found and not trace.candidates:
-        trace.unreadable = f"{found[-1].name!r} was last run on another input than the first one of images"
-
-
-def _skips(
-    model: nn.Module, inputs: Inputs, names: dict[nn.Module, str], read: Callable[[nn.Module, Tensor], FeatureLayout]
-) -> list[int]:
-    """How many outputs to skip: all but the last, among which the layer nearly always is; if it is not, none."""
-    if len(names) <= _LAST:
+def _outputs_to_skip(model: nn.Module, request: Request, names: dict[nn.Module, str]) -> list[int]:
+    """How many outputs each trace skips: all but the last, among which the layer nearly always is; then none."""
+    if len(names) <= _LAST_OUTPUTS:
         return [0]
-    everything = Trace(names, read, math.inf)
-    everything.run(model, inputs)
-    return [everything.outputs - _LAST, 0] if everything.outputs > _LAST else [0]
+    count = Trace(names, request.layout, math.inf)
+    count.run(model, request.inputs)
+    return [count.outputs - _LAST_OUTPUTS, 0] if count.outputs > _LAST_OUTPUTS else [0]
 
 
-def _choose(candidates: list[Candidate], logits: Any, scores: Tensor, size: Grid) -> tuple[Candidate | None, bool]:
-    tokens = [each for each in candidates if each.layout.layout == "tokens"]
-    if tokens:
-        # Among tokens, four axes may be (B, heads, tokens, features).
-        candidates = [each for each in candidates if each.layout.fits]
-    dense = _dense(logits, scores, size)
-    # A depth map (B,H,W), say, has no features.
-    candidates = [each for each in candidates if each not in tokens or each.maps.shape not in dense]
-    return _last_with_gradient(candidates, scores, bool(dense))
+def _drop_candidates_of_other_inputs(trace: Trace, model: nn.Module, request: Request) -> None:
+    """Keep the candidates that change with the images: not what was made of a text or of another picture."""
+    images = request.images
+    other_images = request.inputs.map(lambda value: torch.randn_like(value) if value is images else value)
+    other = Trace(trace.names, trace.infer_layout, trace.skipped)
+    other.run(model, other_images)
+    other_maps = {candidate.module: candidate.maps for candidate in other.candidates}
+    candidates = [candidate for candidate in trace.candidates if candidate.module in other_maps]
+    trace.candidates = [
+        candidate for candidate in candidates if not torch.equal(candidate.maps, other_maps[candidate.module])
+    ]
+    if candidates and not trace.candidates:
+        trace.unreadable = f"{candidates[-1].name!r} was last run on another input than the first one of images"
 
 
-def _dense(output: Any, scores: Tensor, size: Grid) -> list[tuple[int, ...]]:
-    """The shapes of dense logits in what is explained; if the scores come from logits (B,N), others are features."""
-    try:
-        members = [pick_logits(output, None)]
-    except TypeError:  # a callable target knows which
-        members = [each for each in members_of(output) if each.requires_grad]
-        reached = torch.autograd.grad(scores.sum(), members, retain_graph=True, allow_unused=True) if members else ()
-        members = [each for each, gradient in zip(members, reached, strict=True) if gradient is not None]
-    if any(each.dim() == 2 for each in members):
-        return []
-    return [tuple(each.shape) for each in members if _is_dense(each, size)]
+def _key(request: Request) -> Any:
+    """Requests with one key are about the same layer, as far as can be known without running the model."""
+    tokens = _code_of(request.tokens) if callable(request.tokens) else request.tokens
+    target = _code_of(request.target) if callable(request.target) else None
+    return tuple(request.images.shape[1:]), tokens, target, _code_of(request.output), _constants_of(request.output)
 
 
-def _is_dense(logits: Tensor, size: Grid) -> bool:
-    """Whether there are logits (B,N,h,w), or (B,h,w), at several positions of images of this size."""
-    if logits.dim() == len(size) + 1 == 3:
-        return fits(tuple(logits.shape[1:]), size)
-    return logits.dim() > 3 and logits.shape[2:].numel() > 1
+def _code_of(function: Any) -> Any:
+    """The code of a function: many callers make theirs anew for every call. The type, for another callable."""
+    if isinstance(function, partial):
+        return _code_of(function.func)
+    return getattr(getattr(function, "__func__", function), "__code__", type(function))
 
 
-def _last_with_gradient(candidates: list[Candidate], scores: Tensor, dense: bool) -> tuple[Candidate | None, bool]:
-    """The last candidate whose gradient is not zero, and True; else the last that the scores depend on, and False.
-
-    Of a dense output (segmentation), scores are taken somewhere. Where the gradient has one direction at all positions
-    (at the class maps, and before a last convolution of 1x1), pooling it forgets where, so these do not count.
-    """
-    total = scores.sum()
-    if found := _last_reached(candidates, total, 1.0, _varies if dense else torch.any):
-        return found, True
-    # Zero times NaN is NaN: where zero weights stop every gradient, only what is not connected stays zero. In an empty
-    # batch there is nothing to be seen at all, and where a score is zero for want of what it is of (a detection).
-    for seed, counts in ((torch.nan, torch.any), (1.0, lambda arrived: True)):
-        if found := _last_reached(candidates, total, seed, counts):
-            return found, False
-    return None, False
-
-
-def _last_reached(
-    candidates: list[Candidate], total: Tensor, seed: float, counts: Callable[[Tensor], Any]
-) -> Candidate | None:
-    """The last candidate at whose positions something that ``counts`` arrives when ``seed`` goes back."""
-    seeds = torch.full_like(total, seed)
-    for end in range(len(candidates), 0, -_AT_A_TIME):
-        some = candidates[max(0, end - _AT_A_TIME) : end]
-        with torch.autograd.set_detect_anomaly(False):
-            found = torch.autograd.grad(
-                total, [each.maps for each in some], seeds, retain_graph=True, allow_unused=True
-            )
-        for candidate, gradient in zip(reversed(some), reversed(found), strict=True):
-            if gradient is not None and counts(candidate.layout(gradient)):
-                return candidate
-    return None
-
-
-def _varies(gradient: Tensor) -> bool:
-    """Whether some image's gradient (B,C,h,w) has more than one direction among the channels."""
-    vectors = gradient.float().flatten(2)
-    lengths = vectors.norm(dim=1)
-    longest = vectors.gather(2, lengths.argmax(1)[:, None, None].expand(-1, vectors.shape[1], 1))
-    longest = longest / longest.norm(dim=1, keepdim=True).clamp(min=1e-30)
-    across = vectors - longest * (vectors * longest).sum(1, keepdim=True)
-    return bool((across.norm(dim=1) > 1e-3 * lengths.amax(1, keepdim=True)).any())
+def _constants_of(function: Any) -> tuple[int | str, ...]:
+    """The strings and integers that a function holds in its closure and defaults, such as the name of a head."""
+    if isinstance(function, partial):
+        bound = (*function.args, *function.keywords.values())
+        return (*(value for value in bound if isinstance(value, (int, str))), *_constants_of(function.func))
+    cells = [cell for cell in getattr(function, "__closure__", None) or () if cell != CellType()]
+    values = (*(cell.cell_contents for cell in cells), *(getattr(function, "__defaults__", None) or ()))
+    return tuple(value for value in values if isinstance(value, (int, str)))

@@ -1,7 +1,4 @@
-"""A run of a model in which hooks note every feature map in the order made, with a graph behind the last of them.
-
-Knows nothing of which map is wanted, or why.
-"""
+"""A trial run of a model: hooks note every feature map in the order made, with a graph behind the last of them."""
 
 from __future__ import annotations
 
@@ -16,10 +13,11 @@ import torch
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
-from .._capture.hooks import members_of, preserved, replace_tensor, tensor_in
-from .._layout.feature_layout import UnreadableLayout
-from .._layout.token_grid import Grids
+from .._capture.buffers import preserve_buffers
+from .._capture.containers import feature_tensor, replace_tensor, tensors_in
+from .._layout.token_grid import KnownGrids, UnreadableLayout
 from .._model.eager import force_eager
+from .rules import is_feature_map, passes_on
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,16 +25,16 @@ if TYPE_CHECKING:
     from .._layout.feature_layout import FeatureLayout
     from .._model.inputs import Inputs
 
-__all__ = ["Candidate", "Trace", "undisturbed"]
+__all__ = ["Candidate", "Trace", "trial_run"]
 
 
 @contextmanager
-def undisturbed(model: nn.Module, inputs: Inputs) -> Iterator[None]:
-    """Traces, and whatever is done with their graphs, leave buffers and random numbers as they were."""
-    devices = {each.device for each in inputs.tensors}
+def trial_run(model: nn.Module, inputs: Inputs) -> Iterator[None]:
+    """Runs of the model inside, and the use of their graphs, leave its buffers and the random numbers as they were."""
+    devices = {tensor.device for tensor in inputs.tensors}
     with (
         torch.inference_mode(False),
-        preserved(model, all_buffers=True),
+        preserve_buffers(model, all_modules=True),
         force_eager(),
         torch.random.fork_rng([device for device in devices if device.type == "cuda"]),
     ):
@@ -55,28 +53,37 @@ class Candidate:
 
 @dataclass
 class Trace:
-    """Forward hooks on all modules that note each new map, in the order made, under its outermost module's name.
+    """Forward hooks on all modules that note each new feature map under the name of its outermost module.
 
-    The first ``skipped`` outputs pass unnoticed but for their grids, and leave no graph, which is what takes memory.
-    Where that is infinity, nothing is noted but ``outputs``, how many there are.
+    Args:
+        names: the dotted name of each module.
+        infer_layout: from a module and its output to the layout.
+        skipped: so many outputs at the start only have their grids noted and leave no graph, which is what takes
+            memory; infinity counts outputs and notes nothing else.
+
+    Attributes:
+        outputs: how many tensors modules returned.
+        candidates: in execution order.
+        unreadable: why the last output of three axes could not be read; empty if there is none.
     """
 
     names: dict[nn.Module, str]
-    read: Callable[[nn.Module, Tensor], FeatureLayout]
+    infer_layout: Callable[[nn.Module, Tensor], FeatureLayout]
     skipped: float
-    thread: int = field(default_factory=threading.get_ident)
     outputs: int = 0
     candidates: list[Candidate] = field(default_factory=list)
     unreadable: str = ""
-    grids: Grids = field(default_factory=Grids)
-    handed: dict[tuple[int, int], tuple[Tensor, Candidate | None]] = field(default_factory=dict)
+    _thread: int = field(default_factory=threading.get_ident)
+    _grids: KnownGrids = field(default_factory=KnownGrids)
+    # Tensors handed onward, which keep their identity while they are kept here, and the candidate each is a copy of.
+    _onward: dict[tuple[int, int], tuple[Tensor, Candidate | None]] = field(default_factory=dict)
 
     def run(self, model: nn.Module, inputs: Inputs) -> Any:
-        """What the model returns."""
+        """Run the model under the hooks; return its output."""
         handles = []
         try:
             for module in self.names:
-                # Before its own hooks, which may keep what it returned for later in the forward.
+                # Before the module's own hooks, which may keep its output for later in the forward.
                 handles.append(module.register_forward_hook(self, prepend=True))
             with torch.set_grad_enabled(not self.skipped):
                 return inputs.map(torch.clone)(model)
@@ -85,78 +92,62 @@ class Trace:
                 handle.remove()
 
     def __call__(self, module: nn.Module, args: Any, output: Any) -> Any:
-        """Notes what ``module`` returned, and hands a copy of it onward."""
-        maps = tensor_in(output)
-        if threading.get_ident() != self.thread or maps is None:
+        """Note what ``module`` returned, and hand a copy of it onward."""
+        returned = feature_tensor(output)
+        if threading.get_ident() != self._thread or returned is None:
             return None
         self.outputs += 1
         if self.outputs <= self.skipped:
             if self.skipped < math.inf:
-                self._read(module, maps)
+                self._read(module, returned)
             return None
         torch.set_grad_enabled(True)
         name = self.names[module]
         # Of a module that runs again only the last call can be captured.
-        self.candidates = [each for each in self.candidates if each.module is not module]
-        if (made := self.handed.get(_identity(maps))) is not None:
-            candidate = made[1]
-            # What a module returns beside the maps (a pooled vector, say) it may have made of them.
-            alone = len(members_of(output)) == 1
-            if candidate and alone and candidate.name.startswith(f"{name}."):
+        self.candidates = [candidate for candidate in self.candidates if candidate.module is not module]
+        if (known := self._onward.get(_identity(returned))) is not None:
+            candidate = known[1]
+            # A module that also returns something else (a pooled vector) may have made that of the maps.
+            returns_only_maps = len(tensors_in(output)) == 1
+            if candidate and returns_only_maps and candidate.name.startswith(f"{name}."):
                 candidate.name, candidate.module = name, module
             return None
-        if _drops(module) and not any(_identity(each) in self.handed for each in members_of(args)):
+        if passes_on(module) and not any(_identity(tensor) in self._onward for tensor in tensors_in(args)):
             return None  # the module around it may have made this, a sum say
-        # What made it was not recorded; it may have been pooling.
-        unknown = self.skipped and not maps.requires_grad
-        found = maps if maps.requires_grad else maps.detach().requires_grad_()
+        # The operation that made an output without a graph is unknown; it may have been pooling.
+        origin_unknown = self.skipped and not returned.requires_grad
+        maps = returned if returned.requires_grad else returned.detach().requires_grad_()
         candidate = None
-        layout = self._read(module, found)
-        if layout and not (unknown or _passes_on(module, found, layout)):
-            candidate = Candidate(name, module, found, layout)
+        layout = self._read(module, maps)
+        if layout and not origin_unknown and is_feature_map(module, maps, layout):
+            candidate = Candidate(name, module, maps, layout)
             self.candidates.append(candidate)
-        # What is handed onward may be changed in place; the candidate keeps the tensor as it was made.
-        onward = found.clone()
-        self.handed[_identity(onward)] = onward, candidate
-        return replace_tensor(output, maps, onward)
+        # The tensor handed onward may be changed in place; the candidate keeps the maps as they were made.
+        onward = maps.clone()
+        self._onward[_identity(onward)] = onward, candidate
+        return replace_tensor(output, returned, onward)
 
     def _read(self, module: nn.Module, maps: Tensor) -> FeatureLayout | None:
         try:
-            layout = self.read(module, maps)
+            layout = self.infer_layout(module, maps)
         except UnreadableLayout as reason:
             if maps.dim() == 3:
                 self.unreadable = f"layer {self.names[module]!r} returns shape {tuple(maps.shape)}, {reason}"
             return None
-        if isinstance(module, _ConvNd) and layout.layout == "planes":
-            self.grids.note(maps)
-        if layout.inferred is None or self.grids.have(patches := layout(maps), layout.inferred):
+        if isinstance(module, _ConvNd) and layout.kind == "planes":
+            self._grids.add(maps)
+        if layout.inferred_prefix is None:
+            return layout
+        patches = layout(maps)
+        if self._grids.can_be_patches(patches, layout.inferred_prefix):
             return layout
         grid = "x".join(map(str, patches.shape[2:]))
         self.unreadable = (
             f"layer {self.names[module]!r} returns shape {tuple(maps.shape)}, whose tokens would be {grid} patches, "
-            "but no convolution made such; say which they are with tokens=..."
+            "but no convolution made such a grid; say which grid it is with tokens=..."
         )
         return None
 
 
 def _identity(tensor: Tensor) -> tuple[int, int]:
     return id(tensor), 0 if tensor.is_inference() else tensor._version
-
-
-def _drops(module: nn.Module) -> bool:
-    """Whether what it returns is what came in, but for what a training step drops."""
-    return isinstance(module, nn.Identity) or _is_a("Drop", module)
-
-
-def _is_a(kind: str, module: nn.Module) -> bool:
-    """Whether its class is named so, and it is no block of several modules with such a name."""
-    return kind in type(module).__name__ and next(module.children(), None) is None
-
-
-def _passes_on(module: nn.Module, maps: Tensor, layout: FeatureLayout) -> bool:
-    # Softmax makes attention weights, which look like maps of as many channels as there are heads. A lone projection
-    # of tokens (to queries, keys, values) has features that no one names; the norm before it is what they are made of.
-    made_by = maps.grad_fn.name() if maps.grad_fn else ""
-    passing = _drops(module) or _is_a("Pool", module)
-    projects = isinstance(module, nn.Linear) and layout.layout != "planes"
-    return passing or projects or any(word in made_by for word in ("Pool", "Softmax"))

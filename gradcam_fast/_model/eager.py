@@ -1,6 +1,6 @@
-"""Models compiled by ``torch.compile``, wholly or in part: their eager modules, and running these.
+"""The eager view of a model: modules inside ``torch.compile`` wrappers, and a switch that runs them eagerly.
 
-A compiled region does not look for hooks that were put on after it was compiled. Knows nothing of what hooks do.
+A compiled region ignores hooks that were registered after it was compiled, so explanations run the eager modules.
 """
 
 from __future__ import annotations
@@ -12,11 +12,14 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch import nn
+
+__all__ = ["eager_module", "eager_modules", "force_eager"]
 
 _WRAPPER = "_orig_mod"
 
 _lock = threading.Lock()
-_running = 0
+_users = 0
 _stance: Any = None
 
 
@@ -25,30 +28,40 @@ def eager_module(module: Any) -> Any:
     return getattr(module, _WRAPPER, module)
 
 
-def eager_name(name: str) -> str:
-    """A dotted name without the wrappers of compiled parts: ``features._orig_mod.3`` is ``features.3``."""
-    return ".".join(part for part in name.split(".") if part != _WRAPPER)
+def eager_modules(model: nn.Module) -> dict[str, nn.Module]:
+    """Every submodule that takes hooks, by each of its dotted names, as if nothing were compiled.
+
+    ``features._orig_mod.3`` is named ``features.3``. Modules that compute parametrized weights are left out: their
+    outputs are weights, not feature maps.
+    """
+    modules = {}
+    for compiled_name, module in model.named_modules(remove_duplicate=False):
+        parts = [part for part in compiled_name.split(".") if part != _WRAPPER]
+        name = ".".join(parts)
+        if name and not isinstance(module, torch.jit.ScriptModule) and "parametrizations" not in parts:
+            modules[name] = eager_module(module)
+    return modules
 
 
 @contextmanager
 def force_eager() -> Iterator[None]:
-    """Run everything eagerly inside, however it was compiled.
+    """Run everything inside eagerly, however it was compiled.
 
     PyTorch has one such switch for the whole process: what other threads compiled runs eagerly meanwhile too, with the
-    same results. The first to enter turns it, the last to leave turns it back.
+    same results. The first thread to enter turns the switch, the last to leave turns it back.
     """
-    global _running, _stance
+    global _users, _stance
     if "torch._dynamo" not in sys.modules:  # nothing was ever compiled
         yield
         return
     with _lock:
-        if _running == 0:
+        if _users == 0:
             _stance = torch.compiler.set_stance("force_eager")
-        _running += 1
+        _users += 1
     try:
         yield
     finally:
         with _lock:
-            _running -= 1
-            if _running == 0:
+            _users -= 1
+            if _users == 0:
                 _stance.__exit__(None, None, None)

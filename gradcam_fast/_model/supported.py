@@ -1,7 +1,7 @@
-"""Models that cannot be explained: one table line per kind, with what is wrong with it and the way out.
+"""Which models can be explained: a table of the kinds that cannot, each with the reason and the way out.
 
-Knows nothing of layers, of inputs or of how a model is run. Each kind is looked up in a module of PyTorch that need not
-be there: while nothing has imported it, no model can be of that kind.
+A kind is looked up in the PyTorch module that defines it, if that is imported; no model is of a kind whose module is
+not.
 """
 
 from __future__ import annotations
@@ -13,10 +13,12 @@ from typing import Any
 import torch
 from torch import nn
 
-__all__ = ["refuse"]
+from ..exceptions import UnsupportedModel
+
+__all__ = ["check_supported"]
 
 _GRAPH = (
-    "whose layers have become one graph that no hook sees into; give the nn.Module that was exported, or "
+    "whose layers are one graph that no hook sees into; give the nn.Module that was exported, or "
     "torch.export.unflatten(the ExportedProgram)"
 )
 _SHARDED = (
@@ -25,14 +27,14 @@ _SHARDED = (
 )
 _QUANTISED = "which is quantised and has no gradient; give the floating-point nn.Module from before the quantisation"
 
-# What the model itself may not be: (PyTorch's module, class, why not and what to do).
+# What the model itself must not be: (module of PyTorch, class, why not and what to do).
 _WHOLE = (
     ("torch.export", "ExportedProgram", _GRAPH),
     ("torch.jit", "ScriptModule", "whose modules take no hooks; give the nn.Module it was made from"),
     ("torch.nn", "DataParallel", "which copies the model per device; give its .module"),
 )
 
-# What no module or parameter inside it may be, nor itself.
+# What neither the model nor any module or parameter inside it must be.
 _ANYWHERE = (
     (
         "torch.nn.parallel",
@@ -52,29 +54,30 @@ _ANYWHERE = (
 )
 
 
-def refuse(model: Any) -> None:
-    """Raise TypeError if ``model`` cannot be explained, without running it.
+def check_supported(model: Any) -> None:
+    """Refuse a model that cannot be explained, without running it.
 
     Raises:
-        TypeError: hooks would not be seen, gradients would not flow, or the model would not stay as it is.
+        UnsupportedModel: hooks would not run, gradients would not flow, or the model would not stay as it is.
+        TypeError: not an ``nn.Module``.
     """
-    for kind, why in _known(_WHOLE):
+    for kind, why in _imported(_WHOLE):
         if isinstance(model, kind):
-            raise TypeError(f"model is {_a(model)}, {why}")
+            raise UnsupportedModel(f"model is {_a(model)}, {why}")
     if not isinstance(model, nn.Module):
         raise TypeError(f"model is {_a(model)}; give a torch.nn.Module")
     if isinstance(model, torch.fx.GraphModule) and _calls_no_module(model):
-        raise TypeError(f"model is {_a(model)}, {_GRAPH}")
+        raise UnsupportedModel(f"model is {_a(model)}, {_GRAPH}")
     types: set[type] = set()
     for module in model.modules():
         types.add(type(module))
         types.update(map(type, module._parameters.values()))
-    for kind, why in _known(_ANYWHERE):
-        if any(issubclass(each, kind) for each in types):
-            raise TypeError(f"model {_where(model, kind)}, {why}")
+    for kind, why in _imported(_ANYWHERE):
+        if any(issubclass(part, kind) for part in types):
+            raise UnsupportedModel(f"model {_where(model, kind)}, {why}")
 
 
-def _known(table: tuple[tuple[str, str, str], ...]) -> Iterator[tuple[type, str]]:
+def _imported(table: tuple[tuple[str, str, str], ...]) -> Iterator[tuple[type, str]]:
     for module, name, why in table:
         kind = getattr(sys.modules.get(module), name, None)
         if kind is not None:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import torch
 
-from .._capture.scores import as_classes, pick_logits
+from .._capture.scores import as_class_logits, pick_logits
 from .architectures import Architecture, built_in, from_timm, from_torchvision, known_names
 from .class_names import imagenet_class_names, numbered, read_class_names
 from .factories import from_factory
@@ -171,6 +171,6 @@ def _count_classes(name: str, model: torch.nn.Module, preprocess: Preprocessing)
             "give the size it takes"
         ) from error
     try:
-        return as_classes(pick_logits(output, None), 1).shape[1]
+        return as_class_logits(pick_logits(output, None), 1).shape[1]
     except (TypeError, ValueError) as error:
         raise ValueError(f"model {name!r} is no classifier: {error}") from error

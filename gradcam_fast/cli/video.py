@@ -153,7 +153,7 @@ def _explained(
 ) -> Iterator[tuple[Batch, Explanation]]:
     explainer = None
     for batch in batches:
-        if explainer is None or explainer.size != batch.seen_size:
+        if explainer is None or explainer._size != batch.seen_size:
             explainer = Explainer(network.model, layer=question.layer, method=question.method, size=batch.seen_size)
         yield batch, explainer(batch.images.to(device, dtype), question.target)
 

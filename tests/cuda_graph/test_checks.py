@@ -65,8 +65,8 @@ def test_a_refusal_in_a_batched_backward_is_not_taken_for_a_reason_to_go_one_by_
 @pytest.mark.parametrize("question", [{}, {"topk": 2}, {"target": lambda logits: logits[:, :3]}])
 def test_an_explanation_passes_and_the_weights_are_what_it_reads(question, images):
     explainer = gradcam_fast.Explainer(ConvNet(), layer="features.3")
-    asked = explainer.ask(images, **question)
-    read = rehearse(lambda: explainer.explained_at(asked, explainer.layers), CPU)
+    asked = explainer._request(images, **question)
+    read = rehearse(lambda: explainer._explain_at(asked, explainer._layers), CPU)
     places = {memory.data_ptr() for memory in read}
     used = [each for name, each in explainer.model.state_dict().items() if "num_batches" not in name]
     assert {each.data_ptr() for each in (*used, images)} <= places

@@ -12,8 +12,8 @@ from support.networks import ConvNet, LogitsAndFeatures, TwoInputs, Wrapped
 from support.unchanged import unchanged
 
 import gradcam_fast
-from gradcam_fast._capture import scores as outputs
-from gradcam_fast._cuda_graph import cache as graphs
+from gradcam_fast._capture.scores import pick_logits
+from gradcam_fast._cuda_graph import cache
 from gradcam_fast.ops.arguments import METHODS
 
 TARGETS = {
@@ -46,7 +46,7 @@ def test_a_replay_answers_what_an_eager_call_does(asked, images):
         for batch, question in [(images, first), (images, second), (other, first), (other, second)]:
             assert_same(explainer(batch, **question), eager(batch, **question))
     assert recordings(explainer) == 1 and replays(explainer) == 3
-    assert explainer.graphs.eager_because is None
+    assert explainer.eager_because is None
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -99,7 +99,7 @@ def test_batches_of_some_sizes_share_a_recording_without_a_trace_of_each_other()
         assert_close(explainer(images[:batch], 1), eager(images[:batch], 1))
         assert_close(explainer(images[:batch], topk=2), eager(images[:batch], topk=2))
     assert recordings(explainer) == 2
-    (replay,) = (each for each in explainer.graphs._known.values() if each.request.topk is None)
+    (replay,) = (each for each in explainer._graphs._recordings.values() if each.request.topk is None)
     assert torch.equal(replay.request.images[:9], images[:9]) and not replay.request.images[9:].any()
 
 
@@ -115,7 +115,7 @@ def test_small_batches_are_not_padded(batch):
     explainer, images = graphed(ConvNet()), torch.randn(batch, 3, 16, 16)
     for _ in range(2):
         found = explainer(images)
-    assert explainer.graphs._recorder.recordings[0].heatmap.shape[0] == batch
+    assert explainer._graphs._recorder.recordings[0].heatmap.shape[0] == batch
     assert_same(found, gradcam_fast.explain(explainer.model, images))
 
 
@@ -126,7 +126,7 @@ def test_where_images_are_mixed_no_batch_is_padded():
     for batch in (9, 9, 10, 10, 9):
         found = explainer(images[:batch], 1)
         assert_same(found, gradcam_fast.explain(model, images[:batch], target=1, layer="features.3"))
-    assert explainer.graphs.eager_because is None
+    assert explainer.eager_because is None
 
 
 @pytest.mark.parametrize(
@@ -136,7 +136,7 @@ def test_where_images_are_mixed_no_batch_is_padded():
 )
 def test_whatever_the_model_returns_is_cut_and_copied(wrap):
     def first(output):
-        return outputs.pick_logits(output, None)[:, 0]
+        return pick_logits(output, None)[:, 0]
 
     model, images = Wrapped(wrap), torch.randn(9, 3, 16, 16)
     explainer = graphed(model)
@@ -185,7 +185,7 @@ def test_a_single_image_and_an_empty_batch(images):
     for batch in (images[0], images[:1], images[:0], images[:0]):
         found = explainer(batch)
         assert len(found.heatmap) == (batch.dim() == 3 or len(batch))
-    assert recordings(explainer) == 1 and explainer.graphs.eager_because is None
+    assert recordings(explainer) == 1 and explainer.eager_because is None
 
 
 def test_autocast_is_part_of_the_question_and_grad_modes_are_not(images):
@@ -211,11 +211,11 @@ def test_nothing_is_recorded_of_weights_that_autocast_has_kept(images):
 
 
 def test_the_recordings_used_longest_ago_make_room(images, monkeypatch):
-    monkeypatch.setattr(graphs, "RECORDINGS", 2)
+    monkeypatch.setattr(cache, "MAX_RECORDINGS", 2)
     explainer = graphed(ConvNet())
     for batch in (1, 1, 2, 2, 1, 3, 3):
         explainer(images[:batch])
-    assert [key[0] for key in explainer.graphs._known] == [1, 3]
+    assert [key[0] for key in explainer._graphs._recordings] == [1, 3]
     assert_same(explainer(images[:2]), gradcam_fast.explain(explainer.model, images[:2]))
 
 

@@ -36,13 +36,13 @@ def doubled(model):
 
 def test_values_written_into_the_weights_are_seen(images):
     explainer = recorded(ConvNet(), images)
-    recorder = explainer.graphs._recorder
+    recorder = explainer._graphs._recorder
     for change in (doubled, lambda model: model.load_state_dict(ConvNet().state_dict())):
         before = explainer(images, 1).heatmap
         change(explainer.model)
         assert_right(explainer, images)
         assert not torch.equal(explainer(images, 1).heatmap, before)
-    assert explainer.graphs._recorder is recorder and recordings(explainer) == 1
+    assert explainer._graphs._recorder is recorder and recordings(explainer) == 1
 
 
 CHANGES = {
@@ -62,11 +62,11 @@ CHANGES = {
 @pytest.mark.parametrize("change", CHANGES)
 def test_new_memory_and_new_modules_are_recorded_anew(change, images):
     explainer = recorded(ConvNet(), images)
-    recorder = explainer.graphs._recorder
+    recorder = explainer._graphs._recorder
     CHANGES[change](explainer.model)
     for _ in range(3):
         assert_right(explainer, images)
-    assert explainer.graphs._recorder is not recorder and recordings(explainer) == 1
+    assert explainer._graphs._recorder is not recorder and recordings(explainer) == 1
 
 
 def test_another_precision_is_recorded_anew(images):
@@ -82,7 +82,7 @@ def test_classes_that_a_new_head_has_can_be_asked_for(images):
     explainer.model.head = ConvNet(classes=9).head
     for _ in range(2):
         assert torch.equal(explainer(images, 8).score, explainer.model(images)[:, 8])
-    assert explainer.graphs._recorder.recordings[0].logits.shape == (3, 9)
+    assert explainer._graphs._recorder.recordings[0].logits.shape == (3, 9)
 
 
 def test_a_model_in_training_mode_is_explained_eagerly_until_it_is_not(images):
@@ -91,10 +91,10 @@ def test_a_model_in_training_mode_is_explained_eagerly_until_it_is_not(images):
     with unchanged(explainer.model), pytest.warns(RuntimeWarning, match=r"eagerly: module 'features.1' is in training"):
         found = explainer(images, 1)
     assert_same(found, gradcam_fast.explain(explainer.model, images, target=1))
-    assert "training" in explainer.graphs.eager_because and recordings(explainer) == 0
+    assert "training" in explainer.eager_because and recordings(explainer) == 0
     explainer.model.eval()
     assert_right(explainer, images)
-    assert recordings(explainer) == 1 and explainer.graphs.eager_because is None
+    assert recordings(explainer) == 1 and explainer.eager_because is None
 
 
 def test_hooks_run_in_every_call(images):
@@ -154,7 +154,7 @@ def test_what_cannot_be_recorded_is_explained_eagerly_and_says_why_once(recorder
             found = explainer(images, target)
             assert_same(found, gradcam_fast.explain(explainer.model, images, target=target))
     assert [str(each.message) for each in told] == [f"cuda_graph=True, but this runs eagerly: {reason}"]
-    assert told[0].filename == __file__ and explainer.graphs.eager_because == reason
+    assert told[0].filename == __file__ and explainer.eager_because == reason
 
 
 def test_on_the_cpu_explanations_are_eager_and_say_so_once(images):
@@ -170,7 +170,7 @@ def test_nobody_is_told_of_graphs_who_did_not_ask_for_them(images):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         explainer(images)
-    assert explainer.graphs is None
+    assert explainer._graphs is None
 
 
 def test_inputs_that_cannot_be_compared_are_explained_eagerly(images):

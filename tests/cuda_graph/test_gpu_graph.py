@@ -44,7 +44,7 @@ def graphed(model, **choices):
     def ask(*question, **named):
         for _ in range(3):
             found = explainer(*question, **named)
-        assert explainer.graphs.eager_because is None, explainer.graphs.eager_because
+        assert explainer.eager_because is None, explainer.eager_because
         return found
 
     return explainer, ask
@@ -75,7 +75,7 @@ def test_a_replay_agrees_with_an_eager_explanation(batch, asked):
     for _ in range(2):
         images, question = batch_of(batch), TARGETS[asked](batch)
         assert_close(ask(images, **question), gradcam_fast.explain(model, images, **question))
-    assert len(explainer.graphs._known) == 1
+    assert len(explainer._graphs._recordings) == 1
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -99,7 +99,7 @@ def test_a_replay_never_waits_for_the_device():
     try:
         for question in questions:
             explainer(images, **question)
-            assert explainer.graphs.eager_because is None
+            assert explainer.eager_because is None
     finally:
         torch.cuda.set_sync_debug_mode("default")
 
@@ -158,16 +158,16 @@ def test_weights_written_in_place_are_seen_and_new_ones_are_recorded_anew():
     explainer, ask = graphed(model)
     images = batch_of(4)
     before = ask(images, 1).score
-    recorder = explainer.graphs._recorder
+    recorder = explainer._graphs._recorder
     with torch.no_grad():
         model.head[-1].weight.mul_(2)
     found = explainer(images, 1)
     assert_close(found, gradcam_fast.explain(model, images, target=1))
-    assert not torch.equal(found.score, before) and explainer.graphs._recorder is recorder
+    assert not torch.equal(found.score, before) and explainer._graphs._recorder is recorder
     model.load_state_dict(network().state_dict(), assign=True)
     torch.cuda.empty_cache()
     assert_close(explainer(images, 1), gradcam_fast.explain(model, images, target=1))
-    assert explainer.graphs._recorder is not recorder
+    assert explainer._graphs._recorder is not recorder
     model.half()
     images = images.half()
     assert_close(ask(images, 1), gradcam_fast.explain(model, images, target=1), TOLERANCE[torch.float16])

@@ -17,9 +17,9 @@ from torch import nn
 from torch.nn.utils.parametrizations import weight_norm
 
 from gradcam_fast import explain
-from gradcam_fast._capture import capture as evidence
-from gradcam_fast._layer_search import search as finding
-from gradcam_fast._layout.token_grid import merged
+from gradcam_fast._capture.capture import _NEED_GRAD_ENABLED
+from gradcam_fast._layer_search.search import _FOUND
+from gradcam_fast._layout.token_grid import _is_merged
 
 
 def network(channels=3):
@@ -88,7 +88,7 @@ def test_what_is_remembered_does_not_grow_and_keeps_no_model():
     for _ in range(5):
         explain(model, images, tokens=lambda maps, model=model: maps * model.training + maps)
         explain(model, images, tokens=Itself())
-    assert len(finding._FOUND[model]) == 2
+    assert len(_FOUND[model]) == 2
     gone = weakref.ref(model)
     del model
     gc.collect()
@@ -161,7 +161,7 @@ def test_strides_may_be_lists_or_one_number(images):
     ],
 )
 def test_patches_are_merged_by_two_or_four(before, after, are):
-    assert merged(before, after) == are
+    assert _is_merged(before, after) == are
 
 
 def test_where_queries_are_all_there_is_to_read_the_warning_says_what_they_would_be():
@@ -169,7 +169,7 @@ def test_where_queries_are_all_there_is_to_read_the_warning_says_what_they_would
     model = Detector(100)
     del model.encoder
     model.encoder = lambda tokens: tokens
-    said = r"'backbone', is where .* whose tokens would be 10x10 patches, but no convolution .*tokens=.*layer="
+    said = r"'backbone', only cuts .* whose tokens would be 10x10 patches, but no convolution .*tokens=.*layer="
     with pytest.warns(UserWarning, match=said):
         assert explain(model, torch.randn(2, 3, 64, 64), relu=False).layer == "backbone"
 
@@ -368,7 +368,7 @@ def test_a_layer_behind_the_score_teaches_nothing():
     model = Levels()
     with pytest.raises(RuntimeError, match="does not depend on layer 'branch'"):
         explain(model, torch.randn(2, 3, 9, 9), layer="branch", output=lambda out: out[0])
-    assert model not in evidence._TURN_GRADIENTS_OFF
+    assert model not in _NEED_GRAD_ENABLED
 
 
 class Counting(nn.Module):

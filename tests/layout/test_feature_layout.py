@@ -11,7 +11,8 @@ from support.tolerances import SEED
 from torch import nn
 
 from gradcam_fast import Explainer, explain
-from gradcam_fast._layout.feature_layout import ImageGeometry, UnreadableLayout, grid_of, read
+from gradcam_fast._layout.feature_layout import ImageGeometry, infer_layout
+from gradcam_fast._layout.token_grid import UnreadableLayout, infer_grid
 
 
 @pytest.mark.parametrize(
@@ -34,7 +35,7 @@ from gradcam_fast._layout.feature_layout import ImageGeometry, UnreadableLayout,
     ],
 )
 def test_so_many_tokens_have_one_grid(count, size, grid):
-    assert grid_of(count, size) == grid
+    assert infer_grid(count, size) == grid
 
 
 @pytest.mark.parametrize(
@@ -48,7 +49,7 @@ def test_so_many_tokens_have_one_grid(count, size, grid):
 )
 def test_tokens_that_have_several_grids_or_none_are_refused_with_the_numbers(count, size, parts):
     with pytest.raises(UnreadableLayout) as refusal:
-        grid_of(count, size)
+        infer_grid(count, size)
     assert_says(refusal, UnreadableLayout, parts)
 
 
@@ -65,7 +66,7 @@ def test_tokens_that_have_several_grids_or_none_are_refused_with_the_numbers(cou
 )
 def test_channels_are_where_the_images_sides_are_not(module, shape, size, expected):
     maps = torch.randn(shape)
-    found = read(module, maps, ImageGeometry(2, size))(maps)
+    found = infer_layout(module, maps, ImageGeometry(2, size))(maps)
     assert found.shape[1:] == expected
     channels_last = isinstance(module, (nn.LayerNorm, nn.Identity))
     assert torch.equal(found, maps.movedim(-1, 1) if channels_last else maps)
@@ -74,7 +75,7 @@ def test_channels_are_where_the_images_sides_are_not(module, shape, size, expect
 def test_reading_copies_nothing():
     for shape, size in (((2, 197, 8), (224, 224)), ((2, 7, 7, 96), (224, 224)), ((2, 96, 7, 7), (224, 224))):
         maps, gradients = torch.randn(shape), torch.randn(2, 3, *shape[1:])
-        view = read(nn.Identity(), maps, ImageGeometry(2, size))
+        view = infer_layout(nn.Identity(), maps, ImageGeometry(2, size))
         for each in (maps, gradients):
             assert view(each).untyped_storage().data_ptr() == each.untyped_storage().data_ptr()
 
@@ -129,7 +130,7 @@ def test_tokens_says_where_the_positions_are(tokens):
 
 def test_tokens_says_which_layer_is_found():
     model, images = Patches(3), torch.randn(2, 3, 64, 40)
-    with pytest.warns(UserWarning, match=r"'patch', is where .* \(layer 'mix' .* 43 tokens .*tokens=.*layer=") as told:
+    with pytest.warns(UserWarning, match=r"'patch', only cuts .* layer 'mix' .* 43 tokens .*tokens=.*layer=") as told:
         assert Explainer(model)(images).layer == "patch"
     assert told[0].filename == __file__
     assert Explainer(model, tokens=(8, 5))(images).layer == "norm"
@@ -237,7 +238,7 @@ class Videos(nn.Module):
     ],
 )
 def test_the_strides_of_the_convolutions_tell_the_patches(count, size, patch, expected):
-    assert grid_of(count, size, (patch,)) == expected
+    assert infer_grid(count, size, (patch,)) == expected
 
 
 def test_videos_have_the_sides_and_the_patches_that_the_model_gives_them():

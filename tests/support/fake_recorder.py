@@ -8,8 +8,8 @@ from contextlib import nullcontext
 import torch
 
 import gradcam_fast
-from gradcam_fast._capture.scores import with_tensors
-from gradcam_fast._cuda_graph.cache import Graphs
+from gradcam_fast._capture.containers import map_tensors
+from gradcam_fast._cuda_graph.cache import GraphCache
 
 
 class StandIn:
@@ -51,30 +51,32 @@ def tensors(explanation):
     """All tensors of an explanation, those of its logits last."""
     maps = (explanation.heatmap, explanation.score, explanation.raw_min, explanation.raw_max, explanation.valid)
     found = [*maps] if explanation.target is None else [*maps, explanation.target]
-    with_tensors(explanation.logits, lambda each: found.append(each) or each)
+    map_tensors(explanation.logits, lambda each: found.append(each) or each)
     return found
 
 
 def copied(explanation):
     parts = {name: value.clone() for name, value in vars(explanation).items() if isinstance(value, torch.Tensor)}
-    parts["logits"] = with_tensors(explanation.logits, torch.Tensor.clone)
+    parts["logits"] = map_tensors(explanation.logits, torch.Tensor.clone)
     return gradcam_fast.Explanation(**vars(explanation) | parts)
 
 
 def graphed(model, recorder=StandIn, **choices):
     """An explainer whose graphs are made by the stand-in."""
     explainer = gradcam_fast.Explainer(model, cuda_graph=True, **choices)
-    explainer.graphs = Graphs(recorder)
+    explainer._graphs = GraphCache(
+        explainer.model, explainer._layers, explainer._explain, explainer._explain_at, recorder
+    )
     return explainer
 
 
 def recordings(explainer):
     """How many recordings the explainer's present recorder has made."""
-    recorder = explainer.graphs._recorder
+    recorder = explainer._graphs._recorder
     return 0 if recorder is None else len(recorder.recordings)
 
 
 def replays(explainer):
     """How many replays there were of these."""
-    recorder = explainer.graphs._recorder
+    recorder = explainer._graphs._recorder
     return 0 if recorder is None else recorder.replays

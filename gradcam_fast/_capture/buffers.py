@@ -1,0 +1,75 @@
+"""Buffers during an explanation: modules in training mode write to copies, for an explanation is no training step."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+from torch.nn.modules import module as torch_module
+
+__all__ = ["preserve_buffers"]
+
+# One explanation at a time swaps buffers: two models may share a module.
+_SWAPPING = threading.RLock()
+
+
+@contextmanager
+def preserve_buffers(model: nn.Module, *, all_modules: bool = False) -> Iterator[bool]:
+    """Give the modules in training mode copies of their buffers, and the buffers themselves back at the end.
+
+    With ``all_modules`` those in eval mode get copies, too: what they write belongs to a prediction, and a trial run is
+    none.
+
+    Yields whether a module has had a hook of ``register_backward_hook``: PyTorch puts such a hook on a node of the
+    graph, where it cannot be seen.
+
+    What a training step in another thread writes to these buffers meanwhile is lost. The context must last until the
+    gradients are taken, because batch-norm's backward reads the buffers of its forward; and must be entered outside
+    inference mode, whose copies no graph could save.
+    """
+    modules, has_hidden_hooks = _modules_with_buffers(model, all_modules)
+    if not modules:
+        yield has_hidden_hooks
+        return
+    with _SWAPPING:
+        originals = [dict(module._buffers.items()) for module in modules]
+        with torch.no_grad():
+            copies = {
+                id(buffer): buffer.clone() for buffers in originals for buffer in buffers.values() if buffer is not None
+            }
+        try:
+            for module, buffers in zip(modules, originals, strict=True):
+                for name, buffer in buffers.items():
+                    setattr(module, name, copies.get(id(buffer)))
+            yield has_hidden_hooks
+        finally:
+            for module, buffers in zip(modules, originals, strict=True):
+                for name in set(module._buffers.keys()) - buffers.keys():
+                    del module._buffers[name]
+                for name, buffer in buffers.items():
+                    setattr(module, name, buffer)
+
+
+def _modules_with_buffers(model: nn.Module, all_modules: bool) -> tuple[list[nn.Module], bool]:
+    """Modules with buffers, those in training mode or all; and whether any module has had a non-full backward hook.
+
+    ``nn.Module.modules()`` takes twice as long. After a forward no module is in the cache, so each attribute is read at
+    most once.
+    """
+    modules, has_hidden_hooks = [], torch_module._global_is_full_backward_hook is False
+    pending: list[nn.Module | None] = [model]
+    for module in pending:
+        if module is not None:
+            attributes = module.__dict__
+            if "_modules" not in attributes:  # traced by torch.jit: the attributes are those of another module
+                attributes = {name: getattr(module, name) for name in ("_buffers", "_modules")}
+            if attributes["_buffers"] and (all_modules or module.training):
+                modules.append(module)
+            if attributes["_modules"]:
+                pending.extend(attributes["_modules"].values())
+            if attributes.get("_is_full_backward_hook") is False:
+                has_hidden_hooks = True
+    return modules, has_hidden_hooks

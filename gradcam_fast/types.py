@@ -1,0 +1,31 @@
+"""Type aliases of the public arguments, as help and editors show them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+from torch import Tensor, nn
+
+__all__ = ["Images", "Layer", "Output", "Size", "Target", "Tokens", "When"]
+
+Images: TypeAlias = Tensor | Sequence[Any] | Mapping[str, Any]
+"""(B,C,H,W) or (C,H,W); a tuple or dict when the model has several inputs."""
+
+Target: TypeAlias = int | Tensor | Sequence[Any] | Callable[[Any], Tensor] | None
+"""A class, (B,) or (B,K) classes, a callable from the output to (B,) or (B,K) scores, or None (the highest logit)."""
+
+Layer: TypeAlias = str | nn.Module | Sequence[str | nn.Module] | None
+"""A dotted name, a module of the model, a list of these, or None (found automatically)."""
+
+Size: TypeAlias = int | Sequence[int]
+"""(H,W) in pixels, or one integer for all sides."""
+
+Output: TypeAlias = Callable[[Any], Tensor]
+"""A callable that picks the logits from what the model returns."""
+
+Tokens: TypeAlias = str | tuple[int, ...] | Callable[[Tensor], Tensor]
+"""The word "auto", the grid (h,w) of the patch tokens, or a callable from a layer's output to (B,C,h,w)."""
+
+When: TypeAlias = Callable[[Any], Tensor]
+"""A callable from the logits to booleans (B,): which images are explained."""
