@@ -6,7 +6,7 @@ import pytest
 import torch
 from support.opencv_recipe import as_recipe_input, assert_within_one_level, recipe
 
-from gradcam_fast.visual import overlay
+from gradcam_fast import overlay
 from gradcam_fast.visual.edges import outlines
 
 

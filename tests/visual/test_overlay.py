@@ -9,7 +9,7 @@ from support.opencv_recipe import as_recipe_input, assert_within_one_level, reci
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from gradcam_fast.visual import overlay
+from gradcam_fast import overlay
 from gradcam_fast.visual.colormaps import colorize, colormap_table
 
 HOT, COLD = [128, 0, 0], [0, 0, 128]

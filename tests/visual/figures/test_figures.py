@@ -9,8 +9,7 @@ import torch
 from PIL import Image
 from support.drawn import assert_readable, pictures_in, texts_in
 
-from gradcam_fast import Explanation
-from gradcam_fast.visual import overlay
+from gradcam_fast import Explanation, overlay
 from gradcam_fast.visual.colormaps import colorize
 from gradcam_fast.visual.edges import outlines
 from gradcam_fast.visual.figures import explained, panels, save

@@ -4,7 +4,7 @@ import pytest
 import torch
 from support.drawn import assert_readable, pictures_in, texts_in
 
-from gradcam_fast.visual import overlay
+from gradcam_fast import overlay
 from gradcam_fast.visual.colormaps import colorize
 from gradcam_fast.visual.figures import layers, relu
 
