@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from support.tolerances import SEED
+from support.tolerances import RECIPE_PARITY
 from torch import nn
 
 pytest.importorskip("cv2")
@@ -32,7 +32,7 @@ def close(found, expected):
     expected = torch.tensor(np.asarray(expected), dtype=torch.float64)
     scale = expected.abs().max()
     assert expected.std() > 0.01 * scale
-    return (found.double() - expected).abs().max() <= SEED * scale
+    return (found.double() - expected).abs().max() <= RECIPE_PARITY * scale
 
 
 @pytest.mark.parametrize("relu", [True, False])

@@ -9,7 +9,7 @@ import math
 import pytest
 import torch
 from support import naive
-from support.tolerances import SEED
+from support.tolerances import RECIPE_PARITY
 from torch import nn
 from torch.nn import functional as F
 
@@ -128,7 +128,7 @@ def assert_explained(model, side, layer, layout, grid):
     assert torch.equal(found.heatmap, explain(model, images, layer=layer, relu=False).heatmap)
     activations, gradients = graph(model, layer, images)
     expected = heatmaps(planes(activations, layout, grid), planes(gradients, layout, grid), side)
-    torch.testing.assert_close(found.heatmap.double(), expected, rtol=0, atol=SEED)
+    torch.testing.assert_close(found.heatmap.double(), expected, rtol=0, atol=RECIPE_PARITY)
 
 
 def graph(model, layer, images):

@@ -6,7 +6,7 @@ Knows nothing of layers. Small stand-ins for every container are in test_targets
 import pytest
 import torch
 from support import naive
-from support.tolerances import SEED
+from support.tolerances import RECIPE_PARITY
 from support.unchanged import unchanged
 
 from gradcam_fast import explain
@@ -31,7 +31,7 @@ def test_auxiliary_heads_in_training_mode_are_not_what_is_explained(family, laye
     assert all(member is not None for member in output)
     torch.testing.assert_close(found.logits, output.logits.detach())
     expected = naive.gradcam(activations, gradients, images.shape[-2:])
-    torch.testing.assert_close(found.heatmap.double(), expected, rtol=0, atol=SEED)
+    torch.testing.assert_close(found.heatmap.double(), expected, rtol=0, atol=RECIPE_PARITY)
 
 
 def test_the_main_output_of_a_segmentation_network_is_taken():
@@ -47,7 +47,7 @@ def test_the_main_output_of_a_segmentation_network_is_taken():
     assert torch.equal(by_name.heatmap, picked.heatmap)
     activations, gradients, _ = naive.full_graph(model, "backbone.layer4", images, lambda out: score(out["out"]))
     expected = naive.gradcam(activations, gradients, (64, 64))
-    torch.testing.assert_close(picked.heatmap.double(), expected, rtol=0, atol=SEED)
+    torch.testing.assert_close(picked.heatmap.double(), expected, rtol=0, atol=RECIPE_PARITY)
 
 
 def test_a_dataclass_of_hugging_face_gives_its_logits():

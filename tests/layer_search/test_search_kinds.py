@@ -11,7 +11,7 @@ import pytest
 import torch
 from support.naive import full_graph, gradcam
 from support.networks import ConvNet
-from support.tolerances import SEED
+from support.tolerances import RECIPE_PARITY
 from support.unchanged import unchanged
 from torch import nn
 from torch.nn.utils.parametrizations import weight_norm
@@ -358,7 +358,9 @@ def test_a_trunk_run_without_gradients_is_explained(layer, images):
     with unchanged(model):
         found = explain(model, images, layer=layer)
     assert found.layer == "trunk"
-    torch.testing.assert_close(found.heatmap.double(), gradcam(activations, gradients, (16, 16)), rtol=0, atol=SEED)
+    torch.testing.assert_close(
+        found.heatmap.double(), gradcam(activations, gradients, (16, 16)), rtol=0, atol=RECIPE_PARITY
+    )
     model.runs.clear()
     explain(model, images, layer=layer)
     assert len(model.runs) == 1

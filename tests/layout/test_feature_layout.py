@@ -7,7 +7,7 @@ import pytest
 import torch
 from support import naive
 from support.refusals import assert_says
-from support.tolerances import SEED
+from support.tolerances import RECIPE_PARITY
 from torch import nn
 
 from gradcam_fast import Explainer, explain
@@ -107,7 +107,7 @@ def expected(model, images, others, grid, score=naive.highest):
 def test_tokens_are_explained_whatever_stands_in_front_of_them(others, sides, grid):
     model, images = Patches(others), torch.randn(2, 3, *sides)
     found = explain(model, images, layer="norm").heatmap.double()
-    torch.testing.assert_close(found, expected(model, images, others, grid), rtol=0, atol=SEED)
+    torch.testing.assert_close(found, expected(model, images, others, grid), rtol=0, atol=RECIPE_PARITY)
 
 
 @pytest.mark.parametrize(
@@ -125,7 +125,7 @@ def test_tokens_says_where_the_positions_are(tokens):
             for k, category in enumerate([classes] if isinstance(classes, int) else classes):
                 map_ = found[i] if found.dim() == 3 else found[i, k]
                 alone = expected(model, images, 3, (8, 5), naive.of_class(category))[i]
-                torch.testing.assert_close(map_.double(), alone, rtol=0, atol=SEED)
+                torch.testing.assert_close(map_.double(), alone, rtol=0, atol=RECIPE_PARITY)
 
 
 def test_tokens_says_which_layer_is_found():
@@ -203,11 +203,11 @@ def test_tokens_may_come_before_the_batch(method, others, batch):
             found = explain(model, images, method=method, **choices)
             expected = explain(other, images, method=method, **choices)
             assert found.layer == expected.layer == ("norm" if others else "mix")
-            torch.testing.assert_close(found.heatmap, expected.heatmap, rtol=0, atol=SEED)
+            torch.testing.assert_close(found.heatmap, expected.heatmap, rtol=0, atol=RECIPE_PARITY)
     said = {"tokens": lambda maps: maps[others:].permute(1, 2, 0).unflatten(-1, (3, 3))}
     choices = {"method": method, "topk": 3, "layer": "norm"}
     found, expected = explain(model, images, **choices, **said), explain(other, images, **choices)
-    torch.testing.assert_close(found.heatmap, expected.heatmap, rtol=0, atol=SEED)
+    torch.testing.assert_close(found.heatmap, expected.heatmap, rtol=0, atol=RECIPE_PARITY)
 
 
 class Videos(nn.Module):
@@ -251,4 +251,4 @@ def test_videos_have_the_sides_and_the_patches_that_the_model_gives_them():
         raw = (gradients.mean(1, keepdim=True) * activations).sum(-1).unflatten(-1, (4, 4, 4))
         raw = nn.functional.interpolate(raw[:, None], (8, 64, 64), mode="trilinear", align_corners=False)[:, 0]
         low, high = raw.amin((1, 2, 3), keepdim=True), raw.amax((1, 2, 3), keepdim=True)
-        torch.testing.assert_close(found.heatmap, (raw - low) / (high - low), rtol=0, atol=SEED)
+        torch.testing.assert_close(found.heatmap, (raw - low) / (high - low), rtol=0, atol=RECIPE_PARITY)

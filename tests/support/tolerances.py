@@ -1,6 +1,6 @@
-"""The one table of how far numbers may lie apart; every test that needs a tolerance takes it from here.
+"""The table of tolerances: how far two results may differ; every test that needs a tolerance takes it from here.
 
-Knows nothing of what is compared. Maps are on [0,1], or divided by the largest magnitude of the expected one.
+All are absolute, for maps on [0,1] or divided by the largest magnitude of the expected map.
 """
 
 import torch
@@ -12,7 +12,7 @@ SAME_INPUTS = {torch.float64: 1e-6, torch.float32: 1e-5, torch.float16: 1e-5, to
 ROUNDED_INPUTS = {torch.float16: 2e-2, torch.bfloat16: 2e-2}
 
 # Against a recipe of examples/, or a whole network, written out naively: two float32 paths, twice the error of one.
-SEED = 2e-5
+RECIPE_PARITY = 2e-5
 
 # Against another library's map of the same network: two float32 paths, each with its own order of sums.
 PEER = 3e-5
