@@ -1,1 +1,1 @@
-"""The fused operator and its pure PyTorch reference: activations and gradients in, heatmaps out."""
+"""The operator: activations and gradients in, heatmaps out. Fused kernels in C++ and CUDA, and a PyTorch reference."""

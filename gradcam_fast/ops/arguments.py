@@ -1,7 +1,4 @@
-"""What every implementation of the op accepts: the names of its choices and the checks of its arguments.
-
-Knows nothing of models, of formulas or of what runs them.
-"""
+"""Checks of the op's arguments, shared by fused op and reference, and the names of all methods and normalisations."""
 
 from __future__ import annotations
 
@@ -17,7 +14,7 @@ if TYPE_CHECKING:
 
     Size = int | Sequence[int]
 
-# csrc/cam_math.h numbers these in this order.
+# The C++ code numbers the methods and the normalisations in this order.
 METHODS = ("gradcam", "gradcam++", "xgradcam", "hirescam", "elementwise", "layercam")
 NORMALIZATIONS = ("minmax", "max", "none")
 
@@ -31,39 +28,48 @@ def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
 
 
 def check_relu(relu: object) -> None:
-    """Raise TypeError unless ``relu`` is true or false; a word such as "no" would count as true."""
+    """Raise TypeError unless ``relu`` is True or False: a string such as "no" would count as true."""
     if relu not in (True, False):
-        raise TypeError(f"relu={relu!r} is a {type(relu).__name__}; give True, or False to keep negative evidence")
+        raise TypeError(f"relu={relu!r} is a {type(relu).__name__}; give True, or False to keep negative values")
 
 
 def check_size(size: Size, rank: int = 2) -> tuple[int, ...]:
-    """``size`` as (height, width), or as many sides as ``rank`` says; an integer means that all are alike."""
+    """Return ``size`` as a tuple of ``rank`` sides, such as (height, width); one integer stands for equal sides.
+
+    Raises:
+        TypeError: not an integer, nor a tuple or list of ``rank`` integers.
+        ValueError: a side below 1.
+    """
     sides = (size,) * rank if is_integer(size) else size
     if not isinstance(sides, (tuple, list)) or len(sides) != rank or not all(map(is_integer, sides)):
         names = ", ".join(_SIDES[-rank:])
-        raise TypeError(f"size={size!r} is not a size; give an integer or {_NUMBERS[rank]} ({names})")
+        raise TypeError(f"size={size!r} is not a size; give one integer, or {_NUMBERS[rank]} ({names})")
     if min(sides) < 1:
         shown = ", ".join(map(str, sides))
-        raise ValueError(f"size=({shown}) has a side below 1; give the heatmap at least one pixel per side")
+        raise ValueError(f"size=({shown}) has a side below 1; every side of the heatmap needs at least one pixel")
     return tuple(sides)
 
 
 _SIDES = ("depth", "height", "width")
-_NUMBERS = {1: "one in a tuple", 2: "two integers", 3: "three integers"}
+_NUMBERS = {1: "a tuple of one", 2: "two integers", 3: "three integers"}
 
 
 def is_integer(value: object) -> bool:
-    """Whether ``value`` is an integer of any kind (Python, numpy, symbolic), and not a bool."""
+    """Tell whether ``value`` is an integer of any kind (Python, numpy, symbolic) and not a bool."""
     if isinstance(value, bool):
         return False
-    # The plain types first: torch.compile traces no further, and knows nothing of abstract ones.
+    # Concrete types first: torch.compile can trace these, and cannot trace an abstract class such as Integral.
     return isinstance(value, (int, torch.SymInt)) or isinstance(value, Integral)
 
 
 def check_maps(activations: Tensor, gradients: Tensor) -> None:
-    """Raise unless the two are matching feature maps of shape (B,C,h,w), gradients also (B,K,C,h,w).
+    """Raise unless both are feature maps (B,C,h,w) that match, where gradients may also be (B,K,C,h,w) for K targets.
 
-    One or three axes instead of h and w are series and volumes.
+    Series (B,C,l) and volumes (B,C,d,h,w) are feature maps too.
+
+    Raises:
+        TypeError: no tensors, another dtype than ``DTYPES`` has, or two dtypes.
+        ValueError: shapes or devices that do not match.
     """
     for name, maps in (("activations", activations), ("gradients", gradients)):
         if not isinstance(maps, torch.Tensor):
@@ -72,14 +78,14 @@ def check_maps(activations: Tensor, gradients: Tensor) -> None:
             raise TypeError(f"{name} has dtype {maps.dtype}; give float32, float16, bfloat16 or float64")
     if activations.dim() not in (3, 4, 5) or 0 in activations.shape[1:]:
         raise ValueError(
-            f"activations has shape {_shape(activations)}; expected (B,C,h,w), or (B,C,l) or (B,C,d,h,w), with at "
-            "least one channel and position"
+            f"activations has shape {_shape(activations)}; expected (B,C,h,w), (B,C,l) or (B,C,d,h,w) with at least "
+            "one channel and one position"
         )
     expected = activations.shape
-    found = gradients.shape
-    if gradients.dim() == activations.dim() + 1 and found[1] > 0:
-        found = torch.Size((found[0], *found[2:]))
-    if found != expected:
+    per_target = gradients.shape
+    if gradients.dim() == activations.dim() + 1 and per_target[1] > 0:
+        per_target = torch.Size((per_target[0], *per_target[2:]))
+    if per_target != expected:
         b, *rest = expected
         raise ValueError(
             f"gradients has shape {_shape(gradients)}, which does not match activations {_shape(activations)}; "
@@ -87,11 +93,11 @@ def check_maps(activations: Tensor, gradients: Tensor) -> None:
         )
     if activations.dtype != gradients.dtype:
         raise TypeError(
-            f"activations is {activations.dtype} but gradients is {gradients.dtype}; convert one to the other's dtype"
+            f"activations has dtype {activations.dtype} but gradients has dtype {gradients.dtype}; convert one of them"
         )
     if activations.device != gradients.device:
         raise ValueError(
-            f"activations is on {activations.device} but gradients is on {gradients.device}; move one to the other's"
+            f"activations is on {activations.device} but gradients is on {gradients.device}; move both to one device"
         )
 
 

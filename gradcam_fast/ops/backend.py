@@ -1,6 +1,6 @@
-"""Which kernels there are on this machine: loads the libraries, and says what is missing, why, and what to type.
+"""Loads the compiled libraries and reports which kernels run; of a missing kernel the reason and the command to get it.
 
-Knows neither what the kernels compute nor how they were built; ``setup.py`` left that in ``_lib/build.json``.
+``setup.py`` records in ``_lib/build.json`` what it built, and why it could not build the rest.
 """
 
 from __future__ import annotations
@@ -28,29 +28,44 @@ LIBRARIES = Path(__file__).parents[1] / "_lib"
 
 _lock = threading.Lock()
 _report: Backend | None = None
-# What is asked on every call stands ready in plain dictionaries, which torch.compile can trace.
+# Read in every call: plain dictionaries, which torch.compile can trace. By device type: whether its kernel is loaded,
+# and the warning to give before the reference first runs there.
 _fused: dict[str, bool] = {}
-_due: dict[str, str] = {}
+_pending_warnings: dict[str, str] = {}
 
 
 @dataclass(frozen=True)
 class Kernel:
-    """What runs on one kind of device: ``fused`` or the reference, why, and the command that mends it, if any."""
+    """What runs the op on one type of device.
+
+    Attributes:
+        device: "cpu" or "cuda".
+        fused: whether the fused kernel runs; otherwise the PyTorch reference does.
+        why: the reason, as part of a sentence.
+        fix: the shell command that brings the fused kernel; None where there is nothing to do.
+        chosen: whether the user asked for the reference by an environment variable.
+    """
 
     device: str
     fused: bool
     why: str
-    mend: str | None = None
+    fix: str | None = None
     chosen: bool = False
 
     def __str__(self) -> str:
         line = f"{self.device:<5} {'fused' if self.fused else 'reference'}: {self.why}"
-        return line if self.mend is None else f"{line}\n      to mend it, type: {self.mend}"
+        return line if self.fix is None else f"{line}\n      to fix this, run: {self.fix}"
 
 
 @dataclass(frozen=True)
 class Backend:
-    """What will run on each kind of device, the torch that runs, and the torch the libraries were built against."""
+    """What runs the op on every type of device; ``str()`` gives a report to read.
+
+    Attributes:
+        kernels: one for the CPU and one for CUDA.
+        torch: version of the torch that is imported.
+        built_against: version of the torch whose headers the libraries were compiled with; None without libraries.
+    """
 
     kernels: tuple[Kernel, ...]
     torch: str
@@ -62,7 +77,13 @@ class Backend:
 
 
 def backend() -> Backend:
-    """Report what was built and what will run; if a kernel is missing, why, and the command that mends it.
+    """Report which kernels were built and will run; of a missing kernel the reason and the command to get it.
+
+    Returns:
+        One :class:`Kernel` for the CPU and one for CUDA, and the versions of torch; print it to read it.
+
+    Raises:
+        ValueError: the environment variable GRADCAM_FAST_BACKEND is neither empty, "auto" nor "reference".
 
     Example:
         >>> import gradcam_fast
@@ -76,25 +97,25 @@ def backend() -> Backend:
 
 
 def kernel_for(device_type: str) -> bool:
-    """Whether the fused kernel runs on ``device_type`` ("cpu", "cuda", ...); false until :func:`load` was called."""
+    """Tell whether the fused kernel runs on ``device_type`` ("cpu", "cuda", ...); False before :func:`load`."""
     return _fused.get(device_type, False)
 
 
 def warn_if_reference(device_type: str) -> None:
-    """Warn once per process if the reference runs on ``device_type`` although a kernel could be there."""
-    if device_type in _due:
-        message = _due[device_type]
-        _due.clear()
+    """Warn once per process that the slower reference runs on ``device_type`` although a kernel could be built."""
+    if device_type in _pending_warnings:
+        message = _pending_warnings[device_type]
+        _pending_warnings.clear()
         warnings.warn(message, RuntimeWarning, stacklevel=3)
 
 
-# A warning cannot be traced; marked so, torch.compile calls this function while it traces, and warns then. The mark is
-# that of torch.compiler.assume_constant_result, which imports the whole compiler, for a second and for good.
+# torch.compile cannot trace a warning. With this attribute it calls the function while it traces, and so warns then.
+# torch.compiler.assume_constant_result sets the same attribute, but imports the whole compiler, which takes a second.
 warn_if_reference._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def load() -> Backend:
-    """Load the libraries once per process and return the report; a library that fails to load becomes a reason.
+    """Load the libraries once per process and return the report, which also says why a library failed to load.
 
     Raises:
         ValueError: the environment variable GRADCAM_FAST_BACKEND is neither empty, "auto" nor "reference".
@@ -108,16 +129,18 @@ def load() -> Backend:
             record = _build_record()
             kernels = tuple(_load_kernel(device, record, choice) for device in DISPATCH_KEYS)
             _fused.update({kernel.device: kernel.fused for kernel in kernels})
-            _due.update({kernel.device: _warning(kernel) for kernel in kernels if kernel.mend and not kernel.chosen})
-            built = any(library["file"] for library in record.get("libraries", {}).values())
-            _report = Backend(kernels, str(torch.__version__), record["torch"]["version"] if built else None)
+            _pending_warnings.update(
+                {kernel.device: _warning(kernel) for kernel in kernels if kernel.fix and not kernel.chosen}
+            )
+            any_built = any(library["file"] for library in record.get("libraries", {}).values())
+            _report = Backend(kernels, str(torch.__version__), record["torch"]["version"] if any_built else None)
         return _report
 
 
 def _warning(kernel: Kernel) -> str:
     return (
         f"gradcam_fast runs its slower PyTorch reference on {kernel.device}: {kernel.why}."
-        f" The results are the same. To mend it, type: {kernel.mend}"
+        f" The results are the same. To fix this, run: {kernel.fix}"
     )
 
 
@@ -131,7 +154,7 @@ def _build_record() -> dict[str, Any]:
 
 def _load_kernel(device: str, record: dict[str, Any], choice: str) -> Kernel:
     if choice == "reference":
-        return Kernel(device, False, "GRADCAM_FAST_BACKEND=reference asks for it", "unset GRADCAM_FAST_BACKEND", True)
+        return Kernel(device, False, "GRADCAM_FAST_BACKEND=reference is set", "unset GRADCAM_FAST_BACKEND", True)
     if device == "cuda" and torch.version.cuda is None:
         return Kernel(device, False, f"torch {torch.__version__} is not a CUDA build")
     return _load_library(device, record)
@@ -142,19 +165,20 @@ def _load_library(device: str, record: dict[str, Any]) -> Kernel:
     if library is None:
         return Kernel(device, False, "gradcam_fast was not built", _reinstall())
     if library["file"] is None:
-        first = f"{library['mend']} && " if library["mend"] else ""
-        loud = "GRADCAM_FAST_BUILD=require " if library["log"] else ""
-        return Kernel(device, False, library["reason"], first + loud + _reinstall(), library["chosen"])
+        first_step = f"{library['mend']} && " if library["mend"] else ""
+        # Under "require" a failed compilation shows all of the compiler's output.
+        verbose = "GRADCAM_FAST_BUILD=require " if library["log"] else ""
+        return Kernel(device, False, library["reason"], first_step + verbose + _reinstall(), library["chosen"])
     built_for, runs_on = (record["torch"]["cuda"] or "").split(".")[0], (torch.version.cuda or "").split(".")[0]
     if device == "cuda" and built_for != runs_on:
-        why = f"its library was built for CUDA {built_for}, and torch runs CUDA {runs_on}"
+        why = f"its library was built for CUDA {built_for}, but torch uses CUDA {runs_on}"
         return Kernel(device, False, why, _reinstall())
     try:
         torch.ops.load_library(LIBRARIES / library["file"])
     except Exception as error:
         return Kernel(device, False, f"{library['file']} does not load: {error}", _reinstall())
     if missing := [name for name in OPERATORS[device] if not _has_kernel(name, device)]:
-        why = f"{library['file']} is loaded and registers no kernel for {', '.join(missing)}"
+        why = f"{library['file']} is loaded, but registers no kernel for {', '.join(missing)}"
         return Kernel(device, False, why, _reinstall())
     return Kernel(device, True, f"{library['file']} is loaded{_instruction_set(device, LIBRARIES / library['file'])}")
 
@@ -174,18 +198,18 @@ def _has_kernel(name: str, device: str) -> bool:
 
 
 def _reinstall() -> str:
-    """The command that builds the package again from wherever it came."""
-    again = "pip install --force-reinstall --no-deps"
+    """The command that builds the package again from where it was installed from."""
+    command = "pip install --force-reinstall --no-deps"
     checkout = Path(__file__).parents[2]
     if (checkout / "setup.py").exists():
-        return f"{again} -e {shlex.quote(str(checkout))}"
+        return f"{command} -e {shlex.quote(str(checkout))}"
     try:
         origin = json.loads(distribution("gradcam-fast").read_text("direct_url.json") or "{}")
     except PackageNotFoundError:
         origin = {}
     url = origin.get("url", "")
     if "vcs_info" in origin:
-        return f"{again} {origin['vcs_info']['vcs']}+{url}@{origin['vcs_info']['commit_id']}"
+        return f"{command} {origin['vcs_info']['vcs']}+{url}@{origin['vcs_info']['commit_id']}"
     if "dir_info" in origin:
-        return f"{again} {shlex.quote(unquote(urlsplit(url).path))}"
-    return f"{again} --no-cache-dir --no-binary gradcam-fast gradcam-fast"
+        return f"{command} {shlex.quote(unquote(urlsplit(url).path))}"
+    return f"{command} --no-cache-dir --no-binary gradcam-fast gradcam-fast"

@@ -1,6 +1,6 @@
-"""The op as a user calls it: checks, then the fused kernel where there is one, else the reference.
+"""The public op ``cam``: calls the fused kernel where one is built, otherwise the reference. Also its fake kernel.
 
-Knows nothing of models; what the numbers mean is written in ``reference.py``.
+The formulas are in ``reference.py``.
 """
 
 from __future__ import annotations
@@ -34,11 +34,28 @@ def cam(
     normalize: str = "minmax",
     relu: bool = True,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Turn activations and gradients into heatmaps in one pass; the same function as :func:`reference.cam`, compiled.
+    """Turn activations and gradients of one layer into heatmaps, with the fused kernel where one is built.
 
-    Arguments, results and errors are those of :func:`gradcam_fast.reference.cam`. float64, series and volumes run
-    there too. The result for an image has the same bits alone or in a batch, on any number of threads. No result
-    requires grad.
+    :func:`gradcam_fast.reference.cam` is the same function in plain PyTorch; it runs for float64, series and volumes,
+    and where no kernel is built. The result for an image has the same bits alone or in a batch, on any number of
+    threads. No result requires grad.
+
+    Args:
+        activations: (B,C,h,w), float32, float16, bfloat16 or float64, with any strides; or series (B,C,l), or volumes
+            (B,C,d,h,w).
+        gradients: d score / d activations, (B,C,h,w), or (B,K,C,h,w) for K targets; dtype and device as activations.
+        size: (H,W) of the heatmap in pixels, or one integer for a square.
+        method: ``gradcam``, ``gradcam++``, ``xgradcam``, ``hirescam``, ``elementwise`` or ``layercam``; formulas and
+            papers in :func:`gradcam_fast.reference.raw_map`.
+        normalize: ``minmax`` gives (x - min) / (max - min), ``max`` gives x / max, ``none`` gives x.
+        relu: whether negative values of the map become 0, before upsampling.
+
+    Returns:
+        heatmap (B,H,W) or (B,K,H,W), in [0,1] under ``minmax``; raw_min and raw_max, (B,) or (B,K), the extremes of
+        the upsampled map before normalisation. More in :func:`gradcam_fast.reference.cam`.
+
+    Raises:
+        TypeError, ValueError: an unknown method or normalisation, maps that do not match, a size below 1.
 
     Example:
         >>> import torch, gradcam_fast
@@ -50,9 +67,9 @@ def cam(
         >>> low.item(), high.item()
         (0.0, 3.0)
     """
-    # Checks in Python take as long as the kernel needs for one image. So what is right goes straight through: the
-    # operator refuses what it cannot read, and the checks then say it in a sentence. After a model's pass none of this
-    # code is in the cache, and asking for device.type alone takes 5 us.
+    # The checks in Python take as long as the kernel takes for one image, so they run only after the operator refused
+    # its arguments, to say in a sentence what is wrong. After a model's forward this code is not in the CPU's
+    # caches: reading device.type alone then takes 5 us.
     failed = None
     if not is_compiling():
         try:
@@ -66,9 +83,9 @@ def cam(
                     activations, gradients, height, width, _METHOD[method], _NORMALIZATION[normalize], relu
                 )
         except RuntimeError as error:
-            # Without the traceback, which leads back to these very maps and would keep them.
+            # The traceback refers to the maps and would keep them alive.
             failed = error.with_traceback(None)
-        except Exception:  # whatever it was, it happens again below
+        except Exception:  # the checks below raise it again, with a better message
             pass
     check_choice("method", method, METHODS)
     check_choice("normalize", normalize, NORMALIZATIONS)
@@ -76,7 +93,7 @@ def cam(
     check_maps(activations, gradients)
     sides = check_size(size, activations.dim() - 2)
     if kernel_for(activations.device.type) and activations.dtype != torch.float64 and len(sides) == 2:
-        if failed is not None:  # memory, say
+        if failed is not None:  # the arguments are right, so it was something else, such as a lack of memory
             raise failed
         return _operator(  # type: ignore[misc]
             activations, gradients, *sides, _METHOD[method], _NORMALIZATION[normalize], bool(relu)
@@ -100,6 +117,6 @@ _operator = None
 if hasattr(torch.ops.gradcam_fast, "cam"):
     _operator = torch.ops.gradcam_fast.cam.default
     torch.library.register_fake("gradcam_fast::cam", _fake)
-    # No formula for a gradient of the map: autograd is passed over, so that no result can require grad.
+    # The op has no derivative: it skips autograd, so that no result requires grad.
     _autograd = torch.library.Library("gradcam_fast", "IMPL")
     _autograd.impl("cam", torch.library.fallthrough_kernel, "Autograd")

@@ -1,7 +1,4 @@
-"""From activations and gradients to heatmaps: the op at each layer, the mean over several, and what came out empty.
-
-Knows nothing of models, scores or how gradients are had.
-"""
+"""Heatmaps of one or several layers: calls the op at each layer, averages their maps, and marks the valid ones."""
 
 from __future__ import annotations
 
@@ -28,25 +25,27 @@ def heatmaps(
     normalize: str,
     relu: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The heatmaps (B[,K],H,W) of one layer, or the mean of those of several, normalised again.
+    """Compute the heatmaps (B[,K],H,W) of one layer; of several layers the mean of their heatmaps, normalised again.
 
     Args:
-        activations: (B,C,h,w) of each layer; gradients: (B[,K],C,h,w) of each; in place of h, w and H, W there may be
-            one axis or three.
+        activations: for each layer (B,C,h,w); series have one axis in place of h and w, volumes three.
+        gradients: for each layer (B[,K],C,h,w).
+        size: the sides of the heatmap, as many as the activations have after C.
+        method, normalize, relu: as in :func:`gradcam_fast.cam`.
 
     Returns:
-        heatmap; raw_min and raw_max (B[,K]), the extremes before (the last) normalisation; valid (B[,K]), whether all
-        maps are finite and the result shows something.
+        heatmap; raw_min and raw_max (B[,K]), the extremes before the (last) normalisation; valid (B[,K]), whether the
+        maps of all layers are finite and the heatmap is not flat.
     """
-    each = [
+    per_layer = [
         cam(a, g, size, method=method, normalize=normalize, relu=relu)
         for a, g in zip(activations, gradients, strict=True)
     ]
-    heatmap, low, high = each[0]
-    if len(each) > 1:
-        heatmap = torch.stack([maps for maps, _, _ in each]).mean(0)
-        # A layer whose map is broken has shown zeros; the mean must not look whole for it.
-        broken = torch.stack([extreme for _, _, extreme in each]).isnan().any(0)
+    heatmap, low, high = per_layer[0]
+    if len(per_layer) > 1:
+        heatmap = torch.stack([layer_heatmap for layer_heatmap, _, _ in per_layer]).mean(0)
+        # The heatmap of a layer that is not finite is zeros; the mean with another layer's would hide that.
+        broken = torch.stack([layer_high for _, _, layer_high in per_layer]).isnan().any(0)
         pixels = tuple(range(-len(size), 0))
         low, high = (torch.where(broken, torch.nan, extreme(pixels)) for extreme in (heatmap.amin, heatmap.amax))
         heatmap = normalise(heatmap, low, high, normalize).masked_fill(
@@ -59,7 +58,10 @@ def heatmaps(
 
 
 def gradients_vanished(valid: Tensor, gradients: Sequence[Tensor]) -> bool:
-    """Whether no map shows anything because every gradient is zero. False off the CPU, where the host would wait."""
+    """Tell whether no heatmap is valid because every gradient is zero.
+
+    False on other devices than the CPU, where reading the gradients would make the host wait.
+    """
     if valid.device.type != "cpu" or len(valid) == 0 or not gradients:
         return False
     return not (valid.any() or any(maps.any() for maps in gradients))

@@ -1,6 +1,6 @@
-"""The op in plain PyTorch: the fallback where no kernel was built, and the oracle of the tests.
+"""The op in plain PyTorch, on any device and in float64 too: the formulas of all methods.
 
-Runs on any device and in float64 too; knows nothing of models or of compiled code.
+It runs where no kernel is built, and the tests compare the kernels with it.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ def cam(
     normalize: str = "minmax",
     relu: bool = True,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Turn activations and gradients of one layer into heatmaps: weigh, sum, ReLU, upsample, normalise.
+    """Turn activations and gradients of one layer into heatmaps: weight, sum, ReLU, upsample, normalise.
 
     Args:
-        activations: (B,C,h,w), float32, float16, bfloat16 or float64; any strides. Series are (B,C,l), volumes
-            (B,C,d,h,w); what is said of h and w here, and of H and W, then goes for their axes.
+        activations: (B,C,h,w), float32, float16, bfloat16 or float64, with any strides. Series are (B,C,l) and volumes
+            (B,C,d,h,w): they have one or three sides where images have h and w, and their heatmaps likewise.
         gradients: d score / d activations, (B,C,h,w), or (B,K,C,h,w) for K targets that share the activations.
-        size: (H,W) of the heatmap, or one integer for all its sides.
-        method: how channels are combined; one of ``gradcam``, ``gradcam++``, ``xgradcam``, ``hirescam``,
-            ``elementwise``, ``layercam`` (formulas and papers: :func:`raw_map`).
-        normalize: ``minmax`` gives (x - min) / (max - min), ``max`` gives x / max, ``none`` leaves x.
-        relu: whether negative evidence is cut before upsampling.
+        size: (H,W) of the heatmap in pixels, or one integer for all its sides.
+        method: how channels are combined: ``gradcam``, ``gradcam++``, ``xgradcam``, ``hirescam``, ``elementwise`` or
+            ``layercam``; formulas and papers in :func:`raw_map`.
+        normalize: ``minmax`` gives (x - min) / (max - min), ``max`` gives x / max, ``none`` gives x.
+        relu: whether negative values of the map become 0, before upsampling.
 
     Returns:
         heatmap (B,H,W) or (B,K,H,W), in [0,1] under ``minmax``; raw_min and raw_max, (B,) or (B,K), the extremes of
@@ -48,7 +48,8 @@ def cam(
         in its activations or gradients gets zeros and NaN extremes; a flat map gets zeros under ``minmax``.
 
     Raises:
-        TypeError, ValueError: unknown choices, mismatched or non-floating maps, a size below 1.
+        TypeError: activations or gradients are no floating tensors or differ in dtype; no size; ``relu`` is no bool.
+        ValueError: an unknown method or normalisation, shapes or devices that do not match, a size below 1.
 
     Example:
         >>> import torch
@@ -80,26 +81,30 @@ def cam(
 
 
 def raw_map(activations: Tensor, gradients: Tensor, method: str) -> tuple[Tensor, Tensor]:
-    """The map of each image and target at the layer's own resolution, before ReLU.
+    """Combine the channels into one map per image and target, at the layer's own resolution and before ReLU.
 
-    With A (B,C,h,w), G (B,K,C,h,w), sums over the positions ij of channel k:
+    With the activations A (B,C,h,w), the gradients G (B,K,C,h,w) and the positions ij of channel k:
 
     ============= ======================================================= ==========================================
     method        map                                                     source
     ============= ======================================================= ==========================================
     gradcam       sum_k mean_ij(G_k) A_k                                  Selvaraju et al., ICCV 2017, eq. 1 and 2
     gradcam++     sum_k w_k A_k, w_k = sum_ij [G>0] G / (2 + S_k G),      Chattopadhay et al., WACV 2018, eq. 19,
-                  S_k = sum_ij A_k, terms of denominator <= 0 left out    with G^2 cancelled
+                  S_k = sum_ij A_k, terms of denominator <= 0 are 0       with G^2 cancelled
     xgradcam      sum_k w_k A_k, w_k = sum_ij G A / sum_ij A (0/0 = 0)    Fu et al., BMVC 2020
     hirescam      sum_k G_k * A_k                                         Draelos and Carin, arXiv 2011.08891
-    elementwise   sum_k ReLU(G_k * A_k)                                   as in pytorch-grad-cam, no paper
+    elementwise   sum_k ReLU(G_k * A_k)                                   GradCAMElementWise of pytorch-grad-cam
     layercam      sum_k ReLU(G_k) * A_k                                   Jiang et al., IEEE TIP 2021
     ============= ======================================================= ==========================================
 
+    Args:
+        activations: (B,C,h,w), or any number of axes in place of h and w.
+        gradients: (B,K,C,h,w).
+        method: one of the table.
+
     Returns:
-        maps (B,K,h,w), float32 (float64 for float64 inputs), zeros where not finite; finite (B,K), bool: whether all
-        of the image's activations, the target's gradients and the map are finite. In place of h and w there may be any
-        number of axes.
+        maps (B,K,h,w), float32, or float64 for float64 inputs; finite (B,K), bool: whether the image's activations, the
+        target's gradients and the map are all finite. A map that is not finite is zeros.
 
     Example:
         >>> import torch
@@ -109,23 +114,24 @@ def raw_map(activations: Tensor, gradients: Tensor, method: str) -> tuple[Tensor
         (6.0, True)
     """
     dtype = torch.float64 if activations.dtype == torch.float64 else torch.float32
-    # In what order PyTorch adds up depends on how the whole batch lies in memory, unless each image lies by itself.
+    # PyTorch's order of additions depends on the strides of the whole batch; contiguous images are summed each alone,
+    # so that an image has the same bits in any batch.
     a = activations.to(dtype).contiguous().flatten(2).unsqueeze(1)
     g = gradients.to(dtype).flatten(3)
-    # A number that is expanded over all positions is their mean, and may be one of too many to write out.
+    # Gradients expanded over all positions (stride 0) equal their own mean; writing them out could exceed the memory.
     pooled = (g[..., :1] if g.stride(-1) == 0 else g).contiguous()
     maps = _RAW_MAP[method](a, pooled if method == "gradcam" else g.contiguous())
     finite = a.isfinite().all((-2, -1)) & pooled.isfinite().all((-2, -1)) & maps.isfinite().all(-1)
     return torch.where(finite[..., None], maps, 0).unflatten(-1, activations.shape[2:]), finite
 
 
-# Each takes A (B,1,C,positions) and G (B,K,C,positions).
-# A product and a sum, not a matrix product: the latter may run in TF32 on a GPU.
+# The functions below take A (B,1,C,positions) and G (B,K,C,positions) and return (B,K,positions).
+# Multiply and sum, no matrix product: a GPU may run that in TF32.
 def _gradcam(a: Tensor, g: Tensor) -> Tensor:
     return (g.mean(-1, keepdim=True) * a).sum(-2)
 
 
-# These two divide by sums that may cancel to almost nothing: in double, where the device has it.
+# The next two divide by sums whose terms may cancel, so they sum in float64 where the device has it.
 def _gradcam_plus_plus(a: Tensor, g: Tensor) -> Tensor:
     denominator = 2 + a.sum(-1, keepdim=True, dtype=_widest(a)) * g
     terms = torch.where((g > 0) & (denominator > 0), g / denominator, 0)
@@ -153,9 +159,10 @@ _RAW_MAP: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 
 def normalise(maps: Tensor, low: Tensor, high: Tensor, normalize: str) -> Tensor:
-    """Scale maps (...,H,W) by their extremes (...): ``minmax``, ``max`` or ``none``; zeros where nothing can be shown.
+    """Scale maps (...,H,W) by their extremes (...): ``minmax`` to [0,1], ``max`` to a maximum of 1, ``none`` not.
 
-    Any number of axes may follow those that the extremes have.
+    A flat map gives zeros under ``minmax``, one without a positive value under ``max``. The maps may have any number of
+    axes after those of the extremes.
 
     Example:
         >>> import torch
@@ -175,12 +182,11 @@ _NORMALIZE: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
 
 
 def upsample(maps: Tensor, dim: int, out: int) -> Tensor:
-    """Resize one axis, counted from the last (-1), linearly with half-pixel centres, without antialiasing.
+    """Resize the axis ``dim`` (negative, -1 is the last) to ``out``, linearly with half-pixel centres, no antialiasing.
 
-    The same map as ``F.interpolate(mode="bilinear", align_corners=False)`` and OpenCV's ``INTER_LINEAR`` when applied
-    to both axes (and as ``"linear"`` and ``"trilinear"`` to one and three), but written as a + t (b - a), with t from
-    integers: equal neighbours give exactly their value, so a flat map stays flat, and t is right to the last bit at
-    every size.
+    Applied to both axes this is ``F.interpolate(mode="bilinear", align_corners=False)`` and OpenCV's ``INTER_LINEAR``;
+    to one axis it is ``"linear"``, to three ``"trilinear"``. Computed as a + t (b - a) with t from integers: a flat map
+    stays exactly flat, and t is exact at every size.
 
     Example:
         >>> import torch

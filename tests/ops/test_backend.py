@@ -1,6 +1,6 @@
-"""What a machine without its kernels is told: the reason, the command that mends it, and one warning.
+"""The report of `backend()` where kernels are missing: the reason, the command that fixes it, and one warning.
 
-Every test loads its own copy of ``gradcam_fast/ops/backend.py`` beside a build.json of its own; nothing is compiled.
+Every test loads its own copy of ``gradcam_fast/ops/backend.py`` with a build.json of its own; nothing is compiled.
 """
 
 import ctypes
@@ -68,43 +68,43 @@ def warnings_of(module, *devices):
     return [str(warning.message) for warning in caught]
 
 
-def test_a_missing_compiler_is_named_with_the_command_that_mends_it(built_with):
+def test_a_missing_compiler_is_named_with_the_command_that_installs_it(built_with):
     kernel = cpu(built_with(cpu=NO_COMPILER))
     assert not kernel.fused
     assert kernel.why == "no C++ compiler was found"
-    assert kernel.mend.startswith("apt-get install g++ && pip install ")
+    assert kernel.fix.startswith("apt-get install g++ && pip install ")
 
 
-def test_a_failed_compilation_is_mended_by_seeing_all_of_its_output(built_with):
-    assert cpu(built_with(cpu=REFUSED)).mend.startswith("GRADCAM_FAST_BUILD=require pip install ")
+def test_after_a_failed_compilation_the_command_shows_all_of_its_output(built_with):
+    assert cpu(built_with(cpu=REFUSED)).fix.startswith("GRADCAM_FAST_BUILD=require pip install ")
 
 
 def test_a_package_that_was_never_built_says_so(built_with):
     kernel = cpu(built_with())
     assert (kernel.fused, kernel.why) == (False, "gradcam_fast was not built")
-    assert kernel.mend.startswith("pip install ")
+    assert kernel.fix.startswith("pip install ")
 
 
-def test_a_library_that_does_not_load_is_a_reason_and_no_error(built_with, tmp_path):
+def test_a_library_that_does_not_load_is_reported_and_raises_nothing(built_with, tmp_path):
     (tmp_path / "libgradcam_fast_cpu.so").write_text("not a library")
     kernel = cpu(built_with(cpu=BUILT))
     assert not kernel.fused
     assert kernel.why.startswith("libgradcam_fast_cpu.so does not load: ")
 
 
-def test_a_library_from_before_an_operator_is_built_again(built_with, loaded):
+def test_a_library_that_lacks_an_operator_is_to_be_built_again(built_with, loaded):
     module = built_with(cpu=BUILT)
     module.OPERATORS = {"cpu": ("cam", "of_tomorrow"), "cuda": ("cam",)}
     kernel = cpu(module)
     assert not kernel.fused
-    assert kernel.why == "libgradcam_fast_cpu.so is loaded and registers no kernel for of_tomorrow"
-    assert kernel.mend.startswith("pip install ")
+    assert kernel.why == "libgradcam_fast_cpu.so is loaded, but registers no kernel for of_tomorrow"
+    assert kernel.fix.startswith("pip install ")
 
 
-def test_one_warning_says_what_is_missing_and_what_to_type(built_with):
+def test_one_warning_says_what_is_missing_and_what_to_run(built_with):
     (message,) = warnings_of(built_with(cpu=NO_COMPILER), "cpu", "cpu", "cuda", "cpu")
     assert "reference on cpu: no C++ compiler was found." in message
-    assert "To mend it, type: apt-get install g++ && pip install " in message
+    assert "To fix this, run: apt-get install g++ && pip install " in message
 
 
 def test_torch_compile_traces_past_the_warning_and_still_gives_it_once(built_with):
@@ -122,29 +122,29 @@ def test_torch_compile_traces_past_the_warning_and_still_gives_it_once(built_wit
 
 
 @pytest.mark.parametrize("device", ["mps", "xpu"])
-def test_a_device_no_kernel_was_written_for_warns_of_nothing(built_with, device):
+def test_devices_for_which_no_kernel_exists_warn_of_nothing(built_with, device):
     module = built_with(cpu=NO_COMPILER)
     assert warnings_of(module, device) == []
     assert not module.kernel_for(device)
 
 
-def test_who_chose_to_build_no_kernel_is_not_warned(built_with):
+def test_users_who_chose_to_build_no_kernel_are_not_warned(built_with):
     module = built_with(cpu=CHOSEN)
     assert warnings_of(module, "cpu") == []
-    assert cpu(module).mend.startswith("unset GRADCAM_FAST_BUILD && pip install ")
+    assert cpu(module).fix.startswith("unset GRADCAM_FAST_BUILD && pip install ")
 
 
-def test_who_chose_the_reference_gets_it_without_a_warning(built_with, monkeypatch):
+def test_users_who_chose_the_reference_get_it_without_a_warning(built_with, monkeypatch):
     monkeypatch.setenv("GRADCAM_FAST_BACKEND", "reference")
     module = built_with(cpu=BUILT)
     assert cpu(module) == module.Kernel(
-        "cpu", False, "GRADCAM_FAST_BACKEND=reference asks for it", "unset GRADCAM_FAST_BACKEND", True
+        "cpu", False, "GRADCAM_FAST_BACKEND=reference is set", "unset GRADCAM_FAST_BACKEND", True
     )
     assert warnings_of(module, "cpu") == []
     assert not module.kernel_for("cpu")
 
 
-def test_an_unknown_choice_is_refused_with_the_choices(built_with, monkeypatch):
+def test_an_unknown_backend_is_refused_with_the_choices(built_with, monkeypatch):
     monkeypatch.setenv("GRADCAM_FAST_BACKEND", "fast")
     with pytest.raises(ValueError, match=r"GRADCAM_FAST_BACKEND='fast' is unknown; choose one of auto, reference"):
         built_with().load()
@@ -158,7 +158,7 @@ def test_many_threads_load_the_library_once(built_with, loaded):
     assert cpu(module).why == "libgradcam_fast_cpu.so is loaded and uses x86-64"
 
 
-def test_the_cuda_library_is_left_alone_under_a_torch_without_cuda(built_with, loaded, monkeypatch):
+def test_the_cuda_library_is_not_loaded_by_a_torch_without_cuda(built_with, loaded, monkeypatch):
     monkeypatch.setattr(torch.version, "cuda", None)
     kernel = cuda(built_with(cpu=NO_COMPILER, cuda={**BUILT, "file": "libgradcam_fast_cuda.so"}))
     assert kernel.why == f"torch {torch.__version__} is not a CUDA build"
@@ -168,12 +168,12 @@ def test_the_cuda_library_is_left_alone_under_a_torch_without_cuda(built_with, l
 def test_a_cuda_library_of_another_major_release_is_not_loaded(built_with, loaded, monkeypatch):
     monkeypatch.setattr(torch.version, "cuda", "12.8")
     module = built_with(cpu=NO_COMPILER, cuda={**BUILT, "file": "libgradcam_fast_cuda.so"})
-    assert cuda(module).why == "its library was built for CUDA 13, and torch runs CUDA 12"
+    assert cuda(module).why == "its library was built for CUDA 13, but torch uses CUDA 12"
     assert loaded == []
 
 
 @pytest.mark.parametrize(
-    "origin, command",
+    ("origin", "command"),
     [
         ({"url": "file:///src/my%20copy", "dir_info": {}}, "'/src/my copy'"),
         ({"url": "https://x/y.git", "vcs_info": {"vcs": "git", "commit_id": "abc"}}, "git+https://x/y.git@abc"),
@@ -181,7 +181,7 @@ def test_a_cuda_library_of_another_major_release_is_not_loaded(built_with, loade
         (None, "--no-cache-dir --no-binary gradcam-fast gradcam-fast"),
     ],
 )
-def test_the_mending_command_installs_from_where_the_package_came(built_with, monkeypatch, origin, command):
+def test_the_command_installs_from_where_the_package_came(built_with, monkeypatch, origin, command):
     class Installed:
         def read_text(self, name):
             assert name == "direct_url.json"
@@ -193,7 +193,7 @@ def test_the_mending_command_installs_from_where_the_package_came(built_with, mo
     assert module._reinstall() == f"pip install --force-reinstall --no-deps {command}"
 
 
-def test_a_checkout_is_mended_in_its_place(built_with, monkeypatch, tmp_path):
+def test_a_checkout_is_reinstalled_in_its_place(built_with, monkeypatch, tmp_path):
     (tmp_path / "setup.py").touch()
     module = built_with(cpu=NO_COMPILER)
     monkeypatch.setattr(module, "__file__", str(tmp_path / "gradcam_fast/ops/backend.py"))
@@ -209,5 +209,5 @@ def test_the_report_reads_line_by_line(built_with):
         "gradcam_fast on torch 2.14.1; libraries built against torch 2.10.0",
         "cpu   fused: libgradcam_fast_cpu.so is loaded",
         "cuda  reference: no nvcc",
-        "      to mend it, type: pip install x",
+        "      to fix this, run: pip install x",
     ]
