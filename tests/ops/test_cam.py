@@ -1,6 +1,6 @@
-"""The numeric contract of the op, held by the fused kernel and by the reference alike, against values found by hand.
+"""The numbers of the op, fused and reference, against values computed by hand, OpenCV and F.interpolate.
 
-Knows nothing of models. What only the fused kernel promises is in test_fused_kernel.py.
+What only the fused kernel promises is in test_fused_kernel.py.
 """
 
 import math
@@ -29,7 +29,7 @@ def maps(*values):
     return torch.tensor(values, dtype=torch.float32).reshape(1, len(values), 2, 2)
 
 
-# Two channels, gradients of both signs; the raw maps below were worked out with pencil and paper.
+# Two channels, gradients of both signs; the raw maps below were computed with pencil and paper.
 ACTIVATIONS = maps([1, 2, 3, 4], [2, 0, 1, -1])
 GRADIENTS = maps([1, -1, 2, 2], [-1, 0, 1, -2])
 RAW = {
@@ -46,15 +46,15 @@ RAW = {
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_every_method_gives_the_map_worked_out_by_hand(cam, method):
+def test_every_method_gives_the_map_computed_by_hand(cam, method):
     heatmap, low, high = cam(ACTIVATIONS, GRADIENTS, 2, method=method, normalize="none", relu=False)
     expected = torch.tensor(RAW[method], dtype=torch.float32)
     torch.testing.assert_close(heatmap.flatten(), expected, rtol=0, atol=1e-5)
     assert (low.item(), high.item()) == pytest.approx((expected.min().item(), expected.max().item()), abs=1e-5)
 
 
-def test_relu_cuts_before_upsampling(cam):
-    # -2 and 2 meet half-way at 0 if cut afterwards, at 1 if cut before.
+def test_relu_comes_before_upsampling(cam):
+    # Half-way between -2 and 2 is 0 if the ReLU comes afterwards, and 1 if it comes before.
     heatmap, _, _ = cam(torch.tensor([[[[-2.0, 2.0]]]]), torch.ones(1, 1, 1, 2), (1, 3), normalize="none")
     assert heatmap[0, 0].tolist() == pytest.approx([0.0, 1.0, 2.0])
 
@@ -143,7 +143,7 @@ def test_an_image_has_the_same_bits_alone_and_in_a_batch(cam, method, layout, ex
     together = cam(activations, gradients, (9, 8), method=method)
     for i in range(5):
         alone = cam(activations[i : i + 1], gradients[i : i + 1], (9, 8), method=method)
-        assert all(torch.equal(each[i : i + 1], one) for each, one in zip(together, alone, strict=True))
+        assert all(torch.equal(t[i : i + 1], a) for t, a in zip(together, alone, strict=True))
 
 
 @pytest.mark.parametrize("scale", [1e-12, 1e-9, 1e-4, 1e4, 1e9, 1e12])
@@ -166,7 +166,7 @@ def test_no_float32_range_is_too_small_or_too_large_to_normalise(cam, exponent):
     assert high.item() == 2.0 ** (exponent + 2)
 
 
-def test_what_the_output_never_shows_does_not_spoil_what_it_shows(cam):
+def test_positions_that_no_pixel_reads_do_not_change_the_pixels(cam):
     # Downscaled by three, only the second and the fifth position are read.
     activations = torch.tensor([[[[1.0, 0.0, 1.0, 1.0, 1e-40, 1.0]]]])
     for normalize in ("max", "minmax"):
@@ -187,12 +187,12 @@ def test_signed_maps_of_any_magnitude_are_normalised(cam, exponent):
 @pytest.mark.parametrize("relu", [True, False])
 @pytest.mark.parametrize("normalize", NORMALIZATIONS)
 @pytest.mark.parametrize("method", METHODS)
-def test_nan_and_inf_stay_in_their_image(cam, method, normalize, relu, where, broken):
+def test_nan_and_inf_change_only_their_own_image(cam, method, normalize, relu, where, broken):
     inputs = {"activations": torch.randn(3, 20, 4, 5), "gradients": torch.randn(3, 20, 4, 5)}
-    choice = {"method": method, "normalize": normalize, "relu": relu}
-    before = cam(*inputs.values(), (8, 9), **choice)
+    options = {"method": method, "normalize": normalize, "relu": relu}
+    before = cam(*inputs.values(), (8, 9), **options)
     inputs[where][1, 13, 2, 3] = broken
-    heatmap, low, high = cam(*inputs.values(), (8, 9), **choice)
+    heatmap, low, high = cam(*inputs.values(), (8, 9), **options)
     assert torch.equal(heatmap[1], torch.zeros(8, 9))
     assert low[1].isnan() and high[1].isnan()
     for neighbour in (0, 2):
@@ -200,7 +200,7 @@ def test_nan_and_inf_stay_in_their_image(cam, method, normalize, relu, where, br
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_broken_gradient_is_seen_where_its_activation_is_zero(cam, method):
+def test_a_gradient_of_nan_counts_where_its_activation_is_zero(cam, method):
     activations, gradients = torch.zeros(1, 3, 2, 2), torch.ones(1, 3, 2, 2)
     gradients[0, 1, 0, 0] = math.nan
     assert cam(activations, gradients, 2, method=method)[2].isnan()
@@ -252,5 +252,5 @@ def test_autocast_does_not_lower_the_precision(cam):
     activations, gradients = torch.randn(1, 50, 7, 7), torch.randn(1, 50, 7, 7)
     expected = cam(activations, gradients, 14)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        found = cam(activations, gradients, 14)
-    assert all(torch.equal(f, e) for f, e in zip(found, expected, strict=True))
+        results = cam(activations, gradients, 14)
+    assert all(torch.equal(r, e) for r, e in zip(results, expected, strict=True))

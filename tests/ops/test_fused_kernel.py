@@ -1,7 +1,5 @@
-"""What only the fused kernel promises: every shape, dtype and layout against the float64 reference, the same bits
-in any company, no copies, and a well-behaved PyTorch operator.
-
-Knows nothing of models, and runs on a torch without torchvision.
+"""What only the fused kernel promises: agreement with the float64 reference for every shape, dtype and layout, the same
+bits in any batch and on any number of threads, no copies, opcheck and torch.compile.
 """
 
 import os
@@ -16,14 +14,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.op_cases import (
-    DTYPES,
-    LAYOUTS,
-    SHAPES,
-    assert_agrees,
-    assert_same_bits,
-    inputs,
-)
+from support.op_cases import DTYPES, LAYOUTS, SHAPES, assert_agrees, assert_same_bits, inputs
 from support.tolerances import ROUNDED_INPUTS, SAME_INPUTS
 
 import gradcam_fast
@@ -50,23 +41,22 @@ def test_agrees_with_the_reference(shape, size, dtype, method, normalize, relu):
 def test_half_precision_inputs_give_the_map_of_their_originals(dtype):
     activations, gradients = torch.randn(4, 512, 7, 7).relu(), torch.randn(4, 512, 7, 7) + 0.1
     expected, _, _ = reference.cam(activations.double(), gradients.double(), 56)
-    found, _, _ = gradcam_fast.cam(activations.to(dtype), gradients.to(dtype), 56)
-    torch.testing.assert_close(found.double(), expected, rtol=0, atol=ROUNDED_INPUTS[dtype])
+    heatmap, _, _ = gradcam_fast.cam(activations.to(dtype), gradients.to(dtype), 56)
+    torch.testing.assert_close(heatmap.double(), expected, rtol=0, atol=ROUNDED_INPUTS[dtype])
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_every_half_precision_number_is_read_exactly(dtype):
-    every = torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16).view(dtype)
-    images = every[every.isfinite()].reshape(-1, 1, 1, 1)
-    found, low, high = gradcam_fast.cam(images, torch.ones_like(images), 1, normalize="none", relu=False)
-    for each in (found, low, high):
-        assert torch.equal(each.flatten(), images.float().flatten())
+    numbers = torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16).view(dtype)
+    images = numbers[numbers.isfinite()].reshape(-1, 1, 1, 1)
+    for result in gradcam_fast.cam(images, torch.ones_like(images), 1, normalize="none", relu=False):
+        assert torch.equal(result.flatten(), images.float().flatten())
 
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_every_memory_layout_gives_the_map(layout, dtype, method):
+def test_every_memory_layout_gives_the_same_map(layout, dtype, method):
     activations, gradients = inputs((2, 3, 70, 6, 5), dtype)
     stored = LAYOUTS[layout](activations), LAYOUTS[layout](gradients)
     assert torch.equal(stored[0], activations) and torch.equal(stored[1], gradients)
@@ -79,7 +69,7 @@ def test_every_memory_layout_gives_the_map(layout, dtype, method):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("positions", [(6, 5), (1, 6), (9, 1), (2, 3), (14, 14)])
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_expanded_gradients_are_read_as_they_are(layout, positions, dtype, method):
+def test_expanded_gradients_give_the_map_of_written_out_ones(layout, positions, dtype, method):
     """The gradient of a mean over positions is one number per channel, expanded with stride 0."""
     activations = LAYOUTS[layout](torch.randn(2, 70, *positions).to(dtype))
     one = torch.randn(2, 3, 70, 1, 1).to(dtype)
@@ -91,13 +81,13 @@ def test_expanded_gradients_are_read_as_they_are(layout, positions, dtype, metho
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("gradient", [0.0, -0.0, 1e-42, 1e30, -1e30, float("inf"), float("nan")])
-def test_an_expanded_gradient_of_any_kind(gradient, method):
+def test_an_expanded_gradient_may_have_any_value(gradient, method):
     activations, pooled = torch.rand(3, 9, 4, 4), torch.rand(3, 9, 1, 1)
     pooled[1, 4] = gradient
-    found = gradcam_fast.cam(activations, pooled.expand(3, 9, 4, 4), 8, method=method)
-    expected = gradcam_fast.cam(activations, pooled.repeat(1, 1, 4, 4), 8, method=method)
-    for each, other in zip(found, expected, strict=True):
-        torch.testing.assert_close(each, other, rtol=1e-5, atol=1e-6, equal_nan=True)
+    from_expanded = gradcam_fast.cam(activations, pooled.expand(3, 9, 4, 4), 8, method=method)
+    from_written_out = gradcam_fast.cam(activations, pooled.repeat(1, 1, 4, 4), 8, method=method)
+    for result, expected in zip(from_expanded, from_written_out, strict=True):
+        torch.testing.assert_close(result, expected, rtol=1e-5, atol=1e-6, equal_nan=True)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -111,10 +101,10 @@ def test_every_memory_layout_gives_maps_of_one_row_or_column(layout, positions, 
     assert_agrees(*column, (12, 10), SAME_INPUTS[torch.float32], method=method)
 
 
-def test_the_stride_of_a_side_of_one_means_nothing():
+def test_the_stride_of_a_side_of_one_is_ignored():
     activations, gradients = (t.transpose(1, 2).contiguous().transpose(1, 2) for t in inputs((2, 0, 8, 5, 1)))
-    strange = [t.as_strided(t.shape, (*t.stride()[:3], 2**40)) for t in (activations, gradients)]
-    assert_agrees(*strange, (10, 3), SAME_INPUTS[torch.float32])
+    huge_stride = [t.as_strided(t.shape, (*t.stride()[:3], 2**40)) for t in (activations, gradients)]
+    assert_agrees(*huge_stride, (10, 3), SAME_INPUTS[torch.float32])
 
 
 def test_targets_need_not_lie_outermost_in_memory():
@@ -149,20 +139,20 @@ def test_an_image_has_the_same_bits_alone_in_any_place_and_on_any_number_of_thre
             64,
             method=method,
         )
-        assert_same_bits(shuffled, [each[order] for each in expected])
+        assert_same_bits(shuffled, [result[order] for result in expected])
         for image in (0, 8):
             one = slice(image, image + 1)
             alone = gradcam_fast.cam(activations[one], gradients[one], 64, method=method)
-            assert_same_bits(alone, [each[one] for each in expected])
+            assert_same_bits(alone, [result[one] for result in expected])
         single_target = gradcam_fast.cam(activations, gradients[:, 1], 64, method=method)
-        assert_same_bits(single_target, [each[:, 1] for each in expected])
+        assert_same_bits(single_target, [result[:, 1] for result in expected])
 
 
 @pytest.mark.parametrize("layout", ["contiguous", "tokens"])
 @pytest.mark.parametrize("method", ["gradcam", "xgradcam", "hirescam"])
 @pytest.mark.parametrize("shape", [(2, 1, 2048, 7, 7), (3, 1, 97, 40, 33), (1, 4, 64, 64, 64), (1, 3, 603, 23, 19)])
 def test_large_maps_have_the_same_bits_on_any_number_of_threads(shape, method, layout, threads):
-    activations, written_out = (LAYOUTS[layout](each) for each in inputs(shape))
+    activations, written_out = (LAYOUTS[layout](maps) for maps in inputs(shape))
     for gradients in (written_out, expanded(written_out)):
         threads(1)
         expected = gradcam_fast.cam(activations, gradients, (200, 301), method=method)
@@ -178,17 +168,17 @@ def threads():
     torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize("choice", [{}, {"relu": False}, {"normalize": "none"}, {"normalize": "max", "relu": False}])
-def test_heatmaps_too_many_for_the_cache_have_the_same_bits(choice):
+@pytest.mark.parametrize("options", [{}, {"relu": False}, {"normalize": "none"}, {"normalize": "max", "relu": False}])
+def test_heatmaps_larger_than_the_cache_have_the_same_bits(options):
     activations, gradients = inputs((34, 0, 8, 7, 7))
     activations[1] = torch.nan
     for size in ((512, 512), (512, 509)):
-        heatmap, low, high = gradcam_fast.cam(activations, gradients, size, **choice)
+        heatmap, low, high = gradcam_fast.cam(activations, gradients, size, **options)
         assert heatmap.nbytes > 32 << 20
         for i in (0, 1, 17, 33):
-            alone = gradcam_fast.cam(activations[i : i + 1], gradients[i : i + 1], size, **choice)
-            found = (heatmap[i : i + 1], low[i : i + 1], high[i : i + 1])
-            assert all(torch.equal(f.nan_to_num(7), a.nan_to_num(7)) for f, a in zip(found, alone, strict=True))
+            alone = gradcam_fast.cam(activations[i : i + 1], gradients[i : i + 1], size, **options)
+            in_batch = (heatmap[i : i + 1], low[i : i + 1], high[i : i + 1])
+            assert all(torch.equal(b.nan_to_num(7), a.nan_to_num(7)) for b, a in zip(in_batch, alone, strict=True))
 
 
 RUN_CASES = """
@@ -207,7 +197,7 @@ def test_every_instruction_set_gives_the_same_bits(tmp_path):
         for shape, dtype, layout, method in product(shapes, DTYPES, ("contiguous", "tokens"), METHODS)
     ]
     torch.save(cases, tmp_path / "cases")
-    found = {}
+    by_capability = {}
     here = str(Path(gradcam_fast.__file__).parents[1])
     for capability in ("default", "avx2", "avx512"):
         child = subprocess.run(
@@ -218,8 +208,8 @@ def test_every_instruction_set_gives_the_same_bits(tmp_path):
         )  # fmt: skip
         used = re.search(r"uses (\S+)", child.stdout)[1]
         assert (used == "x86-64") == (capability == "default" or "avx2" not in Path("/proc/cpuinfo").read_text())
-        found[capability] = torch.load(tmp_path / capability)
-    for results in zip(*found.values(), strict=True):
+        by_capability[capability] = torch.load(tmp_path / capability)
+    for results in zip(*by_capability.values(), strict=True):
         for result in results[1:]:
             assert_same_bits(result, results[0])
 
@@ -229,9 +219,9 @@ def test_every_instruction_set_gives_the_same_bits(tmp_path):
 def test_a_power_of_two_in_the_gradients_changes_no_bit(normalize, exponent):
     activations, gradients = inputs((2, 0, 100, 7, 7))
     expected = gradcam_fast.cam(activations, gradients, 50, normalize=normalize)
-    found = gradcam_fast.cam(activations, gradients * 2.0**exponent, 50, normalize=normalize)
-    assert torch.equal(found[0], expected[0])
-    assert torch.equal(found[2], expected[2] * 2.0**exponent)
+    heatmap, _, high = gradcam_fast.cam(activations, gradients * 2.0**exponent, 50, normalize=normalize)
+    assert torch.equal(heatmap, expected[0])
+    assert torch.equal(high, expected[2] * 2.0**exponent)
 
 
 @settings(max_examples=150, deadline=None)
@@ -259,10 +249,12 @@ def test_a_normalised_map_reaches_exactly_0_and_1(data):
 
 
 def test_activations_and_gradients_are_not_copied():
-    """All that PyTorch allocates in a call is what the call returns, in every layout. (What the kernel gathers itself,
-    a few channels at a time, is its own memory.)"""
-    for change in LAYOUTS.values():
-        activations, gradients = (change(t) for t in inputs((4, 0, 256, 7, 7), torch.bfloat16))
+    """In every layout PyTorch allocates no more in a call than the call returns.
+
+    The kernel's own buffers, of a few channels, are not PyTorch's.
+    """
+    for as_layout in LAYOUTS.values():
+        activations, gradients = (as_layout(t) for t in inputs((4, 0, 256, 7, 7), torch.bfloat16))
         with torch.autograd.profiler.profile(profile_memory=True) as profile:
             results = gradcam_fast.cam(activations, gradients, 32)
         (call,) = (event for event in profile.function_events if event.name == "gradcam_fast::cam")
@@ -280,7 +272,7 @@ def test_the_operator_passes_opcheck():
 
 
 @pytest.mark.parametrize("dynamic", [False, True])
-def test_torch_compile_traces_it_whole(dynamic):
+def test_torch_compile_traces_the_op_into_one_graph(dynamic):
     @torch.compile(fullgraph=True, backend="aot_eager", dynamic=dynamic)
     def halved(activations, gradients, size):
         heatmap, low, high = gradcam_fast.cam(activations * 1, gradients, size, method="layercam")
@@ -303,7 +295,7 @@ def test_torch_compile_traces_it_whole(dynamic):
         ({"normalize": -1}, "normalize should be below 3, got -1"),
     ],
 )
-def test_the_bare_operator_defends_itself(change, message):
+def test_the_registered_operator_checks_its_arguments(change, message):
     arguments = {
         "activations": torch.zeros(2, 3, 4, 4), "gradients": torch.zeros(2, 3, 4, 4), "height": 4, "width": 4,
         "method": 0, "normalize": 0, "relu": True,

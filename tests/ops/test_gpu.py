@@ -1,6 +1,6 @@
-"""What only a GPU can show: the kernel itself, streams, devices, memory, and that nothing waits for the host.
+"""The CUDA kernel on a GPU: its results, streams, devices, graphs and memory, and that no call makes the host wait.
 
-Skipped where there is no CUDA device. The arithmetic without one is in test_gpu_on_host.py.
+Skipped where there is no CUDA device; test_gpu_on_host.py checks the kernel's arithmetic on the host.
 """
 
 import pytest
@@ -18,8 +18,8 @@ TOLERANCE = 1e-5
 
 
 def on_gpu(*maps):
-    # A copy keeps strides that leave no gaps; the others are made on the device.
-    return [each.cuda() for each in maps]
+    # A copy to the device keeps dense strides only, so tests of other layouts change the layout there.
+    return [tensor.cuda() for tensor in maps]
 
 
 def test_the_kernel_is_what_is_tested():
@@ -40,7 +40,7 @@ def test_agrees_with_the_reference(shape, size, dtype, method, normalize, relu):
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_every_memory_layout_gives_the_map(layout, dtype, method):
+def test_every_memory_layout_gives_the_same_map(layout, dtype, method):
     activations, gradients = (LAYOUTS[layout](maps) for maps in on_gpu(*inputs((2, 3, 70, 6, 5), dtype)))
     assert_agrees(activations, gradients, (24, 20), TOLERANCE, method=method)
 
@@ -48,15 +48,15 @@ def test_every_memory_layout_gives_the_map(layout, dtype, method):
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("shape", [(2048, 7, 7), (512, 14, 14), (64, 56, 56)])
 def test_an_image_has_the_same_bits_alone_and_among_any_number(shape, method):
-    """Alone it is shared by a cluster of blocks, among a thousand it has one block."""
+    """A cluster of blocks works on a lone image, one block on each of a thousand."""
     activations, gradients = torch.randn(1, *shape).cuda(), torch.randn(1, *shape).cuda()
     expected = gradcam_fast.cam(activations, gradients, 224, method=method)
     for batch in (2, 30, 70, 300, 1000):
         if batch * activations.numel() > 2**28:
             continue
-        maps = (each.expand(batch, -1, -1, -1) for each in (activations, gradients))
-        found = gradcam_fast.cam(*maps, 224, method=method)
-        assert_same_bits([each[batch // 2 :][:1] for each in found], expected)
+        maps = (tensor.expand(batch, -1, -1, -1) for tensor in (activations, gradients))
+        results = gradcam_fast.cam(*maps, 224, method=method)
+        assert_same_bits([result[batch // 2 :][:1] for result in results], expected)
 
 
 def test_the_current_stream_is_used():
@@ -67,31 +67,30 @@ def test_the_current_stream_is_used():
     with torch.cuda.stream(stream):
         torch.cuda._sleep(50_000_000)
         late = gradients + 0
-        found = gradcam_fast.cam(activations, late, 224)
+        results = gradcam_fast.cam(activations, late, 224)
     stream.synchronize()
-    assert_same_bits(found, expected)
+    assert_same_bits(results, expected)
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="one CUDA device only")
 def test_the_maps_own_device_is_used():
     activations, gradients = inputs((2, 0, 64, 7, 7))
-    found = gradcam_fast.cam(activations.to("cuda:1"), gradients.to("cuda:1"), 56)
-    assert all(each.device == torch.device("cuda:1") for each in found)
-    assert_same_bits(
-        [each.cpu() for each in found], [each.cpu() for each in gradcam_fast.cam(*on_gpu(activations, gradients), 56)]
-    )
+    second = gradcam_fast.cam(activations.to("cuda:1"), gradients.to("cuda:1"), 56)
+    assert all(result.device == torch.device("cuda:1") for result in second)
+    first = gradcam_fast.cam(*on_gpu(activations, gradients), 56)
+    assert_same_bits([result.cpu() for result in second], [result.cpu() for result in first])
 
 
-def test_a_cuda_graph_holds_the_kernel():
+def test_a_cuda_graph_can_record_the_op():
     activations, gradients = on_gpu(*inputs((4, 0, 256, 7, 7)))
     gradcam_fast.cam(activations, gradients, 112)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        found = gradcam_fast.cam(activations, gradients, 112)
+        replayed = gradcam_fast.cam(activations, gradients, 112)
     for _ in range(3):
         activations.copy_(torch.randn_like(activations))
         graph.replay()
-        assert_same_bits(found, gradcam_fast.cam(activations, gradients, 112))
+        assert_same_bits(replayed, gradcam_fast.cam(activations, gradients, 112))
 
 
 def network():
@@ -104,7 +103,7 @@ def test_an_explanation_never_waits_for_the_device():
     explainer = gradcam_fast.Explainer(network(), layer="3")
     images = torch.randn(4, 3, 64, 64, device="cuda")
     targets = (None, 3, torch.tensor([1, 2, 3, 4], device="cuda"))
-    # The colours of a colormap go to a device once.
+    # The first overlay copies the colormap to the device, for which the host waits.
     gradcam_fast.overlay(images.clamp(0, 1), explainer(images, 1).heatmap)
     explainer(images, topk=2)
     torch.cuda.set_sync_debug_mode("error")
@@ -123,12 +122,12 @@ def test_only_the_chosen_images_are_explained(device, chosen):
     mask = torch.tensor([image in chosen for image in range(6)])
     model, images = network(), torch.randn(6, 3, 64, 64, device="cuda")
     whole = gradcam_fast.Explainer(model)(images)
-    some = gradcam_fast.Explainer(model, when=lambda logits: mask.to(device))(images)
-    assert_same_bits((some.heatmap[mask], some.raw_max[mask]), (whole.heatmap[mask], whole.raw_max[mask]))
-    assert some.heatmap.is_cuda and not some.heatmap[~mask].any() and not some.valid[~mask].any()
+    part = gradcam_fast.Explainer(model, when=lambda logits: mask.to(device))(images)
+    assert_same_bits((part.heatmap[mask], part.raw_max[mask]), (whole.heatmap[mask], whole.raw_max[mask]))
+    assert part.heatmap.is_cuda and not part.heatmap[~mask].any() and not part.valid[~mask].any()
 
 
-def test_two_hundred_explanations_leave_not_a_byte_behind():
+def test_two_hundred_explanations_leave_no_memory_allocated():
     explainer, images = gradcam_fast.Explainer(network()), torch.randn(4, 3, 64, 64, device="cuda")
     allocated = []
     for _ in range(200):

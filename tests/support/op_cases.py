@@ -1,4 +1,4 @@
-"""Inputs of the op in every shape, dtype and memory layout, and how a result is compared with the float64 reference."""
+"""Inputs of the op in every shape, dtype and memory layout, and the comparison of its results with the reference."""
 
 import torch
 
@@ -25,32 +25,35 @@ SHAPES = [
 
 
 def inputs(shape, dtype=torch.float32):
+    """Random activations (b,c,h,w) and gradients (b,k,c,h,w), or (b,c,h,w) for k = 0."""
     b, k, c, h, w = shape
     return torch.randn(b, c, h, w).to(dtype), torch.randn(*(b, k, c, h, w) if k else (b, c, h, w)).to(dtype)
 
 
-def assert_agrees(activations, gradients, size, tolerance, cam=gradcam_fast.cam, **choice):
-    """The tolerance is one of [0,1] maps. Where a map's range is below 1 % of the magnitudes summed up in it, the
-    rounding of those float32 sums is stretched by the normalisation, and the tolerance with it; a range below the
-    rounding of one pixel (two pixels that see the same peak from either side) says nothing of the map.
+def assert_agrees(activations, gradients, size, tolerance, cam=gradcam_fast.cam, **options):
+    """The op's results are those of the reference in float64, within a tolerance for maps on [0,1].
+
+    Normalisation divides by the map's range. Where that is below 1 % of the magnitudes summed up in the map, it
+    magnifies the rounding of the float32 sums, so the tolerance grows with it. A range below the rounding of one pixel
+    (two pixels beside the same peak, say) leaves only noise, and the heatmap is not compared.
     """
     a, g = activations.double(), gradients.double()
-    heatmap, low, high = reference.cam(a, g, size, **choice)
-    found = cam(activations, gradients, size, **choice)
-    assert [each.dtype for each in found] == [torch.float32] * 3
-    noise = 0.01 * summed_magnitudes(a, g, choice.get("method", "gradcam"))
+    heatmap, low, high = reference.cam(a, g, size, **options)
+    results = cam(activations, gradients, size, **options)
+    assert [result.dtype for result in results] == [torch.float32] * 3
+    noise = 0.01 * summed_magnitudes(a, g, options.get("method", "gradcam"))
     peak = torch.maximum(low.abs(), high.abs())
     magnitude = torch.maximum(peak, noise).clamp(min=1e-30)
-    normalize = choice.get("normalize", "minmax")
+    normalize = options.get("normalize", "minmax")
     extent = high - low if normalize == "minmax" else high
     stretch = magnitude if normalize == "none" else torch.where(extent > 0, noise / extent, 1).clamp(min=1)
     if normalize == "minmax":
         varied = activations.flatten(1).amax(1) > activations.flatten(1).amin(1)
         rounded_away = (extent <= 2.0**-22 * peak) & (peak > 0) & (varied[:, None] if extent.dim() == 2 else varied)
         stretch = torch.where(rounded_away, torch.inf, stretch)
-    assert_within(found[0], heatmap, tolerance * stretch[..., None, None])
-    assert_within(found[1], low, tolerance * magnitude)
-    assert_within(found[2], high, tolerance * magnitude)
+    assert_within(results[0], heatmap, tolerance * stretch[..., None, None])
+    assert_within(results[1], low, tolerance * magnitude)
+    assert_within(results[2], high, tolerance * magnitude)
 
 
 def summed_magnitudes(activations, gradients, method):
@@ -62,8 +65,8 @@ def summed_magnitudes(activations, gradients, method):
     return summed if several else summed[:, 0]
 
 
-def assert_within(found, expected, tolerance):
-    excess = ((found.double() - expected).abs() - tolerance).max().item()
+def assert_within(actual, expected, tolerance):
+    excess = ((actual.double() - expected).abs() - tolerance).max().item()
     assert excess <= 0, f"off by {excess:.2e} more than allowed"
 
 
@@ -83,11 +86,11 @@ LAYOUTS = {
 
 
 def _tokens(maps):
-    """(...,C,h,w) read from tokens (...,1+hw,C), as a transformer with a class token leaves them."""
+    """The maps (...,C,h,w) as views of tokens (...,1+hw,C), as a transformer with a class token has them."""
     tokens = maps.flatten(-2).transpose(-1, -2)
     tokens = torch.cat([torch.full_like(tokens[..., :1, :], 99.0), tokens], -2)
     return tokens[..., 1:, :].transpose(-1, -2).unflatten(-1, maps.shape[-2:])
 
 
-def assert_same_bits(found, expected):
-    assert all(torch.equal(f, e) for f, e in zip(found, expected, strict=True))
+def assert_same_bits(actual, expected):
+    assert all(torch.equal(a, e) for a, e in zip(actual, expected, strict=True))

@@ -6,6 +6,7 @@ import numpy
 import pytest
 import torch
 from support.opencv_recipe import as_recipe_input, assert_within_one_level, recipe
+from support.refusals import assert_says
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -229,3 +230,24 @@ def test_integer_images_and_heatmaps_and_an_alpha_in_words_are_refused():
         overlay(IMAGES, MAP, alpha="map")
     with pytest.raises(TypeError, match=r"heatmap has dtype torch\.uint8; give a floating heatmap"):
         overlay(IMAGES, MAP.byte())
+
+
+BATCH = torch.zeros(3, 3, 16, 16)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "parts"),
+    [
+        ({"colormap": "rainbows"}, ValueError, ("'rainbows'", "rainbow", "jet")),
+        ({"alpha": 1.5}, ValueError, ("alpha", "1.5", "1")),
+        ({"images": BATCH.numpy()}, TypeError, ("images", "ndarray", "(B,3,H,W)", "torch.from_numpy", "permute")),
+        ({"heatmap": [[0.5]]}, TypeError, ("heatmap", "list", "(B,H,W)", "tensor")),
+        ({"mean": "x", "std": 1.0}, TypeError, ("mean='x'", "number", "channel")),
+        ({"mean": 0.5, "std": [1, 0, 1]}, ValueError, ("std=[1, 0, 1]", "not positive", "divided by")),
+        ({"images": BATCH[:2]}, ValueError, ("(2, 3, 16, 16)", "(3, 16, 16)")),
+    ],
+)
+def test_every_message_says_what_came_and_what_to_give(options, error, parts):
+    with pytest.raises(error) as refusal:
+        overlay(**{"images": BATCH, "heatmap": torch.zeros(3, 16, 16)} | options)
+    assert_says(refusal, error, parts)
