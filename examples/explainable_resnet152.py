@@ -14,7 +14,6 @@ from torchvision.models import ResNet152_Weights, resnet152
 
 import gradcam_fast
 from gradcam_fast.visual import figures
-from gradcam_fast.visual.figures.captions import class_titles
 
 
 def explain(model, images, **target):
@@ -31,7 +30,7 @@ def main(argv=None):
     photos = torch.cat([read(path, 224) for path in paths])
     found = explain(model, imagenet(photos))
     blends = gradcam_fast.overlay(photos, found.heatmap).flatten(0, 1)
-    captions = [title for image in range(len(paths)) for title in class_titles(found, image, names)]
+    captions = [title for image in range(len(paths)) for title in figures.class_titles(found, image, names)]
     save(figures.gallery(blends, captions, columns=2), options.out / "explainable.png")
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from gradcam_fast.visual.figures.sizing import fitted
+from gradcam_fast.visual.figures.sizing import resize_photo
 
 cv2 = pytest.importorskip("cv2")
 pytest.importorskip("torchvision.models", exc_type=Exception)
@@ -109,8 +109,8 @@ def test_example_b_draws_the_xray_the_raw_map_and_the_square_of_it_over_the_xray
         probability = pneumonia_net((photo / 255 - 0.5) / 0.5).item()
     assert texts[0] == f"noise: pneumonia {probability:.1%}"
     assert looks_like(coarse, cv2.resize(jet(heatmap), (384, 384), interpolation=cv2.INTER_NEAREST_EXACT))
-    assert looks_like(blended, fitted(expected, (384, 384)).permute(1, 2, 0).numpy())
-    assert np.array_equal(xray, fitted(photo[0], (384, 384)).permute(1, 2, 0).numpy())
+    assert looks_like(blended, resize_photo(expected, (384, 384)).permute(1, 2, 0).numpy())
+    assert np.array_equal(xray, resize_photo(photo[0], (384, 384)).permute(1, 2, 0).numpy())
 
 
 def test_example_c_draws_photo_map_and_overlay_and_the_maps_of_five_depths(drawn, vgg):
@@ -134,7 +134,7 @@ def test_example_d_draws_both_classes_over_the_photo_with_id_name_and_score(draw
     for rank, (text, picture) in enumerate(zip(texts, blended, strict=True)):
         target, cam = recipe_d(resnet, pictures.imagenet(photo), lambda s, r=rank: s[0].argsort()[-1 - r].item())
         expected = cv2.addWeighted(photo[0].permute(1, 2, 0).contiguous().numpy(), 0.5, jet(cam), 0.5, 0)
-        expected = fitted(torch.from_numpy(expected).permute(2, 0, 1), (384, 384)).permute(1, 2, 0).numpy()
+        expected = resize_photo(torch.from_numpy(expected).permute(2, 0, 1), (384, 384)).permute(1, 2, 0).numpy()
         assert f"({target})" in text and "score" in text
         assert looks_like(picture, expected)
     assert len(texts) == 2

@@ -1,7 +1,4 @@
-"""What a figure shows: its pictures as they are in the written file, and whether all its texts can be read.
-
-Knows nothing of what a figure should show.
-"""
+"""Reads a figure back: its pictures from the written file, its texts, and whether all of them can be read."""
 
 from itertools import combinations
 
@@ -13,25 +10,25 @@ from gradcam_fast.visual.figures import save
 
 
 def pictures_in(figure, path):
-    """The figure's pictures as (3,h,w) tensors, cut out of the file it is written to; each must lie on whole pixels."""
+    """Write the figure and cut its pictures (3,h,w) out of the file; each must lie on whole pixels."""
     save(figure, path)
     page = torch.from_numpy(numpy.array(Image.open(path))).permute(2, 0, 1)
-    found = []
+    pictures = []
     for axes in filter(_is_picture, figure.axes):
         left, bottom, right, top = axes.get_window_extent().extents
         height = page.shape[1]
         assert max(abs(edge - round(edge)) for edge in (left, bottom, right, top)) < 1e-6
-        found.append(page[:, height - round(top) : height - round(bottom), round(left) : round(right)])
-    return found
+        pictures.append(page[:, height - round(top) : height - round(bottom), round(left) : round(right)])
+    return pictures
 
 
 def texts_in(figure):
-    """The texts as they were before they were broken into lines, where every line end stands for a space."""
+    """The texts of the figure, with a space in place of every line break."""
     return [text.get_text().replace("\n", " ") for text in figure.texts]
 
 
 def assert_readable(figure):
-    """Every text and picture lies inside the page, and none touches another."""
+    """Every text, picture and chart is inside the page, and none overlaps another."""
     texts = [text.get_window_extent() for text in figure.texts]
     pictures = [axes.get_window_extent() for axes in figure.axes if _is_picture(axes)]
     charts = [axes.get_tightbbox() for axes in figure.axes if not _is_picture(axes)]

@@ -1,7 +1,4 @@
-"""Figures as files, and which files are ours.
-
-Knows nothing of what the figures show.
-"""
+"""Writes figures to files, and marks the files so that a later run recognises its own."""
 
 from __future__ import annotations
 
@@ -12,19 +9,32 @@ if TYPE_CHECKING:
 
     from matplotlib.figure import Figure
 
-__all__ = ["is_own", "save"]
+__all__ = ["MARK", "SOFTWARE", "is_own", "save"]
 
-# Written into every picture as its Exif "Software", so that a later run knows what it may replace.
+# The Exif tag "Software" of every file holds the mark: a later run may replace files that have it.
 MARK = "gradcam_fast"
 SOFTWARE = 0x0131
 
 
 def save(figure: Figure, path: str | PathLike[str]) -> None:
-    """Write a figure at its own size in the format of the path's suffix: ``.png`` to the pixel, ``.jpg`` at quality 90.
+    """Write a figure at its own size, in the format of the path's suffix: ``.png``, or ``.jpg`` of quality 90.
+
+    Args:
+        figure: a matplotlib figure.
+        path: the file, which is replaced if it exists.
 
     Raises:
-        ValueError: a suffix that Pillow does not know.
+        ValueError: a suffix that Pillow does not support.
         OSError: the file cannot be written.
+
+    Example:
+        >>> import tempfile, torch
+        >>> from gradcam_fast import figures
+        >>> figure = figures.gallery(torch.zeros(1, 3, 60, 80, dtype=torch.uint8), ["black"])
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     figures.save(figure, f"{folder}/black.png")
+        ...     figures.is_own(f"{folder}/black.png")
+        True
     """
     import numpy
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -38,7 +48,7 @@ def save(figure: Figure, path: str | PathLike[str]) -> None:
 
 
 def is_own(path: str | PathLike[str]) -> bool:
-    """Whether the file at ``path`` is a picture of this package."""
+    """Tell whether the file at ``path`` is a picture that this package wrote."""
     from PIL import Image
 
     try:

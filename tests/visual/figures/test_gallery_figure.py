@@ -1,4 +1,4 @@
-"""Pictures in rows: small ones square by square, large ones smooth, each under its own caption."""
+"""The gallery: pictures in rows, small ones pixel by pixel, large ones smooth, each under its own caption."""
 
 import pytest
 import torch
@@ -15,8 +15,8 @@ def test_pictures_are_drawn_in_order_under_their_captions_and_the_title(tmp_path
     pictures = [noise(256, 384) for _ in range(5)]
     figure = gallery(pictures, ["a", "b", "c", "d", "e"], title="five")
     assert texts_in(figure) == ["five", "a", "b", "c", "d", "e"]
-    found = pictures_in(figure, tmp_path / "a.png")
-    assert len(found) == 5 and all(map(torch.equal, found, pictures))
+    drawn = pictures_in(figure, tmp_path / "a.png")
+    assert len(drawn) == 5 and all(map(torch.equal, drawn, pictures))
     places = [axes.get_window_extent() for axes in figure.axes]
     for caption, place in zip(figure.texts[1:], places, strict=True):
         box = caption.get_window_extent()
@@ -24,19 +24,19 @@ def test_pictures_are_drawn_in_order_under_their_captions_and_the_title(tmp_path
     assert len({round(place.y0) for place in places}) == 2
 
 
-def test_a_small_map_takes_the_room_of_the_photo_beside_it_every_pixel_a_square(tmp_path):
+def test_a_small_map_is_enlarged_to_the_photo_beside_it_every_pixel_a_square(tmp_path):
     photo, small = noise(384, 384), noise(8, 8)
-    found = pictures_in(gallery([photo, small], ["photo", "map"]), tmp_path / "a.png")
-    assert torch.equal(found[0], photo)
-    assert torch.equal(found[1], small.repeat_interleave(48, 1).repeat_interleave(48, 2))
+    drawn = pictures_in(gallery([photo, small], ["photo", "map"]), tmp_path / "a.png")
+    assert torch.equal(drawn[0], photo)
+    assert torch.equal(drawn[1], small.repeat_interleave(48, 1).repeat_interleave(48, 2))
 
 
 def test_a_large_photo_is_made_smaller_without_aliasing(tmp_path):
     stripes = torch.zeros(3, 1536, 1152, dtype=torch.uint8)
     stripes[:, ::2] = 200
-    (found,) = pictures_in(gallery([stripes], ["stripes"]), tmp_path / "a.png")
-    assert found.shape == (3, 512, 384)
-    assert (found[:, 4:-4].float() - 100).abs().max() <= 12
+    (drawn,) = pictures_in(gallery([stripes], ["stripes"]), tmp_path / "a.png")
+    assert drawn.shape == (3, 512, 384)
+    assert (drawn[:, 4:-4].float() - 100).abs().max() <= 12
 
 
 @pytest.mark.parametrize("columns", [1, 2, 7, 50])
@@ -49,12 +49,12 @@ def test_captions_can_be_read_whatever_the_pictures_shapes(columns):
 @pytest.mark.parametrize(
     ("pictures", "captions", "columns", "message"),
     [
-        ([noise(2, 2)], [], 3, "there are 1 pictures and 0 captions; give one for each"),
-        ([], [], 3, "there are 0 pictures"),
+        ([noise(2, 2)], [], 3, r"len\(pictures\)=1, len\(captions\)=0; give one caption per picture"),
+        ([], [], 3, r"len\(pictures\)=0"),
         ([noise(2, 2)], ["a"], 0, "columns=0 leaves no room; give at least 1"),
-        ([noise(2, 2) / 255], ["a"], 3, r"\(3, 2, 2\) of torch.float32; expected RGB"),
+        ([noise(2, 2) / 255], ["a"], 3, r"\(3, 2, 2\) and dtype torch.float32; expected RGB"),
     ],
 )
-def test_what_does_not_fit_is_refused_in_a_sentence(pictures, captions, columns, message):
+def test_wrong_arguments_are_refused_in_a_sentence(pictures, captions, columns, message):
     with pytest.raises(ValueError, match=message):
         gallery(pictures, captions, columns=columns)
