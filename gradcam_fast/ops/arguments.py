@@ -8,11 +8,9 @@ from typing import TYPE_CHECKING
 import torch
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from torch import Tensor
 
-    Size = int | Sequence[int]
+    from ..types import Size
 
 # The C++ code numbers the methods and the normalisations in this order.
 METHODS = ("gradcam", "gradcam++", "xgradcam", "hirescam", "elementwise", "layercam")

@@ -17,7 +17,7 @@ from .backend import kernel_for, load, warn_if_reference
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from .arguments import Size
+    from ..types import Size
 
 __all__ = ["cam"]
 

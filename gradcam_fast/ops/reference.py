@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from .arguments import Size
+    from ..types import Size
 
 __all__ = ["cam", "normalise", "raw_map", "upsample"]
 
