@@ -1,6 +1,6 @@
-"""What the ready targets refuse: one table line per mistake, with the exception's type and what its message must carry.
+"""Wrong arguments and outputs of the ready targets: per line a mistake, its exception and parts of the message.
 
-Knows nothing of how a check is made. What can be known without the model's output is refused when the target is made.
+Arguments are checked when the target is made, the rest when it is called with the model's output.
 """
 
 import numpy
@@ -12,14 +12,14 @@ from gradcam_fast import targets
 
 DENSE, ROWS = torch.randn(2, 3, 4, 4), torch.randn(2, 3)
 BOX = [[0.0, 0.0, 2.0, 2.0]]
-FOUND = {"boxes": torch.rand(5, 4), "labels": torch.ones(5, dtype=torch.long), "scores": torch.rand(5)}
+PREDICTION = {"boxes": torch.rand(5, 4), "labels": torch.ones(5, dtype=torch.long), "scores": torch.rand(5)}
 
 
 def refused(make, error, *parts):
     return pytest.param(make, error, parts, id=f"{make.__code__.co_names[1]}-{parts[0]}")
 
 
-BEFORE = [
+ARGUMENTS = [
     refused(lambda: targets.segmentation(1.0), TypeError, "category=1.0", "float", "integer"),
     refused(lambda: targets.segmentation("cat"), TypeError, "category='cat'", "str", "integer"),
     refused(lambda: targets.segmentation(True), TypeError, "category=True", "bool", "integer"),
@@ -52,12 +52,12 @@ BEFORE = [
     refused(lambda: targets.detection([torch.zeros(0, 4)], [torch.zeros(0).long()]), ValueError, "[(0, 4)]", "(K,4)"),
     refused(lambda: targets.detection(BOX, [1.0]), TypeError, "labels", "float32", "integer"),
     refused(lambda: targets.detection(BOX, [True]), TypeError, "labels", "bool", "integer"),
-    refused(lambda: targets.detection([[5, 5, 2, 2]], [1]), ValueError, "box", "x1, y1, x2, y2", "width"),
+    refused(lambda: targets.detection([[5, 5, 2, 2]], [1]), ValueError, "box", "x2 < x1", "x1, y1, x2, y2", "width"),
     refused(lambda: targets.detection(BOX, [1], min_iou=0), ValueError, "min_iou=0", "(0,1]", "0.5"),
     refused(lambda: targets.detection(BOX, [1], min_iou=50), ValueError, "min_iou=50", "(0,1]", "0.5"),
 ]
 
-AFTER = [
+OUTPUTS = [
     refused(lambda: targets.segmentation(3)(DENSE), ValueError, "category 3", "out of range", "0 to 2"),
     refused(lambda: targets.segmentation(0)(ROWS), ValueError, "segmentation", "(2, 3)", "(B,C,h,w)", "output="),
     refused(lambda: targets.segmentation(0)(DENSE.long()), TypeError, "int64", "floating", "output="),
@@ -73,16 +73,16 @@ AFTER = [
     refused(lambda: targets.regression()(ROWS), ValueError, "3 numbers", "index="),
     refused(lambda: targets.regression(3)(ROWS), ValueError, "index 3", "out of range", "0 to 2"),
     refused(lambda: targets.probability(3)(ROWS), ValueError, "category 3", "out of range", "0 to 2"),
-    refused(lambda: targets.probability(0)(ROWS[:, :1]), ValueError, "one logit", "sigmoid"),
+    refused(lambda: targets.probability(0)(ROWS[:, :1]), ValueError, "one logit", "target=None", "sigmoid"),
     refused(lambda: targets.detection(BOX, [1])(ROWS), TypeError, "detection", "Tensor", "boxes", "eval", "output="),
     refused(lambda: targets.detection(BOX, [1])({"loss": ROWS.sum()}), TypeError, "detection", "dict", "eval"),
     refused(lambda: targets.detection(BOX, [1])([{"boxes": ROWS}]), TypeError, "detection", "list", "scores"),
-    refused(lambda: targets.detection(BOX, [1])([FOUND] * 2), ValueError, "batch of 1", "2", "list"),
+    refused(lambda: targets.detection(BOX, [1])([PREDICTION] * 2), ValueError, "batch of 1", "2", "list"),
 ]
 
 
-@pytest.mark.parametrize(("make", "error", "parts"), BEFORE + AFTER)
-def test_what_cannot_work_is_refused_with_a_sentence(make, error, parts):
+@pytest.mark.parametrize(("make", "error", "parts"), ARGUMENTS + OUTPUTS)
+def test_a_mistake_is_refused_with_a_sentence(make, error, parts):
     with pytest.raises(error) as refusal:
         make()
     assert_says(refusal, error, parts)

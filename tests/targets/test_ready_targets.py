@@ -1,6 +1,6 @@
-"""Ready targets for similarity, regression and probabilities, against scores and maps by hand.
+"""Ready targets for similarity, regression and probabilities, against scores and maps computed by hand.
 
-Segmentation, detection and what all of them refuse have files of their own.
+Segmentation, detection and wrong arguments have files of their own.
 """
 
 import pytest
@@ -12,12 +12,12 @@ from torch.nn import functional as F
 import gradcam_fast
 from gradcam_fast import targets
 
-SCALED = SAME_INPUTS[torch.float32]
+TOLERANCE = SAME_INPUTS[torch.float32]
 LAYER = "features.3"
 
 
-def close(found, expected, scale=1.0):
-    torch.testing.assert_close(found, expected, rtol=0, atol=SCALED * scale)
+def assert_close(actual, expected, scale=1.0):
+    torch.testing.assert_close(actual, expected, rtol=0, atol=TOLERANCE * scale)
 
 
 @pytest.fixture
@@ -34,21 +34,19 @@ def headless():
     return model
 
 
-def test_an_image_is_wholly_similar_to_itself_and_the_map_adds_up_to_that(headless, photos):
+def test_an_image_has_similarity_1_to_itself_and_its_map_adds_up_to_1(headless, photos):
     with torch.inference_mode():
         own = headless(photos)
-        found = gradcam_fast.explain(
+        explanation = gradcam_fast.explain(
             headless, photos, target=targets.similarity(own.unsqueeze(1)), layer="layer4", size=2, normalize="none",
             relu=False,
         )  # fmt: skip
-    assert found.valid.all() and found.score.shape == (2, 1)
-    close(found.score, torch.ones(2, 1))
-    close(found.heatmap.sum((2, 3)), found.score)
+    assert explanation.valid.all() and explanation.score.shape == (2, 1)
+    assert_close(explanation.score, torch.ones(2, 1))
+    assert_close(explanation.heatmap.sum((2, 3)), explanation.score)
 
 
-def test_the_cosine_differentiated_with_its_length_has_nothing_to_say_about_an_image_like_its_reference(
-    headless, photos
-):
+def test_the_cosine_with_its_length_differentiated_has_no_map_for_an_image_equal_to_its_reference(headless, photos):
     with torch.no_grad():
         own = headless(photos)
     raw = {"layer": "layer4", "normalize": "none", "relu": False}
@@ -58,16 +56,16 @@ def test_the_cosine_differentiated_with_its_length_has_nothing_to_say_about_an_i
 
 
 @pytest.mark.parametrize("shape", [(512,), (3, 512), (2, 3, 512)])
-def test_a_similarity_is_the_cosine_and_its_map_that_of_the_dot_product(shape, headless, photos):
+def test_the_score_of_similarity_is_the_cosine_and_its_map_that_of_the_dot_product(shape, headless, photos):
     references = torch.rand(shape)
-    found = gradcam_fast.explain(headless, photos, target=targets.similarity(references), layer="layer3")
-    embeddings = found.logits if len(shape) == 1 else found.logits.unsqueeze(1)
-    close(found.score, F.cosine_similarity(embeddings, references, dim=-1))
+    explanation = gradcam_fast.explain(headless, photos, target=targets.similarity(references), layer="layer3")
+    embeddings = explanation.logits if len(shape) == 1 else explanation.logits.unsqueeze(1)
+    assert_close(explanation.score, F.cosine_similarity(embeddings, references, dim=-1))
     dots = (lambda out: out @ references) if len(shape) == 1 else lambda out: (out.unsqueeze(1) * references).sum(2)
-    close(found.heatmap, gradcam_fast.explain(headless, photos, target=dots, layer="layer3").heatmap)
+    assert_close(explanation.heatmap, gradcam_fast.explain(headless, photos, target=dots, layer="layer3").heatmap)
 
 
-def test_embeddings_without_length_resemble_nothing():
+def test_embeddings_of_zeros_have_similarity_0():
     zero = torch.zeros(2, 4, requires_grad=True)
     score = targets.similarity(torch.ones(4))(zero)
     score.sum().backward()
@@ -75,42 +73,42 @@ def test_embeddings_without_length_resemble_nothing():
     assert targets.similarity(torch.zeros(4))(torch.ones(2, 4)).tolist() == [0, 0]
 
 
-def test_the_only_number_of_a_regression_needs_no_index(images):
+def test_a_regression_with_one_output_needs_no_index(images):
     for model in (ConvNet(classes=1), Shaped(), Shaped(1, 1, 1)):
-        found = gradcam_fast.explain(model, images, target=targets.regression(), layer=LAYER)
+        explanation = gradcam_fast.explain(model, images, target=targets.regression(), layer=LAYER)
         expected = gradcam_fast.explain(model, images, layer=LAYER)
-        assert torch.equal(found.score, expected.score) and torch.equal(found.heatmap, expected.heatmap)
+        assert torch.equal(explanation.score, expected.score) and torch.equal(explanation.heatmap, expected.heatmap)
 
 
 @pytest.mark.parametrize("index", [2, [2], [2, 0], (0, 1, 2)])
-def test_several_numbers_of_a_regression(index, images):
+def test_a_regression_with_several_outputs_takes_one_index_or_several(index, images):
     model = ConvNet(classes=3)
-    found = gradcam_fast.explain(model, images, target=targets.regression(index), layer=LAYER)
+    explanation = gradcam_fast.explain(model, images, target=targets.regression(index), layer=LAYER)
     expected = gradcam_fast.explain(model, images, target=lambda output: output[:, index], layer=LAYER)
-    assert torch.equal(found.score, found.logits[:, index])
-    assert torch.equal(found.heatmap, expected.heatmap)
+    assert torch.equal(explanation.score, explanation.logits[:, index])
+    assert torch.equal(explanation.heatmap, expected.heatmap)
 
 
-def test_what_lowers_a_number_is_where_the_map_is_negative(images):
+def test_the_map_is_negative_where_the_image_lowers_the_number(images):
     model, raw = ConvNet(classes=1), {"layer": LAYER, "normalize": "none", "relu": False}
-    found = gradcam_fast.explain(model, images, target=targets.regression(), **raw)
+    explanation = gradcam_fast.explain(model, images, target=targets.regression(), **raw)
     lowered = gradcam_fast.explain(model, images, target=lambda output: -output[:, 0], **raw)
-    assert (found.raw_min < 0).all() and torch.equal(found.heatmap, -lowered.heatmap)
+    assert (explanation.raw_min < 0).all() and torch.equal(explanation.heatmap, -lowered.heatmap)
 
 
-def test_a_probability_sets_a_class_against_all_in_proportion(images):
+def test_the_map_of_a_probability_is_that_of_its_logit_less_the_weighted_mean_of_all(images):
     model, everything = ConvNet(), [0, 1, 2, 3, 4]
     raw = {"layer": LAYER, "normalize": "none", "relu": False}
     logits = gradcam_fast.explain(model, images, target=[everything] * 3, **raw)
-    found = gradcam_fast.explain(model, images, target=targets.probability(everything), **raw)
+    explanation = gradcam_fast.explain(model, images, target=targets.probability(everything), **raw)
     p = logits.logits.softmax(1)
-    close(found.score, p)
+    assert_close(explanation.score, p)
     average = (p[:, :, None, None] * logits.heatmap).sum(1, keepdim=True)
     expected = p[:, :, None, None] * (logits.heatmap - average)
-    close(found.heatmap, expected, expected.abs().max().item())
+    assert_close(explanation.heatmap, expected, expected.abs().max().item())
 
 
-def test_probability_and_logit_have_different_maps_and_the_loss_has_the_probabilitys(images):
+def test_the_map_of_a_probability_is_that_of_the_loss_and_not_of_the_logit(images):
     model = ConvNet()
     logit = gradcam_fast.explain(model, images, target=3, layer=LAYER).heatmap
     probability = gradcam_fast.explain(model, images, target=targets.probability(3), layer=LAYER).heatmap
@@ -119,7 +117,7 @@ def test_probability_and_logit_have_different_maps_and_the_loss_has_the_probabil
         model, images, target=lambda output: -F.cross_entropy(output, category, reduction="none"), layer=LAYER
     )
     assert (logit - probability).abs().amax((1, 2)).max() > 0.1
-    close(probability, loss.heatmap)
+    assert_close(probability, loss.heatmap)
 
 
 def test_a_temperature_changes_the_map_of_the_probability_and_not_of_the_logit(images):
@@ -128,43 +126,43 @@ def test_a_temperature_changes_the_map_of_the_probability_and_not_of_the_logit(i
     for target, same in ((3, True), (targets.probability(3), False)):
         plain = gradcam_fast.explain(model, images, target=target, layer=LAYER).heatmap
         divided = gradcam_fast.explain(model, images, target=target, **cold).heatmap
-        assert ((plain - divided).abs().max() < SCALED) == same
+        assert ((plain - divided).abs().max() < TOLERANCE) == same
 
 
-def test_a_class_the_model_is_sure_of_has_a_map_of_its_logit_and_none_of_its_probability(images):
+def test_a_class_the_model_is_sure_of_has_a_map_for_its_logit_and_none_for_its_probability(images):
     model = stateless()
     sure = {"output": lambda output: torch.cat([output[:, :4], output[:, 4:] + 200], 1), "layer": LAYER}
     logit = gradcam_fast.explain(model, images, target=4, **sure)
     with pytest.warns(UserWarning, match="zero everywhere"):
-        found = gradcam_fast.explain(model, images, target=targets.probability(4), **sure)
+        explanation = gradcam_fast.explain(model, images, target=targets.probability(4), **sure)
     assert logit.valid.all()
-    assert found.score.tolist() == [1, 1, 1] and not found.valid.any() and not found.heatmap.any()
+    assert explanation.score.tolist() == [1, 1, 1] and not explanation.valid.any() and not explanation.heatmap.any()
 
 
 DENSE, ROWS = torch.randn(2, 3, 4, 4), torch.randn(2, 3)
 BOX = [[0.0, 0.0, 2.0, 2.0]]
-FOUND = {"boxes": torch.rand(5, 4), "labels": torch.ones(5, dtype=torch.long), "scores": torch.rand(5)}
-MADE = {
+PREDICTION = {"boxes": torch.rand(5, 4), "labels": torch.ones(5, dtype=torch.long), "scores": torch.rand(5)}
+TARGETS_AND_OUTPUTS = {
     "segmentation": (targets.segmentation([0, 1], torch.ones(4, 4, dtype=torch.bool)), DENSE),
     "similarity": (targets.similarity(torch.ones(3)), ROWS),
     "regression": (targets.regression([0, 2]), ROWS),
     "probability": (targets.probability([0, 2]), ROWS),
-    "detection": (targets.detection(BOX, [1]), [FOUND]),
+    "detection": (targets.detection(BOX, [1]), [PREDICTION]),
 }
 
 
-@pytest.mark.parametrize("name", MADE)
-def test_nothing_waits_for_the_device(name):
-    target, output = MADE[name]
-    # A tensor without data raises where the host would have to look at a value.
+@pytest.mark.parametrize("name", TARGETS_AND_OUTPUTS)
+def test_no_target_makes_the_host_wait_for_the_device(name):
+    target, output = TARGETS_AND_OUTPUTS[name]
+    # Reading a value of a tensor on the meta device raises.
     without_data = (
-        [{key: value.to("meta") for key, value in FOUND.items()}] if name == "detection" else output.to("meta")
+        [{key: value.to("meta") for key, value in PREDICTION.items()}] if name == "detection" else output.to("meta")
     )
     assert target(without_data).device.type == "meta"
 
 
 @pytest.mark.parametrize("name", ["segmentation", "similarity", "regression", "probability"])
 def test_scores_of_half_precision_are_computed_in_single(name):
-    target, output = MADE[name]
-    found = target(output.bfloat16())
-    assert found.dtype == torch.float32 and torch.equal(found, target(output.bfloat16().float()))
+    target, output = TARGETS_AND_OUTPUTS[name]
+    score = target(output.bfloat16())
+    assert score.dtype == torch.float32 and torch.equal(score, target(output.bfloat16().float()))

@@ -1,7 +1,4 @@
-"""Classes over masks: `targets.segmentation` on real networks with random weights, against means taken by hand.
-
-Knows nothing of how layers are captured.
-"""
+"""`targets.segmentation` on real networks with random weights, against means over masks computed by hand."""
 
 from types import SimpleNamespace
 
@@ -14,15 +11,15 @@ import gradcam_fast
 from gradcam_fast import targets
 
 models = pytest.importorskip("torchvision.models")
-SCALED = SAME_INPUTS[torch.float32]
+TOLERANCE = SAME_INPUTS[torch.float32]
 
 
-def close(found, expected, scale=1.0):
-    torch.testing.assert_close(found, expected, rtol=0, atol=SCALED * scale)
+def assert_close(actual, expected, scale=1.0):
+    torch.testing.assert_close(actual, expected, rtol=0, atol=TOLERANCE * scale)
 
 
 def blobs(*shape):
-    """Masks whose regions differ from image to image and class to class."""
+    """Random masks, different for every image and class."""
     return torch.rand(shape) > 0.7
 
 
@@ -38,21 +35,21 @@ def photos():
 
 
 @pytest.mark.parametrize("name", ["lraspp_mobilenet_v3_large", "fcn_resnet50"])
-def test_a_class_over_a_mask_scores_the_mean_of_its_logits_there(name, photos):
+def test_the_score_of_a_class_is_the_mean_of_its_logits_over_the_mask(name, photos):
     model = getattr(models.segmentation, name)(weights=None, weights_backbone=None, num_classes=5).eval()
     mask = blobs(2, 64, 64)
-    found = gradcam_fast.explain(model, photos, target=targets.segmentation(2, mask), layer="backbone")
-    by_hand = torch.stack([found.logits["out"][b, 2][mask[b]].mean() for b in range(2)])
-    close(found.score, by_hand, by_hand.abs().max().item())
+    explanation = gradcam_fast.explain(model, photos, target=targets.segmentation(2, mask), layer="backbone")
+    by_hand = torch.stack([explanation.logits["out"][b, 2][mask[b]].mean() for b in range(2)])
+    assert_close(explanation.score, by_hand, by_hand.abs().max().item())
     # Seg-Grad-CAM as published sums; the heatmap is the same.
     published = gradcam_fast.explain(
         model, photos, target=lambda output: (output["out"][:, 2] * mask).sum((1, 2)), layer="backbone"
     )
-    assert found.valid.all()
-    close(found.heatmap, published.heatmap)
+    assert explanation.valid.all()
+    assert_close(explanation.heatmap, published.heatmap)
 
 
-def test_another_mask_gets_another_map_except_at_the_logits_themselves(small_segmenter, photos):
+def test_another_mask_gives_another_map_except_at_the_logits_themselves(small_segmenter, photos):
     left = torch.zeros(64, 64, dtype=torch.bool)
     left[:, :20] = True
 
@@ -64,7 +61,7 @@ def test_another_mask_gets_another_map_except_at_the_logits_themselves(small_seg
         return (one - other).abs().amax((1, 2)).min()
 
     assert difference("backbone.12") > 0.1
-    assert difference("classifier") < SCALED
+    assert difference("classifier") < TOLERANCE
 
 
 def test_several_classes_each_over_its_own_mask(small_segmenter, photos):
@@ -76,21 +73,23 @@ def test_several_classes_each_over_its_own_mask(small_segmenter, photos):
         target = targets.segmentation(category, masks[:, k])
         alone = gradcam_fast.explain(small_segmenter, photos, target=target, layer="backbone")
         assert torch.equal(together.score[:, k], alone.score)
-        close(together.heatmap[:, k], alone.heatmap)
+        assert_close(together.heatmap[:, k], alone.heatmap)
 
 
 def test_without_a_mask_the_whole_image_counts(small_segmenter, photos):
-    found = gradcam_fast.explain(small_segmenter, photos, target=targets.segmentation([1, 3]), layer="backbone")
-    close(found.score, found.logits["out"][:, [1, 3]].mean((2, 3)))
+    explanation = gradcam_fast.explain(small_segmenter, photos, target=targets.segmentation([1, 3]), layer="backbone")
+    assert_close(explanation.score, explanation.logits["out"][:, [1, 3]].mean((2, 3)))
 
 
-def test_an_empty_mask_gives_no_map_and_its_neighbour_does_not_notice(small_segmenter, photos):
+def test_an_empty_mask_gives_no_map_and_does_not_change_its_neighbour(small_segmenter, photos):
     mask = blobs(2, 64, 64)
     whole = gradcam_fast.explain(small_segmenter, photos, target=targets.segmentation(2, mask), layer="backbone")
     mask[0] = False
-    found = gradcam_fast.explain(small_segmenter, photos, target=targets.segmentation(2, mask), layer="backbone")
-    assert found.valid.tolist() == [False, True] and found.score[0] == 0 and not found.heatmap[0].any()
-    assert torch.equal(found.heatmap[1], whole.heatmap[1]) and torch.equal(found.score[1], whole.score[1])
+    explanation = gradcam_fast.explain(small_segmenter, photos, target=targets.segmentation(2, mask), layer="backbone")
+    assert (
+        explanation.valid.tolist() == [False, True] and explanation.score[0] == 0 and not explanation.heatmap[0].any()
+    )
+    assert torch.equal(explanation.heatmap[1], whole.heatmap[1]) and torch.equal(explanation.score[1], whole.score[1])
 
 
 def test_a_thin_object_counts_in_coarse_logits():
@@ -104,12 +103,12 @@ def test_a_thin_object_counts_in_coarse_logits():
     mask[:, 21] = True  # one pixel wide, where four make one position
     photos = torch.rand(2, 3, 64, 64)
     layer = "decode_head.linear_fuse"
-    found = gradcam_fast.explain(model, photos, target=targets.segmentation(3, mask), layer=layer)
-    assert found.logits.logits.shape == (2, 4, 16, 16)
-    close(found.score, found.logits.logits[:, 3, :, 5].mean(1))
+    explanation = gradcam_fast.explain(model, photos, target=targets.segmentation(3, mask), layer=layer)
+    assert explanation.logits.logits.shape == (2, 4, 16, 16)
+    assert_close(explanation.score, explanation.logits.logits[:, 3, :, 5].mean(1))
     expected = gradcam_fast.explain(model, photos, target=lambda out: out.logits[:, 3, :, 5].sum(1), layer=layer)
-    assert found.valid.all()
-    close(found.heatmap, expected.heatmap)
+    assert explanation.valid.all()
+    assert_close(explanation.heatmap, expected.heatmap)
 
 
 @pytest.mark.parametrize("size", [(6, 10), (3, 5), (12, 20)])
@@ -117,10 +116,10 @@ def test_a_mask_of_any_resolution_weighs_by_the_pixels_covered(size):
     logits, mask = torch.randn(2, 4, *size), blobs(6, 10)
     cells = mask.repeat_interleave(2, 0).repeat_interleave(2, 1).float()  # a grid that every size divides
     share = cells.reshape(size[0], 12 // size[0], size[1], 20 // size[1]).mean((1, 3))
-    found = targets.segmentation(1, mask)(SimpleNamespace(logits=logits))
-    close(found, (logits[:, 1] * share).sum((1, 2)) / share.sum())
+    score = targets.segmentation(1, mask)(SimpleNamespace(logits=logits))
+    assert_close(score, (logits[:, 1] * share).sum((1, 2)) / share.sum())
 
 
 def test_volumes_have_three_sides():
     logits, mask = torch.randn(2, 3, 4, 5, 6), blobs(4, 5, 6)
-    close(targets.segmentation(2, mask)(logits), torch.stack([each[2][mask].mean() for each in logits]))
+    assert_close(targets.segmentation(2, mask)(logits), torch.stack([image[2][mask].mean() for image in logits]))
