@@ -1,1 +1,1 @@
-"""Heatmaps for people: laid over photos, coloured, and drawn as figures."""
+"""Pictures of heatmaps: overlays on images, colormaps, edges, and figures for matplotlib."""

@@ -1,6 +1,6 @@
-"""Heatmaps as colours: 256 of them, taken from OpenCV's or matplotlib's colormaps, on the device where the heatmap is.
+"""Colours a heatmap on its device, with the 256 colours of a colormap of OpenCV or matplotlib.
 
-Knows nothing of images, of how a heatmap was made, or of figures; the two libraries are asked only for their tables.
+Also the checks of tensors and ranges that all pictures share.
 """
 
 from __future__ import annotations
@@ -16,26 +16,27 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-__all__ = ["check_range", "colorize", "colormap_table"]
+__all__ = ["check_range", "check_tensor", "colorize", "colormap_table"]
 
-# Bicubic resizing overshoots [0,1] by up to about this much; forgotten normalisation or a 0..255 scale by far more.
+# Bicubic resizing leaves [0,1] by about this much at most; images that were normalised or are on 0..255 by far more.
 OVERSHOOT = 0.25
 
 
 @torch.no_grad()
 def colorize(heatmap: Tensor, colormap: str = "jet") -> Tensor:
-    """Give every value of a heatmap its colour, as OpenCV's ``applyColorMap(uint8(255 * heatmap))`` does, but in RGB.
+    """Colour every value of a heatmap as OpenCV's ``applyColorMap(uint8(255 * heatmap))`` does, but in RGB.
 
     Args:
-        heatmap: (...,H,W), floating in [0,1]; out of range is treated as in :func:`gradcam_fast.overlay`.
+        heatmap: (...,H,W), floating in [0,1]; other values are treated as in :func:`gradcam_fast.overlay`.
         colormap: as in :func:`gradcam_fast.overlay`.
 
     Returns:
-        (...,3,H,W) uint8, on the heatmap's device.
+        (...,3,H,W) uint8 RGB, on the heatmap's device.
 
     Raises:
-        TypeError, ValueError: no floating heatmap, values far from [0,1] on the CPU, an unknown colormap.
-        ImportError: OpenCV does not import.
+        TypeError: the heatmap is no floating tensor.
+        ValueError: an unknown colormap; on the CPU, values far from [0,1].
+        ImportError: OpenCV cannot be imported.
 
     Example:
         >>> import torch
@@ -54,11 +55,11 @@ def colorize(heatmap: Tensor, colormap: str = "jet") -> Tensor:
 
 
 def check_tensor(name: str, value: object, shape: str) -> None:
-    """Refuse what is no tensor, and say how a picture of other libraries becomes one."""
+    """Raise TypeError unless ``value`` is a tensor; the message says how to make one of a numpy array."""
     if not isinstance(value, torch.Tensor):
         raise TypeError(
-            f"{name} is a {type(value).__name__}; give a tensor {shape}: torch.from_numpy(array), and "
-            ".permute(2, 0, 1) if its channels come last"
+            f"{name} is a {type(value).__name__}; give a tensor {shape}, such as torch.from_numpy(array), with "
+            ".permute(2, 0, 1) if its channels are last"
         )
 
 
@@ -66,17 +67,23 @@ def check_tensor(name: str, value: object, shape: str) -> None:
 def colormap_table(colormap: str, device: torch.device) -> Tensor:
     """The 256 colours of a named colormap, coldest first: (256,3) uint8 RGB on ``device``.
 
-    Brought there once, for which the host waits: the table is for all streams.
+    The table is copied to a device once and kept; the host waits for that copy, so that any stream can use the table.
 
     Raises:
-        ValueError: the name is unknown; the message has the nearest names and OpenCV's choices.
-        ImportError: OpenCV does not import.
+        ValueError: the name is unknown; the message has the nearest names and OpenCV's colormaps.
+        ImportError: OpenCV cannot be imported.
+
+    Example:
+        >>> import torch
+        >>> from gradcam_fast.visual.colormaps import colormap_table
+        >>> colormap_table("jet", torch.device("cpu"))[[0, 255]].tolist()
+        [[0, 0, 128], [128, 0, 0]]
     """
     try:
         import cv2
     except ImportError as error:
         raise ImportError(
-            f"colormaps are taken from OpenCV, which does not import ({error}); run pip install opencv-python-headless"
+            f"colormaps come from OpenCV, which cannot be imported ({error}); run pip install opencv-python-headless"
         ) from error
     import numpy
 
@@ -101,15 +108,15 @@ def _matplotlib_colormaps() -> Mapping[str, Callable[..., Any]]:
 
 
 def _unknown(colormap: str, opencv: list[str], matplotlib: list[str]) -> str:
-    near = difflib.get_close_matches(str(colormap), {*opencv, *matplotlib}, n=3)
-    hint = f" (did you mean {' or '.join(near)}?)" if near else ""
-    others = "any of matplotlib's names" if matplotlib else "install matplotlib for its names too"
+    similar = difflib.get_close_matches(str(colormap), {*opencv, *matplotlib}, n=3)
+    hint = f" (did you mean {' or '.join(similar)}?)" if similar else ""
+    others = "any colormap of matplotlib" if matplotlib else "install matplotlib for its colormaps too"
     return f"colormap={colormap!r} is unknown{hint}; choose one of {', '.join(opencv)}, or {others}"
 
 
 def check_range(name: str, values: Tensor, remedy: str) -> None:
-    """Refuse values farther from [0,1] than resizing can overshoot; on the CPU only."""
-    # Reading the extremes makes the host wait for an accelerator, which no picture is worth.
+    """Raise ValueError for values farther from [0,1] than resizing may take them; checks tensors on the CPU only."""
+    # Reading the extremes from an accelerator would make the host wait.
     if values.device.type != "cpu" or values.numel() == 0:
         return
     low, high = (extreme.item() for extreme in values.aminmax())

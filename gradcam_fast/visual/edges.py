@@ -1,7 +1,4 @@
-"""The outlines of images, gray on white, for heatmaps to be laid over.
-
-Knows nothing of heatmaps or colours.
-"""
+"""Outlines of images (Canny edges), gray on white, as a background for heatmaps."""
 
 from __future__ import annotations
 
@@ -14,16 +11,16 @@ if TYPE_CHECKING:
 
 __all__ = ["outlines"]
 
-# Canny's hysteresis: a gradient of at least the second starts an edge, one of at least the first continues it.
+# Canny's hysteresis: a gradient above the second threshold starts an edge, one above the first continues it.
 THRESHOLDS = 100, 200
 GRAY = 128
 
 
 @torch.no_grad()
 def outlines(images: Tensor) -> Tensor:
-    """Draw what OpenCV's Canny detector finds in each image, gray (128) on white.
+    """Draw the edges that OpenCV's Canny detector finds in each image, gray (128) on white (255).
 
-    OpenCV works on the CPU: images on an accelerator go there and back, and the host waits for them.
+    OpenCV runs on the CPU: images on an accelerator are copied to it and the outlines back, and the host waits.
 
     Args:
         images: (B,3,H,W) or (B,1,H,W) uint8.
@@ -32,7 +29,7 @@ def outlines(images: Tensor) -> Tensor:
         (B,1,H,W) uint8, on the images' device.
 
     Raises:
-        ImportError: OpenCV does not import.
+        ImportError: OpenCV cannot be imported.
 
     Example:
         >>> import torch
@@ -46,11 +43,11 @@ def outlines(images: Tensor) -> Tensor:
         import cv2
     except ImportError as error:
         raise ImportError(
-            f"edges are found by OpenCV, which does not import ({error}); run pip install opencv-python-headless"
+            f"edges come from OpenCV, which cannot be imported ({error}); run pip install opencv-python-headless"
         ) from error
 
-    drawn = torch.full((len(images), 1, *images.shape[-2:]), 255, dtype=torch.uint8)
-    on_host = images.permute(0, 2, 3, 1).contiguous().cpu().numpy()
-    for outline, image in zip(drawn[:, 0], on_host, strict=True):
-        outline[torch.from_numpy(cv2.Canny(image, *THRESHOLDS)) > 0] = GRAY
-    return drawn.to(images.device)
+    drawings = torch.full((len(images), 1, *images.shape[-2:]), 255, dtype=torch.uint8)
+    arrays = images.permute(0, 2, 3, 1).contiguous().cpu().numpy()
+    for drawing, array in zip(drawings[:, 0], arrays, strict=True):
+        drawing[torch.from_numpy(cv2.Canny(array, *THRESHOLDS)) > 0] = GRAY
+    return drawings.to(images.device)

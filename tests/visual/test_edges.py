@@ -1,4 +1,4 @@
-"""`outlines`, and `overlay(edges=True)`: what OpenCV's Canny finds, drawn as the recipe with hooks draws it."""
+"""`outlines` and `overlay(edges=True)`: the edges of OpenCV's Canny, drawn as the published recipe draws them."""
 
 import cv2
 import numpy
@@ -12,7 +12,7 @@ from gradcam_fast.visual.edges import outlines
 
 @pytest.fixture
 def shapes():
-    """Photos with edges at known places: a bright square on noise too faint for an edge, and a diagonal."""
+    """Photos with edges at known places: a bright square on faint noise, and a diagonal."""
     shapes = torch.randint(0, 20, (2, 3, 24, 32), dtype=torch.uint8)
     shapes[0, :, 8:16, 12:20] = 255
     shapes[1, 1] = torch.triu(torch.full((24, 32), 250, dtype=torch.uint8))
@@ -29,12 +29,12 @@ def test_outlines_run_around_a_bright_square_and_nowhere_else(shapes):
 
 def test_edges_are_what_canny_finds_under_the_map(shapes):
     heatmaps = torch.rand(2, 24, 32)
-    found = overlay(shapes, heatmaps, edges=True, alpha=0.3)
+    blend = overlay(shapes, heatmaps, edges=True, alpha=0.3)
     for i in range(2):
         gray = 255 - cv2.Canny(as_recipe_input(shapes[i]), 100, 200) // 2
         expected = recipe(numpy.repeat(gray[..., None], 3, axis=2), heatmaps[i].numpy(), 0.3)
         assert gray.min() == 128
-        assert_within_one_level(found[i], torch.from_numpy(expected).permute(2, 0, 1))
+        assert_within_one_level(blend[i], torch.from_numpy(expected).permute(2, 0, 1))
 
 
 def test_edges_look_as_matplotlib_draws_them_translucent_under_a_translucent_map(shapes):
@@ -52,8 +52,8 @@ def test_edges_look_as_matplotlib_draws_them_translucent_under_a_translucent_map
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     expected = torch.from_numpy(numpy.asarray(canvas.buffer_rgba())[..., :3].copy()).permute(2, 0, 1)
-    found = overlay(shapes[0], heatmap, colormap="coolwarm", alpha=0.5, edges=True)[0]
-    assert (found.int() - expected.int()).abs().max() <= 3  # matplotlib rounds twice, and splits [0,1] otherwise
+    blend = overlay(shapes[0], heatmap, colormap="coolwarm", alpha=0.5, edges=True)[0]
+    assert (blend.int() - expected.int()).abs().max() <= 3  # matplotlib rounds twice, and splits [0,1] otherwise
 
 
 def test_edges_of_levels_fractions_normalised_and_gray_images_are_the_same(shapes):

@@ -1,4 +1,4 @@
-"""`overlay` and `colorize`: OpenCV's recipe pixel by pixel, the ranges they take, and what they refuse."""
+"""`overlay` and `colorize`: the pixels of OpenCV's recipe, the ranges they accept, and the errors they raise."""
 
 import cv2
 import matplotlib
@@ -28,10 +28,10 @@ def heatmaps():
 
 @pytest.mark.parametrize("alpha", [0.0, 0.3, 0.5, 1.0])
 def test_every_pixel_is_that_of_opencv(photos, heatmaps, alpha):
-    found = overlay(photos, heatmaps, alpha=alpha)
+    blend = overlay(photos, heatmaps, alpha=alpha)
     for i in range(2):
         expected = recipe(as_recipe_input(photos[i]), heatmaps[i].numpy(), alpha)
-        assert_within_one_level(found[i], torch.from_numpy(expected).permute(2, 0, 1))
+        assert_within_one_level(blend[i], torch.from_numpy(expected).permute(2, 0, 1))
 
 
 def test_all_256_colours_of_jet_are_those_of_opencv():
@@ -41,14 +41,14 @@ def test_all_256_colours_of_jet_are_those_of_opencv():
     assert torch.equal(colorize(levels[None])[:, 0], expected)
 
 
-def test_one_hot_pixel_is_red_at_its_place_and_nowhere_else():
+def test_a_single_hot_pixel_is_red_at_its_place_and_nowhere_else():
     heatmap = torch.zeros(1, 5, 7)
     heatmap[0, 3, 1] = 1
-    found = overlay(torch.zeros(1, 3, 5, 7), heatmap, alpha=1.0)[0]
-    red = found[0] > found[2]
+    blend = overlay(torch.zeros(1, 3, 5, 7), heatmap, alpha=1.0)[0]
+    red = blend[0] > blend[2]
     assert red.nonzero().tolist() == [[3, 1]]
-    assert found[:, 3, 1].tolist() == HOT
-    assert found[:, 0, 0].tolist() == COLD
+    assert blend[:, 3, 1].tolist() == HOT
+    assert blend[:, 0, 0].tolist() == COLD
 
 
 def test_the_heatmap_is_seen_where_the_image_is_black_and_the_image_where_alpha_is_zero(photos, heatmaps):
@@ -56,22 +56,22 @@ def test_the_heatmap_is_seen_where_the_image_is_black_and_the_image_where_alpha_
     assert torch.equal(overlay(torch.zeros_like(photos), heatmaps, alpha=1.0), colorize(heatmaps))
 
 
-def test_alpha_may_be_chosen_for_each_value_of_the_heatmap(photos, heatmaps):
+def test_alpha_may_be_a_tensor_of_the_heatmaps_shape(photos, heatmaps):
     alpha = torch.zeros(2, 9, 14)
     alpha[0] = 0.3
     alpha[1, 2:5, 6] = 1.0
-    found = overlay(photos, heatmaps, alpha=alpha)
-    assert torch.equal(found[0], overlay(photos, heatmaps, alpha=0.3)[0])
-    assert torch.equal(found[1, :, 2:5, 6], colorize(heatmaps)[1, :, 2:5, 6])
-    found[1, :, 2:5, 6] = photos[1, :, 2:5, 6]
-    assert torch.equal(found[1], photos[1])
+    blend = overlay(photos, heatmaps, alpha=alpha)
+    assert torch.equal(blend[0], overlay(photos, heatmaps, alpha=0.3)[0])
+    assert torch.equal(blend[1, :, 2:5, 6], colorize(heatmaps)[1, :, 2:5, 6])
+    blend[1, :, 2:5, 6] = photos[1, :, 2:5, 6]
+    assert torch.equal(blend[1], photos[1])
 
 
-def test_alpha_may_follow_k_heatmaps_or_a_lone_one(photos, heatmaps):
+def test_alpha_may_be_the_k_heatmaps_or_a_lone_one(photos, heatmaps):
     several = torch.rand(2, 3, 9, 14)
-    found = overlay(photos, several, alpha=several)
+    blend = overlay(photos, several, alpha=several)
     for k in range(3):
-        assert torch.equal(found[:, k], overlay(photos, several[:, k], alpha=several[:, k]))
+        assert torch.equal(blend[:, k], overlay(photos, several[:, k], alpha=several[:, k]))
     expected = overlay(photos[:1], heatmaps[:1], alpha=heatmaps[:1])
     assert torch.equal(overlay(photos[0], heatmaps[0], alpha=heatmaps[0]), expected)
 
@@ -83,12 +83,12 @@ def test_alpha_may_be_a_numpy_number(photos, heatmaps):
 def test_an_alpha_of_nan_shows_the_image_and_one_of_more_than_1_the_colour(photos, heatmaps):
     alpha = torch.full((2, 9, 14), torch.nan)
     alpha[1] = 1.2
-    found = overlay(photos, heatmaps, alpha=alpha)
-    assert torch.equal(found[0], photos[0]) and torch.equal(found[1], colorize(heatmaps)[1])
+    blend = overlay(photos, heatmaps, alpha=alpha)
+    assert torch.equal(blend[0], photos[0]) and torch.equal(blend[1], colorize(heatmaps)[1])
 
 
 class Devices(TorchDispatchMode):
-    """The devices of all tensors that go into or come out of any operation."""
+    """Records the devices of all inputs and outputs of all operations."""
 
     def __init__(self):
         super().__init__()
@@ -103,13 +103,13 @@ class Devices(TorchDispatchMode):
 
 @pytest.mark.parametrize("values", [{}, {"mean": [0.4, 0.5, 0.6], "std": 0.2}])
 def test_nothing_is_read_from_or_sent_to_an_accelerator(values):
-    # The meta device has no values: reading one raises, and what comes from the host is seen to.
+    # The meta device has no values: reading one raises. Tensors that come from the host are seen by Devices.
     images, heatmap = torch.rand(2, 3, 4, 5, device="meta"), torch.rand(2, 4, 5, device="meta")
     colormap_table("jet", images.device)
     with Devices() as devices:
-        found = overlay(images, heatmap, alpha=heatmap, **values)
+        blend = overlay(images, heatmap, alpha=heatmap, **values)
     assert devices.seen == {"meta"}
-    assert (found.device.type, found.shape, found.dtype) == ("meta", (2, 3, 4, 5), torch.uint8)
+    assert (blend.device.type, blend.shape, blend.dtype) == ("meta", (2, 3, 4, 5), torch.uint8)
 
 
 def test_levels_fractions_and_normalised_images_give_the_same_picture(photos, heatmaps):
@@ -130,10 +130,10 @@ def test_a_gray_image_is_drawn_as_its_three_equal_channels(photos, heatmaps):
 
 def test_k_heatmaps_give_k_pictures_of_each_image(photos):
     heatmaps = torch.rand(2, 4, 9, 14)
-    found = overlay(photos, heatmaps)
-    assert found.shape == (2, 4, 3, 9, 14)
+    blend = overlay(photos, heatmaps)
+    assert blend.shape == (2, 4, 3, 9, 14)
     for k in range(4):
-        assert torch.equal(found[:, k], overlay(photos, heatmaps[:, k]))
+        assert torch.equal(blend[:, k], overlay(photos, heatmaps[:, k]))
 
 
 def test_one_image_and_one_map_are_a_batch_of_one(photos, heatmaps):
@@ -144,9 +144,9 @@ def test_memory_layout_changes_nothing_and_the_result_is_contiguous(photos, heat
     expected = overlay(photos, heatmaps)
     sliced = torch.rand(2, 18, 14)
     sliced[:, ::2] = heatmaps
-    found = overlay(photos.contiguous(memory_format=torch.channels_last), sliced[:, ::2])
-    assert torch.equal(found, expected)
-    assert found.is_contiguous()
+    blend = overlay(photos.contiguous(memory_format=torch.channels_last), sliced[:, ::2])
+    assert torch.equal(blend, expected)
+    assert blend.is_contiguous()
 
 
 def test_an_empty_batch_gives_an_empty_batch():
@@ -169,9 +169,9 @@ def test_overshoot_of_resizing_is_clamped_and_nan_is_cold():
 
 @pytest.mark.parametrize("name", ["jet", "viridis", "twilight_shifted"])
 def test_an_opencv_colormap_is_opencv_s(name):
-    found = colormap_table(name, torch.device("cpu"))
+    table = colormap_table(name, torch.device("cpu"))
     bgr = cv2.applyColorMap(numpy.arange(256, dtype=numpy.uint8)[:, None], getattr(cv2, f"COLORMAP_{name.upper()}"))
-    assert found[:, [2, 1, 0]].tolist() == bgr[:, 0].tolist()
+    assert table[:, [2, 1, 0]].tolist() == bgr[:, 0].tolist()
 
 
 @pytest.mark.parametrize("name", ["coolwarm", "Reds", "tab10"])
@@ -185,7 +185,7 @@ def test_a_colormap_is_made_once_for_each_device():
     assert colormap_table("hot", torch.device("cpu")) is colormap_table("hot", torch.device("cpu"))
 
 
-def test_an_unknown_colormap_is_answered_with_the_nearest_and_the_choices():
+def test_the_message_for_an_unknown_colormap_lists_similar_names_and_all_of_opencv():
     with pytest.raises(
         ValueError, match=r"'virdis' is unknown \(did you mean viridis.*choose one of autumn, bone, .*jet"
     ):
@@ -196,12 +196,16 @@ IMAGES, MAP = torch.zeros(2, 3, 4, 5), torch.zeros(2, 4, 5)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "choices", "message"),
+    ("arguments", "options", "message"),
     [
         ((IMAGES, MAP), {"alpha": 1.5}, r"alpha=1\.5 is outside \[0, 1\]"),
         ((IMAGES, MAP), {"alpha": float("nan")}, "alpha=nan is outside"),
-        ((IMAGES, MAP), {"alpha": MAP[0]}, r"alpha is \(4, 5\) of torch\.float32; .* heatmap's shape \(2, 4, 5\)"),
-        ((IMAGES, MAP), {"alpha": MAP.long()}, r"alpha is \(2, 4, 5\) of torch\.int64"),
+        (
+            (IMAGES, MAP),
+            {"alpha": MAP[0]},
+            r"alpha has shape \(4, 5\) and dtype torch\.float32; .* heatmap's shape \(2, 4, 5\)",
+        ),
+        ((IMAGES, MAP), {"alpha": MAP.long()}, r"alpha has shape \(2, 4, 5\) and dtype torch\.int64"),
         ((IMAGES, MAP), {"alpha": MAP + 2}, "alpha ranges from 2 to 2"),
         ((IMAGES, MAP), {"alpha": MAP.to("meta")}, "alpha is on meta but heatmap is on cpu"),
         ((torch.zeros(2, 4, 4, 5), MAP), {}, r"images has shape \(2, 4, 4, 5\); expected \(B,3,H,W\)"),
@@ -218,9 +222,9 @@ IMAGES, MAP = torch.zeros(2, 3, 4, 5), torch.zeros(2, 4, 5)
         ((IMAGES.byte(), MAP), {"mean": 0.5, "std": 0.5}, "uint8 images cannot have been normalised"),
     ],
 )
-def test_what_does_not_fit_is_refused_in_a_sentence(arguments, choices, message):
+def test_wrong_arguments_are_refused_in_a_sentence(arguments, options, message):
     with pytest.raises(ValueError, match=message):
-        overlay(*arguments, **choices)
+        overlay(*arguments, **options)
 
 
 def test_integer_images_and_heatmaps_and_an_alpha_in_words_are_refused():
@@ -243,7 +247,7 @@ BATCH = torch.zeros(3, 3, 16, 16)
         ({"images": BATCH.numpy()}, TypeError, ("images", "ndarray", "(B,3,H,W)", "torch.from_numpy", "permute")),
         ({"heatmap": [[0.5]]}, TypeError, ("heatmap", "list", "(B,H,W)", "tensor")),
         ({"mean": "x", "std": 1.0}, TypeError, ("mean='x'", "number", "channel")),
-        ({"mean": 0.5, "std": [1, 0, 1]}, ValueError, ("std=[1, 0, 1]", "not positive", "divided by")),
+        ({"mean": 0.5, "std": [1, 0, 1]}, ValueError, ("std=[1, 0, 1]", "not positive", "were divided")),
         ({"images": BATCH[:2]}, ValueError, ("(2, 3, 16, 16)", "(3, 16, 16)")),
     ],
 )
