@@ -1,12 +1,12 @@
-"""Recipe B: where a small residual network looked for pneumonia, with one sigmoid output of shape (B,1,1,1).
+"""Recipe B: where a small residual network looks for pneumonia. Its output is one sigmoid, of shape (B,1,1,1).
 
-The recipe averages over the channels where Grad-CAM sums, and divides by the maximum: the division takes the factor
-1/C away again, so the maps are equal. It draws the square of the map, enlarged bicubically, over the X-ray.
+The recipe takes the mean over the channels where Grad-CAM sums, then divides by the maximum, which cancels the factor
+1/C: the maps are equal. The square of the map, enlarged bicubically, is drawn over the X-ray.
 
     python examples/chest_xray.py xray.png --weights pneumonia.pth
 
-No public weights exist; train the network below, then `torch.save(model.state_dict(), "pneumonia.pth")`. Without an
-X-ray, a drawing of one is explained.
+No public weights exist: train the network below, then `torch.save(model.state_dict(), "pneumonia.pth")`. Without an
+X-ray, the example explains a drawing of one.
 """
 
 import torch
@@ -20,7 +20,7 @@ from gradcam_fast.visual.colormaps import colorize
 
 
 class ResidualBlock(nn.Module):
-    """Two 3x3 convolutions beside a 1x1 shortcut, both halving the side."""
+    """Two 3x3 convolutions, added to a 1x1 shortcut; both halve height and width."""
 
     def __init__(self, channels, out):
         super().__init__()
@@ -39,7 +39,7 @@ class ResidualBlock(nn.Module):
 
 
 class PneumoniaNet(nn.Module):
-    """(B,3,256,256) images to one probability each, (B,1,1,1)."""
+    """Images (B,3,256,256) to one probability each, (B,1,1,1)."""
 
     def __init__(self, widths=(3, 64, 128, 256, 512, 1024)):
         super().__init__()
@@ -51,12 +51,12 @@ class PneumoniaNet(nn.Module):
 
 
 def explain(model, images):
-    """The raw low-resolution maps (B,8,8), their maximum 1."""
+    """The explanation with heatmaps (B,8,8) at the layer's resolution, divided by their maximum."""
     return gradcam_fast.explain(model, images, layer="resnet_blocks.4", size=(8, 8), normalize="max")
 
 
 def enlarged(heatmap):
-    """Bicubic as Pillow has it: `antialias` chooses its kernel, also where nothing is made smaller."""
+    """Heatmaps (B,256,256), enlarged as Pillow's bicubic does: `antialias` selects its kernel, also for enlarging."""
     return interpolate(heatmap.unsqueeze(1), (256, 256), mode="bicubic", antialias=True)[:, 0]
 
 
@@ -66,13 +66,13 @@ def main(argv=None):
     model = load(PneumoniaNet(), options.weights)
     xrays = {path.stem: read(path, 256) for path in options.photos} or {"drawn": sample_xray()}
     for name, xray in xrays.items():
-        found = explain(model, (xray / 255 - 0.5) / 0.5)
-        squared = enlarged(found.heatmap).clamp(0, 1) ** 2
+        explanation = explain(model, (xray / 255 - 0.5) / 0.5)
+        squared = enlarged(explanation.heatmap).clamp(0, 1) ** 2
         blend = gradcam_fast.overlay(xray, squared, colormap="jet", alpha=0.4)
         figure = figures.gallery(
-            [xray[0], colorize(found.heatmap[0]), blend[0]],
+            [xray[0], colorize(explanation.heatmap[0]), blend[0]],
             ["X-ray", "map, 8 x 8", "its square, over the X-ray"],
-            title=f"{name}: pneumonia {found.score.item():.1%}",
+            title=f"{name}: pneumonia {explanation.score.item():.1%}",
         )
         save(figure, options.out / f"chest_xray_{name}.png")
 

@@ -1,6 +1,6 @@
-"""Recipe C: where VGG16 would look for a class of your choice (243, bull mastiff), and what its earlier layers show.
+"""Recipe C: where VGG16 looks for a chosen class (243, bull mastiff), and the heatmaps of its earlier layers.
 
-The target layer is the last max-pool, `features.30`. A backward pass from a one-hot vector is what `target=` means.
+The target layer is the last max-pool, `features.30`. `target=` stands for the recipe's backward from a one-hot vector.
 
     python examples/demystified_vgg16.py photo.jpg --weights vgg16-397923af.pth
 
@@ -20,7 +20,7 @@ POOLS = ("features.4", "features.9", "features.16", "features.23", "features.30"
 
 
 def explain(model, images, layer=POOLS[-1], **choices):
-    """Maps (B,H,W) on [0,1] for the chosen class."""
+    """The explanation of the chosen class, with heatmaps (B,H,W) on [0,1]."""
     return gradcam_fast.explain(model, images, target=BULL_MASTIFF, layer=layer, **choices)
 
 
@@ -31,12 +31,12 @@ def main(argv=None):
     names = VGG16_Weights.IMAGENET1K_V1.meta["categories"]
     for path in options.photos or [sample_photo()]:
         photo = read(path, 224)
-        found = explain(model, imagenet(photo))
-        save(figures.explained(photo, found, names), options.out / f"demystified_{path.stem}.png")
-        # All depths come from one more forward, each map at its layer's own resolution.
-        depths = feature_maps(model, imagenet(photo), layer=POOLS, target=BULL_MASTIFF)
+        explanation = explain(model, imagenet(photo))
+        save(figures.explained(photo, explanation, names), options.out / f"demystified_{path.stem}.png")
+        # One more forward gives the maps of all layers, each at its own resolution.
+        layer_maps = feature_maps(model, imagenet(photo), layer=POOLS, target=BULL_MASTIFF)
         heatmaps = [
-            gradcam_fast.cam(each.activations, each.gradients, each.activations.shape[2:])[0] for each in depths
+            gradcam_fast.cam(maps.activations, maps.gradients, maps.activations.shape[2:])[0] for maps in layer_maps
         ]
         figure = figures.layers(photo[0], [heatmap[0] for heatmap in heatmaps], POOLS)
         save(figure, options.out / f"demystified_{path.stem}_depths.png")

@@ -1,6 +1,6 @@
-"""Recipe D: where ResNet-152 looked for its best guess, and for its second one, in the same photo.
+"""Recipe D: where ResNet-152 looks for its two most probable classes in the same photo.
 
-Both maps of all photos come from one forward; the part of the network before `layer4` is never differentiated.
+One forward gives both heatmaps of all photos; the part of the network before `layer4` is not differentiated.
 
     python examples/explainable_resnet152.py cat.jpg dog.jpg --weights resnet152-394f9c45.pth
 
@@ -17,7 +17,7 @@ from gradcam_fast.visual import figures
 
 
 def explain(model, images, **target):
-    """Maps (B,2,H,W) on [0,1]: 1 is where the evidence is strongest."""
+    """The explanation with heatmaps (B,2,H,W) on [0,1]; 1 is where the map is greatest."""
     return gradcam_fast.explain(model, images, layer="layer4", **target or {"topk": 2})
 
 
@@ -28,9 +28,9 @@ def main(argv=None):
     names = ResNet152_Weights.IMAGENET1K_V1.meta["categories"]
     paths = options.photos or [sample_photo("chelsea.png"), sample_photo("coffee.png")]
     photos = torch.cat([read(path, 224) for path in paths])
-    found = explain(model, imagenet(photos))
-    blends = gradcam_fast.overlay(photos, found.heatmap).flatten(0, 1)
-    captions = [title for image in range(len(paths)) for title in figures.class_titles(found, image, names)]
+    explanation = explain(model, imagenet(photos))
+    blends = gradcam_fast.overlay(photos, explanation.heatmap).flatten(0, 1)
+    captions = [title for image in range(len(paths)) for title in figures.class_titles(explanation, image, names)]
     save(figures.gallery(blends, captions, columns=2), options.out / "explainable.png")
 
 

@@ -1,7 +1,7 @@
-"""Recipe A: where VGG16 looked for its best guess, at the last convolution, before its in-place ReLU.
+"""Recipe A: where VGG16 looks for its most probable class, at the last convolution, before its in-place ReLU.
 
-Written with hooks by hand, this takes model surgery: the ReLU behind `features.28` overwrites what the hook kept, so
-every ReLU is replaced by an out-of-place one. Here nothing is replaced; the layer is named and that is all.
+With hooks by hand the model must be changed: the ReLU behind `features.28` overwrites the output that the hook kept, so
+every ReLU is replaced by one that is not in-place. Here it is enough to name the layer.
 
     python examples/from_scratch_vgg16.py photo.jpg --weights vgg16-397923af.pth
 
@@ -21,7 +21,7 @@ NAMES = VGG16_Weights.IMAGENET1K_V1.meta["categories"]
 
 
 def explain(model, images, normalize="none", **choices):
-    """Maps (B,H,W) of the highest logit, not normalised; `relu=False` shows the evidence against it too."""
+    """The explanation of the highest logit, its heatmaps (B,H,W) not normalised; `relu=False` keeps negative values."""
     return gradcam_fast.explain(model, images, layer=LAYER, normalize=normalize, **choices)
 
 
@@ -31,18 +31,18 @@ def main(argv=None):
     model = load(vgg16(), options.weights)
     for path in options.photos or [sample_photo()]:
         photo = read(path, 224)
-        found = explain(model, imagenet(photo), normalize="minmax")
-        drawn = {
-            "": figures.explained(photo, found, NAMES, colormap="coolwarm", edges=True),
-            "_classes": figures.classes(photo[0], found.logits[0], NAMES),
+        explanation = explain(model, imagenet(photo), normalize="minmax")
+        by_suffix = {
+            "": figures.explained(photo, explanation, NAMES, colormap="coolwarm", edges=True),
+            "_classes": figures.classes(photo[0], explanation.logits[0], NAMES),
         }
-        # The same layer's feature maps and gradients, for the recipe's other pictures.
+        # Feature maps and gradients of the same layer, for the recipe's other figures.
         maps = feature_maps(model, imagenet(photo), layer=LAYER)
         raw, _, _ = gradcam_fast.cam(maps.activations, maps.gradients, (14, 14), normalize="none", relu=False)
-        drawn["_relu"] = figures.relu(photo[0], raw[0], edges=True)
-        drawn["_channels"] = figures.channels(maps.activations[0], maps.gradients[0])
-        for what, figure in drawn.items():
-            save(figure, options.out / f"from_scratch_{path.stem}{what}.png")
+        by_suffix["_relu"] = figures.relu(photo[0], raw[0], edges=True)
+        by_suffix["_channels"] = figures.channels(maps.activations[0], maps.gradients[0])
+        for suffix, figure in by_suffix.items():
+            save(figure, options.out / f"from_scratch_{path.stem}{suffix}.png")
 
 
 if __name__ == "__main__":

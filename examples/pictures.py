@@ -1,6 +1,6 @@
-"""Photos in and figures out, for the four recipes beside this file.
+"""What the examples share: the command line, reading photos, loading weights, writing figures.
 
-Knows nothing of networks or of Grad-CAM. Photos are uint8 RGB tensors of shape (1,3,H,W).
+Photos are tensors (1,3,H,W) uint8 RGB.
 """
 
 import argparse
@@ -17,24 +17,26 @@ STD = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
 
 
 def arguments(description, argv=None):
-    """The command line that all recipes share: photos, `--weights FILE` and `--out FOLDER`."""
+    """Parse the command line of all examples: photos, `--weights FILE` and `--out FOLDER`."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("photos", nargs="*", type=Path, help="photos to explain; without any, one that is installed")
-    parser.add_argument("--weights", type=Path, help="a state_dict file; without one the weights are random")
+    parser.add_argument("photos", nargs="*", type=Path, help="photos to explain (default: an installed one)")
+    parser.add_argument("--weights", type=Path, help="a state_dict file (default: random weights)")
     parser.add_argument("--out", type=Path, default=Path("explained"), help="where to write (default: %(default)s)")
     return parser.parse_args(argv)
 
 
 def sample_photo(name="chelsea.png"):
-    """Path of a photo that scikit-image ships; chelsea is a cat, coffee a cup."""
+    """Path of a photo of scikit-image; chelsea is a cat, coffee a cup."""
     package = find_spec("skimage")
     if package is None:
-        raise SystemExit("no photo was named and scikit-image, which ships some, is missing: pip install scikit-image")
+        raise SystemExit(
+            "no photo was named, and scikit-image, which has some, is missing; run pip install scikit-image"
+        )
     return Path(package.origin).parent / "data" / name
 
 
 def sample_xray():
-    """Two dark lungs with ribs across, one of them with a bright patch, (1,3,256,256)."""
+    """A drawing of two dark lungs with ribs, one lung with a bright patch: (1,3,256,256)."""
     y, x = torch.meshgrid(torch.linspace(-1, 1, 256), torch.linspace(-1, 1, 256), indexing="ij")
     lungs = sum(torch.exp(-8 * (x - side) ** 2 - 2 * y**2) for side in (-0.45, 0.45))
     patch = torch.exp(-40 * (x - 0.4) ** 2 - 40 * (y - 0.3) ** 2)
@@ -43,7 +45,7 @@ def sample_xray():
 
 
 def read(path, side):
-    """The photo as (1,3,side,side)."""
+    """Read a photo as (1,3,side,side), resized without regard to its proportions."""
     photo = cv2.imread(str(path))
     if photo is None:
         raise SystemExit(f"{path} cannot be read as a photo; give the path of a PNG or JPEG file")
@@ -52,21 +54,21 @@ def read(path, side):
 
 
 def imagenet(photo):
-    """What ImageNet networks take: [0,1], then the mean and deviation of ImageNet's colours."""
+    """Normalise a photo for networks trained on ImageNet."""
     return (photo / 255 - MEAN) / STD
 
 
 def load(model, weights):
-    """The model in eval mode, with the weights of a state_dict file if there is one."""
+    """Put the model in eval mode, with the weights of a state_dict file if one is given."""
     if weights:
         model.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
     else:
-        print("the weights are random: the maps show how, not what; give real ones with --weights")
+        print("the weights are random, so the heatmaps mean nothing; give trained ones with --weights")
     return model.eval()
 
 
 def save(figure, path):
-    """Write a figure, and say where."""
+    """Write a figure and print its path."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         figures.save(figure, path)

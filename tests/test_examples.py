@@ -1,7 +1,4 @@
-"""What the files of examples/ draw, against what the published recipes draw: with OpenCV, matplotlib and Pillow.
-
-Knows nothing of gradcam_fast beyond the examples, and how figures make photos larger.
-"""
+"""The figures of examples/ against those of the published recipes, drawn with OpenCV, matplotlib and Pillow."""
 
 import sys
 from pathlib import Path
@@ -57,9 +54,9 @@ def contents(figure):
     return [text.get_text() for text in figure.texts], shown
 
 
-def looks_like(found, expected):
+def looks_like(picture, expected):
     """Equal but for a few levels: maps that differ by rounding may take the neighbouring of 256 colours."""
-    return np.abs(found.astype(int) - expected.astype(int)).max() <= 8
+    return np.abs(picture.astype(int) - expected.astype(int)).max() <= 8
 
 
 def enlarged(heatmap, side=384):

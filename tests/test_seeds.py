@@ -1,7 +1,4 @@
-"""The four recipes of examples/ against the same recipes as they were published: equal maps.
-
-Knows nothing of gradcam_fast beyond the examples, which are what is compared.
-"""
+"""The heatmaps of the four recipes in examples/ are those of the recipes as they were published."""
 
 import sys
 from pathlib import Path
