@@ -103,7 +103,7 @@ def _find(model: nn.Module, request: Request) -> tuple[TargetLayer, bool]:
         )
     if trace.unreadable and cuts_patches(candidate.module):
         warn_caller(
-            f"the layer found, {candidate.name!r}, only cuts the images into patches, because no later one can be read: "
+            f"the layer found, {candidate.name!r}, only cuts the images into patches, as no later one can be read: "
             f"{trace.unreadable}; or name a layer with layer=..."
         )
     return TargetLayer(candidate.name, candidate.module), has_gradient
