@@ -1,4 +1,4 @@
-"""A model with a checkpointed block, the ways in which the block is run again, and its twin that keeps activations."""
+"""A model with a block that is checkpointed in different ways, and its plain twin that keeps activations."""
 
 import torch
 from torch import nn
@@ -12,7 +12,7 @@ def conv(channels, *more):
 
 
 class Staged(nn.Module):
-    """Before, a checkpointed block with dropout and running statistics, behind; `run` is how the block is run."""
+    """Stages `before`, `block` (dropout, running statistics) and `behind`; `run(block, maps)` runs the block."""
 
     def __init__(self, run, behind=True):
         super().__init__()
@@ -25,7 +25,7 @@ class Staged(nn.Module):
         return self.head(self.behind(self.run(self.block, self.before(images))))
 
 
-def kept(block, maps):
+def keep_activations(block, maps):
     return block(maps)
 
 
@@ -34,12 +34,12 @@ def recomputed(block, maps):
 
 
 def recomputed_in_pieces(block, maps):
-    """As timm's models do: in segments, and of a Sequential only the parts run."""
+    """As timm does: in segments; the parts of the Sequential run, not the Sequential itself."""
     return checkpoint_sequential(block, 2, maps, use_reentrant=False)
 
 
 def recomputed_in_calls(block, maps):
-    """As transformers' models do: by each layer for itself, its hooks inside, and in training mode only."""
+    """As transformers does: each layer with its hooks, and in training mode only."""
     for layer in block:
         maps = checkpoint(layer.__call__, maps, use_reentrant=False) if layer.training else layer(maps)
     return maps
@@ -50,17 +50,17 @@ def reentrant(block, maps):
 
 
 def twins(run, training=False, **choices):
-    """The same network keeping its activations, and run otherwise."""
-    plain, other = Staged(kept, **choices), Staged(run, **choices)
-    other.load_state_dict(plain.state_dict())
-    return plain.train(training), other.train(training)
+    """Two networks of equal weights: one keeps the activations of its block, one runs it by `run`."""
+    plain, twin = Staged(keep_activations, **choices), Staged(run, **choices)
+    twin.load_state_dict(plain.state_dict())
+    return plain.train(training), twin.train(training)
 
 
 def explained(model, images, **choices):
-    torch.manual_seed(3)  # of the dropout
+    torch.manual_seed(3)  # for the dropout
     return explain(model, images, relu=False, **choices)
 
 
-def assert_same(found, expected):
-    assert torch.equal(found.heatmap, expected.heatmap) and torch.equal(found.logits, expected.logits)
-    assert found.layer == expected.layer and expected.valid.all()
+def assert_same(actual, expected):
+    assert torch.equal(actual.heatmap, expected.heatmap) and torch.equal(actual.logits, expected.logits)
+    assert actual.layer == expected.layer and expected.valid.all()

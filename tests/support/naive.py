@@ -1,6 +1,6 @@
-"""Grad-CAM as the textbook has it: a graph through the whole network, gradients by hand, maps image by image.
+"""Grad-CAM as in the textbook: a graph through the whole network, and maps image by image.
 
-The second opinion of the capture tests. Shares no code with gradcam_fast, so that they cannot be wrong together.
+The expected values of many tests. It shares no code with gradcam_fast, so that both cannot have the same fault.
 """
 
 import copy
@@ -9,17 +9,17 @@ import torch
 from torch.nn import functional as F
 
 
-def full_graph(model, layer, images, score, *others):
+def full_graph(model, layer, images, score, *other_inputs):
     """Activations and gradients at the named layer, and the output, from an ordinary forward of a copy of the model.
 
-    `score` turns the output into one number per image; `others` are the model's inputs beside the images. Of a layer
-    that runs several times the last run counts.
+    `score` turns the output into one number per image; `other_inputs` are the model's inputs after the images. Of a
+    layer that runs several times the last call counts.
     """
     twin = copy.deepcopy(model)
     kept = []
 
     def keep(_, __, output):
-        if not isinstance(output, torch.Tensor):  # a transformer's dataclass, whose first member are the maps
+        if not isinstance(output, torch.Tensor):  # a dataclass of transformers; its first member holds the maps
             kept[:] = output[:1]
             return None
         kept[:] = [output]
@@ -27,7 +27,7 @@ def full_graph(model, layer, images, score, *others):
 
     twin.get_submodule(layer).register_forward_hook(keep)
     with torch.inference_mode(False), torch.enable_grad():
-        output = twin(images.clone().requires_grad_(), *others)
+        output = twin(images.clone().requires_grad_(), *other_inputs)
         (gradients,) = torch.autograd.grad(score(output).sum(), kept[0])
     return kept[0].detach(), gradients, output.detach() if isinstance(output, torch.Tensor) else output
 
@@ -50,7 +50,7 @@ def gradcam(activations, gradients, size):
     return torch.stack(maps)
 
 
-def heatmaps(model, layer, images, score, *others):
+def heatmaps(model, layer, images, score, *other_inputs):
     """Normalised Grad-CAM maps (B,H,W) of the images, in float64."""
-    activations, gradients, _ = full_graph(model, layer, images, score, *others)
+    activations, gradients, _ = full_graph(model, layer, images, score, *other_inputs)
     return gradcam(activations, gradients, images.shape[-2:])

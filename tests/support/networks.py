@@ -1,6 +1,6 @@
-"""Small networks with the traits of real ones that a capture can stumble over; each forward takes a millisecond.
+"""Small networks with traits of real ones that are hard to explain; a forward takes about a millisecond.
 
-Knows nothing of gradcam_fast. All take (B,3,H,W) images and are in eval mode, with random weights.
+All take images (B,3,H,W), have random weights and are in eval mode, unless their docstring says otherwise.
 """
 
 from collections import OrderedDict, namedtuple
@@ -16,8 +16,8 @@ def do_nothing(*_):
 class ConvNet(nn.Module):
     """Two convolutions, each with an in-place ReLU behind it; 16x16 images give 4x4 maps at `features`.
 
-    `at_start` and `at_head` are called in every forward, before the trunk and behind it: places where a test counts,
-    waits or raises. `calls` counts forwards.
+    `at_start` and `at_head` are called in every forward, before the trunk and behind it; a test may count, wait or
+    raise there. `calls` counts forwards.
     """
 
     def __init__(self, classes=5, dropout=0.0):
@@ -29,7 +29,7 @@ class ConvNet(nn.Module):
             nn.Conv2d(8, 12, 3, stride=2, padding=1),
             nn.ReLU(inplace=True),
         )
-        # Four pooled positions: the gradients differ from place to place, so that the methods differ too.
+        # Four pooled positions: gradients differ between positions, so that methods give different maps.
         self.head = nn.Sequential(
             nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.BatchNorm1d(48), nn.Dropout(dropout), nn.Linear(48, classes)
         )
@@ -50,13 +50,23 @@ class ConvNet(nn.Module):
 
 
 def stateless():
-    """The layers of ConvNet and nothing that changes from call to call, so that compiled code may be used again."""
+    """The layers of a ConvNet without any state that changes between calls, so that compiled code is used again."""
     model = ConvNet()
     return nn.Sequential(OrderedDict(features=model.features, head=model.head)).eval()
 
 
+def conv_relu(channels=3):
+    """A trunk of one convolution: (B,channels,H,W) to (B,8,H,W)."""
+    return nn.Sequential(nn.Conv2d(channels, 8, 3, padding=1), nn.ReLU())
+
+
+def pooled_head(features):
+    """A head on globally pooled maps: (B,features,h,w) to logits (B,5)."""
+    return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(features, 5))
+
+
 class Shaped(ConvNet):
-    """One output per image, in a given shape such as (B,1,1,1), between 0 and 1."""
+    """One output per image between 0 and 1, in a shape such as (B,1,1,1)."""
 
     def __init__(self, *trailing):
         super().__init__(classes=1)
@@ -67,7 +77,7 @@ class Shaped(ConvNet):
 
 
 class Wrapped(ConvNet):
-    """The logits inside whatever `wrap` makes of them."""
+    """Returns `wrap(logits)`."""
 
     def __init__(self, wrap):
         super().__init__()
@@ -81,7 +91,7 @@ LogitsAndFeatures = namedtuple("LogitsAndFeatures", ["logits", "features"])
 
 
 class Repeating(nn.Module):
-    """One block and one in-place ReLU, each run `times` times."""
+    """A block and an in-place ReLU that each run `times` times."""
 
     def __init__(self, times):
         super().__init__()
@@ -114,7 +124,7 @@ class DeadEnds(ConvNet):
 
 
 class Counting(ConvNet):
-    """Buffers that the forward itself changes, one in place and one by assignment, in eval mode too."""
+    """Its forward changes two buffers, one in place and one by assignment, also in eval mode."""
 
     def __init__(self):
         super().__init__()
@@ -128,7 +138,7 @@ class Counting(ConvNet):
 
 
 class Muted(ConvNet):
-    """A forward that turns gradients off for itself."""
+    """A forward that turns gradients off and detaches its output."""
 
     @torch.no_grad()
     def forward(self, images):
@@ -143,7 +153,7 @@ class Unbatchable(ConvNet):
 
 
 class Doubled(torch.autograd.Function):
-    """Its backward wants the numbers of one gradient, which no batched backward has."""
+    """A backward through NumPy, which no batched backward can run."""
 
     @staticmethod
     def forward(ctx, logits):
@@ -155,7 +165,41 @@ class Doubled(torch.autograd.Function):
 
 
 class TwoInputs(ConvNet):
-    """Images and a number per image."""
+    """Takes images and one number per image."""
 
     def forward(self, images, shift):
         return super().forward(images) * shift.unsqueeze(1)
+
+
+class TwoLevels(nn.Module):
+    """Two outputs: one of the trunk, and one of a branch behind it."""
+
+    def __init__(self):
+        super().__init__()
+        self.trunk, self.branch = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3)
+        self.runs = 0
+
+    def forward(self, images):
+        self.runs += 1
+        trunk = self.trunk(images)
+        return trunk.mean((2, 3)), self.branch(trunk).mean((2, 3))
+
+
+class PatchNet(nn.Module):
+    """A small vision transformer: patches of 8 pixels behind `class_tokens`, one attention layer, a head.
+
+    The head reads the first token, or the mean where there are no class tokens.
+    """
+
+    def __init__(self, class_tokens):
+        super().__init__()
+        self.class_tokens = nn.Parameter(torch.randn(1, class_tokens, 16))
+        self.patch, self.norm = nn.Conv2d(3, 16, 8, 8), nn.LayerNorm(16)
+        self.mix, self.head = nn.MultiheadAttention(16, 2, batch_first=True), nn.Linear(16, 5)
+        self.eval()
+
+    def forward(self, images):
+        patches = self.patch(images).flatten(2).mT
+        tokens = self.norm(torch.cat([self.class_tokens.expand(len(images), -1, -1), patches], 1))
+        tokens = tokens + self.mix(tokens, tokens, tokens)[0]
+        return self.head(tokens[:, 0] if self.class_tokens.shape[1] else tokens.mean(1))

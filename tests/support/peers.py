@@ -1,6 +1,6 @@
-"""gradcam_fast and its peers behind one signature each, and the networks on which they are compared.
+"""gradcam_fast and other libraries behind one signature, and the networks on which they are compared.
 
-Knows nothing of formulas. A test that asks for what is not installed is skipped.
+A test that asks for a library that is not installed is skipped.
 """
 
 import functools
@@ -27,7 +27,7 @@ PYTORCH_GRAD_CAM = {
 }
 TORCHCAM = {"gradcam": "GradCAM", "gradcam++": "GradCAMpp", "xgradcam": "XGradCAM", "layercam": "LayerCAM"}
 
-# Nothing behind these layers changes their output in place; it is nowhere negative, or has both signs.
+# Nothing behind these layers changes their output in place. The output is never negative, or has both signs.
 RECTIFIED = [
     ("ConvNet", "features.4"),
     ("resnet18", "maxpool"),
@@ -39,7 +39,7 @@ RECTIFIED = [
 ]
 SIGNED = [("densenet121", "features.denseblock3"), ("mobilenet_v3_small", "features.12")]
 
-# Behind these comes an in-place ReLU, as a module or as a function; or a sum in place, and then such a ReLU.
+# Behind these layers comes an in-place ReLU (a module or a function), or an in-place sum and then such a ReLU.
 BEFORE_INPLACE_RELU = [("vgg11", "features.18"), ("densenet121", "features")]
 BEFORE_INPLACE_SUM = [("resnet18", "layer3.1.bn2")]
 
@@ -73,7 +73,7 @@ def torchcam(model, layer, images, method="gradcam"):
 
 
 def captum(model, layer, images, size=None):
-    """Grad-CAM maps as they are, of the layer's own size; or ReLU'd and then resized to `size`. Never scaled."""
+    """Grad-CAM maps of the layer's own size, or ReLU'd and then resized to `size`; not scaled."""
     peer = pytest.importorskip("captum.attr")
     maps = peer.LayerGradCam(model, model.get_submodule(layer)).attribute(
         images, CLASSES[: len(images)], relu_attributions=size is not None
@@ -83,20 +83,20 @@ def captum(model, layer, images, size=None):
     return maps[:, 0].detach()
 
 
-def distance(found, expected):
-    """The greatest difference in each image, on the scale of the expected map, which must not be flat."""
-    found, expected = found.double().flatten(1), expected.double().flatten(1)
+def distance(actual, expected):
+    """The largest difference in each image, divided by the largest expected value. Expected maps must not be flat."""
+    actual, expected = actual.double().flatten(1), expected.double().flatten(1)
     scale = expected.abs().amax(1)
     assert (expected.std(1) > 0.01 * scale).all()
-    return (found - expected).abs().amax(1) / scale
+    return (actual - expected).abs().amax(1) / scale
 
 
-def same(found, expected):
-    return bool((distance(found, expected) <= PEER).all())
+def same(actual, expected):
+    return bool((distance(actual, expected) <= PEER).all())
 
 
 def threefold():
-    """Each of two convolutions shrinks the images to a third."""
+    """Two convolutions, each of which shrinks the sides to a third."""
     head = nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(48, 5)
     return nn.Sequential(nn.Conv2d(3, 8, 3, 3), nn.ReLU(), nn.Conv2d(8, 12, 3, 3), nn.ReLU(), *head)
 
@@ -108,9 +108,9 @@ OWN = {"ConvNet": ConvNet, "Threefold": threefold}
 def network(name, gain=LOUD):
     """A network of torchvision or one of `OWN` in eval mode, the weights of its last layer multiplied by `gain`.
 
-    A loud one has gradients beside which the peers' absolute epsilons vanish. Batch-norm has seen one batch: without
-    that, activations die out in a deep network of random weights. Frozen, so that the peers, which are handed images
-    that require grad, do not spend their time on gradients of weights.
+    With a gain of LOUD the absolute epsilons of the other libraries are negligible. Batch-norm has run on one batch:
+    without that, activations die out in a deep network of random weights. Frozen, so that the other libraries, which
+    get images that require grad, spend no time on gradients of weights.
     """
     torch.manual_seed(0)
     if name in OWN:
@@ -127,7 +127,7 @@ def network(name, gain=LOUD):
 
 
 class OneConv(nn.Module):
-    """A network whose maps can be had by hand, known from captum's tests as BasicModel_ConvNet_One_Conv."""
+    """A network whose maps can be calculated by hand: BasicModel_ConvNet_One_Conv of captum's tests."""
 
     def __init__(self, inplace):
         super().__init__()

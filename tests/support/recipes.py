@@ -1,6 +1,6 @@
-"""The four published recipes as they were written: hooks, surgery, loops over channels, a full backward, one image.
+"""The four published recipes as they were written: hooks, copied models, loops over channels, a full backward.
 
-Knows nothing of gradcam_fast. No recipe shares code with another and none is tidied; the models come from the caller.
+They share no code with each other or with gradcam_fast, and none is tidied. The models come from the caller.
 """
 
 import copy
@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 
 def separate(model):
-    """A copy that may be operated on; it shares the weights, to save memory."""
+    """A copy that may be changed; it shares the weights, to save memory."""
     return copy.deepcopy(model, {id(parameter): parameter for parameter in model.parameters()})
 
 

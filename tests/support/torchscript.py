@@ -1,4 +1,4 @@
-"""Models scripted and traced by torch.jit, whose deprecation warnings are left out."""
+"""Models scripted and traced by torch.jit, without its deprecation warnings."""
 
 import warnings
 

@@ -1,6 +1,6 @@
-"""`with unchanged(model):` asserts that whatever happened inside left no trace in the model or in PyTorch's state.
+"""`with unchanged(model):` asserts that the code inside leaves the model and PyTorch's state as they were.
 
-Knows nothing of gradcam_fast; hooks are found by PyTorch's own names for them.
+Hooks are looked up by the names of PyTorch's own attributes.
 """
 
 from contextlib import contextmanager
@@ -24,14 +24,14 @@ GLOBAL_HOOKS = tuple(name for name in vars(torch_module) if name.startswith("_gl
 @contextmanager
 def unchanged(model):
     """Raise AssertionError unless modes, hooks, flags, attributes, parameters, buffers and .grad are as before."""
-    modes, facts, tensors = _modes(), _facts(model), _tensors(model)
+    modes, state, tensors = _modes(), _model_state(model), _tensors(model)
     try:
         yield
     finally:
         assert _modes() == modes
-        after = _facts(model)
-        assert {name: fact for name, fact in after.items() if fact != facts.get(name)} == {}
-        assert after.keys() == facts.keys()
+        after = _model_state(model)
+        assert {name: value for name, value in after.items() if value != state.get(name)} == {}
+        assert after.keys() == state.keys()
         assert [name for name, tensor in _tensors(model).items() if not _same(tensor, tensors[name])] == []
 
 
@@ -44,22 +44,22 @@ def _modes():
     }
 
 
-def _facts(model):
-    facts = {}
+def _model_state(model):
+    state = {}
     for name, module in model.named_modules():
-        facts[name, "module"] = id(module)
-        facts[name, "attributes"] = sorted(vars(module))
-        # `training`, `inplace`, `p` of a dropout ...: one flipped is surgery.
-        facts[name, "settings"] = {key: value for key, value in vars(module).items() if isinstance(value, SETTINGS)}
+        state[name, "module"] = id(module)
+        state[name, "attributes"] = sorted(vars(module))
+        # `training`, `inplace`, `p` of a dropout ...: none may change.
+        state[name, "settings"] = {key: value for key, value in vars(module).items() if isinstance(value, SETTINGS)}
         for kind in HOOKS:
-            facts[name, kind] = list(getattr(module, kind).items())
+            state[name, kind] = list(getattr(module, kind).items())
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-        facts[name, "requires_grad"] = tensor.requires_grad
-    # A .grad may not even be replaced by an equal one: an optimizer or a bucket may hold on to it.
+        state[name, "requires_grad"] = tensor.requires_grad
+    # A .grad must stay the same object: an optimizer or a bucket may hold it.
     for name, parameter in model.named_parameters():
-        facts[name, "parameter"] = id(parameter)
-        facts[name, "grad"] = parameter.grad is not None and id(parameter.grad)
-    return facts
+        state[name, "parameter"] = id(parameter)
+        state[name, "grad"] = parameter.grad is not None and id(parameter.grad)
+    return state
 
 
 def _tensors(model):
@@ -68,5 +68,5 @@ def _tensors(model):
     return tensors | grads
 
 
-def _same(one, other):
-    return one.dtype == other.dtype and torch.equal(one, other)
+def _same(tensor, before):
+    return tensor.dtype == before.dtype and torch.equal(tensor, before)
