@@ -1,4 +1,4 @@
-"""The figures of examples/ against those of the published recipes, drawn with OpenCV, matplotlib and Pillow."""
+"""The figures that examples/ draws equal those of the published recipes, drawn with OpenCV, matplotlib and Pillow."""
 
 import sys
 from pathlib import Path
@@ -49,14 +49,14 @@ def drawn(tmp_path, monkeypatch, request):
 
 
 def contents(figure):
-    """The figure's texts, and its pictures, (h,w,3) each."""
-    shown = [np.asarray(axes.images[0].get_array()) for axes in figure.axes if axes.images]
-    return [text.get_text() for text in figure.texts], shown
+    """The figure's texts, and its pictures as arrays (h,w,3)."""
+    pictures_shown = [np.asarray(axes.images[0].get_array()) for axes in figure.axes if axes.images]
+    return [text.get_text() for text in figure.texts], pictures_shown
 
 
-def looks_like(picture, expected):
-    """Equal but for a few levels: maps that differ by rounding may take the neighbouring of 256 colours."""
-    return np.abs(picture.astype(int) - expected.astype(int)).max() <= 8
+def looks_like(actual, expected):
+    """Whether pictures differ by at most 8 levels: maps that differ by rounding may get the next of 256 colours."""
+    return np.abs(actual.astype(int) - expected.astype(int)).max() <= 8
 
 
 def enlarged(heatmap, side=384):
@@ -67,7 +67,7 @@ def jet(heatmap):
     return cv2.applyColorMap(np.uint8(255 * heatmap), cv2.COLORMAP_JET)[..., ::-1]
 
 
-def test_example_a_draws_the_map_over_edges_and_the_classes_the_relu_and_the_channels(drawn, vgg):
+def test_recipe_a_draws_the_map_over_edges_the_classes_the_relu_and_the_channels(drawn, vgg):
     photo, figures = drawn(from_scratch_vgg16, "vgg16", "vgg", 224)
     texts, (_, colored, blended) = contents(figures["from_scratch_noise.png"])
     heatmap = enlarged(scaled(recipe_a(vgg, pictures.imagenet(photo))))
@@ -94,7 +94,7 @@ def test_example_a_draws_the_map_over_edges_and_the_classes_the_relu_and_the_cha
     assert len(channels) == 24
 
 
-def test_example_b_draws_the_xray_the_raw_map_and_the_square_of_it_over_the_xray(drawn, pneumonia_net):
+def test_recipe_b_draws_the_xray_the_raw_map_and_the_squared_map_over_the_xray(drawn, pneumonia_net):
     photo, figures = drawn(chest_xray, "PneumoniaNet", "pneumonia_net", 256)
     texts, (xray, coarse, blended) = contents(figures["chest_xray_noise.png"])
     heatmap = recipe_b(pneumonia_net, (photo / 255 - 0.5) / 0.5)
@@ -110,7 +110,7 @@ def test_example_b_draws_the_xray_the_raw_map_and_the_square_of_it_over_the_xray
     assert np.array_equal(xray, resize_photo(photo[0], (384, 384)).permute(1, 2, 0).numpy())
 
 
-def test_example_c_draws_photo_map_and_overlay_and_the_maps_of_five_depths(drawn, vgg):
+def test_recipe_c_draws_photo_map_overlay_and_the_maps_of_five_depths(drawn, vgg):
     photo, figures = drawn(demystified_vgg16, "vgg16", "vgg", 224)
     texts, (shown, colored, blended) = contents(figures["demystified_noise.png"])
     heatmap = enlarged(scaled(upsampled(recipe_c(vgg, pictures.imagenet(photo), -1)))[0, 0].numpy())
@@ -125,7 +125,7 @@ def test_example_c_draws_photo_map_and_overlay_and_the_maps_of_five_depths(drawn
     assert looks_like(maps[3], cv2.resize(jet(deep), (192, 192), interpolation=cv2.INTER_NEAREST_EXACT))
 
 
-def test_example_d_draws_both_classes_over_the_photo_with_id_name_and_score(drawn, resnet):
+def test_recipe_d_draws_both_classes_over_the_photo_with_id_name_and_score(drawn, resnet):
     photo, figures = drawn(explainable_resnet152, "resnet152", "resnet", 224)
     texts, blended = contents(figures["explainable.png"])
     for rank, (text, picture) in enumerate(zip(texts, blended, strict=True)):
@@ -137,20 +137,20 @@ def test_example_d_draws_both_classes_over_the_photo_with_id_name_and_score(draw
     assert len(texts) == 2
 
 
-def test_every_figure_is_drawn_of_a_real_cat_by_a_real_network(tmp_path, monkeypatch):
+def test_every_figure_is_drawn_from_a_photo_of_a_cat_and_trained_weights(tmp_path, monkeypatch):
     figures = {}
     monkeypatch.setattr(every_figure, "save", lambda figure, path: figures.update({path: figure}))
     every_figure.main(["--out", str(tmp_path)])
     kinds = ("explained", "edges", "classes", "layers", "relu", "channels")
     assert list(figures) == [tmp_path / f"chelsea-{kind}.jpg" for kind in kinds]
-    said = [[text.get_text() for text in figure.texts] for figure in figures.values()]
-    assert said[0][3].startswith("Egyptian cat (285), 77.") and said[1] == said[0]
-    assert said[2][0] == "77.1 %  Egyptian cat (285)"
-    assert said[3][-1] == "_blocks.15\n7 x 7"
+    texts = [[text.get_text() for text in figure.texts] for figure in figures.values()]
+    assert texts[0][3].startswith("Egyptian cat (285), 77.") and texts[1] == texts[0]
+    assert texts[2][0] == "77.1 %  Egyptian cat (285)"
+    assert texts[3][-1] == "_blocks.15\n7 x 7"
     assert len(figures[tmp_path / "chelsea-channels.jpg"].axes) == 25
 
 
-def test_the_examples_say_what_is_wrong_with_a_photo(tmp_path):
+def test_an_unreadable_photo_is_named_in_the_message(tmp_path):
     (tmp_path / "text.png").write_text("not a photo")
     with pytest.raises(SystemExit, match=r"text\.png"):
         pictures.read(tmp_path / "text.png", 224)

@@ -1,4 +1,4 @@
-"""The heatmaps of the four recipes in examples/ are those of the recipes as they were published."""
+"""The four recipes of examples/ give the heatmaps of the recipes as they were published."""
 
 import sys
 from pathlib import Path
@@ -24,29 +24,29 @@ import pictures  # noqa: E402
 from support.recipes import recipe_a, recipe_b, recipe_c, recipe_d, scaled, upsampled  # noqa: E402
 
 
-def close(found, expected):
-    """Equal to the recipes' tolerance on the scale of the expected map, which must not be flat."""
+def close(actual, expected):
+    """Whether maps are equal within RECIPE_PARITY of the largest expected value. The expected map must not be flat."""
     expected = torch.tensor(np.asarray(expected), dtype=torch.float64)
     scale = expected.abs().max()
     assert expected.std() > 0.01 * scale
-    return (found.double() - expected).abs().max() <= RECIPE_PARITY * scale
+    return (actual.double() - expected).abs().max() <= RECIPE_PARITY * scale
 
 
 @pytest.mark.parametrize("relu", [True, False])
 def test_recipe_a_highest_logit_of_vgg16_before_an_inplace_relu(relu, vgg):
     image = torch.randn(1, 3, 224, 224)
-    found = from_scratch_vgg16.explain(vgg, image, relu=relu).heatmap
-    assert close(found[0], recipe_a(vgg, image, relu))
+    heatmap = from_scratch_vgg16.explain(vgg, image, relu=relu).heatmap
+    assert close(heatmap[0], recipe_a(vgg, image, relu))
     assert all(child.inplace for child in vgg.features if isinstance(child, nn.ReLU))
 
 
 def test_recipe_b_single_sigmoid_output_and_mean_over_channels(pneumonia_net):
     image = torch.randn(1, 3, 256, 256)
-    found = chest_xray.explain(pneumonia_net, image).heatmap
-    assert close(found[0], recipe_b(pneumonia_net, image))
+    heatmap = chest_xray.explain(pneumonia_net, image).heatmap
+    assert close(heatmap[0], recipe_b(pneumonia_net, image))
 
 
-def test_recipe_b_enlarges_as_pillow_does():
+def test_recipe_b_enlarges_the_map_as_pillow_does():
     heatmap = torch.rand(8, 8)
     expected = image_module.fromarray(heatmap.numpy()).resize((256, 256), resample=image_module.BICUBIC)
     assert close(chest_xray.enlarged(heatmap[None])[0], expected)
@@ -87,7 +87,7 @@ def test_recipe_d_two_classes_of_two_photos_from_one_forward_of_resnet152(resnet
         assert chosen.target[0, rank].item() == target and close(chosen.heatmap[0, rank], cam)
 
 
-def test_weights_come_from_a_file(tmp_path, pneumonia_net):
+def test_weights_are_loaded_from_a_file(tmp_path, pneumonia_net):
     torch.save(pneumonia_net.state_dict(), tmp_path / "weights.pth")
     loaded = pictures.load(chest_xray.PneumoniaNet(), tmp_path / "weights.pth")
     image = torch.randn(1, 3, 256, 256)

@@ -1,7 +1,7 @@
-"""What is refused: one table line per mistake, with the exception's type and what its message must carry.
+"""Wrong models and arguments of `explain` and `Explainer` are refused: one table line per mistake.
 
-Knows nothing of how a check is made; a message says what came, what was expected and what to do. What can be known
-before the model runs is refused before it runs.
+A line names the exception and what its message must contain: what was received, what was expected, what to do. What can
+be known before the model runs is refused before it runs.
 """
 
 import warnings
@@ -19,12 +19,12 @@ IMAGES = torch.zeros(3, 3, 16, 16)
 
 
 def argument(choices, error, *parts):
-    """A table line named after the argument it is about."""
+    """A table line named after its argument."""
     name = "-".join(choices) or "images"
     return pytest.param(choices, error, parts, id=f"{name}-{error.__name__}-{parts[0]}")
 
 
-# Known before the model runs.
+# Can be known before the model runs.
 BEFORE = [
     argument({"layer": "features.33"}, ValueError, "features.33", "features.3"),
     argument({"layer": "feature.3"}, ValueError, "feature.3", "features.3"),
@@ -75,7 +75,7 @@ BEFORE = [
     argument({"images": ()}, ValueError, "images"),
 ]
 
-# Known once the model has run.
+# Can be known once the model has run.
 AFTER = [
     argument({"target": 5}, ValueError, "target", "5", "0", "4"),
     argument({"target": [0, 1, 7]}, ValueError, "target", "7", "4"),
@@ -99,14 +99,14 @@ AFTER = [
 
 
 @pytest.mark.parametrize(("choices", "error", "parts"), BEFORE)
-def test_what_can_be_known_before_is_refused_before_the_model_runs(choices, error, parts):
+def test_a_wrong_argument_is_refused_before_the_model_runs(choices, error, parts):
     model = ConvNet()
     assert_refused(model, choices, error, parts)
     assert model.calls == 0
 
 
 @pytest.mark.parametrize(("choices", "error", "parts"), AFTER)
-def test_what_only_the_output_can_tell_is_refused_after_one_forward(choices, error, parts):
+def test_an_argument_that_does_not_fit_the_output_is_refused_after_one_forward(choices, error, parts):
     model = ConvNet()
     assert_refused(model, choices, error, parts)
     assert model.calls == 1
@@ -128,7 +128,7 @@ def assert_refused(model, choices, error, parts):
         {"output": "logits"},
     ],
 )
-def test_an_explainer_refuses_when_it_is_made_and_not_when_it_is_used(choices):
+def test_an_explainer_refuses_wrong_choices_when_it_is_made(choices):
     with pytest.raises((TypeError, ValueError), match=next(iter(choices))):
         gradcam_fast.Explainer(ConvNet(), **choices)
 
@@ -141,7 +141,7 @@ def test_an_explainer_refuses_when_it_is_made_and_not_when_it_is_used(choices):
         ("detached", ("detached", "depend", "layer=")),
     ],
 )
-def test_a_layer_without_influence_is_refused(layer, parts):
+def test_a_layer_without_influence_on_the_score_is_refused(layer, parts):
     model = DeadEnds()
     with unchanged(model), pytest.raises(RuntimeError) as refusal:
         gradcam_fast.explain(model, IMAGES, layer=layer)
@@ -164,7 +164,7 @@ def test_a_layer_without_positions_is_refused(layer):
         (None, ("NoneType", "nn.Module")),
     ],
 )
-def test_what_is_not_a_module_is_refused(model, parts):
+def test_a_model_that_is_no_module_is_refused(model, parts):
     with pytest.raises(TypeError) as refusal:
         gradcam_fast.explain(model, IMAGES)
     assert_says(refusal, TypeError, parts)
@@ -196,7 +196,7 @@ def test_a_model_on_another_device_than_the_images_is_refused():
         (lambda logits: logits[:2], ("(2, 5)", "3")),
     ],
 )
-def test_an_output_without_logits_to_choose_from_is_refused(wrap, parts):
+def test_an_output_without_clear_logits_is_refused(wrap, parts):
     with pytest.raises((TypeError, ValueError)) as refusal:
         gradcam_fast.explain(Wrapped(wrap), IMAGES, layer="features.3")
     assert_says(refusal, refusal.type, parts)

@@ -1,7 +1,4 @@
-"""Time series (B,C,L) and volumes (B,C,D,H,W): the same contract as for images, with one axis or three.
-
-Knows nothing of images.
-"""
+"""Time series (B,C,L) and volumes (B,C,D,H,W) are explained like images, with one axis or three."""
 
 import pytest
 import torch
@@ -42,17 +39,17 @@ def heatmaps(model, images, category):
 @pytest.mark.parametrize("rank", [1, 3])
 def test_series_and_volumes_are_explained(rank):
     model, images = network(rank), torch.randn(3, 2, *SIDES[rank])
-    found = explain(model, images, target=[[1, 3]] * 3, relu=False)
-    assert found.layer == "3" and found.valid.all()
+    explanation = explain(model, images, target=[[1, 3]] * 3, relu=False)
+    assert explanation.layer == "3" and explanation.valid.all()
     expected = torch.stack([heatmaps(model, images, category) for category in (1, 3)], 1)
-    torch.testing.assert_close(found.heatmap.double(), expected, rtol=0, atol=RECIPE_PARITY)
+    torch.testing.assert_close(explanation.heatmap.double(), expected, rtol=0, atol=RECIPE_PARITY)
     alone = explain(model, images[0], target=1, relu=False)
     torch.testing.assert_close(alone.heatmap.double(), expected[:1, 0], rtol=0, atol=RECIPE_PARITY)
 
 
 @pytest.mark.parametrize("rank", [1, 3])
 @pytest.mark.parametrize("normalize", ["minmax", "none"])
-def test_several_layers_are_averaged(rank, normalize):
+def test_maps_of_several_layers_of_series_and_volumes_are_averaged(rank, normalize):
     model, images = network(rank), torch.randn(3, 2, *SIDES[rank])
     maps = {name: explain(model, images, layer=name, relu=False, normalize=normalize).heatmap for name in ("1", "3")}
     mean = (maps["1"] + maps["3"]) / 2
@@ -60,30 +57,30 @@ def test_several_layers_are_averaged(rank, normalize):
         pixels = tuple(range(1, mean.dim()))
         low, high = mean.amin(pixels, keepdim=True), mean.amax(pixels, keepdim=True)
         mean = (mean - low) / (high - low)
-    found = explain(model, images, layer=["1", "3"], relu=False, normalize=normalize).heatmap
-    torch.testing.assert_close(found, mean, rtol=1e-5, atol=1e-6)
+    heatmap = explain(model, images, layer=["1", "3"], relu=False, normalize=normalize).heatmap
+    torch.testing.assert_close(heatmap, mean, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("rank", [1, 3])
-def test_the_op_takes_one_axis_or_three_as_it_takes_two(rank, method):
-    """A side of one, before or behind, says nothing: a series is an image of one row."""
+def test_the_op_treats_one_axis_or_three_as_it_treats_two(rank, method):
+    """An axis of one sample changes nothing: a series is an image of one row."""
     activations, gradients = torch.randn(2, 5, 6, 7), torch.randn(2, 3, 5, 6, 7)
     expected = gradcam_fast.cam(activations, gradients, (9, 11), method=method)
     if rank == 3:
         volumes = activations[:, :, None], gradients[:, :, :, None]
-        found = gradcam_fast.cam(*volumes, (1, 9, 11), method=method)
+        results = gradcam_fast.cam(*volumes, (1, 9, 11), method=method)
         assert torch.equal(
-            found[0][:, :, 0], gradcam_fast.reference.cam(activations, gradients, (9, 11), method=method)[0]
+            results[0][:, :, 0], gradcam_fast.reference.cam(activations, gradients, (9, 11), method=method)[0]
         )
-        torch.testing.assert_close(found[0][:, :, 0], expected[0], rtol=0, atol=SAME_INPUTS[torch.float32])
+        torch.testing.assert_close(results[0][:, :, 0], expected[0], rtol=0, atol=SAME_INPUTS[torch.float32])
     else:
         row = activations[:, :, :1], gradients[:, :, :, :1]
         expected = gradcam_fast.cam(*row, (1, 11), method=method)
-        found = gradcam_fast.cam(row[0][:, :, 0], row[1][:, :, :, 0], (11,), method=method)
-        torch.testing.assert_close(found[0], expected[0][:, :, 0], rtol=0, atol=SAME_INPUTS[torch.float32])
-    for extreme, other in zip(found[1:], expected[1:], strict=True):
-        torch.testing.assert_close(extreme, other)
+        results = gradcam_fast.cam(row[0][:, :, 0], row[1][:, :, :, 0], (11,), method=method)
+        torch.testing.assert_close(results[0], expected[0][:, :, 0], rtol=0, atol=SAME_INPUTS[torch.float32])
+    for extreme, expected_extreme in zip(results[1:], expected[1:], strict=True):
+        torch.testing.assert_close(extreme, expected_extreme)
 
 
 @pytest.mark.parametrize(
@@ -96,7 +93,7 @@ def test_the_op_takes_one_axis_or_three_as_it_takes_two(rank, method):
         (3, (3, 2, 12, 14, 16), {"layer": "5"}, ValueError, ("'5'", "(3, 64)", "(3,C,d,h,w)")),
     ],
 )
-def test_what_does_not_fit_the_networks_axes_is_refused(rank, images, choices, error, parts):
+def test_arguments_with_the_wrong_number_of_axes_are_refused(rank, images, choices, error, parts):
     with pytest.raises(error) as refusal:
         explain(network(rank), torch.randn(images), **choices)
     assert_says(refusal, error, parts)

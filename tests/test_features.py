@@ -1,4 +1,4 @@
-"""`feature_maps`: what a full graph gives, of one layer or several from one forward, and a model left as it was."""
+"""`feature_maps` returns the activations and gradients of a full graph, of one layer or several, from one forward."""
 
 import subprocess
 import sys
@@ -15,44 +15,44 @@ import gradcam_fast
 from gradcam_fast.features import feature_maps
 
 
-def test_activations_and_gradients_are_those_of_a_full_graph(images):
+def test_activations_and_gradients_equal_those_of_the_full_graph(images):
     model = ConvNet()
     for layer in ("features.0", "features.3", "features"):
-        found = feature_maps(model, images, layer=layer)
+        maps = feature_maps(model, images, layer=layer)
         activations, gradients, _ = full_graph(model, layer, images, highest)
-        assert found.layer == layer
-        torch.testing.assert_close(found.activations, activations)
-        torch.testing.assert_close(found.gradients, gradients)
+        assert maps.layer == layer
+        torch.testing.assert_close(maps.activations, activations)
+        torch.testing.assert_close(maps.gradients, gradients)
 
 
 @pytest.mark.parametrize("network", [ConvNet, Unbatchable])
-def test_several_targets_give_the_gradients_of_each(network, images):
+def test_several_targets_have_the_gradients_of_each_target(network, images):
     model = network()
-    found = feature_maps(model, images, layer="features.3", target=[[0, 4]] * 3)
+    maps = feature_maps(model, images, layer="features.3", target=[[0, 4]] * 3)
     for k, target in enumerate((0, 4)):
         activations, gradients, _ = full_graph(model, "features.3", images, of_class(target))
-        torch.testing.assert_close(found.activations, activations)
-        torch.testing.assert_close(found.gradients[:, k], gradients)
+        torch.testing.assert_close(maps.activations, activations)
+        torch.testing.assert_close(maps.gradients[:, k], gradients)
 
 
 @pytest.mark.parametrize("choices", [{}, {"topk": 2}, {"target": lambda out: out.sum(1)}])
-def test_cam_makes_of_them_what_explain_returns(choices, images):
+def test_cam_turns_feature_maps_into_the_heatmap_of_explain(choices, images):
     model = ConvNet()
     for layer in (None, "features.1"):
-        found = feature_maps(model, images, layer=layer, **choices)
+        maps = feature_maps(model, images, layer=layer, **choices)
         explanation = gradcam_fast.explain(model, images, layer=layer, **choices)
-        heatmap, _, _ = gradcam_fast.cam(found.activations, found.gradients, (16, 16))
-        assert found.layer == explanation.layer
+        heatmap, _, _ = gradcam_fast.cam(maps.activations, maps.gradients, (16, 16))
+        assert maps.layer == explanation.layer
         assert torch.equal(heatmap, explanation.heatmap) and explanation.valid.any()
 
 
-def test_several_layers_come_from_one_forward_in_the_order_asked_for(images):
+def test_feature_maps_of_several_layers_come_from_one_forward_in_the_callers_order(images):
     model = ConvNet()
-    asked = ["features.3", "features.0", model.features[3]]
-    found = feature_maps(model, images, layer=asked)
+    layers = ["features.3", "features.0", model.features[3]]
+    maps_of_layers = feature_maps(model, images, layer=layers)
     assert model.calls == 1
-    assert [maps.layer for maps in found] == ["features.3", "features.0", "features.3"]
-    for maps in found:
+    assert [maps.layer for maps in maps_of_layers] == ["features.3", "features.0", "features.3"]
+    for maps in maps_of_layers:
         alone = feature_maps(model, images, layer=maps.layer)
         torch.testing.assert_close(maps.activations, alone.activations)
         torch.testing.assert_close(maps.gradients, alone.gradients)
@@ -60,7 +60,7 @@ def test_several_layers_come_from_one_forward_in_the_order_asked_for(images):
 
 
 class Patches(nn.Module):
-    """Images to tokens (B,1+16,6) behind a class token, of which the middle layer is a norm."""
+    """Cuts images into patches: tokens (B,1+16,6) with a class token in front; the middle layer is a norm."""
 
     def __init__(self):
         super().__init__()
@@ -75,22 +75,22 @@ class Patches(nn.Module):
         return self.head(tokens.square().mean(1))
 
 
-def test_tokens_are_read_as_planes(images):
+def test_tokens_are_returned_as_planes(images):
     model = Patches()
-    found = feature_maps(model, images, layer="norm")
+    maps = feature_maps(model, images, layer="norm")
     activations, gradients, _ = full_graph(model, "norm", images, highest)
-    for maps, tokens in ((found.activations, activations), (found.gradients, gradients)):
-        torch.testing.assert_close(maps, tokens[:, 1:].transpose(1, 2).reshape(3, 6, 4, 4))
+    for planes, tokens in ((maps.activations, activations), (maps.gradients, gradients)):
+        torch.testing.assert_close(planes, tokens[:, 1:].transpose(1, 2).reshape(3, 6, 4, 4))
 
 
-def test_the_model_is_left_as_it_was_and_nothing_requires_grad(images):
+def test_the_model_stays_unchanged_and_feature_maps_do_not_require_grad(images):
     model = ConvNet().train()
     with unchanged(model):
-        found = feature_maps(model, images, layer=["features.0", "features.3"], topk=2)
-    assert not any(maps.requires_grad for each in found for maps in (each.activations, each.gradients))
+        maps_of_layers = feature_maps(model, images, layer=["features.0", "features.3"], topk=2)
+    assert not any(tensor.requires_grad for maps in maps_of_layers for tensor in (maps.activations, maps.gradients))
 
 
-def test_it_works_inside_no_grad_and_inference_mode(images):
+def test_feature_maps_are_the_same_inside_no_grad_and_inference_mode(images):
     model = ConvNet()
     expected = feature_maps(model, images, layer="features.3").gradients
     for mode in (torch.no_grad, torch.inference_mode):
@@ -98,17 +98,17 @@ def test_it_works_inside_no_grad_and_inference_mode(images):
             assert torch.equal(feature_maps(model, images, layer="features.3").gradients, expected)
 
 
-def test_of_a_layer_that_runs_several_times_the_last_run_counts(images):
+def test_the_last_call_of_a_layer_counts(images):
     model = Repeating(3)
-    found = feature_maps(model, images, layer="block")
+    maps = feature_maps(model, images, layer="block")
     activations, gradients, _ = full_graph(model, "block", images, highest)
-    torch.testing.assert_close(found.activations, activations)
-    torch.testing.assert_close(found.gradients, gradients)
+    torch.testing.assert_close(maps.activations, activations)
+    torch.testing.assert_close(maps.gradients, gradients)
 
 
-def test_it_is_printed_by_its_shapes(images):
-    found = feature_maps(ConvNet(), images, layer="features.3", topk=2)
-    assert repr(found) == "FeatureMaps(activations (3, 12, 4, 4) at features.3, gradients (3, 2, 12, 4, 4))"
+def test_feature_maps_print_their_shapes(images):
+    maps = feature_maps(ConvNet(), images, layer="features.3", topk=2)
+    assert repr(maps) == "FeatureMaps(activations (3, 12, 4, 4) at features.3, gradients (3, 2, 12, 4, 4))"
 
 
 @pytest.mark.parametrize(
@@ -121,20 +121,20 @@ def test_it_is_printed_by_its_shapes(images):
         ({"tokens": "few"}, ValueError, "tokens='few' is no grid"),
     ],
 )
-def test_what_cannot_work_is_refused_in_a_sentence(choices, error, message, images):
+def test_wrong_arguments_are_refused_with_a_message(choices, error, message, images):
     with pytest.raises(error, match=message):
         feature_maps(ConvNet(), images, **choices)
 
 
-def test_what_draws_is_imported_when_it_is_asked_for():
+def test_importing_the_package_does_not_import_pillow():
     code = "import sys, gradcam_fast; print('PIL' in sys.modules, gradcam_fast.features.feature_maps.__name__)"
-    said = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", code],
         cwd=Path(gradcam_fast.__file__).parents[1],
         capture_output=True,
         text=True,
         check=True,
     )
-    assert said.stdout.split() == ["False", "feature_maps"]
+    assert process.stdout.split() == ["False", "feature_maps"]
     with pytest.raises(AttributeError, match="no attribute 'figurs'"):
         gradcam_fast.figurs  # noqa: B018

@@ -1,7 +1,7 @@
-"""pytorch-grad-cam, torchcam and captum, where they are right, give the maps that gradcam_fast gives.
+"""pytorch-grad-cam, torchcam and captum give the maps of gradcam_fast where they are right.
 
-Two classes of two images. Every peer's map is taken as it comes, with the peer's own ReLU, resize and scaling, and ours
-is asked for with the same. Where peers are wrong is told in `test_peers_faults.py`.
+Two classes of two images. Each library's map is taken as it comes, with its own ReLU, resize and scaling, and ours is
+computed with the same. `test_peers_faults.py` has the cases in which the other libraries are wrong.
 """
 
 import pytest
@@ -25,7 +25,7 @@ from support.peers import (
 )
 from support.tolerances import PEER
 
-# A product of activation and gradient is zero where the ReLU was: to these it is all one what the ReLU did in place.
+# A product of activation and gradient is zero wherever the ReLU is zero, so an in-place ReLU changes nothing for these.
 PRODUCTS = ["hirescam", "elementwise", "layercam"]
 
 
@@ -41,7 +41,7 @@ def at(layers, methods):
         *at(BEFORE_INPLACE_RELU, PRODUCTS),
     ],
 )
-def test_pytorch_grad_cam_gives_our_map(name, layer, method):
+def test_pytorch_grad_cam_gives_the_same_map(name, layer, method):
     model, images = network(name), two_images()
     assert same(ours(model, layer, images, method), pytorch_grad_cam(model, layer, images, method))
 
@@ -50,14 +50,14 @@ def test_pytorch_grad_cam_gives_our_map(name, layer, method):
     ("name", "layer", "method"),
     [*at(RECTIFIED + SIGNED, ["gradcam", "xgradcam", "layercam"]), *at(BEFORE_INPLACE_RELU, ["layercam"])],
 )
-def test_torchcam_gives_our_map_of_the_layers_size(name, layer, method):
+def test_torchcam_gives_the_same_map_at_the_layers_size(name, layer, method):
     model, images = network(name), two_images()
     theirs = torchcam(model, layer, images, method)
     assert same(ours(model, layer, images, method, tuple(theirs.shape[1:])), theirs)
 
 
 @pytest.mark.parametrize(("name", "layer"), RECTIFIED + SIGNED + BEFORE_INPLACE_RELU + BEFORE_INPLACE_SUM)
-def test_captum_gives_our_map_with_its_negative_values_and_without(name, layer):
+def test_captum_gives_the_same_map_with_and_without_negative_values(name, layer):
     model, images = network(name), two_images()
     raw = captum(model, layer, images)
     assert raw.amin() < 0 < raw.amax()
@@ -67,29 +67,31 @@ def test_captum_gives_our_map_with_its_negative_values_and_without(name, layer):
 
 @pytest.mark.parametrize("inplace", [False, True])
 @pytest.mark.parametrize(("layer", "by_hand"), [("conv1", [11.25, 13.5, 20.25, 22.5]), ("relu1", [0, 4, 28, 32.5])])
-def test_a_map_worked_out_by_hand_is_captums_and_ours(layer, by_hand, inplace):
+def test_captum_and_we_give_the_map_calculated_by_hand(layer, by_hand, inplace):
     model, image = OneConv(inplace), torch.arange(16.0).reshape(1, 1, 4, 4)
     assert ours(model, layer, image, size=2, normalize="none", relu=False).flatten().tolist() == by_hand
     assert captum(model, layer, image).flatten().tolist() == by_hand
 
 
 @pytest.mark.parametrize("layers", [["layer3", "layer4"], ["maxpool", "layer3", "layer4"]])
-def test_our_map_of_several_layers_is_the_mean_of_pytorch_grad_cams_maps_of_each(layers):
+def test_the_map_of_several_layers_is_the_mean_of_pytorch_grad_cams_maps_of_each(layers):
     model, images = network("resnet18"), two_images()
     mean = torch.stack([pytorch_grad_cam(model, layer, images) for layer in layers]).mean(0)
     low, high = mean.amin((1, 2), keepdim=True), mean.amax((1, 2), keepdim=True)
     assert same(ours(model, layers, images), (mean - low) / (high - low))
 
 
-def test_our_map_of_several_layers_is_pytorch_grad_cams_where_the_resize_keeps_the_extremes():
-    """An odd factor passes through the middles of all cells."""
+def test_the_map_of_several_layers_equals_pytorch_grad_cams_where_the_resize_keeps_the_extremes():
+    """A resize by an odd factor samples the middle of every cell."""
     model, images = network("Threefold"), torch.randn(2, 3, 27, 45)
     for layers in ("1", "3", ["1", "3"]):
         assert same(ours(model, layers, images), pytorch_grad_cam(model, layers, images))
 
 
-def test_our_map_of_several_layers_differs_from_pytorch_grad_cams_a_little_where_the_resize_cuts_the_extremes():
-    """It scales each layer's map before the resize; we do so after it, and every layer weighs the same."""
+def test_the_map_of_several_layers_differs_slightly_from_pytorch_grad_cams_where_the_resize_cuts_the_extremes():
+    """pytorch-grad-cam scales each layer's map before the resize; we scale after it, so all layers weigh the same."""
     model, images = network("resnet18"), two_images()
-    apart = distance(ours(model, ["layer3", "layer4"], images), pytorch_grad_cam(model, ["layer3", "layer4"], images))
-    assert (apart > 10 * PEER).all() and (apart < 0.05).all()
+    difference = distance(
+        ours(model, ["layer3", "layer4"], images), pytorch_grad_cam(model, ["layer3", "layer4"], images)
+    )
+    assert (difference > 10 * PEER).all() and (difference < 0.05).all()

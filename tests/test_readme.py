@@ -1,4 +1,4 @@
-"""The README's Python, run as it stands there. Knows nothing of its commands, which take a fresh environment."""
+"""The Python blocks of README.md run as they stand there."""
 
 import re
 from pathlib import Path
@@ -12,7 +12,7 @@ pytest.importorskip("torchvision")
 USE, EQUIVALENT = re.findall(r"```python\n(.*?)```", (Path(__file__).parents[1] / "README.md").read_text(), re.DOTALL)
 
 
-def test_the_six_lines_of_use_do_what_their_comments_say(capsys):
+def test_the_lines_of_use_do_what_their_comments_say(capsys):
     names = {}
     exec(USE, names)
     assert names["explanation"].layer == "layer4" and "layer4" in capsys.readouterr().out
@@ -20,7 +20,7 @@ def test_the_six_lines_of_use_do_what_their_comments_say(capsys):
     assert names["pictures"].dtype == torch.uint8 and names["pictures"].shape == (8, 3, 224, 224)
 
 
-def test_the_op_is_equivalent_to_the_five_lines():
+def test_the_op_equals_its_plain_pytorch_equivalent():
     names = {
         "torch": torch,
         "activations": torch.randn(2, 30, 7, 7),

@@ -1,11 +1,11 @@
-"""What `explain` leaves behind: nothing, on success, on failure and for the thread next door.
+"""`explain` leaves no trace when it succeeds or fails, nor in a training step before or after it.
 
-Knows nothing of maps; `unchanged` compares everything observable before and after.
+`unchanged` compares everything observable of the model and of PyTorch's state before and after.
 """
 
 import pytest
 import torch
-from support.networks import ConvNet, Counting
+from support.networks import ConvNet
 from support.unchanged import unchanged
 
 import gradcam_fast
@@ -22,7 +22,7 @@ def fail(exception):
     return raising
 
 
-def test_a_grad_that_is_none_stays_none_and_another_keeps_its_bits(images):
+def test_grads_stay_as_they_are(images):
     model = ConvNet()
     model.head[4].weight.grad = torch.randn_like(model.head[4].weight)
     model.features[0].weight.grad = torch.randn_like(model.features[0].weight)
@@ -33,14 +33,14 @@ def test_a_grad_that_is_none_stays_none_and_another_keeps_its_bits(images):
 
 @pytest.mark.parametrize("layer", ["features.3", None, ["features.1", "features.3"]])
 @pytest.mark.parametrize("training", [True, False])
-def test_success_leaves_no_trace(training, layer, images):
+def test_an_explanation_leaves_no_trace(training, layer, images):
     model = ConvNet(dropout=0.5).train(training)
     with unchanged(model):
         explain(model, images, layer=layer)
 
 
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.enable_grad, torch.inference_mode])
-def test_the_grad_mode_is_the_callers_again(mode, images):
+def test_the_callers_grad_mode_is_restored(mode, images):
     model = ConvNet()
     with mode(), unchanged(model):
         explain(model, images)
@@ -49,7 +49,7 @@ def test_the_grad_mode_is_the_callers_again(mode, images):
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.enable_grad, torch.inference_mode])
 @pytest.mark.parametrize("place", ["at_start", "at_head"])
 @pytest.mark.parametrize("exception", [RuntimeError("no memory"), KeyboardInterrupt(), SystemExit()])
-def test_a_model_that_raises_leaves_no_trace_and_its_exception_comes_out(exception, place, mode, images):
+def test_a_model_that_raises_leaves_no_trace_and_its_exception_is_passed_on(exception, place, mode, images):
     model = ConvNet(dropout=0.5).train()
     setattr(model, place, fail(exception))
     with mode(), unchanged(model), pytest.raises(type(exception)) as caught:
@@ -71,7 +71,7 @@ def test_a_bad_target_leaves_no_trace(target, images):
         explain(model, images, target=target)
 
 
-def test_after_a_failure_the_model_is_explained_as_before(images):
+def test_a_model_is_explained_as_before_after_a_failure(images):
     model = ConvNet()
     expected = explain(model, images).heatmap
     model.at_head = fail(RuntimeError)
@@ -81,25 +81,7 @@ def test_after_a_failure_the_model_is_explained_as_before(images):
     assert torch.equal(explain(model, images).heatmap, expected)
 
 
-def test_running_statistics_keep_their_bits_in_train_mode(images):
-    model = ConvNet().train()
-    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    explain(model, images)
-    assert all(torch.equal(buffer, before[name]) for name, buffer in model.named_buffers())
-    model(images)
-    assert not any(torch.equal(buffer, before[name]) for name, buffer in model.named_buffers())
-
-
-def test_buffers_that_a_training_forward_changes_in_place_or_by_assignment_are_put_back(images):
-    model = Counting().train()
-    with unchanged(model):
-        explain(model, images)
-    model.at_head = fail(RuntimeError)
-    with unchanged(model), pytest.raises(RuntimeError):
-        explain(model, images)
-
-
-def test_the_mode_of_each_module_is_its_own(images):
+def test_each_module_keeps_its_own_mode(images):
     model = ConvNet(dropout=0.5)
     model.head[3].train()
     torch.manual_seed(1)
@@ -110,14 +92,14 @@ def test_the_mode_of_each_module_is_its_own(images):
         assert torch.equal(explain(model, images).logits, logits)
 
 
-def test_an_explanation_draws_no_random_numbers_of_its_own(images):
+def test_an_explanation_draws_no_random_numbers(images):
     model = ConvNet()
     before = torch.get_rng_state()
     explain(model, images, layer=None)
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_own_hooks_are_the_same_objects_afterwards(images):
+def test_the_models_hooks_are_the_same_objects_afterwards(images):
     model = ConvNet()
     model.features[3].register_forward_hook(lambda *_: None)
     model.features[3].register_forward_hook(lambda *_: None, prepend=True)
@@ -127,13 +109,13 @@ def test_own_hooks_are_the_same_objects_afterwards(images):
         explain(model, images)
 
 
-def test_the_images_keep_their_bits(images):
+def test_the_images_are_unchanged(images):
     model, before = ConvNet(), images.clone()
     explain(model, images)
     assert torch.equal(images, before) and images.grad is None
 
 
-def test_a_training_step_after_it_gives_the_gradients_of_a_training_step_alone(images):
+def test_a_training_step_after_an_explanation_has_the_gradients_of_one_without(images):
     def gradients(model):
         return torch.autograd.grad(model(images).logsumexp(1).sum(), list(model.parameters()))
 
@@ -143,7 +125,7 @@ def test_a_training_step_after_it_gives_the_gradients_of_a_training_step_alone(i
     assert all(torch.equal(one, other) for one, other in zip(gradients(model), expected, strict=True))
 
 
-def test_a_training_step_in_the_same_autocast_block_still_reaches_the_trunk(images):
+def test_a_training_step_in_the_same_autocast_block_reaches_the_trunk(images):
     model = ConvNet()
     with torch.autocast("cpu", torch.bfloat16):
         explain(model, images)
@@ -151,7 +133,7 @@ def test_a_training_step_in_the_same_autocast_block_still_reaches_the_trunk(imag
     assert model.features[0].weight.grad.abs().max() > 0
 
 
-def test_an_explanation_inside_a_training_forward_leaves_the_step_as_it_is(images):
+def test_an_explanation_between_forward_and_backward_leaves_the_step_unchanged(images):
     model = ConvNet()
     expected = torch.autograd.grad(model(images).sum(), model.features[0].weight)[0]
     loss = model(images).sum()

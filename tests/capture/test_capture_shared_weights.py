@@ -1,6 +1,7 @@
-"""Weights that are computed, tied or used again: parametrizations, shared parameters, parts that run several times.
+"""Computed, tied and reused weights are captured as in the full graph.
 
-Knows nothing of a single module that runs several times; test_capture_repeats.py has that.
+Here are parametrizations, shared parameters and parts that run several times; a single module that runs several times
+is in test_hooks.py.
 """
 
 import warnings
@@ -21,19 +22,19 @@ def assert_as_in_the_full_graph(model, images, layer):
     torch.manual_seed(1)
     activations, gradients, logits = full_graph(model, layer, images, of_class(1))
     choices = {"size": activations.shape[-2:], "method": "hirescam", "normalize": "none", "relu": False}
-    for _ in range(2):  # once without and once with knowledge of how often a module runs
+    for _ in range(2):  # the second time the number of calls of each module is known
         torch.manual_seed(1)
         with unchanged(model):
-            found = explain(model, images, target=1, layer=layer, **choices)
-        assert torch.equal(found.logits, logits)
-        assert torch.equal(found.heatmap, cam(activations, gradients, **choices)[0]) and found.valid.all()
+            explanation = explain(model, images, target=1, layer=layer, **choices)
+        assert torch.equal(explanation.logits, logits)
+        assert torch.equal(explanation.heatmap, cam(activations, gradients, **choices)[0]) and explanation.valid.all()
 
 
 def everywhere(change):
-    """ConvNet with something done to the weights before the layer, at it and behind it."""
+    """A ConvNet whose weights before the layer, at the layer and behind it are changed by `change`."""
     model = ConvNet()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # the older two of them
+        warnings.simplefilter("ignore", FutureWarning)  # of weight_norm and spectral_norm by a hook
         for name in ("features.0", "features.3", "head.4"):
             change(model.get_submodule(name))
     return model
@@ -51,15 +52,15 @@ COMPUTED = {
 
 @pytest.mark.parametrize("layer", ["features.0", "features.3", "features"])
 @pytest.mark.parametrize("how", COMPUTED)
-def test_weights_computed_in_each_forward_are_those_of_the_forward(how, layer, images):
+def test_computed_weights_are_those_of_the_forward(how, layer, images):
     model = everywhere(COMPUTED[how])
-    with torch.no_grad():  # where a hook leaves the weight as an attribute, one with a graph could not be copied
+    with torch.no_grad():  # a weight that a hook computes with a graph cannot be copied
         model(images)
     assert_as_in_the_full_graph(model, images, layer)
 
 
 @pytest.mark.parametrize("layer", ["features.0", "features.3", None])
-def test_the_power_iteration_of_a_training_forward_is_taken_back(layer, images):
+def test_the_power_iteration_of_a_training_forward_is_undone(layer, images):
     model = everywhere(parametrizations.spectral_norm).train()
     if layer:
         assert_as_in_the_full_graph(model, images, layer)
@@ -86,7 +87,7 @@ class Tied(nn.Module):
 
 
 @pytest.mark.parametrize("layer", ["first", "second", "third"])
-def test_a_weight_that_is_used_before_and_behind_the_layer_adds_nothing_to_its_gradient(layer, images):
+def test_a_weight_used_before_and_behind_the_layer_adds_nothing_to_its_gradient(layer, images):
     model = Tied().eval()
     assert_as_in_the_full_graph(model, images, layer)
     model(images).sum().backward()
@@ -96,7 +97,7 @@ def test_a_weight_that_is_used_before_and_behind_the_layer_adds_nothing_to_its_g
 
 
 class Pyramid(nn.Module):
-    """One tower of layers run at each of three sizes, as detectors do."""
+    """A tower of layers that runs at three sizes, as in detectors."""
 
     def __init__(self):
         super().__init__()
@@ -114,14 +115,14 @@ class Pyramid(nn.Module):
 
 
 @pytest.mark.parametrize("layer", ["stem", "down", "tower", "tower.0", "tower.1", "classes"])
-def test_of_a_part_that_runs_at_several_sizes_the_last_run_counts(layer, images):
+def test_the_last_call_of_a_part_that_runs_at_several_sizes_counts(layer, images):
     model = Pyramid().eval()
     assert_as_in_the_full_graph(model, images, layer)
 
 
-def test_the_layer_found_in_a_part_that_runs_several_times_is_the_one_given_by_name(images):
+def test_the_layer_found_in_a_part_that_runs_several_times_has_the_map_of_the_named_layer(images):
     model = Pyramid().eval()
     with unchanged(model):
-        found = explain(model, images, target=1, relu=False)
-    assert found.layer == "classes" and found.valid.all()
-    assert torch.equal(found.heatmap, explain(model, images, target=1, layer="classes", relu=False).heatmap)
+        explanation = explain(model, images, target=1, relu=False)
+    assert explanation.layer == "classes" and explanation.valid.all()
+    assert torch.equal(explanation.heatmap, explain(model, images, target=1, layer="classes", relu=False).heatmap)

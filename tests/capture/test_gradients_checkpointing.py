@@ -1,7 +1,6 @@
-"""Activation checkpointing: a model that throws activations away and computes them again has the map of one that keeps
-them, or is refused for PyTorch's reentrant kind, which cannot be differentiated in part.
+"""Activation checkpointing: a model that recomputes activations has the explanation of one that keeps them.
 
-Knows nothing of how PyTorch recomputes.
+PyTorch's reentrant kind, which cannot be differentiated in part, is refused.
 """
 
 import pytest
@@ -26,7 +25,7 @@ LAYERS = ["before", "before.0", "block.0.0", "block.0", "block.1.2", "behind", N
 @pytest.mark.parametrize("layer", LAYERS, ids=str)
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("run", [recomputed, recomputed_in_pieces, recomputed_in_calls])
-def test_recomputing_changes_nothing_wherever_the_layer_lies(run, training, layer, images):
+def test_a_checkpointed_model_has_the_explanation_of_the_plain_one(run, training, layer, images):
     plain, model = twins(run, training)
     expected = explained(plain, images, layer=layer)
     with unchanged(model):
@@ -35,18 +34,18 @@ def test_recomputing_changes_nothing_wherever_the_layer_lies(run, training, laye
 
 @pytest.mark.parametrize("layer", ["before", "block.0"])
 @pytest.mark.parametrize("run", [recomputed, recomputed_in_pieces, recomputed_in_calls])
-def test_the_activations_and_gradients_are_those_of_ordinary_training(run, layer, images):
+def test_activations_and_gradients_are_those_of_ordinary_training(run, layer, images):
     plain, model = twins(run, training=True)
     torch.manual_seed(3)
     activations, gradients, logits = full_graph(plain, layer, images, of_class(1))
     choices = {"size": activations.shape[-2:], "method": "hirescam", "normalize": "none"}
-    found = explained(model, images, target=1, layer=layer, **choices)
-    assert torch.equal(found.heatmap, cam(activations, gradients, relu=False, **choices)[0])
-    assert torch.equal(found.logits, logits) and found.valid.all()
+    explanation = explained(model, images, target=1, layer=layer, **choices)
+    assert torch.equal(explanation.heatmap, cam(activations, gradients, relu=False, **choices)[0])
+    assert torch.equal(explanation.logits, logits) and explanation.valid.all()
 
 
 @pytest.mark.parametrize("run", [recomputed, recomputed_in_pieces, recomputed_in_calls])
-def test_several_targets_are_recomputed_for_each(run, images):
+def test_several_targets_of_a_checkpointed_model_are_explained(run, images):
     plain, model = twins(run, training=True)
     with unchanged(model):
         assert_same(explained(model, images, topk=3, layer="before"), explained(plain, images, topk=3, layer="before"))
@@ -54,20 +53,20 @@ def test_several_targets_are_recomputed_for_each(run, images):
 
 @pytest.mark.parametrize("layer", ["before", "block.0", None])
 def test_frozen_weights_and_a_checkpoint_up_to_the_head_change_nothing(layer, images):
-    plain, model = (each.requires_grad_(False) for each in twins(recomputed, behind=False))
+    plain, model = (twin.requires_grad_(False) for twin in twins(recomputed, behind=False))
     with unchanged(model):
-        found, expected = explained(model, images, layer=layer), explained(plain, images, layer=layer)
-    assert_same(found, expected)
-    assert layer or found.layer == "block"
+        explanation, expected = explained(model, images, layer=layer), explained(plain, images, layer=layer)
+    assert_same(explanation, expected)
+    assert layer or explanation.layer == "block"
 
 
 @pytest.mark.parametrize("layer", ["before", "block.0"])
-def test_what_is_recomputed_is_computed_in_the_precision_of_the_forward(layer, images):
+def test_the_block_is_recomputed_in_the_precision_of_the_forward(layer, images):
     plain, model = twins(recomputed)
     with torch.autocast("cpu", torch.bfloat16):
-        found, expected = explained(model, images, layer=layer), explained(plain, images, layer=layer)
+        explanation, expected = explained(model, images, layer=layer), explained(plain, images, layer=layer)
     assert expected.logits.dtype == torch.bfloat16
-    assert_same(found, expected)
+    assert_same(explanation, expected)
 
 
 @pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")
@@ -76,8 +75,8 @@ def test_what_is_recomputed_is_computed_in_the_precision_of_the_forward(layer, i
 def test_a_reentrant_checkpoint_before_the_layer_changes_nothing(training, topk, images):
     plain, model = twins(reentrant, training)
     with unchanged(model):
-        found = explained(model, images, topk=topk, layer="behind")
-    assert_same(found, explained(plain, images, topk=topk, layer="behind"))
+        explanation = explained(model, images, topk=topk, layer="behind")
+    assert_same(explanation, explained(plain, images, topk=topk, layer="behind"))
 
 
 @pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")
@@ -98,3 +97,15 @@ def test_a_reentrant_checkpoint_at_or_behind_the_layer_is_refused(training, topk
     _, model = twins(reentrant, training)
     with unchanged(model), pytest.raises(RuntimeError, match=message):
         explain(model, images, topk=topk, layer=layer)
+
+
+@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")
+@pytest.mark.parametrize("topk", [None, 3])
+def test_the_message_names_the_layer_and_the_reentrant_checkpoint(topk, images):
+    _, model = twins(reentrant)
+    for layer, message in (
+        ("before", "behind layer 'before' the model runs .*use_reentrant=False"),
+        ("block.0", "does not depend on layer 'block.0' .*use_reentrant=True"),
+    ):
+        with unchanged(model), pytest.raises(RuntimeError, match=message):
+            explain(model, images, topk=topk, layer=layer)

@@ -1,6 +1,6 @@
-"""The gradient of a class begins behind a last linear layer, with that class's row of the weight: same bits, less read.
+"""Behind a last linear layer the gradient of a class is a row of the weight: the same bits, and less to read.
 
-Where the logits are anything else, and where it could show, the whole graph is walked.
+Where anything else makes the logits, or a hook could notice, the whole graph is differentiated.
 """
 
 import pytest
@@ -12,21 +12,21 @@ import gradcam_fast
 
 
 def whole_graph(model, images, target):
-    """The same through a score that is a callable's, of which nothing is known."""
+    """The same explanation by a callable target, through which the whole graph is differentiated."""
 
     def score(logits):
         classes = torch.as_tensor(target)
-        one = logits.gather(1, classes.reshape(len(logits), -1))
-        return one[:, 0] if classes.dim() == 1 else one
+        picked = logits.gather(1, classes.reshape(len(logits), -1))
+        return picked[:, 0] if classes.dim() == 1 else picked
 
     return gradcam_fast.explain(model, images, target=score, layer="features", method="layercam")
 
 
-def assert_same(found, expected):
-    assert found.valid.all()
-    assert torch.equal(found.heatmap, expected.heatmap)
-    assert torch.equal(found.raw_max, expected.raw_max)
-    assert torch.equal(found.score, expected.score)
+def assert_same(actual, expected):
+    assert actual.valid.all()
+    assert torch.equal(actual.heatmap, expected.heatmap)
+    assert torch.equal(actual.raw_max, expected.raw_max)
+    assert torch.equal(actual.score, expected.score)
 
 
 def explained(model, images, target):
@@ -39,7 +39,7 @@ TARGETS = [[0, 3, 1], [[0, 3], [2, 2], [4, 1]]]
 @pytest.mark.parametrize("frozen", [False, True])
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("target", TARGETS)
-def test_the_map_has_the_bits_of_the_whole_graphs(images, target, bias, frozen):
+def test_the_row_of_the_weight_gives_the_bits_of_the_whole_graph(images, target, bias, frozen):
     model = ConvNet()
     model.head[4] = nn.Linear(48, 5, bias=bias)
     model.requires_grad_(not frozen)
@@ -48,14 +48,14 @@ def test_the_map_has_the_bits_of_the_whole_graphs(images, target, bias, frozen):
 
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_under_autocast_too(images, target, dtype):
+def test_under_autocast_the_row_of_the_weight_gives_the_bits_of_the_whole_graph(images, target, dtype):
     model = ConvNet()
     with torch.autocast("cpu", dtype):
         assert_same(explained(model, images, target), whole_graph(model, images, target))
 
 
-def test_the_rows_of_other_classes_are_not_read(images):
-    """Zero times infinity is NaN: the whole product spoils every map."""
+def test_rows_of_other_classes_are_not_read(images):
+    """Zero times infinity is NaN, so the product with the whole weight makes every map invalid."""
     model = ConvNet()
     expected = explained(model, images, [0, 3, 1])
     with torch.no_grad():
@@ -65,7 +65,7 @@ def test_the_rows_of_other_classes_are_not_read(images):
 
 
 class Head(ConvNet):
-    """ConvNet with something else on top of its logits."""
+    """A ConvNet whose logits are made by `change(head, maps)`."""
 
     def __init__(self, change):
         super().__init__()
@@ -110,6 +110,6 @@ def maps_on_both_sides(head, maps):
     [hooked, weight_from_the_maps, bias_from_the_maps, scaled, maps_as_the_weight, maps_on_both_sides],
 )
 @pytest.mark.parametrize("target", TARGETS)
-def test_whatever_else_makes_the_logits_is_walked_whole(images, change, target):
+def test_any_other_operation_that_makes_the_logits_is_differentiated(images, change, target):
     model = Head(change)
     assert_same(explained(model, images, target), whole_graph(model, images, target))

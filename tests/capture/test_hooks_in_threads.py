@@ -1,6 +1,6 @@
-"""Several threads on one model: explanations beside each other, and beside inference and training, disturb nothing.
+"""Explanations in several threads disturb neither each other nor inference and training on the same model.
 
-Knows nothing of locks; threads are halted at chosen places of the forward, so that no test rests on luck alone.
+Threads are halted at chosen places of the forward, so that no test depends on timing.
 """
 
 import threading
@@ -13,11 +13,11 @@ from support.unchanged import unchanged
 
 import gradcam_fast
 
-PATIENCE = 30  # seconds until a halted thread gives up
+PATIENCE = 30  # seconds that a halted thread waits at most
 
 
 class Halt:
-    """Called in every forward; holds up only the thread that armed it, until released."""
+    """Called in every forward; halts only the thread that armed it, until released."""
 
     def __init__(self):
         self.thread, self.reached, self.released = None, threading.Event(), threading.Event()
@@ -29,7 +29,7 @@ class Halt:
 
 
 def halted(model, place, work):
-    """Start `work` in a thread and return once it stands still at `place` of the forward: its future and a release."""
+    """Start `work` in a thread and wait until it halts at `place` of the forward; return its future and the release."""
     halt = Halt()
     setattr(model, place, halt)
 
@@ -48,7 +48,7 @@ def explain(model, images, **choices):
     return gradcam_fast.explain(model, images, layer="features.3", **choices)
 
 
-def test_eight_threads_get_the_answers_of_one_by_one():
+def test_eight_threads_get_the_explanations_of_one_thread():
     model = ConvNet()
     batches = [torch.randn(1 + index % 3, 3, 16 + index, 16) for index in range(8)]
     with unchanged(model):
@@ -61,42 +61,42 @@ def test_eight_threads_get_the_answers_of_one_by_one():
             return [explain(model, batch) for _ in range(10)]
 
         with ThreadPoolExecutor(8) as eight:
-            found = [*eight.map(together, batches)]
-    for explanations, single in zip(found, expected, strict=True):
+            explanations_of_threads = [*eight.map(together, batches)]
+    for explanations, single in zip(explanations_of_threads, expected, strict=True):
         for explanation in explanations:
             assert torch.equal(explanation.heatmap, single.heatmap)
             assert torch.equal(explanation.logits, single.logits)
 
 
 @pytest.mark.parametrize("place", ["at_start", "at_head"])
-def test_a_plain_inference_during_an_explanation_is_undisturbed(place, images):
+def test_an_inference_during_an_explanation_is_undisturbed(place, images):
     model = ConvNet()
     expected = explain(model, images)
-    others = torch.randn(2, 3, 16, 16)
+    other_images = torch.randn(2, 3, 16, 16)
     with torch.no_grad():
-        logits = model(others)
+        logits = model(other_images)
     future, release = halted(model, place, lambda: explain(model, images))
     with torch.no_grad():
-        output = model(others)
+        output = model(other_images)
     release()
     assert torch.equal(output, logits) and not output.requires_grad
-    found = future.result(PATIENCE)
-    assert torch.equal(found.heatmap, expected.heatmap) and torch.equal(found.logits, expected.logits)
+    explanation = future.result(PATIENCE)
+    assert torch.equal(explanation.heatmap, expected.heatmap) and torch.equal(explanation.logits, expected.logits)
 
 
 @pytest.mark.parametrize("place", ["at_start", "at_head"])
-def test_a_training_step_during_an_explanation_still_reaches_the_trunk(place, images):
+def test_a_training_step_during_an_explanation_reaches_the_trunk(place, images):
     model = ConvNet()
     expected = torch.autograd.grad(model(images).sum(), model.features[0].weight)[0]
     future, release = halted(model, place, lambda: explain(model, images))
-    found = torch.autograd.grad(model(images).sum(), model.features[0].weight)[0]
+    gradient = torch.autograd.grad(model(images).sum(), model.features[0].weight)[0]
     release()
-    assert torch.equal(found, expected)
+    assert torch.equal(gradient, expected)
     assert future.result(PATIENCE).valid.all()
 
 
 @pytest.mark.parametrize("place", ["at_start", "at_head"])
-def test_an_explanation_during_a_plain_training_forward_takes_nothing_from_it(place, images):
+def test_an_explanation_during_a_training_forward_changes_no_gradient(place, images):
     model = ConvNet()
     expected = torch.autograd.grad(model(images).sum(), model.features[0].weight)[0]
     heatmap = explain(model, images).heatmap
@@ -109,19 +109,19 @@ def test_an_explanation_during_a_plain_training_forward_takes_nothing_from_it(pl
 
 
 @pytest.mark.parametrize("place", ["at_start", "at_head"])
-def test_an_explanation_inside_another_threads_explanation_mixes_nothing(place, images):
+def test_an_explanation_during_another_threads_explanation_changes_neither(place, images):
     model = ConvNet()
-    others = torch.randn(2, 3, 24, 16)
-    first, second = explain(model, images), explain(model, others, topk=2)
+    other_images = torch.randn(2, 3, 24, 16)
+    first, second = explain(model, images), explain(model, other_images, topk=2)
     with unchanged(model):
         future, release = halted(model, place, lambda: explain(model, images))
-        found = explain(model, others, topk=2)
+        explanation = explain(model, other_images, topk=2)
         release()
         outer = future.result(PATIENCE)
-    assert torch.equal(found.heatmap, second.heatmap) and torch.equal(outer.heatmap, first.heatmap)
+    assert torch.equal(explanation.heatmap, second.heatmap) and torch.equal(outer.heatmap, first.heatmap)
 
 
-def test_an_explanation_that_fails_in_one_thread_leaves_the_other_whole(images):
+def test_an_explanation_that_fails_in_one_thread_leaves_the_other_unchanged(images):
     model = ConvNet()
     expected = explain(model, images).heatmap
     future, release = halted(model, "at_head", lambda: explain(model, images))
@@ -137,8 +137,8 @@ def test_train_mode_statistics_survive_two_explanations_at_once(place, images):
     before = {name: buffer.clone() for name, buffer in model.named_buffers()}
     future, release = halted(model, place, lambda: explain(model, images))
     pool = ThreadPoolExecutor(1)
-    other = pool.submit(explain, model, images)  # may have to wait for the first: that is allowed
+    second = pool.submit(explain, model, images)  # may have to wait for the first: that is allowed
     release()
-    other.result(PATIENCE), future.result(PATIENCE)
+    second.result(PATIENCE), future.result(PATIENCE)
     pool.shutdown()
     assert all(torch.equal(buffer, before[name]) for name, buffer in model.named_buffers())

@@ -1,6 +1,6 @@
-"""Models with hooks of their own: what a hook changes is changed in the explanation too, and each runs as always.
+"""Hooks that the model has of its own run as always, and what they change is explained.
 
-Knows nothing of a plain hook at the layer or of hooks that only watch; test_capture.py has those.
+A plain hook at the layer, and hooks that only watch, are in test_capture.py.
 """
 
 import pytest
@@ -14,8 +14,8 @@ from torch.nn.modules import module as torch_module
 from gradcam_fast import cam, explain
 
 
-def unfolded():
-    """A ConvNet of out-of-place ReLUs: PyTorch allows no in-place operation behind a module with a backward hook."""
+def out_of_place():
+    """A ConvNet with out-of-place ReLUs: PyTorch allows no in-place one behind a module with a backward hook."""
     model = ConvNet()
     for relu in (model.features[2], model.features[4]):
         relu.inplace = False
@@ -23,14 +23,14 @@ def unfolded():
 
 
 def assert_as_in_the_full_graph(model, images, layer="features.3"):
-    """What the hooks make of an ordinary forward and backward is explained: HiResCAM, of all methods, sees each bit."""
+    """The explanation is that of an ordinary forward and backward with hooks; HiResCAM reads every gradient."""
     activations, gradients, logits = full_graph(model, layer, images, of_class(1))
     choices = {"size": activations.shape[-2:], "method": "hirescam", "normalize": "none", "relu": False}
     with unchanged(model):
-        found = explain(model, images, target=1, layer=layer, **choices)
-    assert torch.equal(found.logits, logits)
-    assert torch.equal(found.heatmap, cam(activations, gradients, **choices)[0]) and found.valid.all()
-    return found
+        explanation = explain(model, images, target=1, layer=layer, **choices)
+    assert torch.equal(explanation.logits, logits)
+    assert torch.equal(explanation.heatmap, cam(activations, gradients, **choices)[0]) and explanation.valid.all()
+    return explanation
 
 
 def changed(maps):
@@ -38,15 +38,15 @@ def changed(maps):
 
 
 def twice(maps):
-    """In a way that no version counter sees."""
+    """Change the maps without changing their version counter."""
     maps.data = maps.data * 2
 
 
 def doubled(gradients):
-    return tuple(None if each is None else each * 2 for each in gradients)
+    return tuple(None if gradient is None else gradient * 2 for gradient in gradients)
 
 
-# What is put on which module of the model. Each changes the logits.
+# (module, how to register the hook). Each hook changes the logits.
 FORWARD_HOOKS = {
     "before the trunk": ("", lambda m: m.register_forward_pre_hook(lambda _, args: changed(args[0]))),
     "before the layer": ("features.3", lambda m: m.register_forward_pre_hook(lambda _, args: changed(args[0]))),
@@ -75,7 +75,7 @@ FORWARD_HOOKS = {
     "at the logits": ("", lambda m: m.register_forward_hook(lambda _, __, output: changed(output))),
 }
 
-# Each changes the gradient at the layer, and nothing in the forward.
+# Each hook changes the gradient at the layer, and nothing in the forward.
 BACKWARD_HOOKS = {
     "at the layer": ("features.3", lambda m: m.register_full_backward_pre_hook(lambda _, grads: doubled(grads))),
     "behind the layer": ("features.4", lambda m: m.register_full_backward_hook(lambda _, grads, __: doubled(grads))),
@@ -89,26 +89,26 @@ BACKWARD_HOOKS = {
 
 
 @pytest.mark.parametrize("where", FORWARD_HOOKS)
-def test_a_forward_hook_that_changes_something_is_explained_as_the_model_sees_it(where, images):
-    model, (name, put) = unfolded(), FORWARD_HOOKS[where]
+def test_what_a_forward_hook_changes_is_explained(where, images):
+    model, (name, put) = out_of_place(), FORWARD_HOOKS[where]
     logits = model(images)
     put(model.get_submodule(name))
-    found = assert_as_in_the_full_graph(model, images)
-    assert not torch.equal(found.logits, logits)
+    explanation = assert_as_in_the_full_graph(model, images)
+    assert not torch.equal(explanation.logits, logits)
 
 
 @pytest.mark.parametrize("where", BACKWARD_HOOKS)
-def test_a_backward_hook_that_changes_a_gradient_changes_the_explanation(where, images):
-    model, (name, put) = unfolded(), BACKWARD_HOOKS[where]
+def test_a_gradient_changed_by_a_backward_hook_is_explained(where, images):
+    model, (name, put) = out_of_place(), BACKWARD_HOOKS[where]
     before = assert_as_in_the_full_graph(model, images)
     put(model.get_submodule(name))
-    found = assert_as_in_the_full_graph(model, images)
-    assert torch.equal(found.heatmap, before.heatmap * 2)
+    explanation = assert_as_in_the_full_graph(model, images)
+    assert torch.equal(explanation.heatmap, before.heatmap * 2)
 
 
 @pytest.mark.parametrize("where", BACKWARD_HOOKS)
-def test_a_backward_hook_changes_each_of_several_targets_alike(where, images):
-    model, (name, put) = unfolded(), BACKWARD_HOOKS[where]
+def test_a_backward_hook_changes_the_gradients_of_all_targets(where, images):
+    model, (name, put) = out_of_place(), BACKWARD_HOOKS[where]
     put(model.get_submodule(name))
     choices = {"layer": "features.3", "normalize": "none", "relu": False}
     together = explain(model, images, target=[[0, 3]] * 3, **choices)
@@ -116,8 +116,8 @@ def test_a_backward_hook_changes_each_of_several_targets_alike(where, images):
     assert torch.equal(together.heatmap, torch.stack(single, 1)) and together.valid.all()
 
 
-def test_a_backward_hook_before_the_layer_is_not_run_for_an_explanation_nor_does_it_disturb_one(images):
-    model, runs = unfolded(), []
+def test_a_backward_hook_before_the_layer_does_not_run_in_an_explanation(images):
+    model, runs = out_of_place(), []
     expected = explain(model, images, layer="features.3").heatmap
     model.features[0].register_full_backward_hook(lambda *_: runs.append(1))
     assert torch.equal(explain(model, images, layer="features.3").heatmap, expected) and not runs
@@ -126,31 +126,31 @@ def test_a_backward_hook_before_the_layer_is_not_run_for_an_explanation_nor_does
 
 
 @pytest.mark.filterwarnings("ignore:Full backward hook is firing")  # the layer's input has no graph
-def test_a_backward_hook_at_the_layer_is_shown_the_gradient_that_is_explained(images):
-    model, shown = unfolded(), []
+def test_a_backward_hook_at_the_layer_receives_the_explained_gradient(images):
+    model, received = out_of_place(), []
     _, gradients, _ = full_graph(model, "features.3", images, of_class(1))
-    model.features[3].register_full_backward_hook(lambda _, __, output: shown.extend(output))
+    model.features[3].register_full_backward_hook(lambda _, __, output: received.extend(output))
     assert_as_in_the_full_graph(model, images)
-    assert torch.equal(shown[-1], gradients)
+    assert torch.equal(received[-1], gradients)
 
 
 @pytest.mark.parametrize("always", [True, False])
-def test_hooks_on_all_modules_there_are_act_in_an_explanation(always, images):
-    model = unfolded()
+def test_global_module_hooks_act_in_an_explanation(always, images):
+    model = out_of_place()
     logits = model(images)
     handle = torch_module.register_module_forward_hook(
         lambda module, _, output: changed(output) if isinstance(module, nn.Conv2d) else None, always_call=always
     )
     try:
-        found = assert_as_in_the_full_graph(model, images)
+        explanation = assert_as_in_the_full_graph(model, images)
     finally:
         handle.remove()
-    assert not torch.equal(found.logits, logits)
+    assert not torch.equal(explanation.logits, logits)
     assert torch.equal(explain(model, images, layer="features.3").logits, logits)
 
 
 @pytest.mark.parametrize("layer", ["features.3", None])
-def test_a_hook_that_is_called_even_on_failure_is_called_once_and_the_failure_comes_out(layer, images):
+def test_an_always_called_hook_is_called_once_when_the_model_raises(layer, images):
     model, runs = ConvNet(), []
     model.head[4].register_forward_pre_hook(lambda *_: 1 / 0)
     model.head.register_forward_hook(lambda *_: runs.append("head"), always_call=True)
@@ -163,7 +163,7 @@ def test_a_hook_that_is_called_even_on_failure_is_called_once_and_the_failure_co
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("kind", ["register_forward_hook", "register_forward_pre_hook"])
 @pytest.mark.parametrize("place", ["features.0", "features.3", "features.4", "head", ""])
-def test_an_own_hook_that_raises_leaves_no_trace(place, kind, images):
+def test_a_hook_of_the_model_that_raises_leaves_no_trace(place, kind, images):
     model = ConvNet()
     getattr(model.get_submodule(place), kind)(lambda *_: 1 / 0)
     with unchanged(model), pytest.raises(ZeroDivisionError):
@@ -179,13 +179,13 @@ def test_hooks_on_the_wrapper_of_a_compiled_model_act_in_an_explanation(layer, i
     compiled.register_forward_pre_hook(lambda _, args: changed(args[0]))
     for _ in range(2):  # before its first run and after it
         with unchanged(compiled):
-            found = explain(compiled, images, target=1, layer=layer)
-        assert torch.equal(found.heatmap, expected.heatmap) and found.layer == expected.layer
+            explanation = explain(compiled, images, target=1, layer=layer)
+        assert torch.equal(explanation.heatmap, expected.heatmap) and explanation.layer == expected.layer
         with torch.no_grad():
-            assert torch.equal(compiled(images), found.logits)
+            assert torch.equal(compiled(images), explanation.logits)
 
 
-def test_a_hook_put_on_during_the_forward_stays(images):
+def test_a_hook_registered_during_the_forward_stays(images):
     model, runs = ConvNet(), []
     model.at_head = lambda _: model.features[0].register_forward_hook(lambda *_: runs.append(1))
     explain(model, images, layer="features.3")
@@ -195,7 +195,7 @@ def test_a_hook_put_on_during_the_forward_stays(images):
 
 
 class Keeping(nn.Module):
-    """Hooks of its own keep what modules return, and a decoder reads that: MiDaS, and transformers' hidden states."""
+    """Its own hooks keep what modules return, and a decoder reads that, as in MiDaS and transformers' hidden states."""
 
     def __init__(self, changes):
         super().__init__()
@@ -216,11 +216,11 @@ class Keeping(nn.Module):
 
 @pytest.mark.parametrize("changes", [False, True])
 @pytest.mark.parametrize("layer", ["low", "high"])
-def test_what_a_hook_of_the_model_keeps_has_a_part_in_the_gradient(layer, changes, images):
+def test_maps_that_a_hook_of_the_model_keeps_count_in_the_gradient(layer, changes, images):
     torch.manual_seed(6)
     model = Keeping(changes)
     kept = []
-    # What a hook has changed is explained as the model sees it, apart from what an earlier hook has kept.
+    # The changed output is explained; the unchanged one that an earlier hook kept is not part of it.
     handle = model.get_submodule(layer).register_forward_hook(
         lambda _, __, output: kept.append(output), prepend=not changes
     )
@@ -229,8 +229,8 @@ def test_what_a_hook_of_the_model_keeps_has_a_part_in_the_gradient(layer, change
     (gradients,) = torch.autograd.grad(logits[:, 1].sum(), kept[0])
     for name in (layer, [layer]):
         with unchanged(model):
-            found = explain(model, images, target=1, layer=name, normalize="none", relu=False)
-        assert torch.equal(found.logits, logits)
+            explanation = explain(model, images, target=1, layer=name, normalize="none", relu=False)
+        assert torch.equal(explanation.logits, logits)
         expected = cam(kept[0].detach(), gradients, (16, 16), normalize="none", relu=False)[0]
-        torch.testing.assert_close(found.heatmap, expected)
+        torch.testing.assert_close(explanation.heatmap, expected)
     assert explain(model, images, target=1, relu=False).layer == "high"

@@ -1,6 +1,6 @@
-"""The logits in what real models return: auxiliary heads, dicts, dataclasses.
+"""The logits are picked from what known networks return: auxiliary heads, dicts, dataclasses.
 
-Knows nothing of layers. Small stand-ins for every container are in test_targets.py and test_bad_input.py.
+Small stand-ins for every container are in test_scores.py and test_explainer_refusals.py.
 """
 
 import pytest
@@ -15,7 +15,7 @@ torchvision = pytest.importorskip("torchvision")
 
 
 @pytest.mark.parametrize(("family", "layer"), [("googlenet", "inception5b"), ("inception_v3", "Mixed_7c")])
-def test_auxiliary_heads_in_training_mode_are_not_what_is_explained(family, layer):
+def test_the_main_head_is_explained_and_not_the_auxiliary_one(family, layer):
     model = getattr(torchvision.models, family)(weights=None, aux_logits=True, init_weights=True)
     model.train()
     for module in model.modules():
@@ -23,18 +23,18 @@ def test_auxiliary_heads_in_training_mode_are_not_what_is_explained(family, laye
             module.p = 0.0
     images = torch.randn(2, 3, 299, 299) if family == "inception_v3" else torch.randn(2, 3, 96, 96)
     with unchanged(model):
-        found = explain(model, images, layer=layer, target=[3, 7])
+        explanation = explain(model, images, layer=layer, target=[3, 7])
     activations, gradients, output = naive.full_graph(
         model, layer, images, lambda out: out.logits.gather(1, torch.tensor([[3], [7]]))[:, 0]
     )
     assert len(output) == {"googlenet": 3, "inception_v3": 2}[family]
     assert all(member is not None for member in output)
-    torch.testing.assert_close(found.logits, output.logits.detach())
+    torch.testing.assert_close(explanation.logits, output.logits.detach())
     expected = naive.gradcam(activations, gradients, images.shape[-2:])
-    torch.testing.assert_close(found.heatmap.double(), expected, rtol=0, atol=RECIPE_PARITY)
+    torch.testing.assert_close(explanation.heatmap.double(), expected, rtol=0, atol=RECIPE_PARITY)
 
 
-def test_the_main_output_of_a_segmentation_network_is_taken():
+def test_the_main_output_of_a_segmentation_network_is_explained():
     model = torchvision.models.segmentation.fcn_resnet50(weights=None, weights_backbone=None, aux_loss=True).eval()
     images = torch.randn(1, 3, 64, 64)
 
@@ -50,7 +50,7 @@ def test_the_main_output_of_a_segmentation_network_is_taken():
     torch.testing.assert_close(picked.heatmap.double(), expected, rtol=0, atol=RECIPE_PARITY)
 
 
-def test_a_dataclass_of_hugging_face_gives_its_logits():
+def test_the_logits_of_a_hugging_face_dataclass_are_explained():
     transformers = pytest.importorskip("transformers")
     config = transformers.ResNetConfig(
         embedding_size=8, hidden_sizes=[8, 16, 24, 32], depths=[1, 1, 1, 1], num_labels=5

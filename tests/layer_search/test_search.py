@@ -1,50 +1,19 @@
-"""Finding the layer without being told: on models that set traps, and when it must look again.
+"""The layer found depends only on the request; it is remembered, and searched for again when it no longer serves.
 
-The families of networks are in test_zoo.py.
-
-Knows nothing of the maps' numbers beyond that they are those of the layer named.
+Known networks are in test_search_known_networks.py.
 """
+
+import gc
+import weakref
+from functools import partial
 
 import pytest
 import torch
+from support.networks import ConvNet, TwoLevels, conv_relu
 from torch import nn
 
 from gradcam_fast import explain
-
-torchvision = pytest.importorskip("torchvision")
-
-
-def test_efficientnets_features_are_what_its_last_block_returns():
-    model = torchvision.models.efficientnet_b0(weights=None).eval()
-    images = torch.randn(1, 3, 64, 64)
-    assert torch.equal(explain(model, images).heatmap, explain(model, images, layer="features.8").heatmap)
-
-
-def test_a_head_of_zeros_does_not_hide_a_transformers_layer():
-    model = torchvision.models.vit_b_32(weights=None).eval()
-    assert not model.heads.head.weight.any()
-    with pytest.warns(UserWarning, match="zero everywhere"):
-        found = explain(model, torch.randn(1, 3, 224, 224))
-    assert found.layer == "encoder.layers.encoder_layer_11.ln_1" and not found.valid.any()
-
-
-class OneReluForAll(nn.Module):
-    """conv relu conv relu pool fc relu fc, with the very same ReLU each time."""
-
-    def __init__(self, head):
-        super().__init__()
-        self.conv1, self.conv2 = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 5, 3)
-        self.relu, self.head = nn.ReLU(), head
-
-    def forward(self, images):
-        maps = self.relu(self.conv2(self.relu(self.conv1(images))))
-        return self.head[1](self.relu(self.head[0](maps.mean((-2, -1), keepdim=True).flatten(1))))
-
-
-def test_a_module_whose_last_call_has_no_positions_is_passed_over():
-    model = OneReluForAll(nn.ModuleList([nn.Linear(5, 6), nn.Linear(6, 2)]))
-    found = explain(model, torch.randn(2, 3, 12, 12), relu=False)
-    assert found.layer == "conv2" and found.valid.all()
+from gradcam_fast._layer_search.search import _FOUND
 
 
 class TwoHeads(nn.Module):
@@ -57,15 +26,15 @@ class TwoHeads(nn.Module):
         return {name: getattr(self, name)(trunk).mean((-2, -1)) for name in ("a", "b")}
 
 
-def test_another_score_finds_another_layer():
+def test_the_layer_found_depends_on_the_score():
     model, images = TwoHeads(), torch.randn(2, 3, 12, 12)
     for name in ("a", "b", "a"):
-        found = explain(model, images, output=lambda out, name=name: out[name], relu=False)
-        assert found.layer == name and found.valid.all()
+        explanation = explain(model, images, output=lambda out, name=name: out[name], relu=False)
+        assert explanation.layer == name and explanation.valid.all()
 
 
 class ZeroHead(nn.Module):
-    """A head still at zero, beside a convolution that nothing depends on."""
+    """A head of zeros, and a convolution that nothing depends on."""
 
     def __init__(self):
         super().__init__()
@@ -78,66 +47,25 @@ class ZeroHead(nn.Module):
         return self.head(maps.mean((-2, -1)))
 
 
-def test_a_head_of_zeros_is_explained_with_a_warning_and_nothing_is_learnt_from_it():
+def test_a_layer_found_for_a_head_of_zeros_is_not_remembered():
     model, images = ZeroHead(), torch.randn(2, 3, 12, 12)
     with pytest.warns(UserWarning, match="layer 'conv' is zero everywhere"):
-        found = explain(model, images)
-    assert found.layer == "conv" and not found.valid.any()
+        explanation = explain(model, images)
+    assert explanation.layer == "conv" and not explanation.valid.any()
     nn.init.normal_(model.head.weight)
-    found = explain(model, images, relu=False)
-    assert found.layer == "conv" and found.valid.all()
+    explanation = explain(model, images, relu=False)
+    assert explanation.layer == "conv" and explanation.valid.all()
 
 
-def test_an_empty_batch_teaches_nothing():
-    model, images = (
-        nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()),
-        torch.randn(2, 3, 9, 9),
-    )
-    assert explain(model, images[:0]).heatmap.shape == (0, 9, 9)
-    found = explain(model, images)
-    assert found.layer == "1" and found.valid.all()
-
-
-def test_a_layer_of_another_batch_than_the_images_is_not_chosen_and_not_accepted():
-    class Folding(nn.Module):
-        """Two crops per image, folded into the batch."""
-
-        def __init__(self):
-            super().__init__()
-            self.conv = nn.Conv2d(3, 4, 3)
-
-        def forward(self, images):
-            return self.conv(torch.cat([images, images.flip(-1)])).mean((-2, -1)).unflatten(0, (2, -1)).mean(0)
-
+def test_a_layer_found_for_an_empty_batch_is_not_remembered():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     images = torch.randn(2, 3, 9, 9)
-    with pytest.raises(ValueError, match="no spatial feature map"):
-        explain(Folding(), images)
-    with pytest.raises(ValueError, match=r"'conv' returns shape \(4, 4, 7, 7\) for a batch of 2"):
-        explain(Folding(), images, layer="conv")
+    assert explain(model, images[:0]).heatmap.shape == (0, 9, 9)
+    explanation = explain(model, images)
+    assert explanation.layer == "1" and explanation.valid.all()
 
 
-def test_a_dict_with_any_keys_may_pass_through_the_model():
-    class Pyramid(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.levels, self.head = Levels(), nn.Linear(4, 2)
-
-        def forward(self, images):
-            return self.head(self.levels(images)[0].mean((-2, -1)))
-
-    class Levels(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.conv = nn.Conv2d(3, 4, 3)
-
-        def forward(self, images):
-            return {0: self.conv(images), 1: None}
-
-    found = explain(Pyramid(), torch.randn(2, 3, 9, 9), relu=False)
-    assert found.layer == "levels" and found.valid.all()
-
-
-def test_the_layer_is_looked_for_once_per_image_size():
+def test_the_layer_is_searched_for_once_per_image_size():
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     calls = []
     model.register_forward_pre_hook(lambda *_: calls.append(1))
@@ -147,33 +75,15 @@ def test_the_layer_is_looked_for_once_per_image_size():
         assert len(calls) == runs
 
 
-def test_a_detached_score_is_called_detached():
+def test_a_detached_score_is_refused():
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     with pytest.raises(RuntimeError, match="it was detached"):
         explain(model, torch.randn(2, 3, 9, 9), target=lambda out: out.detach()[:, 0])
 
 
-def test_a_layer_of_one_position_is_refused_by_name():
-    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    with pytest.raises(ValueError, match=r"layer '2' returns shape \(2, 4, 1, 1\).*more than one position"):
-        explain(model, torch.randn(2, 3, 9, 9), layer="2")
-
-
-def test_a_segmentation_is_explained_where_the_mask_makes_a_difference():
-    model = torchvision.models.segmentation.fcn_resnet50(weights=None, weights_backbone=None, num_classes=5).eval()
-    images = torch.randn(1, 3, 64, 64)
-
-    def of_columns(some):
-        return explain(model, images, target=lambda out: out["out"][:, 2, :, some].mean((-2, -1)), relu=False)
-
-    left, right = of_columns(slice(0, 16)), of_columns(slice(48, 64))
-    assert left.layer == right.layer == "classifier.1"
-    assert (left.heatmap - right.heatmap).abs().max() > 0.05
-
-
-def test_a_layer_found_for_another_score_is_looked_for_again_when_its_gradient_vanishes():
+def test_the_search_runs_again_when_the_remembered_layer_has_no_gradient():
     class Levels(nn.Module):
-        """Two maps, each with a score of its own, of which a callable picks the higher or the lower."""
+        """Two maps, each with a score of its own."""
 
         def __init__(self):
             super().__init__()
@@ -184,61 +94,76 @@ def test_a_layer_found_for_another_score_is_looked_for_again_when_its_gradient_v
 
     model, images = Levels(), torch.randn(2, 3, 12, 12)
     for column, name in ((1, "coarse"), (0, "fine"), (1, "coarse")):
-        found = explain(model, images, target=column, relu=False)
-        assert found.layer == name and found.valid.all()
+        explanation = explain(model, images, target=column, relu=False)
+        assert explanation.layer == name and explanation.valid.all()
 
 
-class Deep(nn.Module):
-    """Fifty convolutions, and then fifty more, of which `depends` says how many the score depends on."""
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_the_layer_found_does_not_depend_on_earlier_requests(order):
+    by_output, by_target, images = TwoLevels(), TwoLevels(), torch.randn(2, 3, 9, 9)
+    targets = [lambda out: out[0][:, 1], lambda out: out[1][:, 1]]
+    for member in order:
+        expected = ("trunk", "branch")[member]
+        assert explain(by_output, images, output=lambda out, member=member: out[member], relu=False).layer == expected
+        assert explain(by_output, images, output=lambda out: out[member], relu=False).layer == expected  # noqa: B023
+        assert explain(by_output, images, output=partial(lambda k, out: out[k], member), relu=False).layer == expected
+        assert explain(by_target, images, target=targets[member], relu=False).layer == expected
 
-    def __init__(self, depends):
+
+def test_a_function_made_anew_for_every_call_starts_no_new_search():
+    model, images = TwoLevels(), torch.randn(2, 3, 9, 9)
+    explain(model, images, target=lambda out: out[1][:, 0], relu=False)
+    model.runs = 0
+    for column in range(4):
+        explain(model, images, target=lambda out: out[0][:, column], relu=False)  # noqa: B023
+    assert model.runs == 2 + 3
+
+
+def test_remembered_layers_do_not_accumulate_and_keep_no_model_alive():
+    class Unhashable:
+        """A callable for tokens= that cannot be hashed."""
+
+        __hash__ = None
+
+        def __call__(self, maps):
+            return maps
+
+    model, images = ConvNet(), torch.randn(2, 3, 16, 16)
+    for _ in range(5):
+        explain(model, images, tokens=lambda maps, model=model: maps * model.training + maps)
+        explain(model, images, tokens=Unhashable())
+    assert len(_FOUND[model]) == 2
+    reference = weakref.ref(model)
+    del model
+    gc.collect()
+    assert reference() is None
+
+
+class TwoImages(nn.Module):
+    """Takes an image and its depth at another resolution, each with its own trunk, or both with one trunk."""
+
+    def __init__(self, second):
         super().__init__()
-        self.depends = depends
-        self.blocks = nn.ModuleList(nn.Conv2d(3 if n == 0 else 2, 2, 3, padding=1) for n in range(100))
-        self.graph = []
+        self.first, self.head = conv_relu(), nn.Linear(16, 5)
+        self.second = self.first if second is None else second
         self.eval()
 
-    def forward(self, images):
-        maps = kept = images
-        self.graph.append([])
-        for number, block in enumerate(self.blocks, 1):
-            maps = block(maps)
-            self.graph[-1].append(torch.is_grad_enabled())
-            if number == self.depends:
-                kept = maps
-        return kept.mean((2, 3)) + 0 * maps.detach().mean((2, 3))
+    def forward(self, picture, other):
+        return self.head(torch.cat([self.first(picture).mean((2, 3)), self.second(other).mean((2, 3))], 1))
 
 
-def test_a_graph_is_kept_behind_the_last_maps_only():
-    model = Deep(depends=98)
-    assert explain(model, torch.randn(1, 3, 8, 8), relu=False).layer == "blocks.97"
-    counting, searching, explaining = model.graph
-    assert not any(counting) and sum(searching) == 32 and sum(explaining) == 3
+def test_the_layer_found_belongs_to_the_first_input_of_images():
+    torch.manual_seed(3)
+    explanation = explain(TwoImages(conv_relu(1)), (torch.rand(2, 3, 16, 16), torch.rand(2, 1, 12, 12)), relu=False)
+    assert explanation.layer == "first" and explanation.heatmap.shape == (2, 16, 16)
 
 
-def test_and_behind_all_of_them_where_the_score_depends_on_none_of_the_last():
-    model = Deep(depends=20)
-    assert explain(model, torch.randn(1, 3, 8, 8), relu=False).layer == "blocks.19"
-    assert [sum(each) for each in model.graph] == [0, 32, 100, 81]
+def test_a_module_that_last_ran_on_another_input_is_refused():
+    with pytest.raises(ValueError, match="'first' was last run on another input than the first one of images"):
+        explain(TwoImages(None), (torch.rand(2, 3, 16, 16), torch.rand(2, 3, 16, 16)))
 
 
-class PooledEarly(nn.Module):
-    """A pooled map that containers hand on, returned at the end of everything although it was made at its start."""
-
-    def __init__(self, idle):
-        super().__init__()
-        self.conv, self.pool = nn.Conv2d(3, 4, 3), nn.Sequential(nn.Sequential(nn.AvgPool2d(2)))
-        self.idle = nn.Sequential(*(nn.Linear(2, 2) for _ in range(idle)))
-        self.last = nn.Sequential(nn.Identity())
-        self.eval()
-
-    def forward(self, images):
-        maps = self.pool(self.conv(images))
-        self.idle(images[:, 0, :2, 0])
-        return self.last(maps).mean((2, 3))
-
-
-@pytest.mark.parametrize("idle", range(24, 36))
-def test_a_pooled_map_does_not_count_wherever_the_graph_begins(idle):
-    model = PooledEarly(idle)
-    assert explain(model, torch.randn(1, 3, 10, 10), relu=False).layer == "conv"
+def test_a_network_without_feature_maps_is_refused():
+    flat = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 6), nn.ReLU(), nn.Linear(6, 3))
+    with pytest.raises(ValueError, match="Sequential has no spatial feature map"):
+        explain(flat, torch.randn(2, 3, 8, 8))

@@ -1,7 +1,7 @@
-"""The layer found in each family of networks, its grid, and the map there, against a full graph through the network.
+"""The layer found in known networks, its grid, and the heatmap there against the full graph of the network.
 
-One table line per family: what is written in it was looked up in the network, not printed by the code under test.
-Random weights; a head that starts at zero is filled. Knows nothing of how a layer is found.
+One table line per family. The layers were looked up in the networks, not printed by the code under test. Weights are
+random; a head that starts at zero is filled.
 """
 
 import math
@@ -71,14 +71,14 @@ TIMM = {
 
 
 @pytest.mark.parametrize("family", TORCHVISION)
-def test_torchvision(family):
+def test_the_layer_found_in_torchvision_networks(family):
     torchvision = pytest.importorskip("torchvision")
     options = {"init_weights": True} if family in ("googlenet", "inception_v3") else {}
     assert_explained(getattr(torchvision.models, family)(weights=None, **options), *TORCHVISION[family])
 
 
 @pytest.mark.parametrize("family", TIMM)
-def test_timm(family):
+def test_the_layer_found_in_timm_networks(family):
     timm = pytest.importorskip("timm")
     side = TIMM[family][0]
     own_size = timm.get_pretrained_cfg(family).input_size[-1]
@@ -94,7 +94,7 @@ def small(**changes):
 STAGES = {"hidden_sizes": [8, 16, 24, 32], "depths": [1, 1, 1, 1]}
 WINDOWS = {"image_size": 64, "embed_dim": 16, "depths": [1, 1, 2], "num_heads": [2, 2, 4], "window_size": 4}
 
-# Name of the configuration, its options, then as above.
+# Name of the configuration: its options, layer, layout and side of the grid.
 TRANSFORMERS = {
     "ViT": (small(), "vit.layers.2.layernorm_before", 1, 8),
     "DeiT": (small(), "deit.layers.2.layernorm_before", 2, 8),
@@ -110,7 +110,7 @@ TRANSFORMERS = {
 
 
 @pytest.mark.parametrize("family", TRANSFORMERS)
-def test_hugging_face(family):
+def test_the_layer_found_in_hugging_face_networks(family):
     transformers = pytest.importorskip("transformers")
     options, layer, layout, side = TRANSFORMERS[family]
     config = getattr(transformers, f"{family}Config")(**options, num_labels=5)
@@ -120,15 +120,15 @@ def test_hugging_face(family):
 
 def assert_explained(model, side, layer, layout, grid):
     model.eval()
-    fill_what_is_zero(model)
+    fill_zero_weights(model)
     images = torch.randn(2, 3, side, side)
-    found = explain(model, images, relu=False)
-    assert found.layer == layer
-    assert found.valid.all()
-    assert torch.equal(found.heatmap, explain(model, images, layer=layer, relu=False).heatmap)
+    explanation = explain(model, images, relu=False)
+    assert explanation.layer == layer
+    assert explanation.valid.all()
+    assert torch.equal(explanation.heatmap, explain(model, images, layer=layer, relu=False).heatmap)
     activations, gradients = graph(model, layer, images)
     expected = heatmaps(planes(activations, layout, grid), planes(gradients, layout, grid), side)
-    torch.testing.assert_close(found.heatmap.double(), expected, rtol=0, atol=RECIPE_PARITY)
+    torch.testing.assert_close(explanation.heatmap.double(), expected, rtol=0, atol=RECIPE_PARITY)
 
 
 def graph(model, layer, images):
@@ -159,7 +159,7 @@ def heatmaps(activations, gradients, side):
     return (raw - low) / (high - low)
 
 
-def fill_what_is_zero(model):
+def fill_zero_weights(model):
     for module in model.modules():
         if isinstance(module, (nn.Linear, nn.Conv2d)) and not module.weight.any():
             nn.init.normal_(module.weight, std=1 / math.sqrt(module.weight[0].numel()))

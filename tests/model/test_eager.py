@@ -1,6 +1,7 @@
-"""Compiled models: whichever part was compiled, and however, the answer is the eager one.
+"""Compiled models have the explanation of the eager model, whichever part was compiled and however.
 
-Knows nothing of code generation: the "eager" backend traces as every other one does and emits no code.
+Scripted parts and modules that compute weights are no layers. The backend "eager" traces like any other but generates
+no code.
 """
 
 import subprocess
@@ -8,10 +9,16 @@ import sys
 
 import pytest
 import torch
-from support.networks import stateless
+from support.checkpointed import assert_same, explained, recomputed, twins
+from support.fake_recorder import graphed
+from support.networks import ConvNet, conv_relu, pooled_head, stateless
+from support.torchscript import scripted, traced
 from support.unchanged import unchanged
+from torch import nn
+from torch.nn.utils.parametrizations import weight_norm
 
 import gradcam_fast
+from gradcam_fast import explain
 
 
 def whole(model):
@@ -55,17 +62,17 @@ def nothing_compiled_before():
 
 @pytest.mark.parametrize("warm", [True, False])
 @pytest.mark.parametrize("compiled", [whole, in_place, trunk, trunk_in_place, the_layer_itself, head, forward_method])
-def test_a_compiled_model_gives_the_eager_answer(compiled, warm, images):
+def test_a_compiled_model_has_the_explanation_of_the_eager_one(compiled, warm, images):
     model = stateless()
     expected = gradcam_fast.explain(model, images, topk=2, layer="features.3")
     model = compiled(model)
-    if warm:  # what was compiled without a hook may run again without looking for one
+    if warm:  # code compiled without a hook may run again without checking for hooks
         with torch.no_grad():
             assert torch.equal(model(images), expected.logits)
     with unchanged(model):
-        found = gradcam_fast.explain(model, images, topk=2, layer="features.3")
-    assert torch.equal(found.heatmap, expected.heatmap) and torch.equal(found.logits, expected.logits)
-    assert found.layer == "features.3"
+        explanation = gradcam_fast.explain(model, images, topk=2, layer="features.3")
+    assert torch.equal(explanation.heatmap, expected.heatmap) and torch.equal(explanation.logits, expected.logits)
+    assert explanation.layer == "features.3"
     with torch.no_grad():
         assert torch.equal(model(images), expected.logits)
 
@@ -78,14 +85,14 @@ def test_the_layer_of_a_compiled_model_may_be_given_as_the_module(compiled, imag
     assert torch.equal(gradcam_fast.explain(compiled(model), images, layer=layer).heatmap, expected)
 
 
-def test_a_compiled_model_finds_the_layer_that_the_eager_one_finds(images):
+def test_the_layer_found_is_the_same_in_a_compiled_model(images):
     model = stateless()
     expected = gradcam_fast.explain(model, images)
-    found = gradcam_fast.explain(whole(model), images)
-    assert found.layer == expected.layer and torch.equal(found.heatmap, expected.heatmap)
+    explanation = gradcam_fast.explain(whole(model), images)
+    assert explanation.layer == expected.layer and torch.equal(explanation.heatmap, expected.heatmap)
 
 
-def test_what_was_compiled_runs_compiled_again_afterwards(images):
+def test_a_compiled_model_runs_compiled_again_afterwards(images):
     runs = []
 
     def counting(graph, _):
@@ -109,8 +116,8 @@ def test_what_was_compiled_runs_compiled_again_afterwards(images):
     ],
     ids=["maps", "tokens"],
 )
-def test_whoever_compiles_nothing_does_not_pay_for_the_compiler(last, choices):
-    """Importing it takes a second, and from then on every explanation has to hold it off."""
+def test_an_explanation_of_an_eager_model_does_not_import_the_compiler(last, choices):
+    """Importing it takes a second, and from then on every explanation has to turn it off."""
     code = (
         "import sys, torch, gradcam_fast\n"
         f"model = torch.nn.Sequential(torch.nn.Conv2d(3, 2, 3), {last}, torch.nn.Flatten())\n"
@@ -118,3 +125,60 @@ def test_whoever_compiles_nothing_does_not_pay_for_the_compiler(last, choices):
         "sys.exit('torch._dynamo' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+@pytest.mark.parametrize("topk", [None, 3])
+@pytest.mark.parametrize("in_place", [True, False])
+@pytest.mark.parametrize("warm", [True, False])
+@pytest.mark.parametrize("layer", ["before", "block.0", "behind", None])
+def test_a_compiled_checkpointed_part_has_the_explanation_of_the_eager_one(layer, warm, in_place, topk, images):
+    torch._dynamo.reset()
+    plain, model = twins(recomputed)
+    expected = explained(plain, images, layer=layer, topk=topk)
+    if in_place:
+        model.block.compile(backend="aot_eager")
+    else:
+        model.block = torch.compile(model.block, backend="aot_eager")
+    if warm:
+        model(images).sum().backward()
+    with unchanged(model):
+        assert_same(explained(model, images, layer=layer, topk=topk), expected)
+
+
+@pytest.mark.parametrize("form", ["scripted", "traced"])
+def test_a_model_with_a_scripted_part_is_explained_at_its_other_layers(form, images):
+    model = ConvNet()
+    model = nn.Sequential(model.features[:3], model.features[3:], model.head)
+    expected = explain(model, images, topk=2, relu=False)
+    model[0] = scripted(model[0]) if form == "scripted" else traced(model[0], images)
+    for training in (False, True):
+        model.train(training)
+        with unchanged(model):
+            explanation = explain(model, images, topk=2, relu=False)
+        assert explanation.layer == expected.layer
+        if not training:
+            torch.testing.assert_close(explanation.heatmap, expected.heatmap, rtol=0, atol=1e-5)
+    with pytest.raises(ValueError, match=r"layer '0.0' is not in Sequential"):
+        explain(model, images, layer="0.0")
+
+
+@pytest.mark.parametrize("form", ["scripted", "traced"])
+def test_a_model_with_a_scripted_part_is_not_recorded_as_a_cuda_graph(form, images):
+    model = ConvNet()
+    model = nn.Sequential(model.features[:3], model.features[3:], model.head).eval()
+    expected = explain(model, images, layer="1")
+    model[0] = scripted(model[0]) if form == "scripted" else traced(model[0], images)
+    explainer = graphed(model)
+    with pytest.warns(RuntimeWarning, match="runs eagerly: module '0' is scripted"):
+        for _ in range(3):
+            torch.testing.assert_close(explainer(images).heatmap, expected.heatmap, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+def test_modules_that_compute_a_parametrized_weight_are_no_layers(batch):
+    torch.manual_seed(0)
+    model = nn.Sequential(conv_relu(), weight_norm(nn.Conv2d(8, 8, 3)), pooled_head(8)).eval()
+    explanation = explain(model, torch.randn(batch, 3, 12, 12), relu=False)
+    assert explanation.layer == "1"
+    with pytest.raises(ValueError, match="is not in Sequential"):
+        explain(model, torch.randn(batch, 3, 12, 12), layer="1.parametrizations.weight")

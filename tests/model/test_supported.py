@@ -1,7 +1,6 @@
-"""Models that are refused, each kind with what came and the way out; beside them their likes, which are explained.
+"""Unsupported models are refused when the explainer is made, with their kind and the way out; others are explained.
 
-Knows nothing of how a kind is told; those that need a process group are in test_distributed.py. A model is refused when
-the explainer is made, before there are images to run it on.
+Models that need a process group are in test_supported_distributed.py.
 """
 
 import warnings
@@ -28,7 +27,7 @@ def exported(model=None, inputs=IMAGES):
 def quantised(how):
     """The model that torch.ao.quantization makes by `how(torch.ao.quantization)`."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # deprecated for another package
+        warnings.simplefilter("ignore")  # torch.ao.quantization is deprecated
         return how(pytest.importorskip("torch.ao.quantization"))
 
 
@@ -57,7 +56,7 @@ def dynamic(quantization, model=None):
 
 
 def fake_quantised(quantization):
-    """Trained to be quantised: float32 rounded, with a gradient."""
+    """A model in quantisation-aware training: float32 values, rounded, with a gradient."""
     model = quantization.QuantWrapper(stateless()).train()
     model.qconfig = quantization.get_default_qat_qconfig(torch.backends.quantized.engine)
     return quantization.prepare_qat(model).eval()
@@ -89,9 +88,9 @@ REFUSED = {
 }
 
 
-@pytest.mark.filterwarnings("ignore")  # of what makes the models
+@pytest.mark.filterwarnings("ignore")  # of the functions that make the models
 @pytest.mark.parametrize("kind", REFUSED)
-def test_a_model_that_hooks_or_gradients_cannot_enter_is_refused_when_the_explainer_is_made(kind):
+def test_an_unsupported_model_is_refused_when_the_explainer_is_made(kind):
     make, parts = REFUSED[kind]
     model = make()
     with pytest.raises(TypeError) as refusal:
@@ -101,38 +100,38 @@ def test_a_model_that_hooks_or_gradients_cannot_enter_is_refused_when_the_explai
 
 @pytest.mark.parametrize("layer", ["features.1", "features.3", "features.4"])
 @pytest.mark.parametrize("traced", [torch.fx.symbolic_trace, lambda model: torch.export.unflatten(exported(model))])
-def test_a_graph_that_calls_the_layers_is_explained_as_the_model_it_came_from(traced, layer):
+def test_a_graph_that_calls_the_layers_is_explained_as_the_original_model(traced, layer):
     model = stateless()
     expected = explain(model, IMAGES, topk=2, layer=layer)
     graph = traced(model)
     with unchanged(graph):
-        found = explain(graph, IMAGES, topk=2, layer=layer)
-    assert torch.equal(found.heatmap, expected.heatmap) and torch.equal(found.logits, expected.logits)
+        explanation = explain(graph, IMAGES, topk=2, layer=layer)
+    assert torch.equal(explanation.heatmap, expected.heatmap) and torch.equal(explanation.logits, expected.logits)
 
 
 @pytest.mark.parametrize("part", [scripted, lambda head: exported(head, torch.zeros(3, 12, 4, 4)).module()])
-def test_a_part_without_layers_may_lie_behind_a_layer_given_by_name(part):
+def test_a_scripted_or_exported_part_may_lie_behind_the_named_layer(part):
     model = stateless()
     expected = explain(model, IMAGES, topk=2, layer="features.3")
     model.head = part(model.head)
     with unchanged(model):
-        found = explain(model, IMAGES, topk=2, layer="features.3")
-    torch.testing.assert_close(found.heatmap, expected.heatmap, rtol=0, atol=SAME_INPUTS[torch.float32])
+        explanation = explain(model, IMAGES, topk=2, layer="features.3")
+    torch.testing.assert_close(explanation.heatmap, expected.heatmap, rtol=0, atol=SAME_INPUTS[torch.float32])
 
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("layer", ["module.features.0", "module.features.3", "module.features"])
-def test_a_model_in_training_for_quantisation_is_explained_with_its_rounding(layer):
+def test_a_model_in_quantisation_aware_training_is_explained_with_its_rounding(layer):
     model = quantised(fake_quantised)
     activations, gradients, logits = full_graph(model, layer, IMAGES, of_class(1))
     choices = {"size": activations.shape[-2:], "method": "hirescam", "normalize": "none", "relu": False}
-    found = explain(model, IMAGES, target=1, layer=layer, **choices)
-    assert torch.equal(found.logits, logits)
-    assert torch.equal(found.heatmap, cam(activations, gradients, **choices)[0]) and found.valid.all()
-    assert activations.unique().numel() <= 256  # of eight bits
+    explanation = explain(model, IMAGES, target=1, layer=layer, **choices)
+    assert torch.equal(explanation.logits, logits)
+    assert torch.equal(explanation.heatmap, cam(activations, gradients, **choices)[0]) and explanation.valid.all()
+    assert activations.unique().numel() <= 256  # values of eight bits
 
 
-def test_a_float_model_with_the_operations_that_quantisation_would_replace_is_explained():
+def test_a_float_model_with_quantisable_operations_is_explained():
     quantized = pytest.importorskip("torch.ao.nn.quantized")
 
     class Residual(ConvNet):
@@ -148,9 +147,9 @@ def test_a_float_model_with_the_operations_that_quantisation_would_replace_is_ex
     model = Residual()
     activations, gradients, logits = full_graph(model, "features.3", IMAGES, of_class(1))
     with unchanged(model):
-        found = explain(model, IMAGES, target=1, layer="features.3", size=4, normalize="none", relu=False)
-    assert torch.equal(found.logits, logits)
-    assert torch.equal(found.heatmap, cam(activations, gradients, 4, normalize="none", relu=False)[0])
+        explanation = explain(model, IMAGES, target=1, layer="features.3", size=4, normalize="none", relu=False)
+    assert torch.equal(explanation.logits, logits)
+    assert torch.equal(explanation.heatmap, cam(activations, gradients, 4, normalize="none", relu=False)[0])
 
 
 def test_a_lazy_model_is_explained_once_it_has_run():
@@ -161,5 +160,5 @@ def test_a_lazy_model_is_explained_once_it_has_run():
     with torch.no_grad():
         logits = model(IMAGES)
     with unchanged(model):
-        found = explain(model, IMAGES, relu=False)
-    assert torch.equal(found.logits, logits) and found.layer == "0" and found.valid.all()
+        explanation = explain(model, IMAGES, relu=False)
+    assert torch.equal(explanation.logits, logits) and explanation.layer == "0" and explanation.valid.all()

@@ -1,6 +1,6 @@
-"""Models wrapped for several processes or devices: those whole in each process are explained, those in parts refused.
+"""Models wrapped for several processes or devices: those whole in each process are explained, sharded ones are refused.
 
-Knows nothing of more processes than this one, nor of a network: the group's only member meets itself through a file.
+The process group has one member, this process; it is formed through a file.
 """
 
 import pytest
@@ -17,7 +17,7 @@ pytestmark = [
     pytest.mark.skipif(
         not (distributed.is_available() and distributed.is_gloo_available()), reason="PyTorch was built without gloo"
     ),
-    pytest.mark.filterwarnings("ignore"),  # of the wrappers, about training on a CPU
+    pytest.mark.filterwarnings("ignore"),  # the wrappers warn about training on a CPU
 ]
 
 
@@ -50,49 +50,49 @@ WRAPPINGS = {
 @pytest.mark.parametrize("choices", [{}, {"target": 1}, {"topk": 3}], ids=str)
 @pytest.mark.parametrize("layer", ["features.3", "features.1", None])
 @pytest.mark.parametrize("wrap", WRAPPINGS)
-def test_a_data_parallel_model_has_the_map_of_the_model_inside(wrap, layer, choices, images):
+def test_a_data_parallel_model_has_the_explanation_of_the_model_inside(wrap, layer, choices, images):
     torch._dynamo.reset()
     model = stateless()
     expected = explain(model, images, layer=layer, relu=False, **choices)
     wrapped = WRAPPINGS[wrap](model)
     with unchanged(wrapped):
-        found = explain(wrapped, images, layer=layer, relu=False, **choices)
-    assert found.layer == expected.layer and expected.valid.all()
-    assert torch.equal(found.heatmap, expected.heatmap) and torch.equal(found.logits, expected.logits)
+        explanation = explain(wrapped, images, layer=layer, relu=False, **choices)
+    assert explanation.layer == expected.layer and expected.valid.all()
+    assert torch.equal(explanation.heatmap, expected.heatmap) and torch.equal(explanation.logits, expected.logits)
 
 
 def test_a_layer_of_a_data_parallel_model_may_be_given_as_the_module(images):
     model = ConvNet()
     expected = explain(model, images, layer="features.3").heatmap
-    found = explain(DistributedDataParallel(model), images, layer=model.features[3])
-    assert found.layer == "features.3" and torch.equal(found.heatmap, expected)
+    explanation = explain(DistributedDataParallel(model), images, layer=model.features[3])
+    assert explanation.layer == "features.3" and torch.equal(explanation.heatmap, expected)
 
 
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("layer", ["features.3", None])
 @pytest.mark.parametrize("steps", [0, 1, 2])
-def test_explaining_between_training_steps_changes_no_step(steps, layer, training, images):
+def test_an_explanation_between_training_steps_changes_no_step(steps, layer, training, images):
     torch.manual_seed(1)
     expected_model = DistributedDataParallel(ConvNet())
     torch.manual_seed(1)
     model = DistributedDataParallel(ConvNet())
-    for _ in range(steps):  # DDP arranges its gradients anew after the first
+    for _ in range(steps):  # DDP rearranges its gradients after the first step
         gradients_of_a_step(expected_model, images)
         gradients_of_a_step(model, images)
     explain(model.train(training), images, layer=layer)
     for _ in range(2):
         pairs = zip(gradients_of_a_step(model, images), gradients_of_a_step(expected_model, images), strict=True)
-        assert all(torch.equal(found, expected) for found, expected in pairs)
+        assert all(torch.equal(gradient, expected) for gradient, expected in pairs)
 
 
 @pytest.mark.parametrize("layer", ["0.module.3", "0", None])
-def test_data_parallel_over_no_more_than_one_device_may_wrap_a_part(layer, images):
+def test_data_parallel_over_at_most_one_device_may_wrap_a_part(layer, images):
     model = stateless()
     expected = explain(model, images, topk=2, layer="features.3" if layer == "0.module.3" else "features")
     parts = nn.Sequential(nn.DataParallel(model.features), model.head)
     with unchanged(parts):
-        found = explain(parts, images, topk=2, layer=layer)
-    assert torch.equal(found.heatmap, expected.heatmap) and found.layer == (layer or "0")
+        explanation = explain(parts, images, topk=2, layer=layer)
+    assert torch.equal(explanation.heatmap, expected.heatmap) and explanation.layer == (layer or "0")
 
 
 def hooked(model):
@@ -116,7 +116,7 @@ def fully_sharded_in_place(part="", run=False):
 
     model = stateless()
     fully_shard(model.get_submodule(part), mesh=init_device_mesh("cpu", (1,)), reshard_after_forward=False)
-    if run:  # the parameters are ordinary ones then
+    if run:  # afterwards the parameters are ordinary ones
         with torch.no_grad():
             model(torch.zeros(1, 3, 16, 16))
     return model
@@ -146,7 +146,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("kind", REFUSED)
-def test_what_no_process_has_whole_is_refused_when_the_explainer_is_made(kind):
+def test_a_sharded_model_is_refused_when_the_explainer_is_made(kind):
     make, parts = REFUSED[kind]
     with pytest.raises(TypeError) as refusal:
         Explainer(make())

@@ -1,0 +1,128 @@
+"""A trial run notes each feature map under its outermost module, and keeps a graph only behind the last outputs."""
+
+import pytest
+import torch
+from torch import nn
+
+from gradcam_fast import explain
+
+
+def test_maps_are_named_after_the_outermost_module_that_returns_them():
+    torchvision = pytest.importorskip("torchvision")
+    model = torchvision.models.efficientnet_b0(weights=None).eval()
+    images = torch.randn(1, 3, 64, 64)
+    assert torch.equal(explain(model, images).heatmap, explain(model, images, layer="features.8").heatmap)
+
+
+class OneReluForAll(nn.Module):
+    """conv, relu, conv, relu, pool, fc, relu, fc, with one ReLU module for all calls."""
+
+    def __init__(self, head):
+        super().__init__()
+        self.conv1, self.conv2 = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 5, 3)
+        self.relu, self.head = nn.ReLU(), head
+
+    def forward(self, images):
+        maps = self.relu(self.conv2(self.relu(self.conv1(images))))
+        return self.head[1](self.relu(self.head[0](maps.mean((-2, -1), keepdim=True).flatten(1))))
+
+
+def test_a_module_whose_last_call_returns_no_maps_is_skipped():
+    model = OneReluForAll(nn.ModuleList([nn.Linear(5, 6), nn.Linear(6, 2)]))
+    explanation = explain(model, torch.randn(2, 3, 12, 12), relu=False)
+    assert explanation.layer == "conv2" and explanation.valid.all()
+
+
+def test_a_layer_with_another_batch_size_is_neither_found_nor_accepted():
+    class Folding(nn.Module):
+        """Makes two crops of each image and stacks them in the batch."""
+
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3)
+
+        def forward(self, images):
+            return self.conv(torch.cat([images, images.flip(-1)])).mean((-2, -1)).unflatten(0, (2, -1)).mean(0)
+
+    images = torch.randn(2, 3, 9, 9)
+    with pytest.raises(ValueError, match="no spatial feature map"):
+        explain(Folding(), images)
+    with pytest.raises(ValueError, match=r"'conv' returns shape \(4, 4, 7, 7\) for a batch of 2"):
+        explain(Folding(), images, layer="conv")
+
+
+def test_a_layer_may_return_a_dict_with_any_keys():
+    class Pyramid(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.levels, self.head = Levels(), nn.Linear(4, 2)
+
+        def forward(self, images):
+            return self.head(self.levels(images)[0].mean((-2, -1)))
+
+    class Levels(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3)
+
+        def forward(self, images):
+            return {0: self.conv(images), 1: None}
+
+    explanation = explain(Pyramid(), torch.randn(2, 3, 9, 9), relu=False)
+    assert explanation.layer == "levels" and explanation.valid.all()
+
+
+class PooledEarly(nn.Module):
+    """A pooled map, made at the start and returned again by the last container."""
+
+    def __init__(self, idle):
+        super().__init__()
+        self.conv, self.pool = nn.Conv2d(3, 4, 3), nn.Sequential(nn.Sequential(nn.AvgPool2d(2)))
+        self.idle = nn.Sequential(*(nn.Linear(2, 2) for _ in range(idle)))
+        self.last = nn.Sequential(nn.Identity())
+        self.eval()
+
+    def forward(self, images):
+        maps = self.pool(self.conv(images))
+        self.idle(images[:, 0, :2, 0])
+        return self.last(maps).mean((2, 3))
+
+
+@pytest.mark.parametrize("idle", range(24, 36))
+def test_a_pooled_map_is_skipped_wherever_the_graph_begins(idle):
+    model = PooledEarly(idle)
+    assert explain(model, torch.randn(1, 3, 10, 10), relu=False).layer == "conv"
+
+
+class Deep(nn.Module):
+    """A hundred convolutions; the score depends on the first `depends` of them."""
+
+    def __init__(self, depends):
+        super().__init__()
+        self.depends = depends
+        self.blocks = nn.ModuleList(nn.Conv2d(3 if n == 0 else 2, 2, 3, padding=1) for n in range(100))
+        self.graph = []
+        self.eval()
+
+    def forward(self, images):
+        maps = kept = images
+        self.graph.append([])
+        for number, block in enumerate(self.blocks, 1):
+            maps = block(maps)
+            self.graph[-1].append(torch.is_grad_enabled())
+            if number == self.depends:
+                kept = maps
+        return kept.mean((2, 3)) + 0 * maps.detach().mean((2, 3))
+
+
+def test_a_graph_is_kept_only_behind_the_last_outputs():
+    model = Deep(depends=98)
+    assert explain(model, torch.randn(1, 3, 8, 8), relu=False).layer == "blocks.97"
+    counting, searching, explaining = model.graph
+    assert not any(counting) and sum(searching) == 32 and sum(explaining) == 3
+
+
+def test_a_graph_is_kept_behind_all_outputs_where_the_score_depends_on_none_of_the_last():
+    model = Deep(depends=20)
+    assert explain(model, torch.randn(1, 3, 8, 8), relu=False).layer == "blocks.19"
+    assert [sum(grad_enabled) for grad_enabled in model.graph] == [0, 32, 100, 81]

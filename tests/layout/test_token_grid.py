@@ -1,0 +1,182 @@
+"""The grid of tokens: inferred from their number, the images' sides and the model's convolutions; queries have none."""
+
+import pytest
+import torch
+from support.networks import PatchNet
+from support.refusals import assert_says
+from torch import nn
+
+from gradcam_fast import Explainer, explain
+from gradcam_fast._layout.token_grid import UnreadableLayout, _is_merged, infer_grid
+
+
+@pytest.mark.parametrize(
+    ("count", "size", "grid"),
+    [
+        (196, (224, 224), (14, 14)),  # only patches
+        (197, (224, 224), (14, 14)),  # a class token
+        (198, (224, 224), (14, 14)),  # a class and a distillation token (DeiT)
+        (261, (224, 224), (16, 16)),  # DINOv2 with four registers, patches of 14
+        (1 + 24 * 24, (384, 384), (24, 24)),
+        (50, (224, 224), (7, 7)),
+        (1 + 14 * 20, (224, 320), (14, 20)),
+        (1 + 20 * 14, (320, 224), (20, 14)),
+        (5 + 16 * 9, (224, 126), (16, 9)),
+        (1 + 3 * 2, (48, 32), (3, 2)),
+        (49, (225, 225), (7, 7)),  # a remainder cut off
+        (57 * 57, (225, 225), (57, 57)),  # a remainder padded
+        (125, (1000,), (125,)),
+        (1 + 2 * 4 * 4, (16, 32, 32), (2, 4, 4)),
+    ],
+)
+def test_the_grid_is_inferred_from_the_number_of_tokens(count, size, grid):
+    assert infer_grid(count, size) == grid
+
+
+@pytest.mark.parametrize(
+    ("count", "size", "parts"),
+    [
+        (17, (96, 96), ("17 tokens", "96x96", "3x3 after 8", "4x4 after 1", "tokens=(h,w)")),
+        (512, (224, 224), ("512 tokens", "224x224", "tokens=(h,w)")),
+        (77, (224, 224), ("77 tokens", "224x224", "tokens=(h,w)")),
+        (1, (224, 224), ("1 tokens", "tokens=(h,w)")),
+    ],
+)
+def test_a_number_of_tokens_with_several_grids_or_none_is_refused(count, size, parts):
+    with pytest.raises(UnreadableLayout) as refusal:
+        infer_grid(count, size)
+    assert_says(refusal, UnreadableLayout, parts)
+
+
+@pytest.mark.parametrize(
+    ("count", "size", "patch", "expected"),
+    [
+        (1568, (16, 224, 224), (2, 4, 4), (8, 14, 14)),  # MViT merges positions within a frame, not frames
+        (1569, (16, 224, 224), (2, 4, 4), (8, 14, 14)),
+        (392, (16, 224, 224), (2, 4, 4), (8, 7, 7)),
+        (1568, (16, 224, 224), (2, 16, 16), (8, 14, 14)),  # VideoMAE
+        (64, (64, 64, 64), (16, 16, 16), (4, 4, 4)),
+        (1728, (96, 96, 96), (2, 2, 2), (12, 12, 12)),  # not (48, 6, 6)
+        (49, (224, 224), (4, 4), (7, 7)),
+        (9, (24, 24), (8, 8), (3, 3)),  # not (2, 2), merged and behind five class tokens
+    ],
+)
+def test_the_strides_of_the_convolutions_decide_the_grid(count, size, patch, expected):
+    assert infer_grid(count, size, (patch,)) == expected
+
+
+def test_the_grid_given_by_tokens_makes_a_later_layer_readable():
+    model, images = PatchNet(3), torch.randn(2, 3, 64, 40)
+    message = r"'patch', only cuts .* layer 'mix' .* 43 tokens .*tokens=.*layer="
+    with pytest.warns(UserWarning, match=message) as warnings:
+        assert Explainer(model)(images).layer == "patch"
+    assert warnings[0].filename == __file__
+    assert Explainer(model, tokens=(8, 5))(images).layer == "norm"
+
+
+def test_a_model_of_tokens_without_a_grid_is_refused_with_their_number():
+    class Latents(nn.Module):
+        """31 latent vectors attend to the pixels, as in a perceiver."""
+
+        def __init__(self):
+            super().__init__()
+            self.latents, self.read = nn.Parameter(torch.randn(31, 3)), nn.MultiheadAttention(3, 1, batch_first=True)
+
+        def forward(self, images):
+            pixels = images.flatten(2).mT
+            return self.read(self.latents.expand(len(images), -1, -1), pixels, pixels)[0].mean(1)
+
+    with pytest.raises(ValueError) as refusal:
+        explain(Latents(), torch.randn(2, 3, 32, 32))
+    assert_says(refusal, ValueError, ("Latents", "'read'", "31 tokens", "32x32", "tokens="))
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "merged"),
+    [
+        ((56, 56), (28, 28), True),
+        ((7, 7), (4, 4), True),
+        ((7, 7), (3, 3), True),
+        ((7, 10), (2, 3), True),
+        ((14, 14), (10, 10), False),
+        ((14, 14), (7, 14), False),
+        ((8, 8), (8, 8), False),
+        ((8, 8, 8), (4, 4), False),
+    ],
+)
+def test_merged_grids_have_half_or_a_quarter_of_the_sides(before, after, merged):
+    assert _is_merged(before, after) == merged
+
+
+class Detector(nn.Module):
+    """A small DETR: a convolution, tokens of its positions, and queries that attend to them."""
+
+    def __init__(self, queries, channels=16):
+        super().__init__()
+        self.backbone = nn.Conv2d(3, channels, 8, 8)
+        self.queries = nn.Parameter(torch.randn(1, queries, channels))
+        self.encoder, self.decoder = nn.LayerNorm(channels), nn.MultiheadAttention(channels, 2, batch_first=True)
+        self.norm, self.head = nn.LayerNorm(channels), nn.Linear(channels, 5)
+        self.eval()
+
+    def forward(self, images):
+        tokens = self.encoder(self.backbone(images).flatten(2).mT)
+        queries = self.queries.expand(len(images), -1, -1)
+        return self.head(self.norm(self.decoder(queries, tokens, tokens)[0])).mean(1)
+
+
+@pytest.mark.parametrize("queries", [9, 16, 100])
+def test_queries_are_not_taken_for_patches(queries):
+    torch.manual_seed(1)
+    assert explain(Detector(queries), torch.randn(2, 3, 64, 64), relu=False).layer == "encoder"
+
+
+def test_the_warning_names_the_grid_that_queries_would_have():
+    torch.manual_seed(1)
+    model = Detector(100)
+    del model.encoder
+    model.encoder = lambda tokens: tokens
+    message = r"'backbone', only cuts .* whose tokens would be 10x10 patches, but no convolution .*tokens=.*layer="
+    with pytest.warns(UserWarning, match=message):
+        assert explain(model, torch.randn(2, 3, 64, 64), relu=False).layer == "backbone"
+
+
+class Captioned(nn.Module):
+    """A score of image tokens and text tokens, both of a number that fits a grid; the text runs last."""
+
+    def __init__(self):
+        super().__init__()
+        self.patch, self.image = nn.Conv2d(3, 16, 8, 8), nn.LayerNorm(16)
+        self.words, self.text = nn.Embedding(9, 16), nn.LayerNorm(16)
+        self.eval()
+
+    def forward(self, pixels, words):
+        image = self.image(self.patch(pixels).flatten(2).mT).amax(1)
+        return (image[:, None] * self.text(self.words(words)).amax(1)).sum(-1)
+
+
+@pytest.mark.parametrize("texts", [2, 3])
+def test_words_are_not_taken_for_patches(texts):
+    torch.manual_seed(2)
+    words = torch.randint(0, 9, (texts, 16))
+    explanation = explain(Captioned(), (torch.randn(2, 3, 32, 32), words), relu=False)
+    assert explanation.layer == "image" and explanation.valid.all()
+
+
+def test_a_convolution_inside_patches_does_not_decide_their_grid():
+    """A small TNT: a convolution runs on the pixels of each patch separately."""
+
+    class Nested(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.pixels, self.norm = nn.Conv2d(3, 16, 3, 3), nn.LayerNorm(16)
+            self.head, self.mix = nn.Linear(16, 5), nn.MultiheadAttention(16, 2, batch_first=True)
+            self.eval()
+
+        def forward(self, images):
+            patches = images.unfold(2, 6, 6).unfold(3, 6, 6).permute(0, 2, 3, 1, 4, 5)
+            tokens = self.norm(self.pixels(patches.flatten(0, 2)).mean((2, 3)).unflatten(0, (len(images), -1)))
+            return self.head((tokens + self.mix(tokens, tokens, tokens)[0])[:, 0])
+
+    torch.manual_seed(1)
+    assert explain(Nested(), torch.randn(2, 3, 30, 30), relu=False).layer == "mix"
