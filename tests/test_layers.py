@@ -1,0 +1,122 @@
+"""`list_layers`: names, kinds, shapes and grids of the layers that can be explained, in execution order."""
+
+import pytest
+import torch
+from support.networks import ConvNet, Counting, DeadEnds, PatchNet
+from support.unchanged import unchanged
+from torch import nn
+
+import gradcam_fast
+from gradcam_fast import exceptions
+from gradcam_fast.layers import LayerInfo, list_layers
+
+
+def test_the_layers_of_a_convolutional_network(images):
+    assert list_layers(ConvNet(), images) == [
+        LayerInfo("features.0", "Conv2d", (3, 8, 8, 8), (8, 8)),
+        LayerInfo("features.1", "BatchNorm2d", (3, 8, 8, 8), (8, 8)),
+        LayerInfo("features.2", "ReLU", (3, 8, 8, 8), (8, 8)),
+        LayerInfo("features.3", "Conv2d", (3, 12, 4, 4), (4, 4)),
+        LayerInfo("features.4", "ReLU", (3, 12, 4, 4), (4, 4)),
+        LayerInfo("features", "Sequential", (3, 12, 4, 4), (4, 4)),
+        LayerInfo("head.0", "AdaptiveAvgPool2d", (3, 12, 2, 2), (2, 2)),
+    ]
+
+
+@pytest.mark.parametrize("class_tokens", [0, 1])
+def test_the_layers_of_a_vision_transformer(class_tokens):
+    tokens = 8 * 5 + class_tokens
+    assert list_layers(PatchNet(class_tokens), torch.randn(2, 3, 64, 40)) == [
+        LayerInfo("patch", "Conv2d", (2, 16, 8, 5), (8, 5)),
+        LayerInfo("norm", "LayerNorm", (2, tokens, 16), (8, 5)),
+        LayerInfo("mix", "MultiheadAttention", (2, tokens, 16), (8, 5)),
+    ]
+
+
+class TwoSizes(nn.Module):
+    """A tower that runs on maps of two sizes; `down` runs between its two calls."""
+
+    def __init__(self):
+        super().__init__()
+        self.tower, self.down, self.same = nn.Conv2d(3, 3, 3, padding=1), nn.MaxPool2d(2), nn.Identity()
+
+    def forward(self, images):
+        return self.same(self.tower(self.down(self.tower(images)))).mean((2, 3))
+
+
+def test_the_last_call_of_a_module_decides_its_shape_and_place_and_identities_are_left_out():
+    assert list_layers(TwoSizes(), torch.randn(1, 3, 16, 12)) == [
+        LayerInfo("down", "MaxPool2d", (1, 3, 8, 6), (8, 6)),
+        LayerInfo("tower", "Conv2d", (1, 3, 8, 6), (8, 6)),
+    ]
+
+
+def test_the_layers_of_series_and_of_channels_last_maps():
+    class ChannelsLast(nn.Module):
+        def forward(self, maps):
+            return maps.movedim(1, -1)
+
+    series = nn.Sequential(nn.Conv1d(2, 4, 3), nn.AdaptiveAvgPool1d(1), nn.Flatten())
+    assert list_layers(series, torch.randn(2, 2, 10)) == [LayerInfo("0", "Conv1d", (2, 4, 8), (8,))]
+    model = nn.Sequential(nn.Conv2d(3, 16, 8, 8), ChannelsLast(), nn.Flatten())
+    assert list_layers(model, torch.randn(1, 3, 64, 40)) == [
+        LayerInfo("0", "Conv2d", (1, 16, 8, 5), (8, 5)),
+        LayerInfo("1", "ChannelsLast", (1, 8, 5, 16), (8, 5)),
+    ]
+
+
+def test_every_layer_of_the_list_on_which_the_score_depends_can_be_explained(images):
+    model = ConvNet()
+    for layer in list_layers(model, images):
+        explanation = gradcam_fast.explain(model, images, layer=layer.name, size=layer.grid, relu=False)
+        assert explanation.layer == layer.name and explanation.heatmap.shape == (3, *layer.grid)
+        assert explanation.valid.all()
+
+
+def test_the_layer_that_explain_finds_is_in_the_list(images):
+    for model in (ConvNet(), DeadEnds()):
+        names = [layer.name for layer in list_layers(model, images)]
+        assert gradcam_fast.explain(model, images).layer in names
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("network", [ConvNet, Counting])
+def test_listing_layers_leaves_the_model_and_the_random_numbers_unchanged(network, training, images):
+    model = network().train(training)
+    random_state = torch.get_rng_state()
+    with unchanged(model):
+        list_layers(model, images)
+    assert torch.equal(torch.get_rng_state(), random_state)
+
+
+def test_a_model_that_raises_is_left_without_hooks(images):
+    model = ConvNet()
+
+    def fail(_):
+        raise RuntimeError("in the forward")
+
+    model.at_head = fail
+    with unchanged(model), pytest.raises(RuntimeError, match="in the forward"):
+        list_layers(model, images)
+
+
+def test_the_model_runs_once(images):
+    model = ConvNet()
+    list_layers(model, images)
+    assert model.calls == 1
+
+
+def test_layers_of_a_compiled_model_have_the_names_of_the_eager_model(images):
+    torch._dynamo.reset()
+    expected = list_layers(ConvNet(), images)
+    assert list_layers(torch.compile(ConvNet(), backend="eager"), images) == expected
+    model = ConvNet()
+    model.features = torch.compile(model.features, backend="eager")
+    assert list_layers(model, images) == expected
+
+
+def test_wrong_models_and_images_are_refused(images):
+    with pytest.raises(exceptions.UnsupportedModel):
+        list_layers(nn.DataParallel(ConvNet()), images)
+    with pytest.raises(ValueError, match=r"images has shape \(16, 16\)"):
+        list_layers(ConvNet(), images[0, 0])
