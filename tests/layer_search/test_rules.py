@@ -6,6 +6,7 @@ from support.networks import conv_relu, pooled_head
 from torch import nn
 
 from gradcam_fast import explain
+from gradcam_fast._layer_search import rules
 
 
 class ResidualBlock(nn.Module):
@@ -150,3 +151,83 @@ def test_a_head_of_zeros_does_not_change_the_layer_found():
     with pytest.warns(UserWarning, match="zero everywhere"):
         explanation = explain(model, torch.randn(1, 3, 224, 224))
     assert explanation.layer == "encoder.layers.encoder_layer_11.ln_1" and not explanation.valid.any()
+
+
+class TokenProjection(nn.Module):
+    """Patch tokens, a norm, and a linear layer that projects them."""
+
+    def __init__(self):
+        super().__init__()
+        self.patch, self.norm, self.projection = nn.Conv2d(3, 16, 8, 8), nn.LayerNorm(16), nn.Linear(16, 16)
+        self.head = nn.Linear(16, 5)
+
+    def forward(self, images):
+        tokens = self.norm(self.patch(images).flatten(2).mT)
+        return self.head(self.projection(tokens).mean(1))
+
+
+def with_module(module):
+    """A convolution, a module, and a head on what the module returns."""
+    return nn.Sequential(nn.Conv2d(3, 8, 3), module, pooled_head(8))
+
+
+# Rule: (model, whether it is in training mode, the layer found, the layer that would be found without the rule).
+RULE_CASES = {
+    "passes on": (lambda: with_module(nn.Dropout(0.1)), True, "0", "1"),
+    "pooling": (lambda: with_module(nn.MaxPool2d(2)), False, "0", "1"),
+    "softmax": (lambda: with_module(nn.Softmax(dim=1)), False, "0", "1"),
+    "projection of tokens": (TokenProjection, False, "norm", "projection"),
+}
+
+
+@pytest.mark.parametrize("name", RULE_CASES)
+def test_a_rule_excludes_the_layer_that_would_be_found_without_it(name, monkeypatch):
+    make_model, training, layer, layer_without_rule = RULE_CASES[name]
+    torch.manual_seed(1)
+    model, images = make_model().train(training), torch.randn(2, 3, 64, 64)
+    explanation = explain(model, images, relu=False)
+    assert explanation.layer == layer and explanation.valid.all()
+    monkeypatch.setattr(rules, "RULES", tuple(rule for rule in rules.RULES if rule.name != name))
+    torch.manual_seed(1)
+    model = make_model().train(training)
+    assert explain(model, images, relu=False).layer == layer_without_rule
+
+
+def test_every_rule_has_a_name_a_reason_and_a_case():
+    names = [rule.name for rule in rules.RULES]
+    assert len(set(names)) == len(names) and set(names) == set(RULE_CASES)
+    for rule in rules.RULES:
+        assert len(rule.why.split()) > 3 and rule.why[0].islower() and not rule.why.endswith(".")
+
+
+@pytest.mark.parametrize(
+    ("module", "passes_on"),
+    [
+        (nn.Identity(), True),
+        (nn.Dropout(0.5), True),
+        (nn.Dropout2d(0.5), True),
+        (nn.AlphaDropout(0.5), True),
+        (DropPathBlock(nn.Identity()), False),  # it has submodules
+        (nn.ReLU(), False),
+        (nn.Sequential(nn.Identity()), False),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else str(value),
+)
+def test_only_identities_and_leaf_modules_that_drop_pass_on_their_input(module, passes_on):
+    assert rules.passes_on(module) == passes_on
+
+
+@pytest.mark.parametrize(
+    ("module", "cuts"),
+    [
+        (nn.Conv2d(3, 8, 16, 16), True),
+        (nn.Sequential(nn.Conv2d(3, 8, (4, 8), (4, 8)), nn.LayerNorm(8)), True),
+        (nn.Conv2d(3, 8, 3, 2), False),
+        (nn.Conv2d(3, 8, 1), False),
+        (nn.Sequential(nn.Conv2d(3, 8, 4, 4), nn.Conv2d(8, 8, 2, 2)), False),
+        (nn.LayerNorm(8), False),
+    ],
+    ids=str,
+)
+def test_one_convolution_whose_stride_is_its_kernel_cuts_patches(module, cuts):
+    assert rules.cuts_patches(module) == cuts
