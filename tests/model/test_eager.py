@@ -19,6 +19,7 @@ from torch.nn.utils.parametrizations import weight_norm
 
 import gradcam_fast
 from gradcam_fast import explain
+from gradcam_fast._model.eager import eager_module, eager_modules, force_eager
 
 
 def whole(model):
@@ -182,3 +183,40 @@ def test_modules_that_compute_a_parametrized_weight_are_no_layers(batch):
     assert explanation.layer == "1"
     with pytest.raises(ValueError, match="is not in Sequential"):
         explain(model, torch.randn(batch, 3, 12, 12), layer="1.parametrizations.weight")
+
+
+def test_eager_modules_have_the_names_and_modules_of_the_model_before_it_was_compiled():
+    model = stateless()
+    expected = eager_modules(model)
+    assert list(expected)[:3] == ["features", "features.0", "features.1"] and "" not in expected
+    model.features[3] = torch.compile(model.features[3], backend="eager")
+    model.head = torch.compile(model.head, backend="eager")
+    assert eager_modules(model) == expected
+    assert eager_module(model.head) is expected["head"] and eager_module(expected["head"]) is expected["head"]
+
+
+def test_a_module_with_two_names_is_listed_under_both_and_scripted_parts_are_left_out(images):
+    model = stateless()
+    model.alias = model.features[3]
+    model.part = traced(torch.nn.Sequential(torch.nn.Flatten()), images)
+    modules = eager_modules(model)
+    assert modules["alias"] is modules["features.3"] is model.features[3]
+    assert not [name for name in modules if name.startswith("part")]
+
+
+def test_compiled_code_runs_eagerly_inside_force_eager_and_compiled_again_behind_the_outermost(images):
+    runs = []
+
+    def counting(graph, _):
+        return lambda *inputs: (runs.append(1), graph.forward(*inputs))[1]
+
+    model = torch.compile(stateless(), backend=counting)
+    with torch.no_grad():
+        expected = model(images)
+        runs.clear()
+        with force_eager():
+            with pytest.raises(ZeroDivisionError), force_eager():
+                1 / 0  # noqa: B018
+            assert torch.equal(model(images), expected)
+        assert not runs
+        assert torch.equal(model(images), expected) and runs == [1]
