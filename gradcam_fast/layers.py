@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -59,10 +60,11 @@ def list_layers(model: nn.Module, images: Images) -> list[LayerInfo]:
     explainer = Explainer(model)
     request = explainer._request(images)
     layers: dict[str, LayerInfo] = {}
+    this_thread = threading.get_ident()
 
     def note(name: str, module: nn.Module, output: Any) -> None:
         maps = feature_tensor(output)
-        if maps is None:
+        if threading.get_ident() != this_thread or maps is None:
             return
         try:
             grid = tuple(request.layout(module, maps)(maps).shape[2:])

@@ -1,5 +1,8 @@
 """`list_layers`: names, kinds, shapes and grids of the layers that can be explained, in execution order."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 from support.networks import ConvNet, Counting, DeadEnds, PatchNet
@@ -104,6 +107,19 @@ def test_the_model_runs_once(images):
     model = ConvNet()
     list_layers(model, images)
     assert model.calls == 1
+
+
+def test_a_forward_of_another_thread_is_not_listed(images):
+    model, this_thread = ConvNet(), threading.get_ident()
+    expected = list_layers(model, images)
+
+    def run_in_another_thread(_):
+        if threading.get_ident() == this_thread:
+            with ThreadPoolExecutor(1) as other_thread:
+                other_thread.submit(model, torch.randn(3, 3, 24, 24)).result()
+
+    model.at_head = run_in_another_thread
+    assert list_layers(model, images) == expected
 
 
 def test_layers_of_a_compiled_model_have_the_names_of_the_eager_model(images):
