@@ -17,10 +17,10 @@ from PIL import Image, ImageEnhance  # noqa: E402
 from torchvision.models import resnet18  # noqa: E402
 
 from gradcam_fast.cli.gathering import gather  # noqa: E402
-from gradcam_fast.cli.models import Network  # noqa: E402
+from gradcam_fast.cli.networks import Network  # noqa: E402
+from gradcam_fast.cli.networks.preprocessing import Preprocessing  # noqa: E402
 from gradcam_fast.cli.photos import read_photo  # noqa: E402
 from gradcam_fast.cli.pipeline import Plan, Question, cores, explain_files  # noqa: E402
-from gradcam_fast.cli.preprocessing import Preprocessing  # noqa: E402
 from gradcam_fast.cli.report import Report  # noqa: E402
 from gradcam_fast.cli.stages import flow  # noqa: E402
 

@@ -8,7 +8,7 @@ The network is EfficientNet-Lite0, trained on ImageNet; its weights are in the p
 from pictures import arguments, sample_photo, save
 
 import gradcam_fast
-from gradcam_fast.cli.models import load_network
+from gradcam_fast.cli.networks import load_network
 from gradcam_fast.cli.photos import pixels, read_photo
 from gradcam_fast.features import feature_maps
 from gradcam_fast.visual import figures

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from .answers import Question
-    from .models import Network
+    from .networks import Network
     from .pipeline import Plan
 
 __all__ = ["check_colormap", "check_folder", "device_of", "network_of", "plan_of", "question_of"]
@@ -27,7 +27,7 @@ __all__ = ["check_colormap", "check_folder", "device_of", "network_of", "plan_of
 
 def network_of(options: argparse.Namespace) -> Network:
     """The network that the options name; what had to be assumed about it is told."""
-    from .models import load_network
+    from .networks import load_network
 
     given = {name: getattr(options, name) for name in ("weights", "classes", "size", "mean", "std")}
     given = {name: value for name, value in given.items() if value is not None}
@@ -44,7 +44,7 @@ def question_of(options: argparse.Namespace, network: Network, topk: int) -> Que
         ValueError: a class that the network has not, or a word that several have.
     """
     from .answers import Question
-    from .class_words import find_class
+    from .networks.class_words import find_class
 
     count = len(network.class_names)
     if options.topk and options.topk > count:

@@ -15,7 +15,7 @@ import torch
 import gradcam_fast
 
 from .gathering import Photo
-from .models import load_network
+from .networks import load_network
 from .photos import read_photo
 from .pipeline import Plan, Question, explain_files
 from .report import Report

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from ..explanation import Explanation
     from .answers import Question, Subject
-    from .models import Network
+    from .networks import Network
 
 __all__ = ["Look"]
 

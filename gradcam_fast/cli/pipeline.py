@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from .gathering import Photo
     from .map_table import MapTable
-    from .models import Network
+    from .networks import Network
 
 __all__ = ["Plan", "Question", "cores", "explain_files", "table_path"]
 

@@ -11,7 +11,7 @@ from support.command import CHELSEA
 
 import gradcam_fast
 from gradcam_fast.cli import main
-from gradcam_fast.cli.models import load_network
+from gradcam_fast.cli.networks import load_network
 from gradcam_fast.cli.photos import read_photo
 from gradcam_fast.visual import figures
 

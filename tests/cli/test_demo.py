@@ -11,7 +11,7 @@ from PIL import Image
 
 import gradcam_fast
 from gradcam_fast.cli import demo, main
-from gradcam_fast.cli.models import load_network
+from gradcam_fast.cli.networks import load_network
 from gradcam_fast.cli.photos import read_photo
 
 EGYPTIAN_CAT, ESPRESSO = 285, 967

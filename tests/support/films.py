@@ -10,8 +10,8 @@ import numpy
 import torch
 from torch import nn
 
-from gradcam_fast.cli.models import Network
-from gradcam_fast.cli.preprocessing import Preprocessing
+from gradcam_fast.cli.networks import Network
+from gradcam_fast.cli.networks.preprocessing import Preprocessing
 
 SIDE, TOP = 16, 24
 GROUND = (40, 120, 60)

@@ -7,8 +7,8 @@ import torch
 from PIL import Image
 from torch import nn
 
-from gradcam_fast.cli.models import Network
-from gradcam_fast.cli.preprocessing import Preprocessing
+from gradcam_fast.cli.networks import Network
+from gradcam_fast.cli.networks.preprocessing import Preprocessing
 
 SIDE, CELL = 56, 8
 NAMES = ("red", "blue")

@@ -5,7 +5,7 @@ import json
 import pytest
 from support.refusals import assert_says
 
-from gradcam_fast.cli.class_names import imagenet_class_names, read_class_names
+from gradcam_fast.cli.networks.class_names import imagenet_class_names, read_class_names
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from support.refusals import assert_says
 from torch import nn
 
-from gradcam_fast.cli.weights import fit, read_weights
+from gradcam_fast.cli.networks.weights import fit, read_weights
 
 
 def build(classes=None):

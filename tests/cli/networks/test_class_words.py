@@ -2,7 +2,7 @@
 
 import pytest
 
-from gradcam_fast.cli.class_words import find_class
+from gradcam_fast.cli.networks.class_words import find_class
 
 NAMES = ["tabby", "tiger cat", "Egyptian cat", "crane", "cattle", "crane", "tabby cat", "lynx, catamount"]
 

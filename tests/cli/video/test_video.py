@@ -11,8 +11,8 @@ from support.films import GROUND, SIDE, TOP, bright_network, centre, heat, load,
 from support.refusals import assert_says
 
 from gradcam_fast.cli.pipeline import Question
-from gradcam_fast.cli.recording import Film, Recording
 from gradcam_fast.cli.video import UnreadableVideoError, explain_video
+from gradcam_fast.cli.video.writer import Film, Recording
 
 BRIGHT = Question(target=0)
 

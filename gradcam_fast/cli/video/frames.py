@@ -15,14 +15,14 @@ import numpy
 import torch
 from PIL import Image
 
-from ..visual.overlay import overlay
+from ...visual.overlay import overlay
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from ..explanation import Explanation
-    from .preprocessing import Preprocessing
+    from ...explanation import Explanation
+    from ..networks.preprocessing import Preprocessing
 
 __all__ = ["Batch", "Drawing", "Frame", "prepared"]
 

@@ -19,7 +19,7 @@ except ImportError as error:
     raise ImportError("videos are read with PyAV, which is not installed; run pip install av") from error
 
 from .frames import Frame
-from .recording import CLOCK, Film
+from .writer import CLOCK, Film
 
 __all__ = ["UnreadableVideoError", "VideoReader"]
 

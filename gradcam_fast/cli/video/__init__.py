@@ -17,19 +17,19 @@ from typing import TYPE_CHECKING, Any
 import numpy
 import torch
 
-from ..explainer import Explainer
-from ..visual.colormaps import colormap_table
+from ...explainer import Explainer
+from ...visual.colormaps import colormap_table
 from .channel import ahead, behind
 from .frames import Batch, Drawing, Frame, prepared
-from .recording import SUFFIXES, Film, Recording
-from .video_reader import UnreadableVideoError, VideoReader
+from .reader import UnreadableVideoError, VideoReader
+from .writer import SUFFIXES, Film, Recording
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ..explanation import Explanation
-    from .models import Network
-    from .pipeline import Question
+    from ...explanation import Explanation
+    from ..networks import Network
+    from ..pipeline import Question
 
 __all__ = ["UnreadableVideoError", "explain_video", "is_live"]
 

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from gradcam_fast.cli.channel import Abandoned, Channel, ahead, behind
+from gradcam_fast.cli.video.channel import Abandoned, Channel, ahead, behind
 
 
 def test_what_is_read_ahead_comes_in_order_from_another_thread():

@@ -10,7 +10,7 @@ from PIL import Image
 from support.refusals import assert_says
 from torchvision.models import get_weight
 
-from gradcam_fast.cli.preprocessing import Preprocessing
+from gradcam_fast.cli.networks.preprocessing import Preprocessing
 
 CHELSEA = Image.fromarray(skimage.data.chelsea())  # 451 x 300
 PHOTOS = {

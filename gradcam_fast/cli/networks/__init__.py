@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import torch
 
-from .._capture.scores import as_class_logits, pick_logits
+from ..._capture.scores import as_class_logits, pick_logits
 from .architectures import Architecture, built_in, from_timm, from_torchvision, known_names
 from .class_names import imagenet_class_names, numbered, read_class_names
 from .factories import from_factory
@@ -65,7 +65,7 @@ def load_network(
         weights: a ``.safetensors`` or ``torch.save`` file, read without running code; the number of classes follows it.
             None takes trained weights where torchvision or timm have left them earlier, or what the factory made.
             ``"random"`` is for looking at an untrained network on purpose, the same in every run.
-        classes: file with the names of the classes, see :func:`gradcam_fast.cli.class_names.read_class_names`.
+        classes: file with the names of the classes, see :func:`gradcam_fast.cli.networks.class_names.read_class_names`.
         size: (height, width) of the input; mean, std: per channel, on the [0,1] scale; crop: see `Preprocessing`.
             What is not given follows the weights' makers, else ImageNet's custom, and a note says so.
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from PIL.Image import Resampling
 
-from .photos import pixels
+from ..photos import pixels
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
