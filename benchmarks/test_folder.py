@@ -16,13 +16,13 @@ data = pytest.importorskip("skimage.data")
 from PIL import Image, ImageEnhance  # noqa: E402
 from torchvision.models import resnet18  # noqa: E402
 
-from gradcam_fast.cli.gathering import gather  # noqa: E402
 from gradcam_fast.cli.networks import Network  # noqa: E402
 from gradcam_fast.cli.networks.preprocessing import Preprocessing  # noqa: E402
-from gradcam_fast.cli.photos import read_photo  # noqa: E402
-from gradcam_fast.cli.pipeline import Plan, Question, cores, explain_files  # noqa: E402
+from gradcam_fast.cli.photo_files import find_photos, read_photo  # noqa: E402
+from gradcam_fast.cli.photo_pipeline import RunSettings, cores, explain_photos  # noqa: E402
 from gradcam_fast.cli.report import Report  # noqa: E402
-from gradcam_fast.cli.stages import flow  # noqa: E402
+from gradcam_fast.cli.results import ExplainOptions  # noqa: E402
+from gradcam_fast.cli.stages import run_stages  # noqa: E402
 
 COUNT, SIDE, BATCH = 512, 512, 32
 
@@ -57,7 +57,7 @@ def predict(network, photos):
             logits = network.model(torch.cat(inputs))
         return lambda: list(logits)
 
-    flowing = flow(
+    flowing = run_stages(
         [photo.path for photo in photos],
         lambda path: network.preprocess([read_photo(path)]),
         look,
@@ -70,14 +70,14 @@ def predict(network, photos):
 
 
 def explain(network, photos, out):
-    plan = Plan(formats=("overlay",), batch_size=BATCH)
-    report = Report(lambda _: None, pytest.fail)
-    assert explain_files(network, photos, out, Question(topk=1), plan, report) == 0
+    settings = RunSettings(formats=("overlay",), batch_size=BATCH)
+    report = Report(tell=lambda _: None, complain=pytest.fail)
+    assert explain_photos(network, photos, out, ExplainOptions(topk=1), settings, report) == 0
     assert report.done == COUNT
 
 
 def test_a_folder_of_photos_against_predicting_alone(compare, network, photos, tmp_path):
-    found = gather([photos], tmp_path, pytest.fail)
+    found = find_photos([photos], tmp_path, pytest.fail)
     compare(
         "a folder of photos on the command line",
         "512 JPEGs of 512x512, ResNet-18, batch 32",

@@ -9,7 +9,7 @@ from pictures import arguments, sample_photo, save
 
 import gradcam_fast
 from gradcam_fast.cli.networks import load_network
-from gradcam_fast.cli.photos import pixels, read_photo
+from gradcam_fast.cli.photo_files import pixels, read_photo
 from gradcam_fast.features import feature_maps
 from gradcam_fast.visual import figures
 

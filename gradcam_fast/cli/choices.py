@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
 
-    from .answers import Question
     from .networks import Network
-    from .pipeline import Plan
+    from .photo_pipeline import RunSettings
+    from .results import ExplainOptions
 
 __all__ = ["check_colormap", "check_folder", "device_of", "network_of", "plan_of", "question_of"]
 
@@ -37,14 +37,14 @@ def network_of(options: argparse.Namespace) -> Network:
     return network
 
 
-def question_of(options: argparse.Namespace, network: Network, topk: int) -> Question:
+def question_of(options: argparse.Namespace, network: Network, topk: int) -> ExplainOptions:
     """What is asked; of the ``topk`` most probable classes, if the options say nothing of classes.
 
     Raises:
         ValueError: a class that the network has not, or a word that several have.
     """
-    from .answers import Question
-    from .networks.class_words import find_class
+    from .networks.class_names import find_class
+    from .results import ExplainOptions
 
     count = len(network.class_names)
     if options.topk and options.topk > count:
@@ -55,7 +55,7 @@ def question_of(options: argparse.Namespace, network: Network, topk: int) -> Que
             target = find_class(options.target, network.class_names)
         except ValueError as error:
             raise ValueError(f"argument --target: {error}") from None
-    return Question(
+    return ExplainOptions(
         target=target,
         topk=None if target is not None else options.topk or min(topk, count),
         layer=options.layer,
@@ -63,28 +63,28 @@ def question_of(options: argparse.Namespace, network: Network, topk: int) -> Que
     )
 
 
-def plan_of(options: argparse.Namespace, formats: Sequence[str], **how: Any) -> Plan:
+def plan_of(options: argparse.Namespace, formats: Sequence[str], **how: Any) -> RunSettings:
     """What is to be made of the photos.
 
     Raises:
         ValueError: an unknown colormap. ImportError: a package for one of the formats is missing.
     """
-    from .formats import Style
-    from .pipeline import Plan
+    from .output_files import PictureStyle
+    from .photo_pipeline import RunSettings
 
     check_colormap(options)
     if "parquet" in formats:
         from . import map_table  # noqa: F401
     if options.workers:
         how["workers"] = options.workers
-    style = Style(
+    style = PictureStyle(
         colormap=options.colormap,
         alpha=options.alpha,
         suffix=".png" if options.png else ".jpg",
         quality=options.quality,
         longest=options.max_side,
     )
-    return Plan(formats=tuple(dict.fromkeys(formats)), style=style, resume=options.resume, **how)
+    return RunSettings(formats=tuple(dict.fromkeys(formats)), style=style, resume=options.resume, **how)
 
 
 def check_colormap(options: argparse.Namespace) -> None:

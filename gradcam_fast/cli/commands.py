@@ -25,18 +25,18 @@ def _demo(options: argparse.Namespace) -> int:
     from . import demo
 
     choices.check_folder(options.out)
-    return demo.run(options.out, tell=print, complain=complain)
+    return demo.run(options.out)
 
 
 def _explain(options: argparse.Namespace) -> int:
-    from .gathering import gather
-    from .pipeline import explain_files
+    from .photo_files import find_photos
+    from .photo_pipeline import explain_photos
     from .report import FEW
 
     device, dtype = choices.device_of(options), getattr(torch, options.dtype)
     choices.check_folder(options.out)
     empty: list[str] = []
-    photos = gather(options.photos, options.out, empty.append)
+    photos = find_photos(options.photos, options.out, empty.append)
     formats = options.formats or (["panels"] if len(photos) <= FEW else ["overlay"])
     plan = choices.plan_of(options, formats, batch_size=options.batch_size, device=device, dtype=dtype)
     for message in empty:
@@ -46,16 +46,16 @@ def _explain(options: argparse.Namespace) -> int:
     network = choices.network_of(options)
     question = choices.question_of(options, network, 2 if "panels" in formats else 1)
     with report_of(options) as report:
-        return len(empty) + explain_files(network, photos, options.out, question, plan, report)
+        return len(empty) + explain_photos(network, photos, options.out, question, plan, report)
 
 
 def _render(options: argparse.Namespace) -> int:
-    from .rendering import render_files
+    from .rendering import render_table
 
     choices.check_folder(options.out)
     plan = choices.plan_of(options, options.formats or ["overlay"])
     with report_of(options) as report:
-        return render_files(options.table, options.photos, options.out, plan, report)
+        return render_table(options.table, options.photos, options.out, plan, report)
 
 
 def _video(options: argparse.Namespace) -> int:
@@ -65,7 +65,7 @@ def _video(options: argparse.Namespace) -> int:
     device, dtype = choices.device_of(options), getattr(torch, options.dtype)
     choices.check_folder(options.out.parent)
     network = choices.network_of(options)
-    with progress_of(options, "frame") as progress:
+    with progress_of(options, "frames") as progress:
         explain_video(
             network,
             options.source,

@@ -1,6 +1,6 @@
-"""The demonstration: real photos, explained by a real network, offline, in one command.
+"""The demonstration: a trained network explains photos that other packages contain; offline, in one command.
 
-The photos are those that other packages bring along; they are read where those packages are installed, never copied.
+The photos are read where their packages are installed, and never copied.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ import torch
 
 import gradcam_fast
 
-from .gathering import Photo
 from .networks import load_network
-from .photos import read_photo
-from .pipeline import Plan, Question, explain_files
+from .photo_files import PhotoFile, read_photo
+from .photo_pipeline import RunSettings, explain_photos
 from .report import Report
+from .results import ExplainOptions
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["run", "sample_photos", "time_in_turn"]
+__all__ = ["fastest_runs", "run", "sample_photos"]
 
 # (package, what to install, its photo files): a cat; a cup of coffee; a bull mastiff; a drum and its drumsticks.
 SAMPLES = (
@@ -33,38 +33,41 @@ SAMPLES = (
 REPETITIONS = 7
 
 
-def run(out: Path, *, tell: Callable[[str], None], complain: Callable[[str], None]) -> int:
-    """Explain the sample photos, draw them in ``out``, and say what ran and how long it took.
+def run(out: Path) -> int:
+    """Explain the sample photos, write pictures to ``out``, and print which backend ran and how long it took.
 
     Returns:
         How many of the photos could not be read.
 
     Raises:
-        ImportError: the built-in network, or every package with photos, is missing.
+        ImportError: the built-in network is missing, or all packages with photos are.
     """
     network = load_network("efficientnet_lite0")
     paths, notes = sample_photos()
     if not paths:
         raise ImportError("none of the sample photos is installed; run pip install 'gradcam-fast[demo]'")
-    question = Question(topk=2)
-    tell(f"{network.title}: the five most probable classes of each photo\n")
-    unreadable = explain_files(network, [Photo(path) for path in paths], out, question, Plan(), Report(tell, complain))
+    print(f"{network.title}: the five most probable classes of each photo\n")
+    photos = [PhotoFile(path) for path in paths]
+    with Report() as report:
+        unreadable = explain_photos(network, photos, out, ExplainOptions(topk=2), RunSettings(), report)
     for note in notes:
-        tell(note)
-    tell(f"Each picture shows photo, heatmap and overlay for the two most probable classes; all are in {out.resolve()}")
-    tell(f"\n{gradcam_fast.backend()}\n")
+        print(note)
+    print("Each picture shows photo, heatmap and overlay, in one row for each of the two most probable classes.")
+    print(f"All pictures are in {out.resolve()}")
+    print(f"\n{gradcam_fast.backend()}\n")
 
     images = network.preprocess([read_photo(path) for path in paths])
-    bare, explained = time_in_turn(
+    prediction, explanation = fastest_runs(
         lambda: _predict(network.model, images),
         lambda: gradcam_fast.explain(network.model, images, topk=2),
         repetitions=REPETITIONS,
     )
-    tell(
-        f"{len(paths)} photos in one batch on the CPU, {torch.get_num_threads()} threads, least of {REPETITIONS} runs "
-        f"each, taken in turn:\n"
-        f"  prediction alone                              {1000 * bare:6.1f} ms\n"
-        f"  prediction and two heatmaps for each photo    {1000 * explained:6.1f} ms"
+    threads = torch.get_num_threads()
+    print(
+        f"{len(paths)} photos in one batch on the CPU, {threads} {'thread' if threads == 1 else 'threads'}, fastest of "
+        f"{REPETITIONS} alternating runs:\n"
+        f"  prediction alone                              {1000 * prediction:6.1f} ms\n"
+        f"  prediction and two heatmaps for each photo    {1000 * explanation:6.1f} ms"
     )
     return unreadable
 
@@ -75,27 +78,28 @@ def sample_photos() -> tuple[list[Path], list[str]]:
     for package, install, files in SAMPLES:
         spec = find_spec(package)
         folders = [Path(folder) for folder in (spec and spec.submodule_search_locations) or ()]
-        found = [folder / file for folder in folders for file in files if (folder / file).is_file()]
-        paths += found
-        if not found:
-            notes.append(f"{package} is not installed, so its photos are left out; pip install {install} adds them")
+        photos = [folder / file for folder in folders for file in files if (folder / file).is_file()]
+        paths += photos
+        if not photos:
+            notes.append(f"The photos of {package}, which is not installed, are left out; run pip install {install}")
     return paths, notes
 
 
-def time_in_turn(*functions: Callable[[], object], repetitions: int) -> list[float]:
-    """The least seconds each function took, one run of each in every round, after a first round that is not counted.
+def fastest_runs(*functions: Callable[[], object], repetitions: int) -> list[float]:
+    """The seconds of the fastest run of each function; they take turns, and the first round is not counted.
 
-    In turn, so that whatever else the machine does meets all of them alike; the least, because noise only ever adds.
+    They take turns so that other load on the machine meets all of them alike. The fastest run counts because load only
+    ever adds time.
     """
-    least = [float("inf")] * len(functions)
+    fastest = [float("inf")] * len(functions)
     for repetition in range(repetitions + 1):
         for i, function in enumerate(functions):
             start = time.perf_counter()
             function()
             seconds = time.perf_counter() - start
             if repetition > 0:
-                least[i] = min(least[i], seconds)
-    return least
+                fastest[i] = min(fastest[i], seconds)
+    return fastest
 
 
 @torch.no_grad()

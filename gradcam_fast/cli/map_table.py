@@ -1,7 +1,7 @@
-"""Maps in Parquet, a row for each: enough to draw every picture later, 49 bytes for a map of 7x7.
+"""Maps in Parquet, one row each: all it takes to draw every picture later; a map of 7x7 has 49 bytes.
 
-A table is a folder of part files, each written whole and then renamed, so that what an interrupted run leaves is a
-valid table. Knows nothing of networks, of how maps are made or drawn.
+A table is a folder of part files. Each part is written completely and then renamed, so that an interrupted run leaves
+a valid table.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ try:
 except ImportError as error:
     raise ImportError("tables are written with pyarrow, which is not installed; run pip install pyarrow") from error
 
-from .answers import Answer, Subject
+from .results import LoadedPhoto, PhotoResult
 
 __all__ = ["MapTable", "contents", "read"]
 
@@ -32,10 +32,10 @@ Key = tuple[str, str]
 SCHEMA = pyarrow.schema(
     [
         ("path", pyarrow.string()),  # of the photo, as it was given
-        ("name", pyarrow.string()),  # of its pictures, in the output folder and without suffix
+        ("name", pyarrow.string()),  # path of its pictures, in the output folder and without suffix
         ("width", pyarrow.int32()),  # of the whole photo
         ("height", pyarrow.int32()),
-        ("left", pyarrow.int32()),  # the part of it that the network saw and the map covers
+        ("left", pyarrow.int32()),  # the part of the photo that the network saw and the map covers
         ("top", pyarrow.int32()),
         ("right", pyarrow.int32()),
         ("bottom", pyarrow.int32()),
@@ -53,22 +53,22 @@ SCHEMA = pyarrow.schema(
     ]
 )
 SETTINGS = b"gradcam_fast"
-# A part is written when it has so many rows, or after so long: what a process that is killed loses is no more.
+# A part is written when it has so many rows or is so old; a killed process loses no more than that.
 ROWS, SECONDS = 4096, 300
 
 
 class MapTable:
-    """The table in ``folder``, to be appended to; rows reach the disk by the thousand, by minutes, and at the end.
+    """The table in ``folder``, open for appending; rows are written every few thousand or minutes, and at the end.
+
+    As a context manager, it writes the pending rows at the end of the block, also if the block raises.
 
     Args:
         settings: how the maps are made; the same for the whole table.
-        resume: whether to go on with a table that is there.
+        resume: whether to add to an existing table.
 
     Raises:
-        FileExistsError: there is a table, and it is not to be resumed.
-        ValueError: the table that is there was made with other settings.
-
-    As a context manager it writes what is pending also when an exception passes through.
+        FileExistsError: a table exists, and ``resume`` is False.
+        ValueError: the existing table was made with other settings.
     """
 
     def __init__(self, folder: Path, settings: dict[str, Any], *, resume: bool) -> None:
@@ -78,32 +78,32 @@ class MapTable:
         self.written = time.monotonic()
         parts = _parts(folder)
         if parts and not resume:
-            raise FileExistsError(f"{folder} exists; give --resume to go on with it, or another --out")
+            raise FileExistsError(f"{folder} exists; give --resume to add to it, or another --out")
         if parts:
             _check_same(folder, _settings(parts[0]), settings)
         self.number = 1 + max((int(part.stem.partition("-")[2]) for part in parts), default=-1)
         self.photos = {photo for part in parts for photo in _photos(part)}
 
-    def __contains__(self, photo: Key) -> bool:
-        """Whether the maps of a photo, (path, name), are in the table."""
-        return photo in self.photos
+    def __contains__(self, key: Key) -> bool:
+        """Whether the table has the maps of a photo, given as (path, name)."""
+        return key in self.photos
 
-    def append(self, subject: Subject, answer: Answer) -> None:
-        """Add the maps of one photo, unless they are there."""
-        if (key := (str(subject.path), subject.name)) in self.photos:
+    def append(self, photo: LoadedPhoto, result: PhotoResult) -> None:
+        """Add the maps of one photo, unless the table has them."""
+        if (key := (str(photo.path), photo.name)) in self.photos:
             return
         self.photos.add(key)
-        self.pending += _rows(subject, answer)
+        self.pending += _rows(photo, result)
         if len(self.pending) >= ROWS or time.monotonic() - self.written > SECONDS:
             self.flush()
 
     def flush(self) -> None:
-        """Write what is pending, as a further part."""
+        """Write the pending rows as a new part."""
         if not self.pending:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         part = self.folder / f"part-{self.number:05}.parquet"
-        # Readers of folders pass over names with a dot in front.
+        # Readers of a folder ignore names that start with a dot.
         unfinished = part.with_name(f".{part.name}")
         table = pyarrow.Table.from_pylist(self.pending, schema=self.schema)
         pyarrow.parquet.write_table(table, unfinished, compression="zstd")
@@ -119,33 +119,33 @@ class MapTable:
         self.flush()
 
 
-def _rows(subject: Subject, answer: Answer) -> list[dict[str, Any]]:
+def _rows(photo: LoadedPhoto, result: PhotoResult) -> list[dict[str, Any]]:
     """The rows of one photo, one for each class."""
-    left, top, right, bottom = subject.box
-    levels = (answer.maps * 255).round().astype(numpy.uint8)
-    photo = {
-        "path": str(subject.path),
-        "name": subject.name,
-        "width": subject.size[0],
-        "height": subject.size[1],
+    left, top, right, bottom = photo.box
+    levels = (result.maps * 255).round().astype(numpy.uint8)
+    common = {
+        "path": str(photo.path),
+        "name": photo.name,
+        "width": photo.size[0],
+        "height": photo.size[1],
         "left": left,
         "top": top,
         "right": right,
         "bottom": bottom,
-        "layer": answer.layer,
+        "layer": result.layer,
         "map_height": levels.shape[1],
         "map_width": levels.shape[2],
     }
     return [
         {
-            **photo,
-            "class": answer.classes[rank],
-            "class_name": answer.names[rank],
-            "probability": answer.probabilities[rank],
-            "score": answer.scores[rank],
-            "raw_min": answer.raw_min[rank],
-            "raw_max": answer.raw_max[rank],
-            "valid": answer.valid[rank],
+            **common,
+            "class": result.classes[rank],
+            "class_name": result.names[rank],
+            "probability": result.probabilities[rank],
+            "score": result.scores[rank],
+            "raw_min": result.raw_min[rank],
+            "raw_max": result.raw_max[rank],
+            "valid": result.valid[rank],
             "map": levels[rank].tobytes(),
         }
         for rank in range(len(levels))
@@ -156,20 +156,20 @@ def contents(table: Path) -> tuple[dict[str, Any], dict[Key, int]]:
     """The settings of a table (its folder, or one file of it), and how many maps it has of each photo.
 
     Raises:
-        ValueError: it is not such a table.
+        ValueError: ``table`` is not a table of maps.
     """
     if not (parts := _parts(table)):
-        raise ValueError(f"{table} holds no table of maps; give the maps.parquet that explain --format parquet wrote")
+        raise ValueError(f"{table} is not a table of maps; give the maps.parquet that explain --format parquet wrote")
     return _settings(parts[0]), Counter(photo for part in parts for photo in _photos(part))
 
 
 def read(table: Path) -> Iterator[tuple[Key, list[dict[str, Any]]]]:
-    """Each photo of a table, (path, name), with its rows; a few at a time are in memory."""
+    """Each photo of a table, as (path, name), with its rows; only a few rows are in memory at a time."""
     for part in _parts(table):
         batches = pyarrow.parquet.ParquetFile(part).iter_batches(1024)
         flat = (row for batch in batches for row in batch.to_pylist())
-        for photo, together in groupby(flat, lambda row: (row["path"], row["name"])):
-            yield photo, list(together)
+        for key, rows in groupby(flat, lambda row: (row["path"], row["name"])):
+            yield key, list(rows)
 
 
 def _parts(table: Path) -> list[Path]:
@@ -179,18 +179,18 @@ def _parts(table: Path) -> list[Path]:
 def _settings(part: Path) -> dict[str, Any]:
     try:
         metadata = pyarrow.parquet.read_schema(part).metadata or {}
-        found: dict[str, Any] = json.loads(metadata[SETTINGS])
+        settings: dict[str, Any] = json.loads(metadata[SETTINGS])
     except (pyarrow.ArrowInvalid, KeyError, json.JSONDecodeError):
-        raise ValueError(f"{part} is no table of maps that explain --format parquet wrote") from None
-    return found
+        raise ValueError(f"{part} is not part of a table of maps; give the maps.parquet that explain wrote") from None
+    return settings
 
 
-def _check_same(folder: Path, found: dict[str, Any], settings: dict[str, Any]) -> None:
-    for name in {**settings, **found}:
-        if found.get(name) != settings.get(name):
+def _check_same(folder: Path, stored: dict[str, Any], settings: dict[str, Any]) -> None:
+    for name in {**settings, **stored}:
+        if stored.get(name) != settings.get(name):
             raise ValueError(
-                f"{folder} was made with {name}={found.get(name)!r}, not {settings.get(name)!r}; resume it with the "
-                "same options, or give another --out"
+                f"{folder} was made with {name}={stored.get(name)!r}, not {settings.get(name)!r}; resume with the same "
+                "options, or give another --out"
             )
 
 

@@ -29,31 +29,19 @@ def report_of(options: argparse.Namespace) -> Iterator[Report]:
     from .report import Report
 
     told = False if options.quiet else True if options.verbose else None
-    report = Report(print, complain, each=told, bar=options.progress, summary=False if options.quiet else None)
-    try:
+    with Report(verbose=told, bar=options.progress, summary=False if options.quiet else None) as report:
         yield report
-    except KeyboardInterrupt:
-        report.interrupted()
-        raise
-    finally:
-        report.close()
 
 
 @contextmanager
 def progress_of(options: argparse.Namespace, unit: str) -> Iterator[Callable[[int, int | None], None]]:
     """A function to be told how many are done, of how many (None: unknown); it draws a bar if the options want one."""
-    from .report import progress_bar
+    from .report import ProgressBar
 
     wanted = sys.stderr.isatty() if options.progress is None else options.progress
-    bar = progress_bar(None, unit) if wanted else None
-
-    def progress(done: int, total: int | None) -> None:
-        if bar is not None:
-            bar.total = total
-            bar.update(done - bar.n)
-
+    bar = ProgressBar(unit) if wanted else None
     try:
-        yield progress
+        yield bar.update if bar else lambda done, total: None
     finally:
-        if bar is not None:
+        if bar:
             bar.close()

@@ -1,7 +1,4 @@
-"""Pictures from a table of maps: no network, no device; the same files as explaining would have written.
-
-Knows nothing of options or exit codes.
-"""
+"""Pictures from a table of maps, without network or device: the same files that explaining would have written."""
 
 from __future__ import annotations
 
@@ -13,94 +10,92 @@ from typing import TYPE_CHECKING, Any
 
 import numpy
 
-from . import formats, map_table
-from .answers import Answer, Subject
-from .drawing import opencv_on_one_thread, shrunk
-from .formats import FORMATS
-from .photos import UnreadablePhotoError, read_photo
-from .stages import flow
+from . import map_table
+from .output_files import are_complete, suffixes, write_files
+from .photo_files import UnreadablePhotoError, read_photo
+from .pictures import opencv_on_one_thread, shrink
+from .results import LoadedPhoto, PhotoResult
+from .stages import run_stages
 
 if TYPE_CHECKING:
-    from .pipeline import Plan
+    from .photo_pipeline import RunSettings
     from .report import Report
 
-__all__ = ["render_files"]
+__all__ = ["render_table"]
 
 Rows = list[dict[str, Any]]
 
 
-def render_files(table: Path, photos: Path, out: Path, plan: Plan, report: Report) -> int:
-    """Make the files that the plan asks for of every photo in ``table``, in ``out``, under the names noted there.
+def render_table(table: Path, photos: Path, out: Path, settings: RunSettings, report: Report) -> int:
+    """Write the files that ``settings`` ask for, of every photo in ``table``, to ``out``, under the names in the table.
 
     Args:
-        photos: the folder that relative paths in the table start from.
+        photos: the folder in which relative paths of the table start.
 
     Returns:
-        How many photos could not be read, or are not those that were explained; each was complained of and skipped.
+        How many photos could not be read, or are not those that were explained; each was reported and skipped.
 
     Raises:
-        ValueError: ``table`` is no table of maps, or it names pictures outside of ``out``.
+        ValueError: ``table`` is not a table of maps, or it names pictures outside of ``out``.
     """
     start = time.monotonic()
-    settings, counts = map_table.contents(table)
+    note, counts = map_table.contents(table)
     for _, name in counts:
         if Path(name).is_absolute() or ".." in Path(name).parts:
-            raise ValueError(f"{table} names a picture {name!r}, which would lie outside of {out}")
-    plan = replace(plan, style=replace(plan.style, note=settings))
-    todo = {photo for photo, count in counts.items() if not (plan.resume and _complete(photo, count, out, plan))}
-    size = tuple(settings["input"])
-    report.begin(len(todo), len(counts))
-    with (
-        opencv_on_one_thread(),
-        closing(
-            flow(
-                (rows for photo, rows in map_table.read(table) if photo in todo),
-                lambda rows: _read(rows, photos, plan),
-                lambda read: lambda: read,
-                lambda read, _: (*read, formats.make(plan.files, out, *read, plan.style, size)),
-                batch=plan.batch_size,
-                workers=plan.workers,
-                skip=UnreadablePhotoError,
+            raise ValueError(
+                f"{table} names a picture {name!r}, which would be outside of {out}; give a table that explain wrote"
             )
-        ) as flowing,
-    ):
-        for _, made in flowing:
-            if isinstance(made, Exception):
-                report.skipped(made)
+    settings = replace(settings, style=replace(settings.style, note=note))
+    todo = {key for key, count in counts.items() if not (settings.resume and _is_done(key, count, out, settings))}
+    size = tuple(note["input"])
+    report.begin(len(todo), len(counts))
+    stages = run_stages(
+        (rows for key, rows in map_table.read(table) if key in todo),
+        lambda rows: _load(rows, photos, settings),
+        lambda loaded: lambda: loaded,
+        lambda loaded, _: (*loaded, write_files(settings.file_formats, out, *loaded, settings.style, size)),
+        batch=settings.batch_size,
+        workers=settings.workers,
+        skip=UnreadablePhotoError,
+    )
+    with opencv_on_one_thread(), closing(stages):
+        for _, outcome in stages:
+            if isinstance(outcome, Exception):
+                report.photo_skipped(outcome)
             else:
-                subject, answer, files = made
-                report.explained(subject.path, answer, files)
+                photo, result, files = outcome
+                report.photo_done(photo.path, result, files)
     report.end(time.monotonic() - start, out)
     return report.unreadable
 
 
-def _complete(photo: map_table.Key, count: int, out: Path, plan: Plan) -> bool:
-    path, name = photo
-    endings = formats.suffixes(plan.files, count, plan.style)
-    return formats.complete(out, name, Path(path), endings, plan.style)
+def _is_done(key: map_table.Key, count: int, out: Path, settings: RunSettings) -> bool:
+    path, name = key
+    file_suffixes = suffixes(settings.file_formats, count, settings.style)
+    return are_complete(out, name, Path(path), file_suffixes, settings.style)
 
 
-def _read(rows: Rows, photos: Path, plan: Plan) -> tuple[Subject, Answer]:
+def _load(rows: Rows, photos: Path, settings: RunSettings) -> tuple[LoadedPhoto, PhotoResult]:
     first = rows[0]
     size = first["width"], first["height"]
     box = first["left"], first["top"], first["right"], first["bottom"]
     pixels = None
-    if any(FORMATS[each].pictures for each in plan.files):
+    if settings.draws_photos:
         photo = read_photo(photos / first["path"])
         if photo.size != size:
-            found, told = (f"{width} x {height}" for width, height in (photo.size, size))
-            raise UnreadablePhotoError(f"{first['path']}: is {found} pixels, but {told} were explained")
-        pixels = numpy.asarray(shrunk(photo.crop(box), plan.style.longest))
-    return Subject(Path(first["path"]), first["name"], size, box, pixels), _answer(rows)
+            now, then = (f"{width} x {height}" for width, height in (photo.size, size))
+            raise UnreadablePhotoError(f"{first['path']}: has {now} pixels, but {then} when it was explained")
+        pixels = numpy.asarray(shrink(photo.crop(box), settings.style.longest))
+    return LoadedPhoto(Path(first["path"]), first["name"], size, box, pixels), _result(rows)
 
 
-def _answer(rows: Rows) -> Answer:
+def _result(rows: Rows) -> PhotoResult:
     def column(name: str) -> tuple[Any, ...]:
         return tuple(row[name] for row in rows)
 
     grid = rows[0]["map_height"], rows[0]["map_width"]
     levels = numpy.frombuffer(b"".join(column("map")), numpy.uint8).reshape(len(rows), *grid)
-    return Answer(
+    return PhotoResult(
         classes=column("class"),
         names=column("class_name"),
         probabilities=column("probability"),

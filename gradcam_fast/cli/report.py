@@ -1,132 +1,190 @@
-"""What a run tells while it goes: results of few photos, a progress bar over many, complaints, a line at the end.
+"""What a run prints: results of few photos, a progress bar over many, errors, and a line at the end.
 
-Knows nothing of how photos are explained.
+Results go to standard output; errors and the progress bar go to standard error.
 """
 
 from __future__ import annotations
 
 import sys
-from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from .answers import shown
+from .results import confidence
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from .answers import Answer
+    from .results import PhotoResult
 
-__all__ = ["FEW", "Report", "most_probable", "progress_bar"]
+__all__ = ["FEW", "ProgressBar", "Report", "complain"]
 
-# Up to so many photos each one is told of.
+# Of up to so many photos, each one is reported.
 FEW = 16
 
 
-class Report:
-    """Tells of one run over photos.
+def complain(message: str) -> None:
+    """Print an error or a note on standard error."""
+    print(f"gradcam-fast: {message}", file=sys.stderr)
+
+
+class ProgressBar:
+    """A bar on standard error, with the speed, the time elapsed and the time left.
 
     Args:
-        tell: takes lines of results, as ``print``.
-        complain: takes one-line messages about what went wrong.
-        each: whether every photo is told of; None: if they are few.
-        bar: whether there is a progress bar on standard error; None: if that is a terminal and photos are many.
-        summary: whether the last line says how many there were; None: if photos are many, or all were done before.
+        unit: what is counted, in the plural.
+    """
+
+    def __init__(self, unit: str) -> None:
+        from rich.console import Console
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
+
+        self._unit = unit
+        self._progress = Progress(
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeElapsedColumn(),
+            TextColumn("elapsed,"),
+            TimeRemainingColumn(),
+            TextColumn("left"),
+            # A bar is drawn wherever it was asked for, also into a file.
+            console=Console(file=sys.stderr, force_terminal=True, color_system="auto" if sys.stderr.isatty() else None),
+            redirect_stdout=False,
+            redirect_stderr=False,
+        )
+        self._task = self._progress.add_task("", total=None, rate="")
+        self._progress.start()
+
+    def update(self, done: int, total: int | None) -> None:
+        """Show how many are done, of how many (None: unknown)."""
+        task = self._progress.tasks[0]
+        speed = done / task.elapsed if task.elapsed else 0
+        self._progress.update(self._task, completed=done, total=total, rate=f"{speed:.1f} {self._unit}/s")
+
+    def print_above(self, say: Callable[[str], None], message: str) -> None:
+        """Call ``say(message)`` while the bar is taken away."""
+        self._progress.live.transient = True
+        self._progress.stop()
+        say(message)
+        self._progress.live.transient = False
+        self._progress.start()
+
+    def close(self) -> None:
+        """Draw the bar a last time, and leave it."""
+        self._progress.stop()
+
+
+class Report:
+    """Reports one run over photos; as a context manager, it closes the progress bar and reports an interruption.
+
+    Args:
+        verbose: whether every photo is reported; None: if they are few.
+        bar: whether a progress bar is shown; None: if standard error is a terminal and photos are many.
+        summary: whether a line at the end says how many photos there were; None: if they are many, or none was left.
+        tell: prints results.
+        complain: prints errors.
 
     Attributes:
+        done: how many photos were explained so far.
         unreadable: how many photos were skipped so far.
     """
 
     def __init__(
         self,
-        tell: Callable[[str], None],
-        complain: Callable[[str], None],
         *,
-        each: bool | None = None,
+        verbose: bool | None = None,
         bar: bool | None = None,
         summary: bool | None = None,
+        tell: Callable[[str], None] = print,
+        complain: Callable[[str], None] = complain,
     ) -> None:
         self._tell, self._complain = tell, complain
-        self._each, self._wants_bar, self._summary = each, bar, summary
-        self._bar: Any = None
-        self.done = self.unreadable = self._before = 0
+        self._verbose, self._wants_bar, self._summary = verbose, bar, summary
+        self._bar: ProgressBar | None = None
+        self.done = self.unreadable = self._todo = self._earlier = 0
+
+    def __enter__(self) -> Report:
+        return self
+
+    def __exit__(self, failed: type[BaseException] | None, *_: object) -> None:
+        self._close_bar()
+        if failed is KeyboardInterrupt and self._summary:
+            self._complain(f"interrupted after {photo_count(self.done)}; run the same command with --resume to go on")
 
     def begin(self, todo: int, photos: int) -> None:
-        """Say that ``todo`` of ``photos`` photos are about to be explained."""
+        """Note that ``todo`` of ``photos`` photos are about to be explained."""
         many = photos > FEW
-        self._before = photos - todo
-        self._each = not many if self._each is None else self._each
+        self._todo, self._earlier = todo, photos - todo
+        self._verbose = not many if self._verbose is None else self._verbose
         self._summary = (many or todo == 0 < photos) if self._summary is None else self._summary
         if self._wants_bar or (self._wants_bar is None and many and sys.stderr.isatty()):
-            self._bar = progress_bar(todo, "photo")
+            self._bar = ProgressBar("photos")
+            self._advance()
 
-    def explained(self, photo: Path, answer: Answer, files: list[Path]) -> None:
-        """Tell of a photo that was explained, and of the files that were written of it."""
+    def photo_done(self, photo: Path, result: PhotoResult, files: list[Path]) -> None:
+        """Report a photo that was explained, and the files that were written for it."""
         self.done += 1
-        if self._each:
-            lines = [str(photo), most_probable(answer)]
+        if self._verbose:
+            lines = [str(photo)]
+            lines += [
+                f"  {confidence(probability, result.scores[0]):>7}  {name} ({number})"
+                for name, number, probability in result.best
+            ]
             lines += [f"  {'map' if file.suffix == '.npy' else 'picture'}: {file}" for file in files]
-            self._aside(self._tell, "\n".join(lines) + "\n")
+            self._print(self._tell, "\n".join(lines) + "\n")
         self._advance()
 
-    def skipped(self, reason: Exception) -> None:
-        """Complain of a photo that could not be read or written; ``reason`` names it."""
+    def photo_skipped(self, reason: Exception) -> None:
+        """Report a photo that could not be read; ``reason`` begins with its path."""
         self.unreadable += 1
-        self._aside(self._complain, f"{reason}; skipped")
+        self._print(self._complain, f"{reason}; skipped")
         self._advance()
-
-    def interrupted(self) -> None:
-        """Say how far it came."""
-        self.close()
-        if self._summary:
-            self._complain(f"interrupted after {self.done:,} photos; the same command with --resume goes on from there")
 
     def end(self, seconds: float, out: Path) -> None:
-        """Sum up."""
-        self.close()
+        """Print how many photos there were and how long they took."""
+        self._close_bar()
         if not self._summary:
             return
-        parts = [f"{self.done:,} photos explained in {_duration(seconds)}"]
+        line = f"{photo_count(self.done)} explained in {_duration(seconds)}"
         if self.done and seconds:
-            parts[0] += f" ({self.done / seconds:.1f} a second)"
+            line += f" ({self.done / seconds:.1f} per second)"
         if self.unreadable:
-            parts.append(f"{self.unreadable:,} skipped")
-        if self._before:
-            parts.append(f"{self._before:,} had been done before")
-        self._tell(f"{', '.join(parts)}; see {out}")
+            line += f", {self.unreadable:,} skipped"
+        if self._earlier:
+            line += f", {self._earlier:,} already done"
+        self._tell(f"{line}; see {out}")
 
-    def close(self) -> None:
-        """Take the progress bar away; needed only where the end was not reached."""
+    def _advance(self) -> None:
+        if self._bar is not None:
+            self._bar.update(self.done + self.unreadable, self._todo)
+
+    def _print(self, say: Callable[[str], None], message: str) -> None:
+        if self._bar is None:
+            say(message)
+        else:
+            self._bar.print_above(say, message)
+
+    def _close_bar(self) -> None:
         if self._bar is not None:
             self._bar.close()
             self._bar = None
 
-    def _advance(self) -> None:
-        if self._bar is not None:
-            self._bar.update()
 
-    def _aside(self, say: Callable[[str], None], message: str) -> None:
-        if self._bar is None:
-            say(message)
-        else:
-            with self._bar.external_write_mode():
-                say(message)
+def photo_count(count: int) -> str:
+    """A number of photos in words.
 
-
-def most_probable(answer: Answer) -> str:
-    """The most probable classes of one photo as lines of text."""
-    return "\n".join(
-        f"  {shown(probability, answer.scores[0]):>7}  {name} ({number})" for name, number, probability in answer.best
-    )
-
-
-def progress_bar(total: int | None, unit: str) -> Any:
-    """A bar on standard error with items a second and the time left; None where tqdm is not installed."""
-    with suppress(ImportError):
-        from tqdm import tqdm
-
-        return tqdm(total=total, unit=f" {unit}s", dynamic_ncols=True, smoothing=0.1, file=sys.stderr)
-    return None
+    Example:
+        >>> photo_count(1), photo_count(2048)
+        ('1 photo', '2,048 photos')
+    """
+    return "1 photo" if count == 1 else f"{count:,} photos"
 
 
 def _duration(seconds: float) -> str:

@@ -1,6 +1,6 @@
-"""Three stages that work at the same time: load, look, finish. Threads load and finish, the caller's thread looks.
+"""A pipeline of three stages that work at the same time: load, process, finish.
 
-Knows nothing of photos or networks. Between the stages waits a bounded number of items, however many there are in all.
+Threads load and finish; the caller's thread processes. The queues between the stages are bounded.
 """
 
 from __future__ import annotations
@@ -13,69 +13,71 @@ from typing import Any, Generic, TypeVar
 
 import torch
 
-__all__ = ["flow"]
+__all__ = ["run_stages"]
 
 Item = TypeVar("Item")
 Loaded = TypeVar("Loaded")
-Seen = TypeVar("Seen")
-Made = TypeVar("Made")
+Processed = TypeVar("Processed")
+Finished = TypeVar("Finished")
 
 
-def flow(
+def run_stages(
     items: Iterable[Item],
     load: Callable[[Item], Loaded],
-    look: Callable[[list[Loaded]], Callable[[], list[Seen]]],
-    finish: Callable[[Loaded, Seen], Made],
+    process: Callable[[list[Loaded]], Callable[[], list[Processed]]],
+    finish: Callable[[Loaded, Processed], Finished],
     *,
     batch: int,
     workers: int,
     skip: type[Exception],
-) -> Generator[tuple[Item, Made | Exception], None, None]:
-    """Take items through the stages; yield each, in order, with what came of it.
+) -> Generator[tuple[Item, Finished | Exception], None, None]:
+    """Pass items through the three stages; yield each item, in order, with what ``finish`` returned for it.
 
-    ``look`` is given what was loaded, ``batch`` at a time, and returns a function that waits for the results: it is
-    called after the next batch was handed over, so that a device need not wait for the host. At most about four batches
-    are on their way at once.
+    ``process`` takes ``batch`` loaded items at a time and returns a function that waits for the results. That function
+    is called only after the next batch was handed over, so that an accelerator never waits for the host. At most about
+    four batches are in the pipeline at once.
 
-    An exception ``skip`` in ``load`` is yielded in place of a result. Any other, in any stage, also an interruption,
-    ends the flow: what has begun is ended, what has not is dropped, no thread stays.
+    An exception of type ``skip`` in ``load`` is yielded in place of a result. Any other exception, also an
+    interruption, ends the pipeline: work that has begun is completed, the rest is dropped, and all threads end.
 
     Example:
-        >>> flowing = flow([1, 2, 3], lambda n: 10 * n, lambda tens: lambda: [n + 1 for n in tens],
+        >>> stages = run_stages([1, 2, 3], lambda n: 10 * n, lambda tens: lambda: [n + 1 for n in tens],
         ...     lambda ten, one: (ten, one), batch=2, workers=1, skip=ValueError)
-        >>> list(flowing)
+        >>> list(stages)
         [(1, (10, 11)), (2, (20, 21)), (3, (30, 31))]
     """
     with _threads(workers) as loaders, _threads(workers) as finishers:
-        finishing: deque[tuple[Item, Future[Made] | Exception]] = deque()
-        before: _Group[Item, Loaded, Seen] | None = None
-        for entries in _grouped(_loaded(loaders, load, items, batch + workers, skip), batch):
-            now = _Group(entries, look) if entries else None
-            if before:
-                for item, loaded, seen in before.results():
-                    made = loaded if isinstance(loaded, Exception) else finishers.submit(finish, loaded, seen)
-                    finishing.append((item, made))
-            before = now
-            while finishing and (len(finishing) > batch or _done(finishing[0][1])):
+        finishing: deque[tuple[Item, Future[Finished] | Exception]] = deque()
+        previous: _Batch[Item, Loaded, Processed] | None = None
+        for entries in _batches(_loaded(loaders, load, items, batch + workers, skip), batch):
+            current = _Batch(entries, process) if entries else None
+            if previous:
+                for item, loaded, processed in previous.results():
+                    skipped = isinstance(loaded, Exception)
+                    finishing.append((item, loaded if skipped else finishers.submit(finish, loaded, processed)))
+            previous = current
+            while finishing and (len(finishing) > batch or _is_done(finishing[0][1])):
                 yield _result(finishing.popleft())
         while finishing:
             yield _result(finishing.popleft())
 
 
-class _Group(Generic[Item, Loaded, Seen]):
-    """A batch that is being looked at, with the items among it that could not be loaded."""
+class _Batch(Generic[Item, Loaded, Processed]):
+    """A batch that is being processed, with the items in between that could not be loaded."""
 
     def __init__(
-        self, entries: list[tuple[Item, Loaded | Exception]], look: Callable[[list[Loaded]], Callable[[], list[Seen]]]
+        self,
+        entries: list[tuple[Item, Loaded | Exception]],
+        process: Callable[[list[Loaded]], Callable[[], list[Processed]]],
     ) -> None:
         self.entries = entries
-        loaded = [each for _, each in entries if not isinstance(each, Exception)]
-        self.wait = look(loaded) if loaded else list
+        batch = [loaded for _, loaded in entries if not isinstance(loaded, Exception)]
+        self.wait = process(batch) if batch else list
 
     def results(self) -> Iterator[tuple[Item, Any, Any]]:
-        seen = iter(self.wait())
+        processed = iter(self.wait())
         for item, loaded in self.entries:
-            yield item, loaded, None if isinstance(loaded, Exception) else next(seen)
+            yield item, loaded, None if isinstance(loaded, Exception) else next(processed)
 
 
 def _loaded(
@@ -89,12 +91,12 @@ def _loaded(
     for item in items:
         loading.append((item, pool.submit(load, item)))
         if len(loading) > ahead:
-            yield _unless(skip, loading.popleft())
+            yield _result_or_skip(skip, loading.popleft())
     while loading:
-        yield _unless(skip, loading.popleft())
+        yield _result_or_skip(skip, loading.popleft())
 
 
-def _unless(skip: type[Exception], entry: tuple[Item, Future[Any]]) -> tuple[Item, Any]:
+def _result_or_skip(skip: type[Exception], entry: tuple[Item, Future[Any]]) -> tuple[Item, Any]:
     item, future = entry
     try:
         return item, future.result()
@@ -102,37 +104,38 @@ def _unless(skip: type[Exception], entry: tuple[Item, Future[Any]]) -> tuple[Ite
         return item, error
 
 
-def _grouped(
-    entries: Iterable[tuple[Item, Loaded | Exception]], batch: int
+def _batches(
+    entries: Iterable[tuple[Item, Loaded | Exception]], size: int
 ) -> Iterator[list[tuple[Item, Loaded | Exception]]]:
-    """Lists with ``batch`` items that were loaded, fewer where most could not be, and at the end an empty list."""
-    group: list[tuple[Item, Loaded | Exception]] = []
+    """Lists with ``size`` loaded items each, fewer if most items could not be loaded; at the end an empty list."""
+    batch: list[tuple[Item, Loaded | Exception]] = []
     count = 0
     for entry in entries:
-        group.append(entry)
+        batch.append(entry)
         count += not isinstance(entry[1], Exception)
-        if count == batch or len(group) == 4 * batch:
-            yield group
-            group, count = [], 0
-    if group:
-        yield group
+        if count == size or len(batch) == 4 * size:
+            yield batch
+            batch, count = [], 0
+    if batch:
+        yield batch
     yield []
 
 
-def _done(made: Future[Made] | Exception) -> bool:
-    return isinstance(made, Exception) or made.done()
+def _is_done(outcome: Future[Finished] | Exception) -> bool:
+    return isinstance(outcome, Exception) or outcome.done()
 
 
 def _result(entry: tuple[Item, Future[Any] | Exception]) -> tuple[Item, Any]:
-    item, made = entry
-    return item, made if isinstance(made, Exception) else made.result()
+    item, outcome = entry
+    return item, outcome if isinstance(outcome, Exception) else outcome.result()
 
 
 @contextmanager
 def _threads(count: int) -> Iterator[ThreadPoolExecutor]:
-    # The last number set, in whatever thread, is what others start with, this one too if it has not asked before.
+    # torch's number of threads belongs to each thread, but the last number set in any thread becomes the default of
+    # those that have not asked for it yet, and that may be this one.
     cores = torch.get_num_threads()
-    pool = ThreadPoolExecutor(count, initializer=_keep_to_one_core)
+    pool = ThreadPoolExecutor(count, initializer=_use_one_core)
     try:
         yield pool
     finally:
@@ -140,6 +143,6 @@ def _threads(count: int) -> Iterator[ThreadPoolExecutor]:
         torch.set_num_threads(cores)
 
 
-def _keep_to_one_core() -> None:
-    # A thread that splits its small tensors among further threads takes cores from the network.
+def _use_one_core() -> None:
+    # A worker that splits its small tensors among further threads takes cores from the network.
     torch.set_num_threads(1)

@@ -12,7 +12,7 @@ from support.command import CHELSEA
 import gradcam_fast
 from gradcam_fast.cli import main
 from gradcam_fast.cli.networks import load_network
-from gradcam_fast.cli.photos import read_photo
+from gradcam_fast.cli.photo_files import read_photo
 from gradcam_fast.visual import figures
 
 
@@ -104,7 +104,7 @@ def test_a_row_is_drawn_for_each_class_asked_about(run, drawn, tmp_path, options
 
 def test_an_empty_map_says_so_in_its_title(run, drawn, small, tmp_path):
     assert run("explain", *small(1), "--topk", 2, "--out", tmp_path)[0] == 0
-    assert [title.endswith(" % (empty map: no evidence)") for title in drawn[0][0]] == [False, True]
+    assert [title.endswith(" % (empty map: nothing in favour of this class)") for title in drawn[0][0]] == [False, True]
 
 
 @pytest.mark.parametrize(
@@ -127,12 +127,12 @@ def test_many_photos_are_overlaid_and_summed_up_in_a_line(run, small, tmp_path):
     status, out, err = run("explain", *photos, tmp_path / "bad.png", "--out", tmp_path / "out")
     assert (status, len(err)) == (1, 1)
     assert re.fullmatch(
-        rf"20 photos explained in \d+\.\d s \(\d+\.\d a second\), 1 skipped; see {tmp_path}/out", out[0]
+        rf"20 photos explained in \d+\.\d s \(\d+\.\d per second\), 1 skipped; see {tmp_path}/out", out[0]
     )
     assert len(out) == 1
     assert len(list((tmp_path / "out").glob("*-gradcam.overlay.jpg"))) == 20
     _, out, _ = run("explain", *photos, "--out", tmp_path / "out", "--resume")
-    assert re.fullmatch(r"0 photos explained in \d\.\d s, 20 had been done before; see .*", out[0])
+    assert re.fullmatch(r"0 photos explained in \d\.\d s, 20 already done; see .*", out[0])
 
 
 def test_few_photos_that_were_all_done_before_are_summed_up_too(run, small, tmp_path):
@@ -140,7 +140,7 @@ def test_few_photos_that_were_all_done_before_are_summed_up_too(run, small, tmp_
     assert len(run("explain", *photos, "--out", tmp_path / "out")[1]) > 1
     status, out, err = run("explain", *photos, "--out", tmp_path / "out", "--resume")
     assert (status, err, len(out)) == (0, [], 1)
-    assert re.fullmatch(r"0 photos explained in \d\.\d s, 2 had been done before; see .*", out[0])
+    assert re.fullmatch(r"0 photos explained in \d\.\d s, 2 already done; see .*", out[0])
 
 
 def test_a_folder_becomes_a_table_and_the_table_pictures(run, small, tmp_path):

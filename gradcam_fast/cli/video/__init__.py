@@ -1,14 +1,13 @@
-"""Videos explained frame by frame: every frame of a file, the newest of a live source.
-
-Knows nothing of formats, which `video_reader` and `recording` do, nor of options and exit codes.
-"""
+"""Videos explained frame by frame: every frame of a file, the newest frame of a live source."""
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
@@ -16,20 +15,22 @@ from typing import TYPE_CHECKING, Any
 
 import numpy
 import torch
+from PIL import Image
 
-from ...explainer import Explainer
+from ... import Explainer, overlay
 from ...visual.colormaps import colormap_table
-from .channel import ahead, behind
-from .frames import Batch, Drawing, Frame, prepared
-from .reader import UnreadableVideoError, VideoReader
-from .writer import SUFFIXES, Film, Recording
+from .channel import read_ahead, write_behind
+from .reader import UnreadableVideoError, VideoFrame, VideoReader
+from .writer import SUFFIXES, VideoFormat, VideoWriter
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
     from torch import Tensor
 
-    from ...explanation import Explanation
+    from ... import Explanation
     from ..networks import Network
-    from ..pipeline import Question
+    from ..networks.preprocessing import Preprocessing
+    from ..results import ExplainOptions
 
 __all__ = ["UnreadableVideoError", "explain_video", "is_live"]
 
@@ -40,7 +41,7 @@ def explain_video(
     network: Network,
     source: str | os.PathLike[str] | Iterable[Any],
     out: str | os.PathLike[str] | Callable[[Tensor, float], None],
-    question: Question,
+    options: ExplainOptions,
     *,
     device: str | torch.device = "cpu",
     dtype: torch.dtype = torch.float32,
@@ -50,113 +51,179 @@ def explain_video(
     tell: Callable[[str], None] = print,
     progress: Callable[[int, int | None], None] = lambda done, total: None,
 ) -> int:
-    """Lay over each frame of a video where the network looked in it.
+    """Lay a heatmap over each frame of a video.
 
-    Of a file every frame is explained, in batches, and the recording has the file's size, times and colours, turned
-    upright, without sound. Of a live source the newest frame is explained, one at a time; those that come meanwhile are
-    never seen, so that what is shown is as old as one explanation takes; it runs until the source ends or Ctrl-C.
+    Of a file, every frame is explained, in batches; the written video has the file's size, times and colours, is turned
+    upright, and has no sound. Of a live source, the newest frame is explained, one at a time, and frames that arrive
+    meanwhile are dropped: no picture is older than one explanation takes. A live source is explained until it ends, or
+    until Ctrl-C.
 
     Args:
-        network: what is asked; its model is moved to ``device`` and ``dtype``.
-        source: a file or an address; or, live, a camera (``/dev/video0``), a stream (``rtsp://...``) or anything to
-            iterate over for frames, (H,W,3) uint8 RGB arrays.
-        out: file to write (``.mp4``, ``.mov``, ``.mkv`` or ``.webm``), complete or not there at all; or a callable that
-            is given each picture, (3,H,W) uint8 on the CPU, and its time in seconds, in the calling thread.
-        question: which class, where, by which method; of one class at a time.
+        network: the classifier; its model is moved to ``device`` and ``dtype``.
+        source: a file or an address; or a live source: a camera (``/dev/video0``), a stream (``rtsp://...``) or any
+            iterable of frames, (H,W,3) uint8 RGB arrays.
+        out: file to write (``.mp4``, ``.mov``, ``.mkv`` or ``.webm``), complete or absent at any time; or a callable
+            that gets each picture, (3,H,W) uint8 on the CPU, and its time in seconds, in the calling thread.
+        options: which class, layer and method; one class at a time.
         batch_size: frames explained together; about five times as many are in memory.
         colormap, alpha: as in :func:`gradcam_fast.overlay`.
-        tell: is told what was explained, and what of the video is damaged.
-        progress: is told how many frames are done, of about how many (None: unknown); perhaps in another thread.
+        tell: called with a line about what was explained, and with one about damage in the video.
+        progress: called with how many frames are done, and how many there are (None: unknown), from any thread.
 
     Returns:
         How many frames were explained.
 
     Raises:
-        UnreadableVideoError: the source holds no frame that can be read.
-        ValueError: an argument that cannot work, before anything is read.
+        UnreadableVideoError: no frame of the source can be read.
+        ValueError: an argument that cannot work; raised before anything is read.
     """
-    _check(source, out, question, batch_size)
-    colormap_table(colormap, torch.device("cpu"))  # an unknown name is told before anything is read
+    _check(source, out, options, batch_size)
+    colormap_table(colormap, torch.device("cpu"))  # refuses an unknown name before anything is read
     live = is_live(source)
     reader = VideoReader(source, live=live) if isinstance(source, (str, os.PathLike)) else None
-    film, total, close = (reader.film, reader.total, reader.close) if reader else (Film(), None, lambda: None)
+    format, total, close = (
+        (reader.format, reader.total, reader.close) if reader else (VideoFormat(), None, lambda: None)
+    )
     frames: Iterator[Any] = iter(reader if reader else source)  # type: ignore[arg-type]
     network.model.to(device=device, dtype=dtype)
-    drawing = Drawing(colormap, alpha, torch.device(device))
+    overlays = FrameOverlays(colormap, alpha, torch.device(device))
     with ExitStack() as stack:
-        batches: Iterable[Batch]
+        batches: Iterable[FrameBatch]
         if live:
-            newest = stack.enter_context(ahead(_arriving(frames), newest=True, close=close))
-            batches = (prepared([frame], network.preprocess) for frame in newest)
+            newest = stack.enter_context(read_ahead(_timed(frames), newest=True, close=close))
+            batches = (FrameBatch.prepare([frame], network.preprocess) for frame in newest)
         else:
             groups = iter(lambda: list(islice(frames, batch_size)), [])
-            preparing = (prepared(group, network.preprocess) for group in groups)
-            batches = stack.enter_context(ahead(preparing, close=close))
-        write = _shown_by(out) if callable(out) else stack.enter_context(Recording(Path(out), film)).write
+            prepared = (FrameBatch.prepare(group, network.preprocess) for group in groups)
+            batches = stack.enter_context(read_ahead(prepared, close=close))
+        write = _to_callable(out) if callable(out) else stack.enter_context(VideoWriter(Path(out), format)).write
 
-        def draw(explained: tuple[Batch, Explanation]) -> None:
-            pictures = drawing(*explained)
-            for frame, picture in zip(explained[0].frames, pictures, strict=True):
+        def draw(batch_and_explanation: tuple[FrameBatch, Explanation]) -> None:
+            batch, explanation = batch_and_explanation
+            for frame, picture in zip(batch.frames, overlays.draw(batch, explanation), strict=True):
                 write(picture, frame.time)
-            progress(drawing.count, total)
+            progress(overlays.count, total)
 
-        put = draw if callable(out) else stack.enter_context(behind(draw))
+        put = draw if callable(out) else stack.enter_context(write_behind(draw))
         try:
-            for explained in _explained(batches, network, question, device, dtype):
-                put(explained)
+            for batch_and_explanation in _explain(batches, network, options, device, dtype):
+                put(batch_and_explanation)
         except KeyboardInterrupt:
             if not live:
                 raise
-    tell(drawing.summary(network.class_names))
+    tell(overlays.summary(network.class_names))
     if reader and reader.damage:
-        tell(f"{source}: {reader.damage}; these are kept")
-    return drawing.count
+        tell(f"{source}: {reader.damage}; all other frames were explained")
+    return overlays.count
 
 
 def is_live(source: Any) -> bool:
-    """Whether a source brings frames at its own pace: a camera, a stream, or whatever is no file and no address."""
+    """Whether frames come at the source's own pace: from a camera, a stream, or an iterable."""
     if not isinstance(source, (str, os.PathLike)):
         return True
     return os.fspath(source).startswith(STREAMS) or Path(source).is_char_device()
 
 
-def _check(source: Any, out: Any, question: Question, batch_size: int) -> None:
-    if question.topk not in (None, 1):
-        raise ValueError(f"topk={question.topk} asks for several maps of each frame; give 1, or one target class")
+def _check(source: Any, out: Any, options: ExplainOptions, batch_size: int) -> None:
+    if options.topk not in (None, 1):
+        raise ValueError(f"topk={options.topk}, but a video shows one map per frame; give topk=1, or one target class")
     if batch_size < 1:
-        raise ValueError(f"batch_size={batch_size} is below 1")
+        raise ValueError(f"batch_size={batch_size}; give at least 1")
     if callable(out):
         return
     path = Path(out)
     if path.suffix.lower() not in SUFFIXES:
-        raise ValueError(f"{path}: videos are written as {', '.join(SUFFIXES)}; give a name that ends in one of these")
+        raise ValueError(f"{path} has no known video suffix; give a name that ends in one of {', '.join(SUFFIXES)}")
     if not path.parent.is_dir():
-        raise FileNotFoundError(f"{path.parent}: no such folder; make it first")
+        raise FileNotFoundError(f"{path.parent}: no such folder; create it first")
     if isinstance(source, (str, os.PathLike)) and path.exists() and Path(source).exists() and path.samefile(source):
-        raise ValueError(f"{path} is the video itself; give another name for the explained one")
+        raise ValueError(f"{path} is the source itself; give another name for the explained video")
 
 
-def _arriving(source: Iterator[Any]) -> Iterator[Frame]:
-    """Live frames with the time of their arrival, from the first one on."""
+@dataclass(frozen=True)
+class FrameBatch:
+    """Frames of one size, the network's input for them (B,3,h,w), and the box that it shows, in pixels of a frame."""
+
+    frames: list[VideoFrame]
+    images: Tensor
+    left: int
+    top: int
+    right: int
+    bottom: int
+
+    @classmethod
+    def prepare(cls, frames: list[VideoFrame], preprocess: Preprocessing) -> FrameBatch:
+        """Preprocess frames for the network."""
+        height, width = frames[0].picture.shape[:2]
+        images = preprocess([Image.fromarray(frame.picture) for frame in frames])
+        return cls(frames, images, *preprocess.seen_box((width, height)))
+
+    @property
+    def seen_size(self) -> tuple[int, int]:
+        """(height, width) of the box."""
+        return self.bottom - self.top, self.right - self.left
+
+
+class FrameOverlays:
+    """Lays heatmaps over frames, at the frames' size, and counts them.
+
+    Attributes:
+        count: number of frames so far.
+    """
+
+    def __init__(self, colormap: str, alpha: float, device: torch.device) -> None:
+        self.count = 0
+        self._colormap, self._alpha, self._device = colormap, alpha, device
+        self._classes: Counter[int] = Counter()
+        self._layer: object = ""
+
+    def draw(self, batch: FrameBatch, explanation: Explanation) -> NDArray[numpy.uint8]:
+        """The pictures, (B,H,W,3) uint8; outside of the box that the network sees, the frames are unchanged."""
+        pictures = torch.from_numpy(numpy.stack([frame.picture for frame in batch.frames])).to(self._device)
+        seen = pictures[:, batch.top : batch.bottom, batch.left : batch.right]
+        blended = overlay(seen.permute(0, 3, 1, 2), explanation.heatmap, colormap=self._colormap, alpha=self._alpha)
+        seen.copy_(blended.permute(0, 2, 3, 1))
+        assert explanation.target is not None  # ExplainOptions ask for classes, never for a callable
+        self._classes.update(explanation.target.tolist())
+        self._layer = explanation.layer
+        self.count += len(batch.frames)
+        return pictures.cpu().numpy()
+
+    def summary(self, class_names: Sequence[str]) -> str:
+        """How many frames were explained, at which layer, and which class was explained most often."""
+        if not self.count:
+            return "the source sent no frames"
+        ((number, times),) = self._classes.most_common(1)
+        frames = "1 frame" if self.count == 1 else f"{self.count} frames"
+        return f"{frames} explained at layer {self._layer}; class {class_names[number]} ({number}) in {times} of them"
+
+
+def _timed(frames: Iterator[Any]) -> Iterator[VideoFrame]:
+    """Live frames with the time of their arrival, counted from the first one."""
     start = None
-    for arrived in source:
-        picture = arrived.picture if isinstance(arrived, Frame) else numpy.asarray(arrived)
+    for frame in frames:
+        picture = frame.picture if isinstance(frame, VideoFrame) else numpy.asarray(frame)
         if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != numpy.uint8:
-            raise ValueError(f"a frame is {picture.shape} of {picture.dtype}; expected (H,W,3) of uint8, RGB")
+            raise ValueError(f"a frame has shape {picture.shape} and dtype {picture.dtype}; expected (H,W,3) uint8 RGB")
         now = time.monotonic()
         start = now if start is None else start
-        yield Frame(picture, Fraction(now - start))
+        yield VideoFrame(picture, Fraction(now - start))
 
 
-def _explained(
-    batches: Iterable[Batch], network: Network, question: Question, device: str | torch.device, dtype: torch.dtype
-) -> Iterator[tuple[Batch, Explanation]]:
-    explainer = None
+def _explain(
+    batches: Iterable[FrameBatch],
+    network: Network,
+    options: ExplainOptions,
+    device: str | torch.device,
+    dtype: torch.dtype,
+) -> Iterator[tuple[FrameBatch, Explanation]]:
+    explainer, size = None, None
     for batch in batches:
-        if explainer is None or explainer._size != batch.seen_size:
-            explainer = Explainer(network.model, layer=question.layer, method=question.method, size=batch.seen_size)
-        yield batch, explainer(batch.images.to(device, dtype), question.target)
+        if explainer is None or size != batch.seen_size:
+            size = batch.seen_size
+            explainer = Explainer(network.model, layer=options.layer, method=options.method, size=size)
+        yield batch, explainer(batch.images.to(device, dtype), options.target)
 
 
-def _shown_by(show: Callable[[Tensor, float], None]) -> Callable[[Any, Fraction], None]:
+def _to_callable(show: Callable[[Tensor, float], None]) -> Callable[[Any, Fraction], None]:
     return lambda picture, time: show(torch.from_numpy(picture).permute(2, 0, 1), float(time))

@@ -1,7 +1,4 @@
-"""How one thread hands things to another without either running far ahead.
-
-Knows nothing of what is handed over.
-"""
+"""Bounded hand-over of items between two threads: reading ahead, and writing behind."""
 
 from __future__ import annotations
 
@@ -11,21 +8,21 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Generic, TypeVar
 
-__all__ = ["Abandoned", "Channel", "ahead", "behind"]
+__all__ = ["Abandoned", "Channel", "read_ahead", "write_behind"]
 
 T = TypeVar("T")
 
 
 class Abandoned(Exception):
-    """Nobody takes from the channel any more."""
+    """The consumer has ended; it takes nothing more from the channel."""
 
 
 class Channel(Generic[T]):
-    """A bounded queue from one thread to another that either side can end.
+    """A bounded queue from a producer thread to a consumer thread; either side can end it.
 
     Args:
-        places: how many things wait at most before :meth:`put` does.
-        newest: whether, instead of waiting, what waits gives way to what comes; then only the newest is ever taken.
+        capacity: how many items the queue holds; :meth:`put` waits while it is full.
+        newest: whether a new item replaces those in the queue, so that the consumer always gets the newest one.
 
     Example:
         >>> channel = Channel(1, newest=True)
@@ -36,8 +33,8 @@ class Channel(Generic[T]):
         ['new']
     """
 
-    def __init__(self, places: int = 1, *, newest: bool = False) -> None:
-        self._places = places
+    def __init__(self, capacity: int = 1, *, newest: bool = False) -> None:
+        self._capacity = capacity
         self._newest = newest
         self._waiting: deque[T] = deque()
         self._finished = False
@@ -45,36 +42,36 @@ class Channel(Generic[T]):
         self._abandoned: BaseException | None = None
         self._changed = threading.Condition()
 
-    def put(self, thing: T) -> None:
-        """Hand over, as soon as there is a place.
+    def put(self, item: T) -> None:
+        """Add an item, as soon as there is room.
 
         Raises:
-            Abandoned: the other side has ended; or the error for which it did.
+            Abandoned: the consumer has ended; if it ended with an error, that error.
         """
         with self._changed:
             if self._newest:
                 self._waiting.clear()
-            self._changed.wait_for(lambda: self._abandoned or len(self._waiting) < self._places)
+            self._changed.wait_for(lambda: self._abandoned or len(self._waiting) < self._capacity)
             if self._abandoned:
                 raise self._abandoned
-            self._waiting.append(thing)
+            self._waiting.append(item)
             self._changed.notify_all()
 
     def finish(self, error: BaseException | None = None) -> None:
-        """Nothing more will be put; whoever takes meets ``error``, if there is one, after what still waits."""
+        """End the producer's side; after the items in the queue, the consumer gets ``error``, if there is one."""
         with self._changed:
             self._finished, self._error = True, error
             self._changed.notify_all()
 
     def abandon(self, error: BaseException | None = None) -> None:
-        """Nothing more will be taken."""
+        """End the consumer's side; the next :meth:`put` raises ``error`` or `Abandoned`."""
         with self._changed:
             self._abandoned = self._abandoned or error or Abandoned()
             self._waiting.clear()
             self._changed.notify_all()
 
     def __iter__(self) -> Iterator[T]:
-        """Take everything, waiting for what is to come, until the other side has finished."""
+        """Take all items, waiting for new ones, until the producer has finished."""
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._waiting or self._finished)
@@ -82,19 +79,19 @@ class Channel(Generic[T]):
                     if self._error is not None:
                         raise self._error
                     return
-                thing = self._waiting.popleft()
+                item = self._waiting.popleft()
                 self._changed.notify_all()
-            yield thing
+            yield item
 
 
 @contextmanager
-def ahead(
-    things: Iterable[T], *, newest: bool = False, close: Callable[[], None] = lambda: None
+def read_ahead(
+    items: Iterable[T], *, newest: bool = False, close: Callable[[], None] = lambda: None
 ) -> Iterator[Channel[T]]:
-    """Iterate in another thread, one thing ahead or, with ``newest``, at its own pace; ``close`` is called at its end.
+    """Iterate in another thread, one item ahead or (``newest``) at its own pace; call ``close`` there at the end.
 
     Example:
-        >>> with ahead(range(3)) as numbers:
+        >>> with read_ahead(range(3)) as numbers:
         ...     list(numbers)
         [0, 1, 2]
     """
@@ -103,17 +100,17 @@ def ahead(
     def run() -> None:
         error: BaseException | None = None
         try:
-            for thing in things:
-                channel.put(thing)
+            for item in items:
+                channel.put(item)
         except Abandoned:
             pass
-        except BaseException as caught:  # it belongs to whoever takes
+        except BaseException as caught:  # raised in the consumer's thread
             error = caught
         finally:
             close()
             channel.finish(error)
 
-    # A source that waits for ever cannot be asked to stop; it must not keep the process alive.
+    # A source that waits for ever cannot be stopped; a daemon thread does not keep the process alive.
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
     try:
@@ -124,12 +121,12 @@ def ahead(
 
 
 @contextmanager
-def behind(consume: Callable[[T], object]) -> Iterator[Callable[[T], None]]:
-    """Call ``consume`` in another thread, one thing behind; at the end all is consumed, or an error has been raised.
+def write_behind(consume: Callable[[T], object]) -> Iterator[Callable[[T], None]]:
+    """Call ``consume`` in another thread, one item behind; at the end all items are consumed, or its error is raised.
 
     Example:
         >>> consumed = []
-        >>> with behind(consumed.append) as put:
+        >>> with write_behind(consumed.append) as put:
         ...     put("a")
         >>> consumed
         ['a']
@@ -139,9 +136,9 @@ def behind(consume: Callable[[T], object]) -> Iterator[Callable[[T], None]]:
 
     def run() -> None:
         try:
-            for thing in channel:
-                consume(thing)
-        except BaseException as caught:  # it belongs to whoever puts
+            for item in channel:
+                consume(item)
+        except BaseException as caught:  # raised in the producer's thread
             errors.append(caught)
             channel.abandon(caught)
 

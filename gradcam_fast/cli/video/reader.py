@@ -1,15 +1,13 @@
-"""Videos as upright RGB frames with their times, decoded by PyAV.
-
-Knows nothing of networks, explanations or threads.
-"""
+"""Reads videos as upright RGB frames with their times, decoded by PyAV."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy
 
@@ -18,41 +16,50 @@ try:
 except ImportError as error:
     raise ImportError("videos are read with PyAV, which is not installed; run pip install av") from error
 
-from .frames import Frame
-from .writer import CLOCK, Film
+from .writer import CLOCK, VideoFormat
 
-__all__ = ["UnreadableVideoError", "VideoReader"]
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
+__all__ = ["UnreadableVideoError", "VideoFrame", "VideoReader"]
 
-# A stream that says nothing for so many seconds has ended.
-SILENCE = 10
+# A stream that sends nothing for so many seconds has ended.
+TIMEOUT = 10
 
 
 class UnreadableVideoError(Exception):
-    """A video that is missing, none, or damaged from its beginning; the message names it."""
+    """A file is missing, not a video, or damaged from its beginning; the message begins with its name."""
+
+
+@dataclass(frozen=True)
+class VideoFrame:
+    """One upright picture, (H,W,3) uint8 RGB, and its time from the first frame, in seconds."""
+
+    picture: NDArray[numpy.uint8]
+    time: Fraction
 
 
 class VideoReader:
-    """A video file, device or address, opened; iterate once for its frames, in any one thread.
+    """An open video file, device or stream; iterate once for its frames, in any one thread.
 
     Args:
-        source: what FFmpeg opens.
+        source: a path or address that FFmpeg opens.
         live: whether it is a camera or a stream, whose frames come at their own pace.
 
     Attributes:
-        film: what a recording takes over.
+        format: what a written video takes over.
         total: about how many frames there are, or None.
-        damage: after the iteration, what could not be read, in words; empty if all is well.
+        damage: after the iteration, what could not be read, in words; empty if all was read.
 
     Raises:
-        UnreadableVideoError: in one sentence, which and why.
+        UnreadableVideoError: in one sentence, which video and why.
     """
 
     def __init__(self, source: str | os.PathLike[str], *, live: bool = False) -> None:
         name = os.fspath(source)
         try:
             self._container = av.open(
-                name, "r", format="v4l2" if Path(name).is_char_device() else None, timeout=SILENCE if live else None
+                name, "r", format="v4l2" if Path(name).is_char_device() else None, timeout=TIMEOUT if live else None
             )
         except av.FFmpegError as error:
             reason = {
@@ -62,19 +69,19 @@ class VideoReader:
             raise UnreadableVideoError(f"{name}: {reason}") from None
         if not self._container.streams.video:
             self._container.close()
-            raise UnreadableVideoError(f"{name}: holds no video, or the part that says where it is has been cut off")
+            raise UnreadableVideoError(f"{name}: has no video in it, or the index of the video has been cut off")
         self._name = name
         self._live = live
         self._stream = stream = self._container.streams.video[0]
-        # Decoding several frames at once is faster, but gives each of them only when the next ones have come.
+        # Decoding several frames at once is faster, but delays each frame until the next ones have come.
         stream.thread_type = "SLICE" if live else "AUTO"
         context = stream.codec_context
-        rate = stream.average_rate or stream.guessed_rate or Film.rate
+        rate = stream.average_rate or stream.guessed_rate or VideoFormat.rate
         clock = stream.time_base if stream.time_base and stream.time_base >= Fraction(1, 10**6) else CLOCK
-        self.film = Film(
+        self.format = VideoFormat(
             clock=CLOCK if live else clock,
             rate=Fraction(rate),
-            shape=stream.sample_aspect_ratio or Film.shape,
+            pixel_aspect=stream.sample_aspect_ratio or VideoFormat.pixel_aspect,
             colors=(context.colorspace, context.color_primaries, context.color_trc),
         )
         self._seconds = self._length()
@@ -86,11 +93,11 @@ class VideoReader:
             return self._stream.duration * self._stream.time_base
         return Fraction(self._container.duration or 0, av.time_base)
 
-    def __iter__(self) -> Iterator[Frame]:
-        """All frames that can be decoded, upright, of the first one's size.
+    def __iter__(self) -> Iterator[VideoFrame]:
+        """All frames that can be decoded, upright, resized to the size of the first one.
 
         Raises:
-            UnreadableVideoError: there is none.
+            UnreadableVideoError: no frame can be decoded.
         """
         size: tuple[int, int] | None = None
         start = time = Fraction(0)
@@ -101,18 +108,18 @@ class VideoReader:
                 continue
             size = size or (decoded.width, decoded.height)
             picture = decoded.to_ndarray(format="rgb24", width=size[0], height=size[1])
-            # The rotation is counterclockwise, in degrees, and so are quarter turns.
+            # Both the rotation, in degrees, and numpy's quarter turns are counterclockwise.
             picture = numpy.ascontiguousarray(numpy.rot90(picture, decoded.rotation // 90))
-            # Frames that tell no time follow upon each other.
+            # Frames without a time follow at the frame rate.
             known = decoded.pts is not None and decoded.time_base is not None
-            shown = decoded.pts * decoded.time_base if known else start + time + (1 / self.film.rate if count else 0)
+            shown = decoded.pts * decoded.time_base if known else start + time + (1 / self.format.rate if count else 0)
             start = start if count else shown
             time = shown - start
             count += 1
-            yield Frame(picture, time)
+            yield VideoFrame(picture, time)
         if not count:
-            raise UnreadableVideoError(f"{self._name}: holds no frame that can be decoded")
-        self._notice(count, bad, time + 1 / self.film.rate)
+            raise UnreadableVideoError(f"{self._name}: has no frame that can be decoded")
+        self._note_damage(count, bad, time + 1 / self.format.rate)
 
     def _decoded(self) -> Iterator[Any]:
         """Frames, and None for each packet that could not be decoded."""
@@ -122,18 +129,18 @@ class VideoReader:
                 packet = next(packets)
             except StopIteration:
                 return
-            except av.FFmpegError as error:  # what follows cannot be found any more
-                silent = isinstance(error, av.error.ExitError)  # FFmpeg's word for a timeout
-                self._stopped = f"nothing came for {SILENCE} s" if silent else str(error.strerror)
-                yield from self._stream.decode(None)  # those that the decoder still holds
+            except av.FFmpegError as error:  # the next packet cannot be found
+                timed_out = isinstance(error, av.error.ExitError)  # FFmpeg reports a timeout so
+                self._stopped = f"nothing came for {TIMEOUT} s" if timed_out else str(error.strerror)
+                yield from self._stream.decode(None)  # the frames that the decoder still holds
                 return
             try:
                 yield from packet.decode()
             except av.FFmpegError:
                 yield None
 
-    def _notice(self, count: int, bad: int, end: Fraction) -> None:
-        # A file that was cut off just ends; only what it says of its length tells. Sound may be a little longer.
+    def _note_damage(self, count: int, bad: int, end: Fraction) -> None:
+        # A file that was cut off just ends: only its stated length shows that. Sound may be a little longer.
         short = not self._live and self._seconds - end > max(Fraction(1, 2), self._seconds / 10)
         if self._stopped:
             self.damage = f"reading stopped after {count} frames ({self._stopped})"
@@ -141,5 +148,5 @@ class VideoReader:
             self.damage = f"only {count} of about {max(self.total or 0, count + bad)} frames could be decoded"
 
     def close(self) -> None:
-        """Let go of the file or device."""
+        """Close the file or device."""
         self._container.close()

@@ -206,7 +206,10 @@ def test_a_factory_of_the_current_folder_makes_the_network(own_module):
     assert network.class_names == ("class 0", "class 1", "class 2", "class 3", "class 4")
     assert network.preprocess == IMAGENET
     assert len(network.notes) == 1
-    assert "224x224" in network.notes[0] and "--size, --mean, --std not given: as for ImageNet" in network.notes[0]
+    assert (
+        "224x224" in network.notes[0]
+        and "--size, --mean, --std not given, so ImageNet's values are used" in network.notes[0]
+    )
     explanation = gradcam_fast.explain(network.model, network.preprocess([Image.new("RGB", (300, 200), "red")]))
     assert explanation.layer == "features"
 
@@ -218,7 +221,7 @@ def test_a_factorys_network_that_carries_timms_configuration_is_shown_photos_acc
 
 
 def test_a_network_that_frames_its_photos_needs_a_flag(own_module):
-    with pytest.raises(ValueError, match="frames its photos"):
+    with pytest.raises(ValueError, match="pads its photos"):
         load_network(f"{own_module}:framing")
     assert load_network(f"{own_module}:framing", crop=None).preprocess.crop is None
     assert load_network(f"{own_module}:framing", crop=0.9).preprocess.crop == 0.9
@@ -232,7 +235,7 @@ def test_flags_say_how_photos_are_prepared(own_module):
     flags = {"size": (48, 64), "mean": [0.5] * 3, "std": (0.25,) * 3, "crop": None}
     network = load_network(f"{own_module}:Net", **flags)
     assert network.preprocess == Preprocessing((48, 64), (0.5,) * 3, (0.25,) * 3, None, "bilinear")
-    assert "as for ImageNet" not in network.notes[0]
+    assert "ImageNet" not in network.notes[0]
     assert load_network("resnet18", weights="random", size=(96, 96)).preprocess.crop == 224 / 256
     assert load_network("test_vit", weights="random", crop=0.5).preprocess.crop == 0.5
 
@@ -269,7 +272,7 @@ def test_a_missing_file_is_named_before_anything_is_built(tmp_path):
         ("own_networks:", ValueError, ["own_networks has no function ''"]),
         ("own_networks:needy", ValueError, ["'width'", "needs no arguments"]),
         ("own_networks:wrong", TypeError, ["wrong returned a int", "nn.Module"]),
-        ("own_networks:segments", ValueError, ["is no classifier", "(1, 2, 222, 222)"]),
+        ("own_networks:segments", ValueError, ["is not a classifier", "(1, 2, 222, 222)"]),
         ("own_networks:small", ValueError, ["does not run on an input of shape (1, 3, 224, 224)", "size"]),
     ],
 )
@@ -287,7 +290,7 @@ def test_weights_of_another_network_are_refused_with_both_names(tmp_path):
     torch.save(torchvision.models.resnet18().state_dict(), tmp_path / "w.pt")
     with pytest.raises(ValueError) as refusal:
         load_network("resnet50", weights=tmp_path / "w.pt")
-    assert_says(refusal, ValueError, ["w.pt into resnet50 of torchvision", "missing: layer1.0.conv3.weight"])
+    assert_says(refusal, ValueError, ["w.pt do not fit resnet50 of torchvision", "missing: layer1.0.conv3.weight"])
 
 
 @pytest.mark.parametrize("name", ["resnet18d", "timm:resnet18"])
@@ -296,5 +299,5 @@ def test_without_timm_its_names_are_unknown(monkeypatch, name):
     monkeypatch.setattr(
         "gradcam_fast.cli.networks.architectures.find_spec", lambda module: real(module) if module != "timm" else None
     )
-    with pytest.raises(ValueError, match=r"is unknown.*where they are installed"):
+    with pytest.raises(ValueError, match=r"is unknown.*if they are installed"):
         load_network(name, weights="random")

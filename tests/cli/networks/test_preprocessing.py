@@ -72,7 +72,7 @@ def test_every_configuration_of_timm_but_framed_ones_has_its_preprocessing():
         config = timm.get_pretrained_cfg(name).to_dict()
         if config["crop_mode"] == "border" or config["crop_pct"] > 1:
             framed += 1
-            with pytest.raises(ValueError, match=r"frames its photos .* give crop="):
+            with pytest.raises(ValueError, match=r"pads its photos .* give crop="):
                 Preprocessing.from_config(config)
             continue
         preprocess = Preprocessing.from_config(config)

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from support.refusals import assert_says
 from torch import nn
 
-from gradcam_fast.cli.networks.weights import fit, read_weights
+from gradcam_fast.cli.networks.weights import build_with_weights, read_weights
 
 
 def build(classes=None):
@@ -57,20 +57,20 @@ WRAPPINGS = {
 def test_weights_are_found_in_what_training_scripts_save(tmp_path, wrapping):
     weights = build().state_dict()
     torch.save(WRAPPINGS[wrapping](weights), tmp_path / "w.pt")
-    assert same(fit(build, read_weights(tmp_path / "w.pt"), "w"), weights)
+    assert same(build_with_weights(build, read_weights(tmp_path / "w.pt"), "w"), weights)
 
 
 @pytest.mark.parametrize("prefix", ["", "module."])
 def test_safetensors_are_read(tmp_path, prefix):
     weights = build().state_dict()
     save_file({prefix + name: tensor for name, tensor in weights.items()}, tmp_path / "w.safetensors")
-    assert same(fit(build, read_weights(tmp_path / "w.safetensors"), "w"), weights)
+    assert same(build_with_weights(build, read_weights(tmp_path / "w.safetensors"), "w"), weights)
 
 
 def test_the_old_format_of_torch_is_read(tmp_path):
     weights = build().state_dict()
     torch.save(weights, tmp_path / "w.pth", _use_new_zipfile_serialization=False)
-    assert same(fit(build, read_weights(tmp_path / "w.pth"), "w"), weights)
+    assert same(build_with_weights(build, read_weights(tmp_path / "w.pth"), "w"), weights)
 
 
 def test_half_precision_weights_become_the_models_own(tmp_path):
@@ -78,7 +78,7 @@ def test_half_precision_weights_become_the_models_own(tmp_path):
         name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in build().state_dict().items()
     }
     torch.save(weights, tmp_path / "w.pt")
-    found = fit(build, read_weights(tmp_path / "w.pt"), "w").state_dict()["head.weight"]
+    found = build_with_weights(build, read_weights(tmp_path / "w.pt"), "w").state_dict()["head.weight"]
     assert found.dtype == torch.float32 and torch.equal(found, weights["head.weight"].float())
 
 
@@ -87,26 +87,26 @@ def test_a_prefix_that_is_the_models_own_stays():
         return nn.ModuleDict({"model": build(classes)})
 
     weights = nested().state_dict()
-    assert same(fit(nested, weights, "w"), weights)
-    assert same(fit(nested, {f"module.{name}": weights[name] for name in weights}, "w"), weights)
+    assert same(build_with_weights(nested, weights, "w"), weights)
+    assert same(build_with_weights(nested, {f"module.{name}": weights[name] for name in weights}, "w"), weights)
 
 
 def test_the_model_gets_the_number_of_classes_that_the_weights_have():
     weights = build(7).state_dict()
-    model = fit(build, weights, "w")
+    model = build_with_weights(build, weights, "w")
     assert model["head"].out_features == 7 and same(model, weights)
 
 
 def test_counters_that_only_training_reads_may_be_missing():
     weights = {name: tensor for name, tensor in build().state_dict().items() if "num_batches" not in name}
-    assert torch.equal(fit(build, weights, "w")["head"].weight, weights["head.weight"])
+    assert torch.equal(build_with_weights(build, weights, "w")["head"].weight, weights["head.weight"])
 
 
 def test_heads_that_only_training_uses_may_be_missing_where_it_is_said():
     weights = {name: tensor for name, tensor in build().state_dict().items() if not name.startswith("aux")}
-    assert torch.equal(fit(build, weights, "w", unused=("aux.",))["head"].weight, weights["head.weight"])
+    assert torch.equal(build_with_weights(build, weights, "w", unused=("aux.",))["head"].weight, weights["head.weight"])
     with pytest.raises(ValueError, match=r"missing: aux\.weight, aux\.bias"):
-        fit(build, weights, "w")
+        build_with_weights(build, weights, "w")
 
 
 def without_head(weights):
@@ -134,13 +134,13 @@ def without_head(weights):
 )
 def test_weights_of_another_network_are_refused_by_name_and_shape(change, parts):
     with pytest.raises(ValueError) as refusal:
-        fit(build, change(build().state_dict()), "w.pt into a network")
+        build_with_weights(build, change(build().state_dict()), "w.pt into a network")
     assert_says(refusal, ValueError, ["w.pt into a network", *parts])
 
 
 def test_another_number_of_classes_is_refused_where_the_model_has_no_choice():
     with pytest.raises(ValueError, match=r"head\.weight is \(7, 4\) instead of \(10, 4\)"):
-        fit(build, build(7).state_dict(), "w", counts=False)
+        build_with_weights(build, build(7).state_dict(), "w", takes_class_count=False)
 
 
 @pytest.mark.parametrize("old", [False, True])
@@ -198,7 +198,7 @@ def test_where_the_weights_are_must_be_obvious(tmp_path, content, found):
     torch.save(content, tmp_path / "w.pt")
     with pytest.raises(ValueError) as refusal:
         read_weights(tmp_path / "w.pt")
-    assert_says(refusal, ValueError, [f"holds {found}, in which no state_dict is obvious"])
+    assert_says(refusal, ValueError, [f"holds {found}, where no state_dict was found"])
 
 
 def test_a_missing_file_is_named(tmp_path):

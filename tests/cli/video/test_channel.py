@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from gradcam_fast.cli.video.channel import Abandoned, Channel, ahead, behind
+from gradcam_fast.cli.video.channel import Abandoned, Channel, read_ahead, write_behind
 
 
 def test_what_is_read_ahead_comes_in_order_from_another_thread():
@@ -15,7 +15,7 @@ def test_what_is_read_ahead_comes_in_order_from_another_thread():
         threads.append(threading.current_thread())
         yield from range(100)
 
-    with ahead(things()) as taken:
+    with read_ahead(things()) as taken:
         assert list(taken) == list(range(100))
     assert threads != [threading.current_thread()]
 
@@ -28,7 +28,7 @@ def test_nothing_is_read_far_ahead():
             made.append(i)
             yield i
 
-    with ahead(things()) as taken:
+    with read_ahead(things()) as taken:
         for i in taken:
             time.sleep(0.002)
             assert len(made) <= i + 3  # one in hand, one waiting, one being put
@@ -40,10 +40,10 @@ def test_an_error_of_the_reader_comes_after_what_was_read():
         raise OSError("the disk is gone")
 
     taken = []
-    with pytest.raises(OSError, match="the disk is gone"), ahead(things()) as channel:
+    with pytest.raises(OSError, match="the disk is gone"), read_ahead(things()) as channel:
         taken += channel
         pytest.fail("the error was lost")  # pragma: no cover
-    with ahead(things()) as channel:
+    with read_ahead(things()) as channel:
         assert next(iter(channel)) == 1
 
 
@@ -54,7 +54,7 @@ def test_whoever_stops_taking_stops_the_reader():
         while True:
             yield 1
 
-    with ahead(endless(), close=closed.set) as taken:
+    with read_ahead(endless(), close=closed.set) as taken:
         assert next(iter(taken)) == 1
     assert closed.wait(5)
 
@@ -67,7 +67,7 @@ def test_a_reader_that_waits_for_ever_keeps_nobody():
         waiting.wait()
 
     start = time.monotonic()
-    with ahead(silent()) as taken:
+    with read_ahead(silent()) as taken:
         assert next(iter(taken)) == 1
     assert time.monotonic() - start < 3
     waiting.set()
@@ -89,7 +89,7 @@ def test_only_the_newest_is_taken_and_the_last_is_not_lost():
 
 def test_what_is_put_behind_is_all_consumed_in_order_in_another_thread():
     consumed = []
-    with behind(lambda thing: consumed.append((thing, threading.current_thread()))) as put:
+    with write_behind(lambda thing: consumed.append((thing, threading.current_thread()))) as put:
         for i in range(100):
             put(i)
     assert [thing for thing, _ in consumed] == list(range(100))
@@ -98,7 +98,7 @@ def test_what_is_put_behind_is_all_consumed_in_order_in_another_thread():
 
 def test_nothing_is_put_far_ahead_of_who_consumes():
     gate, consumed = threading.Semaphore(0), []
-    with behind(lambda thing: gate.acquire() and consumed.append(thing)) as put:
+    with write_behind(lambda thing: gate.acquire() and consumed.append(thing)) as put:
         put(0)
         put(1)
         late = threading.Thread(target=lambda: (put(2), put(3)))
@@ -116,14 +116,14 @@ def test_an_error_of_who_consumes_reaches_who_puts(count):
     def consume(thing):
         raise OSError("no space left")
 
-    with pytest.raises(OSError, match="no space left"), behind(consume) as put:
+    with pytest.raises(OSError, match="no space left"), write_behind(consume) as put:
         for i in range(count):
             put(i)
 
 
 def test_an_error_of_who_puts_ends_the_consuming():
     gate, consumed = threading.Event(), []
-    with pytest.raises(ZeroDivisionError), behind(lambda thing: gate.wait(5) and consumed.append(thing)) as put:
+    with pytest.raises(ZeroDivisionError), write_behind(lambda thing: gate.wait(5) and consumed.append(thing)) as put:
         put(0)
         time.sleep(0.05)
         put(1)

@@ -10,11 +10,11 @@ import torch
 from support.films import GROUND, SIDE, TOP, bright_network, centre, heat, load, pictures, save
 from support.refusals import assert_says
 
-from gradcam_fast.cli.pipeline import Question
+from gradcam_fast.cli.results import ExplainOptions
 from gradcam_fast.cli.video import UnreadableVideoError, explain_video
-from gradcam_fast.cli.video.writer import Film, Recording
+from gradcam_fast.cli.video.writer import VideoFormat, VideoWriter
 
-BRIGHT = Question(target=0)
+BRIGHT = ExplainOptions(target=0)
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def test_the_heat_is_on_the_square_in_every_frame(tmp_path, explain, suffix, bat
     count, told = explain(source, tmp_path / f"out{suffix}", batch_size=batch_size)
     found, times = load(tmp_path / f"out{suffix}")
     assert count == len(found) == 48 and found.shape[1:] == (64, 96, 3)
-    assert told == ["48 frames explained at layer brightness: bright (0) in 48"]
+    assert told == ["48 frames explained at layer brightness; class bright (0) in 48 of them"]
     numpy.testing.assert_allclose(times, numpy.arange(48) / 24, atol=0.0006)  # Matroska counts milliseconds
     for i, picture in enumerate(found):
         assert centre(heat(picture)) == pytest.approx((i + SIDE / 2, TOP + SIDE / 2), abs=0.6)
@@ -148,13 +148,15 @@ def test_pictures_can_be_given_to_a_callable_in_the_callers_thread(tmp_path, exp
 def test_decoding_and_encoding_have_threads_of_their_own(tmp_path, explain, monkeypatch):
     source = save(tmp_path / "in.mp4", pictures(5))
     network, threads = bright_network(), {}
-    prepare, write = type(network.preprocess).__call__, Recording.write
+    prepare, write = type(network.preprocess).__call__, VideoWriter.write
     monkeypatch.setattr(
         type(network.preprocess),
         "__call__",
         lambda *a: threads.setdefault("prepare", threading.get_ident()) and prepare(*a),
     )
-    monkeypatch.setattr(Recording, "write", lambda *a: threads.setdefault("write", threading.get_ident()) and write(*a))
+    monkeypatch.setattr(
+        VideoWriter, "write", lambda *a: threads.setdefault("write", threading.get_ident()) and write(*a)
+    )
     network.model.register_forward_hook(lambda *_: threads.setdefault("explain", threading.get_ident()) and None)
     explain(source, tmp_path / "out.mp4", network)
     assert threads["explain"] == threading.get_ident()
@@ -173,9 +175,9 @@ def test_the_predicted_class_of_each_frame_is_explained_and_counted(tmp_path, ex
     frames[3:] = 0
     source = save(tmp_path / "in.mp4", frames)
     network = bright_network()
-    for question in (Question(), Question(topk=1)):
+    for question in (ExplainOptions(), ExplainOptions(topk=1)):
         assert explain(source, tmp_path / "out.mp4", network, question)[1] == [
-            "5 frames explained at layer brightness: bright (0) in 3"
+            "5 frames explained at layer brightness; class bright (0) in 3 of them"
         ]
 
 
@@ -204,8 +206,8 @@ def test_a_disk_that_is_full_is_told_and_leaves_nothing(tmp_path, explain, monke
             assert list(tmp_path.glob(".out.*.partial.mp4"))
             raise OSError(28, "No space left on device")
 
-    write = Recording.write
-    monkeypatch.setattr(Recording, "write", full)
+    write = VideoWriter.write
+    monkeypatch.setattr(VideoWriter, "write", full)
     source = save(tmp_path / "in.mp4", pictures(80))
     with pytest.raises(OSError, match="No space left"):
         explain(source, tmp_path / "out.mp4", batch_size=2)
@@ -213,7 +215,7 @@ def test_a_disk_that_is_full_is_told_and_leaves_nothing(tmp_path, explain, monke
 
 
 def test_pictures_of_one_time_follow_upon_each_other(tmp_path):
-    with Recording(tmp_path / "out.mkv", Film(clock=Fraction(1, 1000))) as recording:
+    with VideoWriter(tmp_path / "out.mkv", VideoFormat(clock=Fraction(1, 1000))) as recording:
         for picture, time in zip(pictures(4), (0, 1, 1, Fraction(1, 2)), strict=True):
             recording.write(picture, Fraction(time))
     found, times = load(tmp_path / "out.mkv")
@@ -230,12 +232,12 @@ def test_an_unknown_colormap_is_told_before_anything_is_read(tmp_path, explain):
     [
         ({"out": "out.gif"}, ["out.gif", ".mp4, .m4v, .mov, .mkv, .webm"]),
         ({"out": "missing/out.mp4"}, ["missing: no such folder"]),
-        ({"out": "in.mp4"}, ["in.mp4 is the video itself"]),
-        ({"question": Question(topk=2)}, ["topk=2", "give 1, or one target class"]),
+        ({"out": "in.mp4"}, ["in.mp4 is the source itself"]),
+        ({"question": ExplainOptions(topk=2)}, ["topk=2", "give topk=1, or one target class"]),
         ({"batch_size": 0}, ["batch_size=0"]),
         ({"colormap": "virdis"}, ["virdis", "did you mean viridis"]),
-        ({"question": Question(target=7)}, ["target 7", "2 classes"]),
-        ({"question": Question(layer="nowhere")}, ["nowhere"]),
+        ({"question": ExplainOptions(target=7)}, ["target 7", "2 classes"]),
+        ({"question": ExplainOptions(layer="nowhere")}, ["nowhere"]),
         ({"alpha": 2}, ["alpha=2"]),
     ],
 )
@@ -256,7 +258,7 @@ def test_what_is_left_of_a_file_that_was_cut_off_is_explained_and_it_is_said(tmp
     count, told = explain(source, tmp_path / "out.mp4")
     assert 10 < count < 70
     assert len(load(tmp_path / "out.mp4")[0]) == count
-    assert told[1] == f"{source}: only {count} of about 80 frames could be decoded; these are kept"
+    assert told[1] == f"{source}: only {count} of about 80 frames could be decoded; all other frames were explained"
 
 
 def test_frames_that_cannot_be_decoded_are_counted_and_skipped(tmp_path, explain):
@@ -266,7 +268,7 @@ def test_frames_that_cannot_be_decoded_are_counted_and_skipped(tmp_path, explain
     source.write_bytes(content)
     count, told = explain(source, tmp_path / "out.mp4")
     assert 20 < count < 48
-    assert told[1] == f"{source}: only {count} of about 48 frames could be decoded; these are kept"
+    assert told[1] == f"{source}: only {count} of about 48 frames could be decoded; all other frames were explained"
 
 
 def test_a_disk_that_fails_while_it_is_read_ends_the_video_and_is_told(tmp_path, explain, monkeypatch):
@@ -292,7 +294,7 @@ def test_a_disk_that_fails_while_it_is_read_ends_the_video_and_is_told(tmp_path,
     )
     count, told = explain(source, tmp_path / "out.mp4")
     assert count == 10
-    assert told[1] == f"{source}: reading stopped after 10 frames (Input/output error); these are kept"
+    assert told[1] == f"{source}: reading stopped after 10 frames (Input/output error); all other frames were explained"
 
 
 def test_what_is_no_video_is_refused_by_name(tmp_path, explain):
@@ -309,7 +311,7 @@ def test_what_is_no_video_is_refused_by_name(tmp_path, explain):
     reasons = {
         text: "not a video",
         empty: "not a video",
-        sound: "holds no video",
+        sound: "has no video in it",
         cut: "damaged from its beginning",
         tmp_path / "missing.mp4": "no such file",
         tmp_path: "Is a directory",

@@ -10,11 +10,11 @@ import numpy
 import pytest
 from support.films import SIDE, TOP, bright_network, centre, heat, load, pictures, save
 
-from gradcam_fast.cli.pipeline import Question
+from gradcam_fast.cli.results import ExplainOptions
 from gradcam_fast.cli.video import explain_video, is_live
 
 # Named, for to find the layer the network is run once more.
-BRIGHT = Question(target=0, layer="brightness")
+BRIGHT = ExplainOptions(target=0, layer="brightness")
 PAUSE = 0.03
 
 
@@ -97,7 +97,7 @@ def test_a_slow_source_is_shown_frame_by_frame(tmp_path):
     told = []
     assert explain_video(bright_network(), source(), tmp_path / "out.mp4", BRIGHT, tell=told.append) == 10
     found, times = load(tmp_path / "out.mp4")
-    assert told == ["10 frames explained at layer brightness: bright (0) in 10"]
+    assert told == ["10 frames explained at layer brightness; class bright (0) in 10 of them"]
     for i, picture in enumerate(found):
         assert centre(heat(picture)) == pytest.approx((i + SIDE / 2, TOP + SIDE / 2), abs=0.6)
     gaps = numpy.diff(times)
@@ -143,13 +143,13 @@ def test_a_source_that_fails_is_heard():
 def test_a_source_without_frames_is_no_error_and_writes_nothing(tmp_path):
     told = []
     assert explain_video(bright_network(), iter(()), tmp_path / "out.mp4", BRIGHT, tell=told.append) == 0
-    assert told == ["no frame came"]
+    assert told == ["the source sent no frames"]
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("frame", [numpy.zeros((4, 4)), numpy.zeros((4, 4, 3)), numpy.zeros((4, 4, 4), numpy.uint8)])
 def test_frames_that_are_no_rgb_pictures_are_refused(frame):
-    with pytest.raises(ValueError, match=r"a frame is \(4, 4.*expected \(H,W,3\) of uint8, RGB"):
+    with pytest.raises(ValueError, match=r"a frame has shape \(4, 4.*expected \(H,W,3\) uint8 RGB"):
         explain_video(bright_network(), [frame], lambda *_: None, BRIGHT, tell=lambda _: None)
 
 

@@ -1,7 +1,4 @@
-"""What passes through the pipeline: a photo ready for the network, and what the network said of it.
-
-Everything is on the host. Knows nothing of how it is had, drawn or kept.
-"""
+"""What is asked about photos, a photo ready for the network, and what the network answered; all on the CPU."""
 
 from __future__ import annotations
 
@@ -16,17 +13,17 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-__all__ = ["Answer", "Question", "Subject", "shown"]
+__all__ = ["ExplainOptions", "LoadedPhoto", "PhotoResult", "confidence"]
 
 
 @dataclass(frozen=True)
-class Question:
-    """What is asked about every photo: which classes, where in the network, by which method.
+class ExplainOptions:
+    """Which classes of every photo are explained, at which layer, by which method.
 
     Attributes:
         target: the number of one class, or None.
         topk: how many of the most probable classes, or None.
-        layer: dotted name of the target layer, or None to find it.
+        layer: dotted name of the target layer, or None to find it automatically.
         method: as in :func:`gradcam_fast.explain`.
     """
 
@@ -37,16 +34,16 @@ class Question:
 
 
 @dataclass(frozen=True)
-class Subject:
+class LoadedPhoto:
     """A photo that was read.
 
     Attributes:
         path: its file.
-        name: where its pictures go, below the output folder and without suffix.
+        name: path of its pictures, in the output folder and without suffix.
         size: (width, height) of the whole photo.
         box: (left, top, right, bottom) of the part that the network sees, in pixels of the photo.
-        pixels: that part, (H,W,3) uint8 RGB, perhaps made smaller; None if no picture is asked for.
-        input: (1,3,h,w), for the network.
+        pixels: that part as (H,W,3) uint8 RGB, possibly made smaller; None if no picture is drawn.
+        input: (1,3,h,w), the network's input.
     """
 
     path: Path
@@ -58,15 +55,15 @@ class Subject:
 
 
 @dataclass(frozen=True)
-class Answer:
-    """Of one photo, K classes and their maps.
+class PhotoResult:
+    """The explained classes of one photo, and their K maps.
 
     Attributes:
-        classes, names, probabilities, scores: of the classes explained, K each; scores are logits. The
-            probability is NaN where the network has one output: nobody says what it means.
-        maps: (K,h,w) float32 in [0,1] at the layer's own resolution, scaled to each map's extremes.
-        raw_min, raw_max: these extremes, K each.
-        valid: whether each map shows something, K.
+        classes, names, probabilities, scores: of the classes explained, K each; scores are logits. The probability
+            is NaN for a network with one output, because it depends on how the network was trained.
+        maps: (K,h,w) float32 in [0,1] at the layer's own resolution, each scaled to its own extremes.
+        raw_min, raw_max: these extremes before scaling, K each.
+        valid: whether each map is finite and not flat, K.
         layer: dotted name of the layer.
         best: (name, class, probability) of the most probable classes, best first.
     """
@@ -83,6 +80,11 @@ class Answer:
     best: tuple[tuple[str, int, float], ...] = ()
 
 
-def shown(probability: float, score: float) -> str:
-    """How sure the network is, as people read it: the probability if there is one, else the score."""
+def confidence(probability: float, score: float) -> str:
+    """How sure the network is, for people: the probability, or the score if there is no probability.
+
+    Example:
+        >>> confidence(0.25, 3.0), confidence(float("nan"), 3.0)
+        ('25.0 %', 'score 3')
+    """
     return f"score {score:.4g}" if math.isnan(probability) else f"{100 * probability:.1f} %"

@@ -14,14 +14,13 @@ from support.red_or_blue import CELL, SIDE, network, photo
 from torch import nn
 
 import gradcam_fast
-from gradcam_fast.cli import formats, pipeline, written
-from gradcam_fast.cli.answers import shown
-from gradcam_fast.cli.drawing import enlarged
-from gradcam_fast.cli.formats import Style
-from gradcam_fast.cli.gathering import Photo
-from gradcam_fast.cli.photos import read_photo
-from gradcam_fast.cli.pipeline import Plan, Question, explain_files
+from gradcam_fast.cli import output_files, photo_pipeline, pictures
+from gradcam_fast.cli.output_files import PictureStyle
+from gradcam_fast.cli.photo_files import PhotoFile, read_photo
+from gradcam_fast.cli.photo_pipeline import RunSettings, explain_photos
+from gradcam_fast.cli.pictures import resize_heatmap
 from gradcam_fast.cli.report import Report
+from gradcam_fast.cli.results import ExplainOptions, confidence
 from gradcam_fast.visual.figures import is_own
 
 
@@ -32,26 +31,31 @@ def photos(tmp_path):
     folder.mkdir()
     for name, colour, cell in (("a.png", "red", (2, 5)), ("b.jpg", "blue", (0, 0)), ("c.png", "red", (6, 3))):
         photo(colour, cell).save(folder / name, **({"quality": 95} if name.endswith("jpg") else {}))
-    return [Photo(path) for path in sorted(folder.iterdir())]
+    return [PhotoFile(path) for path in sorted(folder.iterdir())]
 
 
 @pytest.fixture
 def run(tmp_path):
-    """Explain photos into tmp_path / "out"; give back the answers told, in order, and the complaints."""
+    """Explain photos into tmp_path / "out"; give back the results reported, in order, and the errors."""
 
-    def run(photos, *names, question=None, net=None, **how):
-        answers, complaints = [], []
+    def run(photos, *names, options=None, net=None, **how):
+        results, complaints = [], []
 
-        class Noted(Report):
-            def explained(self, path, answer, files):
-                answers.append((path.name, answer, [file.name for file in files]))
+        class RecordingReport(Report):
+            def photo_done(self, path, result, files):
+                results.append((path.name, result, [file.name for file in files]))
 
         how.setdefault("batch_size", 2)
-        report = Noted(pytest.fail, complaints.append, each=False, summary=False)
-        explain_files(
-            net or network(), photos, tmp_path / "out", question or Question(topk=1), Plan(names, **how), report
+        report = RecordingReport(verbose=False, summary=False, tell=pytest.fail, complain=complaints.append)
+        explain_photos(
+            net or network(),
+            photos,
+            tmp_path / "out",
+            options or ExplainOptions(topk=1),
+            RunSettings(names, **how),
+            report,
         )
-        return answers, complaints
+        return results, complaints
 
     return run
 
@@ -62,7 +66,7 @@ def names_in(folder):
 
 def test_each_photo_is_answered_as_explain_would(run, photos):
     net = network()
-    for (_, found, _), each in zip(run(photos, "npy", question=Question(topk=2))[0], photos, strict=True):
+    for (_, found, _), each in zip(run(photos, "npy", options=ExplainOptions(topk=2))[0], photos, strict=True):
         expected = gradcam_fast.explain(net.model, net.preprocess([read_photo(each.path)]), topk=2, size=7)
         assert found.classes == tuple(expected.target[0].tolist())
         assert found.scores == pytest.approx(expected.score[0].tolist(), abs=1e-6)
@@ -84,7 +88,7 @@ def test_the_network_runs_once_for_each_batch_and_twice_to_find_the_layer(run, p
 
 
 def test_an_overlay_is_red_where_the_colour_is_to_the_pixel(run, photos, tmp_path):
-    run(photos[:1], "overlay", style=Style(suffix=".png", alpha=1.0))
+    run(photos[:1], "overlay", style=PictureStyle(suffix=".png", alpha=1.0))
     found = numpy.asarray(Image.open(tmp_path / "out" / "a-gradcam.overlay.png")).astype(int)
     assert found.shape == (224, 224, 3)
     hot = (found[..., 0] > 200) & (found[..., 2] < 50)
@@ -97,19 +101,24 @@ def test_what_is_beyond_the_crop_is_not_in_the_picture(run, tmp_path):
     wide = Image.new("RGB", (400, 224))
     wide.paste(photo("red", (2, 5)), (88, 0))
     wide.save(tmp_path / "wide.png")
-    run([Photo(tmp_path / "wide.png")], "overlay", net=network(crop=1.0), style=Style(suffix=".png", alpha=0.0))
+    run(
+        [PhotoFile(tmp_path / "wide.png")],
+        "overlay",
+        net=network(crop=1.0),
+        style=PictureStyle(suffix=".png", alpha=0.0),
+    )
     found = Image.open(tmp_path / "out" / "wide-gradcam.overlay.png").convert("RGB")
     assert numpy.array_equal(numpy.asarray(found), numpy.asarray(photo("red", (2, 5))))
 
 
 def test_the_files_of_each_format_and_class(run, photos, tmp_path):
-    told = run(photos[:1], "overlay", "panels", "npy", question=Question(topk=2))[0]
+    told = run(photos[:1], "overlay", "panels", "npy", options=ExplainOptions(topk=2))[0]
     expected = ["a-gradcam.overlay-1.jpg", "a-gradcam.overlay-2.jpg", "a-gradcam.jpg", "a-gradcam.npy"]
     assert told[0][2] == expected
     assert names_in(tmp_path / "out") == sorted(expected)
     heatmaps = numpy.load(tmp_path / "out" / "a-gradcam.npy")
     assert heatmaps.shape == (2, SIDE, SIDE) and heatmaps.dtype == numpy.float32
-    assert numpy.array_equal(heatmaps[0], enlarged(told[0][1].maps[0], (SIDE, SIDE)))
+    assert numpy.array_equal(heatmaps[0], resize_heatmap(told[0][1].maps[0], (SIDE, SIDE)))
     assert divmod(int(heatmaps[0].argmax()) // CELL, SIDE // CELL)[1] == 5
     with Image.open(tmp_path / "out" / "a-gradcam.overlay-1.jpg") as picture:
         assert (picture.format, picture.size) == ("JPEG", (224, 224))
@@ -125,11 +134,11 @@ def test_the_files_of_each_format_and_class(run, photos, tmp_path):
 @pytest.mark.parametrize("fast", [True, False])
 def test_pictures_know_their_own(run, photos, tmp_path, suffix, name, fast, monkeypatch):
     if not fast:
-        monkeypatch.setattr(written, "simplejpeg", None)
-    run(photos[:1], name, style=Style(suffix=suffix))
+        monkeypatch.setattr(pictures, "simplejpeg", None)
+    run(photos[:1], name, style=PictureStyle(suffix=suffix))
     (picture,) = (tmp_path / "out").iterdir()
     assert is_own(picture)
-    assert json.loads(written.note_of(picture))["method"] == "gradcam"
+    assert json.loads(pictures.read_note(picture))["method"] == "gradcam"
     with Image.open(picture) as opened:
         opened.load()
         assert opened.format == {".jpg": "JPEG", ".png": "PNG"}[suffix]
@@ -137,13 +146,13 @@ def test_pictures_know_their_own(run, photos, tmp_path, suffix, name, fast, monk
 
 def test_pictures_of_large_photos_are_made_smaller(run, tmp_path):
     photo(scale=10).save(tmp_path / "large.png")
-    run([Photo(tmp_path / "large.png")], "overlay", style=Style(longest=300))
+    run([PhotoFile(tmp_path / "large.png")], "overlay", style=PictureStyle(longest=300))
     assert Image.open(tmp_path / "out" / "large-gradcam.overlay.jpg").size == (300, 300)
 
 
 def test_bad_photos_are_told_in_their_place_and_the_others_done(run, photos, tmp_path):
     (tmp_path / "bad.jpg").write_bytes(b"no photo")
-    told, complaints = run([photos[0], Photo(tmp_path / "bad.jpg"), *photos[1:]], "overlay")
+    told, complaints = run([photos[0], PhotoFile(tmp_path / "bad.jpg"), *photos[1:]], "overlay")
     assert [name for name, *_ in told] == ["a.png", "b.jpg", "c.png"]
     assert complaints == [f"{tmp_path / 'bad.jpg'}: not a photo in a format that Pillow reads; skipped"]
 
@@ -152,7 +161,7 @@ def test_bad_photos_are_told_in_their_place_and_the_others_done(run, photos, tmp
 def test_a_resumed_run_does_what_is_missing_and_nothing_else(run, photos, tmp_path, names):
     run(photos, *names)
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()}
-    gone = tmp_path / "out" / f"b-gradcam{formats.suffixes(names, 1, Style())[-1]}"
+    gone = tmp_path / "out" / f"b-gradcam{output_files.suffixes(names, 1, PictureStyle())[-1]}"
     gone.unlink()
     assert [name for name, *_ in run(photos, *names, resume=True)[0]] == ["b.jpg"]
     assert sorted(before) == sorted((tmp_path / "out").iterdir())
@@ -162,17 +171,17 @@ def test_a_resumed_run_does_what_is_missing_and_nothing_else(run, photos, tmp_pa
 
 def test_a_picture_made_otherwise_or_of_another_photo_is_made_again(run, photos, tmp_path):
     run(photos, "overlay")
-    otherwise = Question(topk=1, method="hirescam")
-    assert len(run(photos, "overlay", resume=True, question=otherwise)[0]) == 3
+    otherwise = ExplainOptions(topk=1, method="hirescam")
+    assert len(run(photos, "overlay", resume=True, options=otherwise)[0]) == 3
     for style in ({"colormap": "viridis"}, {"alpha": 0.3}, {"quality": 70}):
-        again = run(photos, "overlay", resume=True, question=otherwise, style=Style(**style))[0]
+        again = run(photos, "overlay", resume=True, options=otherwise, style=PictureStyle(**style))[0]
         assert len(again) == 3
-    run(photos, "overlay", question=otherwise)
+    run(photos, "overlay", options=otherwise)
     other = tmp_path / "elsewhere" / "a.png"
     other.parent.mkdir()
     photo("blue").save(other)
-    again = run([Photo(other)], "overlay", resume=True, question=otherwise)[0]
-    assert [answer.names for _, answer, _ in again] == [("blue",)]
+    again = run([PhotoFile(other)], "overlay", resume=True, options=otherwise)[0]
+    assert [result.names for _, result, _ in again] == [("blue",)]
 
 
 def test_a_file_that_could_not_be_written_whole_is_not_there(run, photos, tmp_path, monkeypatch):
@@ -194,25 +203,25 @@ def test_a_file_has_its_name_only_when_it_is_whole(tmp_path, monkeypatch):
     path = tmp_path / "sub" / "x.jpg"
     monkeypatch.setattr(os, "replace", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        written.write_whole(path, b"all of it")
+        output_files.write_whole(path, b"all of it")
     assert names_in(tmp_path) == ["sub/.x.part.jpg"]
     monkeypatch.undo()
-    written.write_whole(path, b"all of it")
+    output_files.write_whole(path, b"all of it")
     assert names_in(tmp_path) == ["sub/x.jpg"] and path.read_bytes() == b"all of it"
 
 
 def test_maps_have_the_grid_of_the_layer(run, tmp_path):
     Image.new("RGB", (112, 56), "red").save(tmp_path / "wide.png")
     wide = replace(network(), preprocess=replace(network().preprocess, size=(56, 112)))
-    ((_, answer, _),), _ = run([Photo(tmp_path / "wide.png")], "npy", net=wide)
-    assert answer.maps.shape == (1, 7, 14)
+    ((_, result, _),), _ = run([PhotoFile(tmp_path / "wide.png")], "npy", net=wide)
+    assert result.maps.shape == (1, 7, 14)
     assert numpy.load(tmp_path / "out" / "wide-gradcam.npy").shape == (1, 56, 112)
 
 
 def test_a_wrong_layer_is_told_before_a_photo_is_read(run, photos, monkeypatch):
-    monkeypatch.setattr(pipeline, "read_photo", lambda _: pytest.fail("read"))
+    monkeypatch.setattr(photo_pipeline, "read_photo", lambda _: pytest.fail("read"))
     with pytest.raises(ValueError, match="layer 'conv9'"):
-        run(photos, "npy", question=Question(layer="conv9"))
+        run(photos, "npy", options=ExplainOptions(layer="conv9"))
 
 
 def test_no_gradient_and_no_thread_of_opencv_stays(run, photos):
@@ -234,17 +243,17 @@ def test_the_network_computes_in_the_type_asked_for(run, photos):
 
 
 def test_workers_are_as_many_as_cores_unless_said():
-    assert 1 <= pipeline.cores() <= (os.cpu_count() or 1)
-    assert Plan().workers == pipeline.cores()
-    assert Plan(workers=7).workers == 7
+    assert 1 <= photo_pipeline.cores() <= (os.cpu_count() or 1)
+    assert RunSettings().workers == photo_pipeline.cores()
+    assert RunSettings(workers=7).workers == 7
 
 
 def test_several_batches_on_their_way_do_not_mix(run, tmp_path):
     cells = [(number % 7, number * 3 % 7) for number in range(11)]
     for number, cell in enumerate(cells):
         photo("red", cell, scale=1).save(tmp_path / f"{number:02}.png")
-    told, _ = run([Photo(tmp_path / f"{number:02}.png") for number in range(11)], "npy", batch_size=3)
-    assert [divmod(int(answer.maps[0].argmax()), 7) for _, answer, _ in told] == cells
+    told, _ = run([PhotoFile(tmp_path / f"{number:02}.png") for number in range(11)], "npy", batch_size=3)
+    assert [divmod(int(result.maps[0].argmax()), 7) for _, result, _ in told] == cells
 
 
 def test_a_single_output_has_a_score_and_no_probability(run, photos):
@@ -252,6 +261,6 @@ def test_a_single_output_has_a_score_and_no_probability(run, photos):
     alone = replace(net, model=nn.Sequential(net.model, nn.Linear(2, 1)).eval(), class_names=("redness",))
     alone.model[1].weight.data = torch.tensor([[1.0, 0.0]])
     told = run(photos, "panels", net=alone)[0]
-    for _, answer, _ in told:
-        assert answer.names == ("redness",) and math.isnan(answer.probabilities[0])
-        assert shown(answer.probabilities[0], answer.scores[0]) == f"score {answer.scores[0]:.4g}"
+    for _, result, _ in told:
+        assert result.names == ("redness",) and math.isnan(result.probabilities[0])
+        assert confidence(result.probabilities[0], result.scores[0]) == f"score {result.scores[0]:.4g}"

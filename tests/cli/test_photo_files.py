@@ -1,12 +1,13 @@
-"""Photo files of every kind become upright RGB, the network's input is exact, and what cannot be read is named."""
+"""Photo files are found in folders and by patterns; every kind becomes upright RGB, and unreadable files are named."""
 
 import numpy
 import pytest
 import torch
 from PIL import Image
 
-from gradcam_fast.cli import photos
-from gradcam_fast.cli.photos import UnreadablePhotoError, pixels, read_photo
+from gradcam_fast.cli import photo_files
+from gradcam_fast.cli.photo_files import UnreadablePhotoError, find_photos, pixels, read_photo
+from gradcam_fast.cli.pictures import encode
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 
@@ -101,7 +102,7 @@ def test_the_folder_and_the_missing_and_the_damaged_are_named(tmp_path, saved):
         tmp_path: "Is a directory",
         cut: "truncated",
         broken: "broken",
-        unscaled: "floating-point levels without a known white",
+        unscaled: "floating-point levels of unknown scale",
     }
     for path, reason in reasons.items():
         with pytest.raises(UnreadablePhotoError) as caught:
@@ -128,7 +129,7 @@ def test_a_jpeg_has_the_pixels_that_pillow_reads(saved, noise, options, monkeypa
     pytest.importorskip("simplejpeg")
     path = saved(noise, "photo.jpg", **options)
     found = pixels(read_photo(path))
-    monkeypatch.setattr(photos, "simplejpeg", None)
+    monkeypatch.setattr(photo_files, "simplejpeg", None)
     assert found.float().std() > 20
     assert torch.equal(found, pixels(read_photo(path)))
 
@@ -142,9 +143,58 @@ def test_the_fast_decoder_is_given_upright_colour_only(saved, noise, monkeypatch
         decoded.append(data)
         return simplejpeg.decode_jpeg(data)
 
-    monkeypatch.setattr(photos, "simplejpeg", type("Watched", (), {"decode_jpeg": staticmethod(decode_jpeg)}))
+    monkeypatch.setattr(photo_files, "simplejpeg", type("Watched", (), {"decode_jpeg": staticmethod(decode_jpeg)}))
     exif = Image.Exif()
     exif[0x0112] = orientation
     found = read_photo(saved(noise.convert(mode), "photo.jpg", exif=exif))
     assert found.mode == "RGB" and found.size == ((45, 67) if orientation == 6 else (67, 45))
     assert len(decoded) == (mode == "RGB" and orientation == 1)
+
+
+@pytest.fixture
+def tree(tmp_path):
+    for name in ("b.JPG", "a.png", ".hidden.jpg", "notes.txt", "sub/c.webp", "sub/.git/d.jpg", "out/e-gradcam.jpg"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    return tmp_path
+
+
+def found(paths, folder, out="out"):
+    return [
+        (each.path.relative_to(folder).as_posix(), each.subfolder.as_posix())
+        for each in find_photos(paths, folder / out, pytest.fail)
+    ]
+
+
+def test_a_folder_is_its_photos_and_those_below_without_the_pictures(tree):
+    assert found([tree], tree) == [("a.png", "."), ("b.JPG", "."), ("sub/c.webp", "sub")]
+
+
+def test_pictures_beside_the_photos_are_no_photos(tree):
+    pixels = [[[0, 0, 0]]]
+    own = encode(numpy.array(pixels, numpy.uint8), ".jpg", quality=90, note="")
+    (tree / "a-gradcam.overlay.jpg").write_bytes(own)
+    (tree / "my-gradcam.jpg").touch()  # so named by someone else
+    names = [name for name, _ in found([tree], tree, out=".")]
+    assert names == ["a.png", "b.JPG", "my-gradcam.jpg", "out/e-gradcam.jpg", "sub/c.webp"]
+
+
+def test_a_pattern_is_matched_and_a_name_taken_as_it_is(tree):
+    assert found([f"{tree}/**/*.webp", tree / "missing.jpg", tree / "notes.txt"], tree) == [
+        ("sub/c.webp", "."),
+        ("missing.jpg", "."),
+        ("notes.txt", "."),
+    ]
+    odd = tree / "x[1].jpg"
+    odd.touch()
+    assert found([odd], tree) == [("x[1].jpg", ".")]
+
+
+def test_a_pattern_without_match_stays_to_be_complained_of(tree):
+    assert found([f"{tree}/*.bmp"], tree) == [("*.bmp", ".")]
+
+
+def test_a_folder_without_photos_is_told(tmp_path):
+    told = []
+    assert find_photos([tmp_path], tmp_path / "out", told.append) == []
+    assert told == [f"{tmp_path}: no photos in this folder"]

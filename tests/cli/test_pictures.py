@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 import gradcam_fast
-from gradcam_fast.cli.drawing import blend, enlarged, shrunk
+from gradcam_fast.cli.pictures import blend, resize_heatmap, shrink
 
 
 @pytest.mark.parametrize("size", [(7, 7), (56, 56), (224, 320), (50, 33)])
@@ -16,12 +16,12 @@ def test_the_small_map_enlarged_is_the_map_of_that_size(size):
     full, _, _ = gradcam_fast.cam(activations, gradients, size)
     for i in range(2):
         for scaled in (small[i], 3 - 2 * (1 - small[i])):
-            assert numpy.abs(enlarged(scaled.numpy(), size) - full[i].numpy()).max() < 1e-5
+            assert numpy.abs(resize_heatmap(scaled.numpy(), size) - full[i].numpy()).max() < 1e-5
 
 
 @pytest.mark.parametrize("level", [0.0, 1.0, float("nan")])
 def test_a_flat_map_is_zeros(level):
-    assert not enlarged(numpy.full((3, 3), level, numpy.float32), (6, 4)).any()
+    assert not resize_heatmap(numpy.full((3, 3), level, numpy.float32), (6, 4)).any()
 
 
 @pytest.mark.parametrize(("colormap", "alpha"), [("jet", 0.5), ("viridis", 0.3), ("coolwarm", 1.0), ("jet", 0.0)])
@@ -38,7 +38,7 @@ def test_a_blend_is_an_overlay_to_within_a_level(colormap, alpha):
 
 def test_photos_are_made_smaller_in_proportion_and_never_larger():
     photo = Image.new("RGB", (400, 100), "red")
-    assert shrunk(photo, 200).size == (200, 50)
-    assert shrunk(photo, 200).getpixel((100, 25)) == (255, 0, 0)
-    assert shrunk(photo, 400) is photo
-    assert shrunk(Image.new("RGB", (900, 1)), 3).size == (3, 1)
+    assert shrink(photo, 200).size == (200, 50)
+    assert shrink(photo, 200).getpixel((100, 25)) == (255, 0, 0)
+    assert shrink(photo, 400) is photo
+    assert shrink(Image.new("RGB", (900, 1)), 3).size == (3, 1)

@@ -1,0 +1,148 @@
+"""Pictures drawn and encoded on the CPU, for one photo at a time: resized heatmaps, overlays, JPEG and PNG bytes.
+
+The overlays equal those of :func:`gradcam_fast.overlay` to within one level, in a tenth of the time, because OpenCV
+works on 8-bit integers instead of floats.
+"""
+
+from __future__ import annotations
+
+import functools
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy
+import torch
+
+try:
+    from PIL import Image
+except ImportError as error:
+    raise ImportError("pictures are written with Pillow, which is not installed; run pip install pillow") from error
+try:
+    import simplejpeg
+except ImportError:  # Pillow writes the same pixels in a third more time
+    simplejpeg = None
+
+from ..visual.colormaps import colormap_table
+from ..visual.figures.figure_files import MARK, SOFTWARE
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["blend", "encode", "opencv_on_one_thread", "read_note", "resize_heatmap", "shrink", "with_note"]
+
+_SOI, _APP0, _APP1, _COMMENT = b"\xff\xd8", b"\xff\xe0", b"\xff\xe1", b"\xff\xfe"
+_PNG_HEADER = 8 + 25  # signature and IHDR, which is always first
+
+
+def resize_heatmap(heatmap: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
+    """A heatmap (h,w) resized to ``size`` (height, width), float32, scaled to [0,1]; zeros if it is flat.
+
+    Given the map at the layer's own resolution, this is the heatmap that explaining with ``size=size`` returns.
+
+    Example:
+        >>> import numpy
+        >>> resize_heatmap(numpy.array([[1, 3]], dtype=numpy.float32), (1, 4)).tolist()
+        [[0.0, 0.25, 0.75, 1.0]]
+    """
+    full = cv2.resize(heatmap, size[::-1], interpolation=cv2.INTER_LINEAR)
+    low, high, _, _ = cv2.minMaxLoc(full)
+    if not high > low:
+        return numpy.zeros(size, numpy.float32)
+    return (full - numpy.float32(low)) * numpy.float32(1 / (high - low))
+
+
+def blend(photo: NDArray[Any], heatmap: NDArray[Any], *, colormap: str = "jet", alpha: float = 0.5) -> NDArray[Any]:
+    """A heatmap (H,W) in [0,1] laid over a photo (H,W,3) uint8 RGB, as (H,W,3) uint8 RGB.
+
+    Example:
+        >>> import numpy
+        >>> blend(numpy.full((1, 2, 3), 128, numpy.uint8), numpy.array([[0, 1]], dtype=numpy.float32)).tolist()
+        [[[64, 64, 128], [128, 64, 64]]]
+    """
+    table = colormap_table(colormap, torch.device("cpu")).numpy().reshape(256, 1, 3)
+    # Levels are rounded down, as in gradcam_fast.visual.colormaps.colorize.
+    levels = cv2.convertScaleAbs(heatmap, alpha=255, beta=-0.499)
+    return cv2.addWeighted(photo, 1 - alpha, cv2.applyColorMap(levels, table), alpha, 0)
+
+
+def shrink(photo: Image.Image, longest: int) -> Image.Image:
+    """The photo, made smaller in proportion if a side is longer than ``longest`` pixels."""
+    scale = longest / max(photo.size)
+    if scale >= 1:
+        return photo
+    width, height = (max(1, round(side * scale)) for side in photo.size)
+    return photo.resize((width, height), Image.Resampling.BICUBIC, reducing_gap=2.0)
+
+
+@contextmanager
+def opencv_on_one_thread() -> Iterator[None]:
+    """Keep OpenCV from starting threads, for callers whose own threads draw one photo each."""
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(threads)
+
+
+def encode(pixels: NDArray[Any], suffix: str, *, quality: int, note: str) -> bytes:
+    """An RGB picture (H,W,3) uint8 as the bytes of a ``.jpg`` file or, at compression level 1, of a ``.png`` file.
+
+    The bytes are marked as a picture of this package, and have ``note`` as their comment.
+    """
+    if suffix == ".jpg" and simplejpeg is not None:
+        jpeg = simplejpeg.encode_jpeg(pixels, quality=quality, colorsubsampling="420")
+        return with_note(_insert(jpeg, _after_jfif(jpeg), _segment(_APP1, _exif())), note)
+    file = BytesIO()
+    picture = Image.fromarray(pixels)
+    if suffix == ".jpg":
+        picture.save(file, "JPEG", quality=quality, exif=_exif())
+    else:
+        picture.save(file, "PNG", compress_level=1, exif=_exif())
+    return with_note(file.getvalue(), note)
+
+
+def with_note(data: bytes, note: str) -> bytes:
+    """The bytes of a JPEG or PNG file with ``note``, in ASCII, as its comment."""
+    text = note.encode("ascii")
+    if data.startswith(_SOI):
+        return _insert(data, _after_jfif(data), _segment(_COMMENT, text))
+    body = b"tEXtComment\0" + text
+    chunk = (len(body) - 4).to_bytes(4, "big") + body + zlib.crc32(body).to_bytes(4, "big")
+    return _insert(data, _PNG_HEADER, chunk)
+
+
+def read_note(path: Path) -> str | None:
+    """The note of a picture that this package wrote, empty if it has none; None for any other file."""
+    try:
+        with Image.open(path) as picture:
+            if picture.getexif().get(SOFTWARE) != MARK:
+                return None
+            note = picture.info.get("comment", picture.info.get("Comment", ""))
+            return note.decode("ascii", "replace") if isinstance(note, bytes) else str(note)
+    except OSError:
+        return None
+
+
+@functools.cache
+def _exif() -> bytes:
+    exif = Image.Exif()
+    exif[SOFTWARE] = MARK
+    return b"Exif\0\0" + exif.tobytes().removeprefix(b"Exif\0\0")
+
+
+def _segment(marker: bytes, content: bytes) -> bytes:
+    return marker + (len(content) + 2).to_bytes(2, "big") + content
+
+
+def _after_jfif(jpeg: bytes) -> int:
+    return 4 + int.from_bytes(jpeg[4:6], "big") if jpeg[2:4] == _APP0 else 2
+
+
+def _insert(data: bytes, at: int, piece: bytes) -> bytes:
+    return data[:at] + piece + data[at:]
