@@ -1,111 +1,291 @@
-"""What each subcommand does with its options, once they are read.
+"""The subcommands of ``gradcam-fast``: their help, and what each of them does.
 
-Knows nothing of how photos are read, explained or drawn, nor of exit codes.
+The packages that a subcommand needs are imported by it, so that the help works without them.
 """
 
 from __future__ import annotations
 
+import sys
+from contextlib import nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+import click
 import torch
 
-from . import choices
-from .messages import complain, progress_of, report_of
+from .. import Explainer, __version__
+from ..layers import list_layers
+from . import options as cli_options
+from .report import FEW, ProgressBar, complain
 
 if TYPE_CHECKING:
-    import argparse
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Sequence
+    from types import SimpleNamespace
 
-__all__ = ["COMMANDS"]
+EXIT_CODES = """\
+Exit codes:
+  0    all photos were explained
+  1    some photos could not be read; standard error names them, and all others
+       were explained
+  2    an option is wrong, or a file or package is missing; standard error says
+       which
+  130  interrupted with Ctrl-C
+  141  the output went to another program, which stopped reading (as head does)
+"""
+
+FORMATS = ("overlay", "panels", "npy")
 
 
-# What the commands stand on is imported by the commands, so that help can be had, and a missing package is told in a
-# line, where only torch is installed. What can be refused is refused before the network is built.
-def _demo(options: argparse.Namespace) -> int:
+@click.group(
+    cls=cli_options.Group,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80, "show_default": True},
+    epilog=f"""\
+Examples:
+  gradcam-fast demo
+  gradcam-fast explain cat.jpg --target tabby --method layercam
+  gradcam-fast explain photos/ --format overlay,parquet --out maps
+  gradcam-fast explain photos/ --format overlay,parquet --out maps --resume
+  gradcam-fast render maps/maps.parquet --colormap viridis --out pictures
+  gradcam-fast layers --model resnet18 --weights resnet18.safetensors
+
+{EXIT_CODES}""",
+)
+@click.version_option(__version__, message="%(prog)s %(version)s")
+def gradcam_fast() -> None:
+    """Show where a network looks in a photo, with Grad-CAM heatmaps."""
+
+
+@gradcam_fast.command(params=[*cli_options.out_option("gradcam-fast-demo"), cli_options.DEBUG], epilog=EXIT_CODES)
+def demo(options: SimpleNamespace) -> int:
+    """Explain a few photos that are already installed.
+
+    The photos are in other packages: a cat and a cup of coffee in scikit-image; a dog and a drum in foolbox, if it is
+    installed. The network is EfficientNet-Lite0, trained on ImageNet. All of this works offline.
+
+    For each photo, the five most probable classes are printed, and a picture is written: photo, heatmap and overlay, in
+    one row for each of the two most probable classes. At the end, the command prints which backend ran, and how long
+    the explanations took compared with the predictions alone.
+    """
     from . import demo
 
-    choices.check_folder(options.out)
+    cli_options.check_folder(options.out)
     return demo.run(options.out)
 
 
-def _explain(options: argparse.Namespace) -> int:
+@gradcam_fast.command(
+    params=[
+        click.Argument(["photos"], metavar="PATH...", nargs=-1, required=True, help="Photos, folders or patterns."),
+        *cli_options.NETWORK,
+        *cli_options.grouped("Explanation", cli_options.TOPK),
+        *cli_options.EXPLANATION,
+        *cli_options.out_option("gradcam-fast-pictures"),
+        *cli_options.format_option(
+            (*FORMATS, "parquet"), "overlay, panels, npy or parquet, or several with commas; see below."
+        ),
+        *cli_options.PICTURES,
+        *cli_options.DEVICE,
+        *cli_options.batch_size_option(32),
+        *cli_options.WORKERS,
+        *cli_options.MESSAGES,
+        cli_options.DEBUG,
+    ],
+    epilog=f"""\
+Examples:
+  gradcam-fast explain cat.jpg dog.png
+  gradcam-fast explain cat.jpg --target "tiger cat" --method hirescam
+  gradcam-fast explain photos/ --model resnet50 --weights resnet50.pth
+  gradcam-fast explain photos/ --format overlay,parquet --out maps --resume
+
+Photos:
+  All formats that Pillow reads, in colour or grayscale. Photos are turned
+  upright by their EXIF orientation, transparency becomes white, and of an
+  animation the first frame is used. Some networks see only the middle of a
+  photo; the pictures then show only that part. In folders, hidden files and
+  pictures of this program are ignored.
+
+Formats:
+  overlay  DIR/NAME-gradcam.overlay.jpg: the heatmap over the photo. Several
+           classes have one file each: .overlay-1.jpg, .overlay-2.jpg, ... The
+           default for more than {FEW} photos.
+  panels   DIR/NAME-gradcam.jpg: photo, heatmap and overlay side by side, in one
+           row for each class, with its name and probability. Slower than
+           overlay. The default for up to {FEW} photos.
+  npy      DIR/NAME-gradcam.npy: float32 (classes, height, width) in [0,1], at
+           the size of the network's input.
+  parquet  DIR/maps.parquet: a folder that pandas.read_parquet reads. Each row
+           has a path, class, score, the map's extremes and, in 'map', the map
+           at the resolution of the layer, as bytes from 0 to 255. 'gradcam-fast
+           render' makes pictures of it.
+
+  NAME is the photo's, with a number if two photos have the same name.
+  Subfolders are kept. Pictures of an earlier run are replaced, other files
+  never. A file appears only when it is complete, so an interrupted run can be
+  continued by the same command with --resume.
+
+Messages:
+  For up to {FEW} photos, the most probable classes and the files of each are
+  printed. For more, a progress bar is shown on a terminal, and one line at the
+  end.
+
+{EXIT_CODES}""",
+)
+def explain(options: SimpleNamespace) -> int:
+    """Explain your own photos.
+
+    PATH is a photo, a folder of photos (with its subfolders), or a quoted pattern such as 'photos/**/*.png'.
+
+    In the heatmaps, red is where the network found the most evidence for the class, and dark blue where it found the
+    least. Each heatmap is scaled to its own extremes: compare places within one heatmap, not colours of two heatmaps.
+    """
     from .photo_files import find_photos
     from .photo_pipeline import explain_photos
-    from .report import FEW
 
-    device, dtype = choices.device_of(options), getattr(torch, options.dtype)
-    choices.check_folder(options.out)
-    empty: list[str] = []
-    photos = find_photos(options.photos, options.out, empty.append)
+    device, dtype = cli_options.device_of(options), getattr(torch, options.dtype)
+    cli_options.check_folder(options.out)
+    empty_folders: list[str] = []
+    photos = find_photos(options.photos, options.out, empty_folders.append)
     formats = options.formats or (["panels"] if len(photos) <= FEW else ["overlay"])
-    plan = choices.plan_of(options, formats, batch_size=options.batch_size, device=device, dtype=dtype)
-    for message in empty:
+    settings = cli_options.run_settings_of(options, formats, batch_size=options.batch_size, device=device, dtype=dtype)
+    for message in empty_folders:
         complain(f"{message}; skipped")
     if not photos:
-        return len(empty)
-    network = choices.network_of(options)
-    question = choices.question_of(options, network, 2 if "panels" in formats else 1)
-    with report_of(options) as report:
-        return len(empty) + explain_photos(network, photos, options.out, question, plan, report)
+        return len(empty_folders)
+    network = cli_options.network_of(options)
+    explain_options = cli_options.explain_options_of(options, network, 2 if "panels" in formats else 1)
+    with cli_options.report_of(options) as report:
+        return len(empty_folders) + explain_photos(network, photos, options.out, explain_options, settings, report)
 
 
-def _render(options: argparse.Namespace) -> int:
+@gradcam_fast.command(
+    params=[
+        click.Argument(["table"], metavar="TABLE", type=Path, help="The folder maps.parquet, or one file in it."),
+        *cli_options.grouped(
+            "Input",
+            cli_options.Option(
+                ["--photos"], metavar="DIR", type=Path, default=".", help="Folder in which relative photo paths start."
+            ),
+        ),
+        *cli_options.out_option("gradcam-fast-pictures"),
+        *cli_options.format_option(FORMATS, "overlay, panels or npy, or several with commas.  [default: overlay]"),
+        *cli_options.PICTURES,
+        *cli_options.WORKERS,
+        *cli_options.MESSAGES,
+        cli_options.DEBUG,
+    ],
+    epilog=f"""\
+Example:
+  gradcam-fast render maps/maps.parquet --colormap viridis --out pictures
+
+{EXIT_CODES}""",
+)
+def render(options: SimpleNamespace) -> int:
+    """Make pictures from maps that 'explain --format parquet' saved.
+
+    The photos are needed, the network is not. The pictures are named as 'explain' would have named them.
+    """
     from .rendering import render_table
 
-    choices.check_folder(options.out)
-    plan = choices.plan_of(options, options.formats or ["overlay"])
-    with report_of(options) as report:
-        return render_table(options.table, options.photos, options.out, plan, report)
+    cli_options.check_folder(options.out)
+    settings = cli_options.run_settings_of(options, options.formats or ["overlay"])
+    with cli_options.report_of(options) as report:
+        return render_table(options.table, options.photos, options.out, settings, report)
 
 
-def _video(options: argparse.Namespace) -> int:
+@gradcam_fast.command(
+    params=[
+        click.Argument(["source"], metavar="SOURCE", help="A video file, or the address of a camera or stream."),
+        *cli_options.NETWORK,
+        *cli_options.EXPLANATION,
+        *cli_options.grouped(
+            "Output",
+            cli_options.Option(
+                ["-o", "--out"],
+                metavar="FILE",
+                type=Path,
+                required=True,
+                help="Video to write: .mp4, .m4v, .mov, .mkv or .webm.",
+            ),
+        ),
+        *cli_options.COLORS,
+        *cli_options.DEVICE,
+        *cli_options.batch_size_option(8),
+        cli_options.PROGRESS,
+        cli_options.QUIET,
+        cli_options.DEBUG,
+    ],
+    epilog="""\
+Examples:
+  gradcam-fast video street.mp4 -o street-gradcam.mp4 --target traffic
+  gradcam-fast video /dev/video0 -o me.mp4
+
+Exit codes:
+  0    the video was explained
+  2    an option is wrong, or the video cannot be read; standard error says why
+  130  interrupted with Ctrl-C
+""",
+)
+def video(options: SimpleNamespace) -> int:
+    """Explain every frame of a video.
+
+    The written video has the same size and frame rate, and no sound.
+
+    Of a camera or stream, always the newest frame is explained, and frames that arrive meanwhile are dropped. Ctrl-C
+    ends it and completes the file.
+    """
     from .video import explain_video
 
-    choices.check_colormap(options)
-    device, dtype = choices.device_of(options), getattr(torch, options.dtype)
-    choices.check_folder(options.out.parent)
-    network = choices.network_of(options)
-    with progress_of(options, "frames") as progress:
+    cli_options.check_colormap(options)
+    device, dtype = cli_options.device_of(options), getattr(torch, options.dtype)
+    cli_options.check_folder(options.out.parent)
+    network = cli_options.network_of(options)
+    wants_bar = sys.stderr.isatty() if options.progress is None else options.progress
+    with ProgressBar("frames", None) if wants_bar else nullcontext() as bar:
         explain_video(
             network,
             options.source,
             options.out,
-            choices.question_of(options, network, 1),
+            cli_options.explain_options_of(options, network, 1),
             device=device,
             dtype=dtype,
             batch_size=options.batch_size,
             colormap=options.colormap,
             alpha=options.alpha,
             tell=(lambda _: None) if options.quiet else print,
-            progress=progress,
+            progress=bar.update if bar else lambda done, total: None,
         )
     return 0
 
 
-def _layers(options: argparse.Namespace) -> int:
-    from ..explainer import Explainer
-    from ..layers import list_layers
+@gradcam_fast.command(
+    params=[*cli_options.NETWORK, cli_options.DEBUG],
+    epilog="""\
+Example:
+  gradcam-fast layers --model resnet18 --weights random
 
-    network = choices.network_of(options)
+Exit codes:
+  0    the layers were listed
+  2    an option is wrong, or the network is unknown or incomplete; standard
+       error says why
+""",
+)
+def layers(options: SimpleNamespace) -> int:
+    """List the layers of a network that can be explained.
+
+    These are the layers whose output is a map of the image, in the order in which they finish. The star marks the layer
+    that is explained by default; 'explain --layer NAME' explains another one.
+    """
+    network = cli_options.network_of(options)
     image = torch.rand(1, 3, *network.preprocess.size)
-    chosen = Explainer(network.model, size=1)(image).layer
-    lines = [("", "layer", "output", "map", "kind")]
-    for each in list_layers(network.model, image):
-        lines.append(("*" if each.name == chosen else "", each.name, _by(each.shape[1:]), _by(each.grid), each.kind))
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    default = Explainer(network.model, size=1)(image).layer
+    rows = [("", "layer", "output", "map", "kind")]
+    for layer in list_layers(network.model, image):
+        star = "*" if layer.name == default else ""
+        rows.append((star, layer.name, _by(layer.shape[1:]), _by(layer.grid), layer.kind))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     print(f"{network.title}, input {_by(network.preprocess.size)}\n")
-    for line in lines:
-        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+    for row in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
     return 0
-
-
-COMMANDS: Mapping[str, Callable[[argparse.Namespace], int]] = {
-    "demo": _demo,
-    "explain": _explain,
-    "render": _render,
-    "video": _video,
-    "layers": _layers,
-}
 
 
 def _by(sides: Sequence[int]) -> str:

@@ -32,9 +32,10 @@ class ProgressBar:
 
     Args:
         unit: what is counted, in the plural.
+        total: how many there are, or None if unknown.
     """
 
-    def __init__(self, unit: str) -> None:
+    def __init__(self, unit: str, total: int | None) -> None:
         from rich.console import Console
         from rich.progress import (
             BarColumn,
@@ -45,7 +46,7 @@ class ProgressBar:
             TimeRemainingColumn,
         )
 
-        self._unit = unit
+        self._unit, self._terminal = unit, sys.stderr.isatty()
         self._progress = Progress(
             BarColumn(),
             MofNCompleteColumn(),
@@ -54,19 +55,21 @@ class ProgressBar:
             TextColumn("elapsed,"),
             TimeRemainingColumn(),
             TextColumn("left"),
-            # A bar is drawn wherever it was asked for, also into a file.
-            console=Console(file=sys.stderr, force_terminal=True, color_system="auto" if sys.stderr.isatty() else None),
+            # A bar that was asked for is drawn into a file too, once for each update.
+            console=Console(file=sys.stderr, force_terminal=True, color_system="auto" if self._terminal else None),
+            auto_refresh=self._terminal,
             redirect_stdout=False,
             redirect_stderr=False,
         )
-        self._task = self._progress.add_task("", total=None, rate="")
+        self._task = self._progress.add_task("", total=total, rate=f"0.0 {unit}/s")
         self._progress.start()
 
     def update(self, done: int, total: int | None) -> None:
         """Show how many are done, of how many (None: unknown)."""
         task = self._progress.tasks[0]
         speed = done / task.elapsed if task.elapsed else 0
-        self._progress.update(self._task, completed=done, total=total, rate=f"{speed:.1f} {self._unit}/s")
+        rate = f"{speed:.1f} {self._unit}/s"
+        self._progress.update(self._task, completed=done, total=total, rate=rate, refresh=not self._terminal)
 
     def print_above(self, say: Callable[[str], None], message: str) -> None:
         """Call ``say(message)`` while the bar is taken away."""
@@ -79,6 +82,12 @@ class ProgressBar:
     def close(self) -> None:
         """Draw the bar a last time, and leave it."""
         self._progress.stop()
+
+    def __enter__(self) -> ProgressBar:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 class Report:
@@ -125,8 +134,7 @@ class Report:
         self._verbose = not many if self._verbose is None else self._verbose
         self._summary = (many or todo == 0 < photos) if self._summary is None else self._summary
         if self._wants_bar or (self._wants_bar is None and many and sys.stderr.isatty()):
-            self._bar = ProgressBar("photos")
-            self._advance()
+            self._bar = ProgressBar("photos", todo)
 
     def photo_done(self, photo: Path, result: PhotoResult, files: list[Path]) -> None:
         """Report a photo that was explained, and the files that were written for it."""

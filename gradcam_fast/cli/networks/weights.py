@@ -137,7 +137,7 @@ def build_with_weights(
         model = build(classes)
         differences = differences if _differences(weights, model, unused) else ""
     if differences:
-        raise ValueError(f"{mismatch}: {differences}")
+        raise ValueError(f"{mismatch}; {differences}")
     model.load_state_dict(weights, strict=False)
     return model
 

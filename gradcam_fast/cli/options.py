@@ -1,0 +1,359 @@
+"""The options of the subcommands in groups, their types, and the objects that the subcommands make of them."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import click
+import torch
+
+from ..ops.arguments import METHODS
+from ..visual.colormaps import colormap_table
+from .report import Report, complain
+
+if TYPE_CHECKING:
+    from .networks import Network
+    from .photo_pipeline import RunSettings
+    from .results import ExplainOptions
+
+DTYPES = ("float32", "bfloat16", "float16")
+# Options of which at most one may be given.
+EXCLUSIVE = (("topk", "target"), ("verbose", "quiet"))
+
+
+class Option(click.Option):
+    """An option that the help lists under the title ``group``."""
+
+    group = "Options"
+
+
+class Command(click.Command):
+    """A subcommand: options in groups, an epilog that is printed as it is, and a callback that takes all options."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Call the callback with a namespace of the options."""
+        options = SimpleNamespace(**ctx.params)
+        for names in EXCLUSIVE:
+            if all(getattr(options, name, None) for name in names):
+                raise click.UsageError(f"give only one of {' and '.join(f'--{name}' for name in names)}", ctx)
+        assert self.callback is not None
+        return self.callback(options)
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options, each group under its title."""
+        groups: dict[str, list[tuple[str, str]]] = {}
+        for option in self.get_params(ctx):
+            record = option.get_help_record(ctx)
+            if record and isinstance(option, click.Option):
+                groups.setdefault(getattr(option, "group", Option.group), []).append(record)
+        for title, records in groups.items():
+            with formatter.section(title):
+                formatter.write_dl(records, col_max=22)
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the epilog without wrapping its lines again."""
+        formatter.write(f"\n{self.epilog}")
+
+
+class Group(click.Group):
+    """The command with its subcommands."""
+
+    command_class = Command
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the epilog without wrapping its lines again."""
+        formatter.write(f"\n{self.epilog}")
+
+
+def number(kind: type, low: float, high: float, expected: str) -> Callable[[str], Any]:
+    """A converter of text to a number from ``low`` to ``high``, which ``expected`` describes in the error."""
+
+    def convert(text: str) -> Any:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = float("nan")
+        if not low <= value <= high:
+            raise click.BadParameter(f"{text!r} is not {expected}")
+        return value
+
+    return convert
+
+
+positive = number(int, 1, sys.maxsize, "a whole number from 1")
+percent = number(int, 1, 100, "a whole number from 1 to 100")
+share = number(float, 0, 1, "a number from 0 to 1")
+finite = number(float, -sys.float_info.max, sys.float_info.max, "a number")
+
+
+def crop_share(text: str) -> float | str | None:
+    """A number from 0 to 1, None for ``none``, or ``auto``."""
+    if text in ("auto", "none"):
+        return None if text == "none" else text
+    value: float = number(float, 0, 1, "a number from 0 to 1, 'auto' or 'none'")(text)
+    return value
+
+
+def image_size(text: str) -> tuple[int, int]:
+    """(height, width), from ``224`` or ``224x320``."""
+    if not (match := re.fullmatch(r"(\d+)(?:x(\d+))?", text)):
+        raise click.BadParameter(f"{text!r} is not a size; give the side in pixels, or height and width as 224x320")
+    return int(match[1]), int(match[2] or match[1])
+
+
+def split_formats(texts: Sequence[str], known: Sequence[str]) -> list[str] | None:
+    """The formats in texts such as ``overlay,npy``; None if no text was given."""
+    names = [name.strip() for text in texts for name in text.split(",")]
+    if unknown := [name for name in names if name not in known]:
+        raise click.BadParameter(f"{unknown[0]!r} is unknown; choose from {', '.join(known)}")
+    return names or None
+
+
+def grouped(title: str, *options: Option) -> list[Option]:
+    """Options under one title of the help."""
+    for option in options:
+        option.group = title
+    return list(options)
+
+
+NETWORK = grouped(
+    "Network",
+    Option(
+        ["--model"],
+        metavar="NAME",
+        default="efficientnet_lite0",
+        help="The built-in efficientnet_lite0; a network of torchvision (such as resnet18) or timm; or "
+        "package.module:factory, a function of yours that returns a model.",
+    ),
+    Option(
+        ["--weights"], metavar="FILE", help="Weights: a .safetensors file or a saved state_dict, or 'random' for none."
+    ),
+    Option(["--classes"], metavar="FILE", type=Path, help="Names of the classes: one per line, or JSON."),
+    Option(["--size"], metavar="H[xW]", type=image_size, help="Input height and width.  [default: as trained]"),
+    Option(
+        ["--mean"], metavar="R G B", nargs=3, type=finite, help="Mean of each input channel.  [default: as trained]"
+    ),
+    Option(["--std"], metavar="R G B", nargs=3, type=finite, help="Standard deviation of each, likewise."),
+    Option(
+        ["--crop"],
+        metavar="SHARE",
+        type=crop_share,
+        default="auto",
+        help="Share of a photo's shorter side that the network sees, in the middle; 'none' squeezes the whole photo; "
+        "'auto' does as in training.",
+    ),
+)
+TOPK = Option(
+    ["--topk"], metavar="K", type=positive, help="Explain the K most probable classes.  [default: 1; with panels 2]"
+)
+EXPLANATION = grouped(
+    "Explanation",
+    Option(["--target"], metavar="CLASS", help="Explain this class: its number, from 0, or a part of its name."),
+    Option(
+        ["--method"],
+        metavar="NAME",
+        type=click.Choice(METHODS),
+        default="gradcam",
+        help=f"One of {', '.join(METHODS)}.",
+    ),
+    Option(
+        ["--layer"],
+        metavar="NAME",
+        help="Layer to explain; 'gradcam-fast layers' lists the names.  [default: found automatically]",
+    ),
+)
+COLORS = grouped(
+    "Output",
+    Option(["--colormap"], metavar="NAME", default="jet", help="A colormap of OpenCV or matplotlib."),
+    Option(["--alpha"], metavar="A", type=share, default=0.5, help="Opacity of the heatmap, from 0 to 1."),
+)
+PICTURES = grouped(
+    "Output",
+    *COLORS,
+    Option(["--quality"], metavar="Q", type=percent, default=90, help="JPEG quality of overlays, from 1 to 100."),
+    Option(["--png"], is_flag=True, help="Write pictures as PNG instead of JPEG."),
+    Option(
+        ["--max-side"],
+        metavar="PIXELS",
+        type=positive,
+        default=1600,
+        help="Longest side of a picture; larger photos are drawn smaller.",
+    ),
+    Option(["--resume"], is_flag=True, help="Skip photos whose files all exist and were made with the same options."),
+)
+DEVICE = grouped(
+    "Speed",
+    Option(["--device"], metavar="NAME", help="cpu, cuda, cuda:1, ...  [default: cuda if there is one]"),
+    Option(
+        ["--dtype"],
+        metavar="NAME",
+        type=click.Choice(DTYPES),
+        default="float32",
+        help=f"One of {', '.join(DTYPES)}.",
+    ),
+)
+WORKERS = grouped(
+    "Speed",
+    Option(
+        ["--workers"],
+        metavar="N",
+        type=positive,
+        help="Threads that read photos, and as many that write files.  [default: one per core]",
+    ),
+)
+PROGRESS, QUIET = grouped(
+    "Messages",
+    Option(["--progress/--no-progress"], default=None, help="Show a progress bar, or none.  [default: on a terminal]"),
+    Option(["--quiet"], is_flag=True, help="Print only errors."),
+)
+MESSAGES = grouped(
+    "Messages",
+    PROGRESS,
+    Option(["--verbose"], is_flag=True, help="Print the result of each photo, however many there are."),
+    QUIET,
+)
+DEBUG = Option(["--debug"], is_flag=True, help="Show the traceback of an error.")
+
+
+def out_option(default: str) -> list[Option]:
+    """The output folder."""
+    return grouped(
+        "Output",
+        Option(["--out"], metavar="DIR", type=Path, default=default, help="Output folder; created if missing."),
+    )
+
+
+def format_option(known: Sequence[str], help: str) -> list[Option]:
+    """The formats of the output, of those that are ``known``."""
+    return grouped(
+        "Output",
+        Option(
+            ["--format", "formats"],
+            metavar="NAME[,NAME...]",
+            multiple=True,
+            callback=lambda context, option, texts: split_formats(texts, known),
+            help=help,
+        ),
+    )
+
+
+def batch_size_option(default: int) -> list[Option]:
+    """How many images the network takes at once."""
+    return grouped(
+        "Speed",
+        Option(
+            ["--batch-size"], metavar="B", type=positive, default=default, help="Images that the network takes at once."
+        ),
+    )
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse an output folder that cannot be created or written to, before any work.
+
+    Raises:
+        NotADirectoryError, PermissionError: with the part of the path that is in the way.
+    """
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not existing.is_dir():
+        raise NotADirectoryError(f"--out: {existing} is not a folder; give another folder")
+    if not os.access(existing, os.W_OK):
+        raise PermissionError(f"--out: no permission to write to {existing}; give another folder")
+
+
+def check_colormap(options: SimpleNamespace) -> None:
+    """Refuse an unknown colormap; the error names similar ones."""
+    colormap_table(options.colormap, torch.device("cpu"))
+
+
+def device_of(options: SimpleNamespace) -> torch.device:
+    """The device that the options name, or else the first CUDA device, or else the CPU.
+
+    Raises:
+        ValueError: the device does not work on this machine.
+    """
+    name = options.device
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device).cpu()
+    except Exception as error:  # every backend reports a missing device in its own way
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"--device: {name!r} does not work on this machine ({reason}); give cpu") from None
+    return device
+
+
+def network_of(options: SimpleNamespace) -> Network:
+    """The network that the options name; what was assumed about it is printed as a note."""
+    from .networks import load_network
+
+    names = ("weights", "classes", "size", "mean", "std")
+    given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    network = load_network(options.model, crop=options.crop, **given)
+    for note in network.notes:
+        complain(f"note: {note}")
+    return network
+
+
+def explain_options_of(options: SimpleNamespace, network: Network, topk: int) -> ExplainOptions:
+    """What to explain; the ``topk`` most probable classes, if the options name no class and no number of classes.
+
+    Raises:
+        ValueError: a class that the network does not have, or a name that several classes match.
+    """
+    from .networks.class_names import find_class
+    from .results import ExplainOptions
+
+    count = len(network.class_names)
+    asked = getattr(options, "topk", None)
+    if asked and asked > count:
+        raise ValueError(f"--topk: {asked} is more than this network's {count} classes; give at most {count}")
+    target = None
+    if options.target is not None:
+        try:
+            target = find_class(options.target, network.class_names)
+        except ValueError as error:
+            raise ValueError(f"--target: {error}") from None
+    return ExplainOptions(
+        target=target,
+        topk=None if target is not None else asked or min(topk, count),
+        layer=options.layer,
+        method=options.method,
+    )
+
+
+def run_settings_of(options: SimpleNamespace, formats: Sequence[str], **settings: Any) -> RunSettings:
+    """What to write for each photo, and how.
+
+    Raises:
+        ValueError: an unknown colormap.
+        ImportError: a package that one of the formats needs is missing.
+    """
+    from .output_files import PictureStyle
+    from .photo_pipeline import RunSettings
+
+    check_colormap(options)
+    if "parquet" in formats:
+        from . import map_table  # noqa: F401
+    if options.workers:
+        settings["workers"] = options.workers
+    style = PictureStyle(
+        colormap=options.colormap,
+        alpha=options.alpha,
+        suffix=".png" if options.png else ".jpg",
+        quality=options.quality,
+        longest=options.max_side,
+    )
+    return RunSettings(formats=tuple(dict.fromkeys(formats)), style=style, resume=options.resume, **settings)
+
+
+def report_of(options: SimpleNamespace) -> Report:
+    """The report of a run over photos, with as many messages as the options ask for."""
+    verbose = False if options.quiet else options.verbose or None
+    return Report(verbose=verbose, bar=options.progress, summary=False if options.quiet else None)
