@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import torch
 
-from ..._capture.scores import as_class_logits, pick_logits
+from ...targets.outputs import as_rows
 from .architectures import Architecture, built_in, from_factory, from_timm, from_torchvision, known_names
 from .class_names import imagenet_class_names, numbered_class_names, read_class_names
 from .preprocessing import Preprocessing
@@ -171,6 +171,9 @@ def _count_classes(name: str, model: torch.nn.Module, preprocess: Preprocessing)
             "give its input size with --size"
         ) from error
     try:
-        return as_class_logits(pick_logits(output, None), 1).shape[1]
+        logits = as_rows(output)
     except (TypeError, ValueError) as error:
         raise ValueError(f"model {name!r} is not a classifier: {error}") from error
+    if len(logits) != 1:
+        raise ValueError(f"model {name!r} is not a classifier: it returned {len(logits)} rows of logits for one photo")
+    return logits.shape[1]
