@@ -96,10 +96,10 @@ def test_each_photo_of_a_batch_is_drawn_with_its_own_heatmap_and_probabilities(r
 )
 def test_a_row_is_drawn_for_each_class_asked_about(run, drawn, tmp_path, options, titles):
     assert run("explain", CHELSEA, *options, "--out", tmp_path)[0] == 0
-    ((found, colormap, _),) = drawn
+    ((drawn_titles, colormap, _),) = drawn
     assert colormap == ("coolwarm" if "--colormap" in options else "jet")
-    assert len(found) == len(titles)
-    assert all(map(re.fullmatch, titles, found))
+    assert len(drawn_titles) == len(titles)
+    assert all(map(re.fullmatch, titles, drawn_titles))
 
 
 def test_an_empty_map_says_so_in_its_title(run, drawn, small, tmp_path):
@@ -112,13 +112,13 @@ def test_an_empty_map_says_so_in_its_title(run, drawn, small, tmp_path):
 )
 def test_layer_and_method_reach_the_explanation(run, tmp_path, options):
     assert run("explain", CHELSEA, *options, "--format", "npy", "--out", tmp_path)[0] == 0
-    found = torch.from_numpy(numpy.load(tmp_path / "chelsea-gradcam.npy"))[0]
+    heatmap = torch.from_numpy(numpy.load(tmp_path / "chelsea-gradcam.npy"))[0]
     network = load_network("efficientnet_lite0")
     image = network.preprocess([read_photo(CHELSEA)])
     choices = dict(zip((name[2:] for name in options[::2]), options[1::2], strict=True))
     expected = gradcam_fast.explain(network.model, image, **choices).heatmap[0]
-    torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
-    assert (found - gradcam_fast.explain(network.model, image).heatmap[0]).abs().max() > 0.01
+    torch.testing.assert_close(heatmap, expected, atol=1e-4, rtol=0)
+    assert (heatmap - gradcam_fast.explain(network.model, image).heatmap[0]).abs().max() > 0.01
 
 
 def test_many_photos_are_overlaid_and_summed_up_in_a_line(run, small, tmp_path):

@@ -91,17 +91,19 @@ def test_the_command_names_the_photos_classes_draws_them_and_reports(capsys, tmp
         "imagenet_10_541": "drum",
     }
     for path in paths:
-        told = text.split(f"{path}\n")[1].splitlines()
-        assert all(re.match(r" +\d+\.\d %  \S", line) for line in told[:5])
-        assert best[path.stem] in told[0]
+        lines = text.split(f"{path}\n")[1].splitlines()
+        assert all(re.match(r" +\d+\.\d %  \S", line) for line in lines[:5])
+        assert best[path.stem] in lines[0]
         picture = tmp_path / "out" / f"{path.stem}-gradcam.jpg"
-        assert told[5] == f"  picture: {picture}"
+        assert lines[5] == f"  picture: {picture}"
         with Image.open(picture) as opened:
             opened.load()
             assert opened.width == 1200 and opened.height > 600
     assert float(re.search(r"([\d.]+) %  Egyptian cat", text)[1]) == pytest.approx(77, abs=2)
     assert str((tmp_path / "out").resolve()) in text
     assert str(gradcam_fast.backend()) in text
+    threads = torch.get_num_threads()
+    assert f"on the CPU, {threads} {'thread' if threads == 1 else 'threads'}, fastest of 2 alternating runs" in text
     bare, explained = map(float, re.findall(r"([\d.]+) ms", text))
     assert 0 < bare < 20 * explained and explained < 20 * bare
 

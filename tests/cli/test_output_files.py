@@ -10,7 +10,7 @@ from gradcam_fast.cli.photo_files import PhotoFile
 
 def named(photos, out=Path("out"), suffixes=(".jpg",)):
     return output_names(
-        [each if isinstance(each, PhotoFile) else PhotoFile(Path(each)) for each in photos], out, suffixes
+        [photo if isinstance(photo, PhotoFile) else PhotoFile(Path(photo)) for photo in photos], out, suffixes
     )
 
 

@@ -62,8 +62,8 @@ def test_sixteen_bit_levels_in_32_bit_pixels_are_scaled_too(saved):
 
 @pytest.mark.parametrize(("mode", "colour"), [("RGBA", (255, 0, 0, 128)), ("LA", (0, 128))])
 def test_transparency_is_laid_over_white(saved, mode, colour):
-    found = colours(read_photo(saved(Image.new(mode, (1, 1), colour))))[0][0]
-    assert found == ((255, 127, 127) if mode == "RGBA" else (127, 127, 127))
+    colour_read = colours(read_photo(saved(Image.new(mode, (1, 1), colour))))[0][0]
+    assert colour_read == ((255, 127, 127) if mode == "RGBA" else (127, 127, 127))
 
 
 def test_a_transparent_palette_colour_is_white(saved):
@@ -113,9 +113,9 @@ def test_the_folder_and_the_missing_and_the_damaged_are_named(tmp_path, saved):
 def test_pixels_keep_place_and_channel():
     photo = Image.new("RGB", (3, 2))
     photo.putpixel((2, 0), (10, 20, 30))
-    found = pixels(photo)
-    assert found.dtype == torch.uint8 and found.shape == (3, 2, 3)
-    assert found[:, 0, 2].tolist() == [10, 20, 30] and found.sum() == 60
+    read = pixels(photo)
+    assert read.dtype == torch.uint8 and read.shape == (3, 2, 3)
+    assert read[:, 0, 2].tolist() == [10, 20, 30] and read.sum() == 60
 
 
 @pytest.fixture
@@ -128,10 +128,10 @@ def noise():
 def test_a_jpeg_has_the_pixels_that_pillow_reads(saved, noise, options, monkeypatch):
     pytest.importorskip("simplejpeg")
     path = saved(noise, "photo.jpg", **options)
-    found = pixels(read_photo(path))
+    read = pixels(read_photo(path))
     monkeypatch.setattr(photo_files, "simplejpeg", None)
-    assert found.float().std() > 20
-    assert torch.equal(found, pixels(read_photo(path)))
+    assert read.float().std() > 20
+    assert torch.equal(read, pixels(read_photo(path)))
 
 
 @pytest.mark.parametrize(("mode", "orientation"), [("RGB", 1), ("RGB", 6), ("L", 1), ("CMYK", 1)])
@@ -146,8 +146,8 @@ def test_the_fast_decoder_is_given_upright_colour_only(saved, noise, monkeypatch
     monkeypatch.setattr(photo_files, "simplejpeg", type("Watched", (), {"decode_jpeg": staticmethod(decode_jpeg)}))
     exif = Image.Exif()
     exif[0x0112] = orientation
-    found = read_photo(saved(noise.convert(mode), "photo.jpg", exif=exif))
-    assert found.mode == "RGB" and found.size == ((45, 67) if orientation == 6 else (67, 45))
+    read = read_photo(saved(noise.convert(mode), "photo.jpg", exif=exif))
+    assert read.mode == "RGB" and read.size == ((45, 67) if orientation == 6 else (67, 45))
     assert len(decoded) == (mode == "RGB" and orientation == 1)
 
 
@@ -159,15 +159,15 @@ def tree(tmp_path):
     return tmp_path
 
 
-def found(paths, folder, out="out"):
+def find(paths, folder, out="out"):
     return [
-        (each.path.relative_to(folder).as_posix(), each.subfolder.as_posix())
-        for each in find_photos(paths, folder / out, pytest.fail)
+        (photo.path.relative_to(folder).as_posix(), photo.subfolder.as_posix())
+        for photo in find_photos(paths, folder / out, pytest.fail)
     ]
 
 
 def test_a_folder_is_its_photos_and_those_below_without_the_pictures(tree):
-    assert found([tree], tree) == [("a.png", "."), ("b.JPG", "."), ("sub/c.webp", "sub")]
+    assert find([tree], tree) == [("a.png", "."), ("b.JPG", "."), ("sub/c.webp", "sub")]
 
 
 def test_pictures_beside_the_photos_are_no_photos(tree):
@@ -175,26 +175,26 @@ def test_pictures_beside_the_photos_are_no_photos(tree):
     own = encode(numpy.array(pixels, numpy.uint8), ".jpg", quality=90, note="")
     (tree / "a-gradcam.overlay.jpg").write_bytes(own)
     (tree / "my-gradcam.jpg").touch()  # so named by someone else
-    names = [name for name, _ in found([tree], tree, out=".")]
+    names = [name for name, _ in find([tree], tree, out=".")]
     assert names == ["a.png", "b.JPG", "my-gradcam.jpg", "out/e-gradcam.jpg", "sub/c.webp"]
 
 
 def test_a_pattern_is_matched_and_a_name_taken_as_it_is(tree):
-    assert found([f"{tree}/**/*.webp", tree / "missing.jpg", tree / "notes.txt"], tree) == [
+    assert find([f"{tree}/**/*.webp", tree / "missing.jpg", tree / "notes.txt"], tree) == [
         ("sub/c.webp", "."),
         ("missing.jpg", "."),
         ("notes.txt", "."),
     ]
     odd = tree / "x[1].jpg"
     odd.touch()
-    assert found([odd], tree) == [("x[1].jpg", ".")]
+    assert find([odd], tree) == [("x[1].jpg", ".")]
 
 
 def test_a_pattern_without_match_stays_to_be_complained_of(tree):
-    assert found([f"{tree}/*.bmp"], tree) == [("*.bmp", ".")]
+    assert find([f"{tree}/*.bmp"], tree) == [("*.bmp", ".")]
 
 
 def test_a_folder_without_photos_is_told(tmp_path):
-    told = []
-    assert find_photos([tmp_path], tmp_path / "out", told.append) == []
-    assert told == [f"{tmp_path}: no photos in this folder"]
+    messages = []
+    assert find_photos([tmp_path], tmp_path / "out", messages.append) == []
+    assert messages == [f"{tmp_path}: no photos in this folder"]

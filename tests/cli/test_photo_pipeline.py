@@ -66,16 +66,16 @@ def names_in(folder):
 
 def test_each_photo_is_answered_as_explain_would(run, photos):
     net = network()
-    for (_, found, _), each in zip(run(photos, "npy", options=ExplainOptions(topk=2))[0], photos, strict=True):
-        expected = gradcam_fast.explain(net.model, net.preprocess([read_photo(each.path)]), topk=2, size=7)
-        assert found.classes == tuple(expected.target[0].tolist())
-        assert found.scores == pytest.approx(expected.score[0].tolist(), abs=1e-6)
-        assert found.raw_max == pytest.approx(expected.raw_max[0].tolist(), abs=1e-6)
-        assert found.raw_min == pytest.approx(expected.raw_min[0].tolist(), abs=1e-6)
-        assert found.probabilities == pytest.approx(expected.logits.softmax(1).sort(descending=True)[0][0].tolist())
-        assert found.layer == expected.layer == "1"
-        assert numpy.abs(found.maps - expected.heatmap[0].numpy()).max() < 1e-6
-        assert found.names == tuple(net.class_names[number] for number in found.classes)
+    for (_, result, _), file in zip(run(photos, "npy", options=ExplainOptions(topk=2))[0], photos, strict=True):
+        expected = gradcam_fast.explain(net.model, net.preprocess([read_photo(file.path)]), topk=2, size=7)
+        assert result.classes == tuple(expected.target[0].tolist())
+        assert result.scores == pytest.approx(expected.score[0].tolist(), abs=1e-6)
+        assert result.raw_max == pytest.approx(expected.raw_max[0].tolist(), abs=1e-6)
+        assert result.raw_min == pytest.approx(expected.raw_min[0].tolist(), abs=1e-6)
+        assert result.probabilities == pytest.approx(expected.logits.softmax(1).sort(descending=True)[0][0].tolist())
+        assert result.layer == expected.layer == "1"
+        assert numpy.abs(result.maps - expected.heatmap[0].numpy()).max() < 1e-6
+        assert result.names == tuple(net.class_names[number] for number in result.classes)
 
 
 def test_the_network_runs_once_for_each_batch_and_twice_to_find_the_layer(run, photos):
@@ -89,9 +89,9 @@ def test_the_network_runs_once_for_each_batch_and_twice_to_find_the_layer(run, p
 
 def test_an_overlay_is_red_where_the_colour_is_to_the_pixel(run, photos, tmp_path):
     run(photos[:1], "overlay", style=PictureStyle(suffix=".png", alpha=1.0))
-    found = numpy.asarray(Image.open(tmp_path / "out" / "a-gradcam.overlay.png")).astype(int)
-    assert found.shape == (224, 224, 3)
-    hot = (found[..., 0] > 200) & (found[..., 2] < 50)
+    picture = numpy.asarray(Image.open(tmp_path / "out" / "a-gradcam.overlay.png")).astype(int)
+    assert picture.shape == (224, 224, 3)
+    hot = (picture[..., 0] > 200) & (picture[..., 2] < 50)
     rows, columns = numpy.nonzero(hot)
     assert (rows.mean() + 0.5) / 32 == pytest.approx(2.5, abs=0.05)
     assert (columns.mean() + 0.5) / 32 == pytest.approx(5.5, abs=0.05)
@@ -107,18 +107,18 @@ def test_what_is_beyond_the_crop_is_not_in_the_picture(run, tmp_path):
         net=network(crop=1.0),
         style=PictureStyle(suffix=".png", alpha=0.0),
     )
-    found = Image.open(tmp_path / "out" / "wide-gradcam.overlay.png").convert("RGB")
-    assert numpy.array_equal(numpy.asarray(found), numpy.asarray(photo("red", (2, 5))))
+    picture = Image.open(tmp_path / "out" / "wide-gradcam.overlay.png").convert("RGB")
+    assert numpy.array_equal(numpy.asarray(picture), numpy.asarray(photo("red", (2, 5))))
 
 
 def test_the_files_of_each_format_and_class(run, photos, tmp_path):
-    told = run(photos[:1], "overlay", "panels", "npy", options=ExplainOptions(topk=2))[0]
+    results = run(photos[:1], "overlay", "panels", "npy", options=ExplainOptions(topk=2))[0]
     expected = ["a-gradcam.overlay-1.jpg", "a-gradcam.overlay-2.jpg", "a-gradcam.jpg", "a-gradcam.npy"]
-    assert told[0][2] == expected
+    assert results[0][2] == expected
     assert names_in(tmp_path / "out") == sorted(expected)
     heatmaps = numpy.load(tmp_path / "out" / "a-gradcam.npy")
     assert heatmaps.shape == (2, SIDE, SIDE) and heatmaps.dtype == numpy.float32
-    assert numpy.array_equal(heatmaps[0], resize_heatmap(told[0][1].maps[0], (SIDE, SIDE)))
+    assert numpy.array_equal(heatmaps[0], resize_heatmap(results[0][1].maps[0], (SIDE, SIDE)))
     assert divmod(int(heatmaps[0].argmax()) // CELL, SIDE // CELL)[1] == 5
     with Image.open(tmp_path / "out" / "a-gradcam.overlay-1.jpg") as picture:
         assert (picture.format, picture.size) == ("JPEG", (224, 224))
@@ -152,8 +152,8 @@ def test_pictures_of_large_photos_are_made_smaller(run, tmp_path):
 
 def test_bad_photos_are_told_in_their_place_and_the_others_done(run, photos, tmp_path):
     (tmp_path / "bad.jpg").write_bytes(b"no photo")
-    told, complaints = run([photos[0], PhotoFile(tmp_path / "bad.jpg"), *photos[1:]], "overlay")
-    assert [name for name, *_ in told] == ["a.png", "b.jpg", "c.png"]
+    results, complaints = run([photos[0], PhotoFile(tmp_path / "bad.jpg"), *photos[1:]], "overlay")
+    assert [name for name, *_ in results] == ["a.png", "b.jpg", "c.png"]
     assert complaints == [f"{tmp_path / 'bad.jpg'}: not a photo in a format that Pillow reads; skipped"]
 
 
@@ -252,15 +252,15 @@ def test_several_batches_on_their_way_do_not_mix(run, tmp_path):
     cells = [(number % 7, number * 3 % 7) for number in range(11)]
     for number, cell in enumerate(cells):
         photo("red", cell, scale=1).save(tmp_path / f"{number:02}.png")
-    told, _ = run([PhotoFile(tmp_path / f"{number:02}.png") for number in range(11)], "npy", batch_size=3)
-    assert [divmod(int(result.maps[0].argmax()), 7) for _, result, _ in told] == cells
+    results, _ = run([PhotoFile(tmp_path / f"{number:02}.png") for number in range(11)], "npy", batch_size=3)
+    assert [divmod(int(result.maps[0].argmax()), 7) for _, result, _ in results] == cells
 
 
 def test_a_single_output_has_a_score_and_no_probability(run, photos):
     net = network()
     alone = replace(net, model=nn.Sequential(net.model, nn.Linear(2, 1)).eval(), class_names=("redness",))
     alone.model[1].weight.data = torch.tensor([[1.0, 0.0]])
-    told = run(photos, "panels", net=alone)[0]
-    for _, result, _ in told:
+    results = run(photos, "panels", net=alone)[0]
+    for _, result, _ in results:
         assert result.names == ("redness",) and math.isnan(result.probabilities[0])
         assert confidence(result.probabilities[0], result.scores[0]) == f"score {result.scores[0]:.4g}"

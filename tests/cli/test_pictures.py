@@ -29,8 +29,8 @@ def test_a_blend_is_an_overlay_to_within_a_level(colormap, alpha):
     photo = torch.randint(0, 256, (3, 40, 50), dtype=torch.uint8)
     heatmap = torch.linspace(0, 1, 2000).reshape(40, 50)
     expected = gradcam_fast.overlay(photo[None], heatmap[None], colormap=colormap, alpha=alpha)[0]
-    found = blend(photo.permute(1, 2, 0).numpy().copy(), heatmap.numpy(), colormap=colormap, alpha=alpha)
-    difference = numpy.abs(found.astype(int) - expected.permute(1, 2, 0).numpy()).max(-1)
+    blended = blend(photo.permute(1, 2, 0).numpy().copy(), heatmap.numpy(), colormap=colormap, alpha=alpha)
+    difference = numpy.abs(blended.astype(int) - expected.permute(1, 2, 0).numpy()).max(-1)
     # Where a value lies on the edge between two of the 256 colours, the neighbour may be taken.
     assert (difference <= 1).mean() > 0.99
     assert difference.max() <= 4

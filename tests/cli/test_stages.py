@@ -50,17 +50,17 @@ def test_the_network_sees_full_batches_whatever_was_skipped():
         return lambda: numbers
 
     bad = Bad("no")
-    found = list(flowing(range(9), load=refuse({0, 4, 5}, bad), look=look))
+    outcomes = list(flowing(range(9), load=refuse({0, 4, 5}, bad), look=look))
     assert batches == [[1, 2, 3], [6, 7, 8]]
-    assert [made for _, made in found] == [bad, (1, 1), (2, 2), (3, 3), bad, bad, (6, 6), (7, 7), (8, 8)]
-    assert [item for item, _ in found] == list(range(9))
+    assert [outcome for _, outcome in outcomes] == [bad, (1, 1), (2, 2), (3, 3), bad, bad, (6, 6), (7, 7), (8, 8)]
+    assert [item for item, _ in outcomes] == list(range(9))
 
 
 def test_nothing_but_skipped_items_never_reaches_the_network_and_comes_out_as_it_goes():
     seen = []
     items = (seen.append(n) or n for n in range(1000))
-    with closing(flowing(items, load=refuse(range(1000), Bad()), look=pytest.fail)) as each:
-        assert isinstance(next(each)[1], Bad)
+    with closing(flowing(items, load=refuse(range(1000), Bad()), look=pytest.fail)) as stages:
+        assert isinstance(next(stages)[1], Bad)
         assert len(seen) < 50
 
 
@@ -157,7 +157,7 @@ def test_threads_of_the_flow_keep_to_one_core_and_no_others():
 
     def in_a_new_thread():
         """Whose number of threads PyTorch has not settled yet."""
-        inside = [made for _, made in flowing(range(9), look=look, finish=lambda n, _: torch.get_num_threads())]
+        inside = [outcome for _, outcome in flowing(range(9), look=look, finish=lambda n, _: torch.get_num_threads())]
         return inside, torch.get_num_threads()
 
     before = torch.get_num_threads()
@@ -174,6 +174,6 @@ def test_threads_of_the_flow_keep_to_one_core_and_no_others():
 
 def test_who_stops_reading_stops_the_flow():
     done = []
-    with closing(flowing(range(10_000), finish=lambda n, _: done.append(n))) as each:
-        next(each)
+    with closing(flowing(range(10_000), finish=lambda n, _: done.append(n))) as stages:
+        next(stages)
     assert 0 < len(done) < 50

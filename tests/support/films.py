@@ -1,7 +1,4 @@
-"""Small videos of a bright square on its way, and a network that looks at what is bright.
-
-Knows nothing of what is tested.
-"""
+"""Small videos of a moving bright square, and a network whose heatmap is bright where the frame is."""
 
 from fractions import Fraction
 
@@ -19,11 +16,11 @@ GROUND = (40, 120, 60)
 
 def pictures(count=48, size=(96, 64)):
     """RGB pictures, (height,width,3): in picture i the square's left edge is at i."""
-    made = numpy.empty((count, size[1], size[0], 3), numpy.uint8)
-    made[:] = GROUND
-    for i, picture in enumerate(made):
+    frames = numpy.empty((count, size[1], size[0], 3), numpy.uint8)
+    frames[:] = GROUND
+    for i, picture in enumerate(frames):
         picture[TOP : TOP + SIDE, i : i + SIDE] = 255
-    return made
+    return frames
 
 
 def save(
@@ -75,7 +72,7 @@ def heat(pictures):
 
 
 class Bright(nn.Module):
-    """Two classes, bright and dark; the evidence for the first is how bright each place is."""
+    """Two classes, bright and dark; each place counts for the first by its brightness."""
 
     def __init__(self):
         super().__init__()

@@ -1,6 +1,6 @@
-"""A network whose explanation is known: its class is the colour of which there is more, and it looks where that is.
+"""A network whose explanation is known: it tells red from blue, and its heatmap is where the colour is.
 
-56x56 pixels become a map of 7x7: the mean red and the mean blue of each 8x8 pixels.
+Images of 56x56 pixels become a map of 7x7: the mean red and the mean blue of each cell of 8x8 pixels.
 """
 
 import torch

@@ -113,7 +113,7 @@ def explain_video(
                 raise
     tell(overlays.summary(network.class_names))
     if reader and reader.damage:
-        tell(f"{source}: {reader.damage}; all other frames were explained")
+        tell(f"{source}: {reader.damage}; only these were explained")
     return overlays.count
 
 

@@ -145,7 +145,7 @@ class VideoReader:
         if self._stopped:
             self.damage = f"reading stopped after {count} frames ({self._stopped})"
         elif bad or short:
-            self.damage = f"only {count} of about {max(self.total or 0, count + bad)} frames could be decoded"
+            self.damage = f"{count} of about {max(self.total or 0, count + bad)} frames could be decoded"
 
     def close(self) -> None:
         """Close the file or device."""

@@ -158,8 +158,8 @@ def test_densenets_own_old_names_are_understood(tmp_path):
     }
     assert old.keys() != weights.keys()
     torch.save(old, tmp_path / "w.pt")
-    found = load_network("densenet121", weights=tmp_path / "w.pt").model.state_dict()
-    assert all(torch.equal(found[name], weights[name]) for name in weights)
+    loaded = load_network("densenet121", weights=tmp_path / "w.pt").model.state_dict()
+    assert all(torch.equal(loaded[name], weights[name]) for name in weights)
 
 
 def test_a_googlenet_without_its_training_heads_is_complete_and_transforms_its_input(tmp_path):

@@ -94,8 +94,8 @@ def test_photos_of_all_sizes_become_one_batch_each_as_alone():
     preprocess = Preprocessing((24, 32), MEAN, STD, crop=0.8, interpolation="bilinear")
     batch = preprocess(list(PHOTOS.values()))
     assert batch.shape == (5, 3, 24, 32) and batch.dtype == torch.float32
-    for found, photo in zip(batch, PHOTOS.values(), strict=True):
-        assert torch.equal(found, preprocess([photo])[0])
+    for image, photo in zip(batch, PHOTOS.values(), strict=True):
+        assert torch.equal(image, preprocess([photo])[0])
 
 
 @pytest.mark.parametrize(
@@ -121,8 +121,8 @@ def test_a_share_that_cannot_be_stored_exactly_cuts_no_other_pixels(resized):
     photo = CHELSEA.resize((resized, resized))
     edge = (resized - 224) / 2
     expected = photo.crop((round(edge), round(edge), round(edge) + 224, round(edge) + 224))
-    found = Preprocessing((224, 224), (0, 0, 0), (1, 1, 1), crop=224 / resized)([photo])[0]
-    assert torch.equal((found * 255).round().byte(), torch.from_numpy(numpy.array(expected)).permute(2, 0, 1))
+    image = Preprocessing((224, 224), (0, 0, 0), (1, 1, 1), crop=224 / resized)([photo])[0]
+    assert torch.equal((image * 255).round().byte(), torch.from_numpy(numpy.array(expected)).permute(2, 0, 1))
 
 
 @pytest.mark.parametrize("size", [(640, 480), (480, 640), (451, 300)])

@@ -26,8 +26,8 @@ def build(classes=None):
 
 
 def same(model, weights):
-    found = model.state_dict()
-    return found.keys() == weights.keys() and all(torch.equal(found[name], weights[name]) for name in weights)
+    own = model.state_dict()
+    return own.keys() == weights.keys() and all(torch.equal(own[name], weights[name]) for name in weights)
 
 
 class Runs:
@@ -78,8 +78,8 @@ def test_half_precision_weights_become_the_models_own(tmp_path):
         name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in build().state_dict().items()
     }
     torch.save(weights, tmp_path / "w.pt")
-    found = build_with_weights(build, read_weights(tmp_path / "w.pt"), "w").state_dict()["head.weight"]
-    assert found.dtype == torch.float32 and torch.equal(found, weights["head.weight"].float())
+    weight = build_with_weights(build, read_weights(tmp_path / "w.pt"), "w").state_dict()["head.weight"]
+    assert weight.dtype == torch.float32 and torch.equal(weight, weights["head.weight"].float())
 
 
 def test_a_prefix_that_is_the_models_own_stays():
@@ -186,7 +186,7 @@ def test_a_truncated_file_is_refused_by_name(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "found"),
+    ("content", "kind"),
     [
         ({"epoch": 3, "lr": 0.1}, "a dict of epoch, lr"),
         ({}, "an empty dict"),
@@ -194,11 +194,11 @@ def test_a_truncated_file_is_refused_by_name(tmp_path):
         ({"a": {"x": torch.ones(1)}, "b": {"x": torch.ones(1)}}, "a dict of a, b"),
     ],
 )
-def test_where_the_weights_are_must_be_obvious(tmp_path, content, found):
+def test_where_the_weights_are_must_be_obvious(tmp_path, content, kind):
     torch.save(content, tmp_path / "w.pt")
     with pytest.raises(ValueError) as refusal:
         read_weights(tmp_path / "w.pt")
-    assert_says(refusal, ValueError, [f"holds {found}, where no state_dict was found"])
+    assert_says(refusal, ValueError, [f"holds {kind}, where no state_dict was found"])
 
 
 def test_a_missing_file_is_named(tmp_path):

@@ -1,4 +1,4 @@
-"""Threads hand things over in order, never far ahead of each other, and no error or end gets lost between them."""
+"""Items arrive in order, neither thread runs far ahead of the other, and no error or end is lost between them."""
 
 import threading
 import time
@@ -11,39 +11,39 @@ from gradcam_fast.cli.video.channel import Abandoned, Channel, read_ahead, write
 def test_what_is_read_ahead_comes_in_order_from_another_thread():
     threads = []
 
-    def things():
+    def items():
         threads.append(threading.current_thread())
         yield from range(100)
 
-    with read_ahead(things()) as taken:
+    with read_ahead(items()) as taken:
         assert list(taken) == list(range(100))
     assert threads != [threading.current_thread()]
 
 
 def test_nothing_is_read_far_ahead():
-    made = []
+    produced = []
 
-    def things():
+    def items():
         for i in range(50):
-            made.append(i)
+            produced.append(i)
             yield i
 
-    with read_ahead(things()) as taken:
+    with read_ahead(items()) as taken:
         for i in taken:
             time.sleep(0.002)
-            assert len(made) <= i + 3  # one in hand, one waiting, one being put
+            assert len(produced) <= i + 3  # one in hand, one waiting, one being put
 
 
 def test_an_error_of_the_reader_comes_after_what_was_read():
-    def things():
+    def items():
         yield 1
         raise OSError("the disk is gone")
 
     taken = []
-    with pytest.raises(OSError, match="the disk is gone"), read_ahead(things()) as channel:
+    with pytest.raises(OSError, match="the disk is gone"), read_ahead(items()) as channel:
         taken += channel
         pytest.fail("the error was lost")  # pragma: no cover
-    with read_ahead(things()) as channel:
+    with read_ahead(items()) as channel:
         assert next(iter(channel)) == 1
 
 
@@ -89,16 +89,16 @@ def test_only_the_newest_is_taken_and_the_last_is_not_lost():
 
 def test_what_is_put_behind_is_all_consumed_in_order_in_another_thread():
     consumed = []
-    with write_behind(lambda thing: consumed.append((thing, threading.current_thread()))) as put:
+    with write_behind(lambda item: consumed.append((item, threading.current_thread()))) as put:
         for i in range(100):
             put(i)
-    assert [thing for thing, _ in consumed] == list(range(100))
+    assert [item for item, _ in consumed] == list(range(100))
     assert {thread for _, thread in consumed}.isdisjoint({threading.current_thread()})
 
 
 def test_nothing_is_put_far_ahead_of_who_consumes():
     gate, consumed = threading.Semaphore(0), []
-    with write_behind(lambda thing: gate.acquire() and consumed.append(thing)) as put:
+    with write_behind(lambda item: gate.acquire() and consumed.append(item)) as put:
         put(0)
         put(1)
         late = threading.Thread(target=lambda: (put(2), put(3)))
@@ -113,7 +113,7 @@ def test_nothing_is_put_far_ahead_of_who_consumes():
 
 @pytest.mark.parametrize("count", [1, 2, 50])
 def test_an_error_of_who_consumes_reaches_who_puts(count):
-    def consume(thing):
+    def consume(item):
         raise OSError("no space left")
 
     with pytest.raises(OSError, match="no space left"), write_behind(consume) as put:
@@ -123,7 +123,7 @@ def test_an_error_of_who_consumes_reaches_who_puts(count):
 
 def test_an_error_of_who_puts_ends_the_consuming():
     gate, consumed = threading.Event(), []
-    with pytest.raises(ZeroDivisionError), write_behind(lambda thing: gate.wait(5) and consumed.append(thing)) as put:
+    with pytest.raises(ZeroDivisionError), write_behind(lambda item: gate.wait(5) and consumed.append(item)) as put:
         put(0)
         time.sleep(0.05)
         put(1)

@@ -19,12 +19,12 @@ BRIGHT = ExplainOptions(target=0)
 
 @pytest.fixture
 def explain(tmp_path):
-    """Explain a video into a file or a callable; give back how many frames, and what was told."""
+    """Explain a video into a file or a callable; return how many frames, and the lines that were printed."""
 
-    def explain(source, out, network=None, question=BRIGHT, **choices):
-        told = []
-        count = explain_video(network or bright_network(), source, out, question, tell=told.append, **choices)
-        return count, told
+    def explain(source, out, network=None, options=BRIGHT, **choices):
+        lines = []
+        count = explain_video(network or bright_network(), source, out, options, tell=lines.append, **choices)
+        return count, lines
 
     yield explain
     assert [path.name for path in tmp_path.rglob("*partial*")] == []
@@ -34,15 +34,15 @@ def explain(tmp_path):
 @pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv", ".webm"])
 def test_the_heat_is_on_the_square_in_every_frame(tmp_path, explain, suffix, batch_size):
     source = save(tmp_path / "in.mp4", pictures())
-    count, told = explain(source, tmp_path / f"out{suffix}", batch_size=batch_size)
-    found, times = load(tmp_path / f"out{suffix}")
-    assert count == len(found) == 48 and found.shape[1:] == (64, 96, 3)
-    assert told == ["48 frames explained at layer brightness; class bright (0) in 48 of them"]
+    count, lines = explain(source, tmp_path / f"out{suffix}", batch_size=batch_size)
+    frames, times = load(tmp_path / f"out{suffix}")
+    assert count == len(frames) == 48 and frames.shape[1:] == (64, 96, 3)
+    assert lines == ["48 frames explained at layer brightness; class bright (0) in 48 of them"]
     numpy.testing.assert_allclose(times, numpy.arange(48) / 24, atol=0.0006)  # Matroska counts milliseconds
-    for i, picture in enumerate(found):
+    for i, picture in enumerate(frames):
         assert centre(heat(picture)) == pytest.approx((i + SIDE / 2, TOP + SIDE / 2), abs=0.6)
     # Half of what was there, half of jet's hottest and coldest; the codec may be off by a few levels.
-    hot, cold = found[20, TOP + 8, 28], found[20, 5, 5]
+    hot, cold = frames[20, TOP + 8, 28], frames[20, 5, 5]
     numpy.testing.assert_allclose(hot, (255 + 128) / 2 * numpy.array([1, 0, 0]) + [0, 127.5, 127.5], atol=8)
     numpy.testing.assert_allclose(cold, numpy.array(GROUND) / 2 + [0, 0, 64], atol=8)
 
@@ -68,9 +68,9 @@ def test_odd_sizes_are_kept_to_the_pixel(tmp_path, explain, size, format):
     source = save(tmp_path / "in.mp4", pictures(4, size), format="yuv444p")
     for suffix in (".mp4", ".webm"):
         explain(source, tmp_path / f"out{suffix}")
-        found, _ = load(tmp_path / f"out{suffix}")
-        assert found.shape == (4, size[1], size[0], 3)
-        assert centre(heat(found[3])) == pytest.approx((3 + SIDE / 2, TOP + SIDE / 2), abs=0.6)
+        frames, _ = load(tmp_path / f"out{suffix}")
+        assert frames.shape == (4, size[1], size[0], 3)
+        assert centre(heat(frames[3])) == pytest.approx((3 + SIDE / 2, TOP + SIDE / 2), abs=0.6)
     with av.open(str(tmp_path / "out.mp4")) as container:
         assert container.streams.video[0].codec_context.pix_fmt == format
 
@@ -82,10 +82,10 @@ def test_a_video_of_a_turned_camera_is_explained_and_written_upright(tmp_path, e
     source = save(tmp_path / "in.mp4", stored, rotation=rotation)
     network = bright_network((96, 80))
     explain(source, tmp_path / "out.mp4", network)
-    found, _ = load(tmp_path / "out.mp4")
-    assert found.shape == upright.shape
+    frames, _ = load(tmp_path / "out.mp4")
+    assert frames.shape == upright.shape
     # Colours are stored at half the resolution, twice, and not always in the middle of their pixels.
-    assert centre(heat(found[2])) == pytest.approx((2 + SIDE / 2, TOP + SIDE / 2), abs=1)
+    assert centre(heat(frames[2])) == pytest.approx((2 + SIDE / 2, TOP + SIDE / 2), abs=1)
     with av.open(str(tmp_path / "out.mp4")) as container:
         assert next(container.decode(video=0)).rotation == 0
 
@@ -110,10 +110,10 @@ def test_frames_that_change_their_size_and_tell_no_time_take_the_first_ones(tmp_
     first, second = save(tmp_path / "a.h264", pictures(5)), save(tmp_path / "b.h264", pictures(5, (192, 128)))
     (tmp_path / "in.h264").write_bytes(first.read_bytes() + second.read_bytes())
     explain(tmp_path / "in.h264", tmp_path / "out.mp4")
-    found, times = load(tmp_path / "out.mp4")
-    assert found.shape == (10, 64, 96, 3)
+    frames, times = load(tmp_path / "out.mp4")
+    assert frames.shape == (10, 64, 96, 3)
     numpy.testing.assert_allclose(numpy.diff(times), 1 / 24, atol=0.002)
-    assert centre(heat(found[7])) == pytest.approx((1 + SIDE / 4, TOP / 2 + SIDE / 4), abs=1)
+    assert centre(heat(frames[7])) == pytest.approx((1 + SIDE / 4, TOP / 2 + SIDE / 4), abs=1)
 
 
 def test_the_sound_is_left_out(tmp_path, explain):
@@ -165,9 +165,9 @@ def test_decoding_and_encoding_have_threads_of_their_own(tmp_path, explain, monk
 
 def test_progress_counts_to_the_number_of_frames(tmp_path, explain):
     source = save(tmp_path / "in.mp4", pictures(10))
-    told = []
-    explain(source, tmp_path / "out.mp4", batch_size=4, progress=lambda done, total: told.append((done, total)))
-    assert told == [(4, 10), (8, 10), (10, 10)]
+    progress = []
+    explain(source, tmp_path / "out.mp4", batch_size=4, progress=lambda *counts: progress.append(counts))
+    assert progress == [(4, 10), (8, 10), (10, 10)]
 
 
 def test_the_predicted_class_of_each_frame_is_explained_and_counted(tmp_path, explain):
@@ -175,8 +175,8 @@ def test_the_predicted_class_of_each_frame_is_explained_and_counted(tmp_path, ex
     frames[3:] = 0
     source = save(tmp_path / "in.mp4", frames)
     network = bright_network()
-    for question in (ExplainOptions(), ExplainOptions(topk=1)):
-        assert explain(source, tmp_path / "out.mp4", network, question)[1] == [
+    for options in (ExplainOptions(), ExplainOptions(topk=1)):
+        assert explain(source, tmp_path / "out.mp4", network, options)[1] == [
             "5 frames explained at layer brightness; class bright (0) in 3 of them"
         ]
 
@@ -215,11 +215,11 @@ def test_a_disk_that_is_full_is_told_and_leaves_nothing(tmp_path, explain, monke
 
 
 def test_pictures_of_one_time_follow_upon_each_other(tmp_path):
-    with VideoWriter(tmp_path / "out.mkv", VideoFormat(clock=Fraction(1, 1000))) as recording:
+    with VideoWriter(tmp_path / "out.mkv", VideoFormat(clock=Fraction(1, 1000))) as writer:
         for picture, time in zip(pictures(4), (0, 1, 1, Fraction(1, 2)), strict=True):
-            recording.write(picture, Fraction(time))
-    found, times = load(tmp_path / "out.mkv")
-    assert times == [0, 1, 1.001, 1.002] and len(found) == 4
+            writer.write(picture, Fraction(time))
+    frames, times = load(tmp_path / "out.mkv")
+    assert times == [0, 1, 1.001, 1.002] and len(frames) == 4
 
 
 def test_an_unknown_colormap_is_told_before_anything_is_read(tmp_path, explain):
@@ -233,11 +233,11 @@ def test_an_unknown_colormap_is_told_before_anything_is_read(tmp_path, explain):
         ({"out": "out.gif"}, ["out.gif", ".mp4, .m4v, .mov, .mkv, .webm"]),
         ({"out": "missing/out.mp4"}, ["missing: no such folder"]),
         ({"out": "in.mp4"}, ["in.mp4 is the source itself"]),
-        ({"question": ExplainOptions(topk=2)}, ["topk=2", "give topk=1, or one target class"]),
+        ({"options": ExplainOptions(topk=2)}, ["topk=2", "give topk=1, or one target class"]),
         ({"batch_size": 0}, ["batch_size=0"]),
         ({"colormap": "virdis"}, ["virdis", "did you mean viridis"]),
-        ({"question": ExplainOptions(target=7)}, ["target 7", "2 classes"]),
-        ({"question": ExplainOptions(layer="nowhere")}, ["nowhere"]),
+        ({"options": ExplainOptions(target=7)}, ["target 7", "2 classes"]),
+        ({"options": ExplainOptions(layer="nowhere")}, ["nowhere"]),
         ({"alpha": 2}, ["alpha=2"]),
     ],
 )
@@ -255,10 +255,10 @@ def test_what_cannot_work_is_refused_and_leaves_nothing(tmp_path, explain, choic
 def test_what_is_left_of_a_file_that_was_cut_off_is_explained_and_it_is_said(tmp_path, explain, name):
     source = save(tmp_path / name, pictures(80, (128, 64)))
     source.write_bytes(source.read_bytes()[: source.stat().st_size * 3 // 4])
-    count, told = explain(source, tmp_path / "out.mp4")
+    count, lines = explain(source, tmp_path / "out.mp4")
     assert 10 < count < 70
     assert len(load(tmp_path / "out.mp4")[0]) == count
-    assert told[1] == f"{source}: only {count} of about 80 frames could be decoded; all other frames were explained"
+    assert lines[1] == f"{source}: {count} of about 80 frames could be decoded; only these were explained"
 
 
 def test_frames_that_cannot_be_decoded_are_counted_and_skipped(tmp_path, explain):
@@ -266,9 +266,9 @@ def test_frames_that_cannot_be_decoded_are_counted_and_skipped(tmp_path, explain
     content = bytearray(source.read_bytes())
     content[len(content) // 2 : len(content) // 2 + 300] = numpy.random.default_rng(0).bytes(300)
     source.write_bytes(content)
-    count, told = explain(source, tmp_path / "out.mp4")
+    count, lines = explain(source, tmp_path / "out.mp4")
     assert 20 < count < 48
-    assert told[1] == f"{source}: only {count} of about 48 frames could be decoded; all other frames were explained"
+    assert lines[1] == f"{source}: {count} of about 48 frames could be decoded; only these were explained"
 
 
 def test_a_disk_that_fails_while_it_is_read_ends_the_video_and_is_told(tmp_path, explain, monkeypatch):
@@ -292,9 +292,9 @@ def test_a_disk_that_fails_while_it_is_read_ends_the_video_and_is_told(tmp_path,
         "open",
         lambda name, mode, **options: (Failing if mode == "r" else (lambda c: c))(opened(name, mode, **options)),
     )
-    count, told = explain(source, tmp_path / "out.mp4")
+    count, lines = explain(source, tmp_path / "out.mp4")
     assert count == 10
-    assert told[1] == f"{source}: reading stopped after 10 frames (Input/output error); all other frames were explained"
+    assert lines[1] == f"{source}: reading stopped after 10 frames (Input/output error); only these were explained"
 
 
 def test_what_is_no_video_is_refused_by_name(tmp_path, explain):

@@ -94,11 +94,11 @@ def test_a_slow_source_is_shown_frame_by_frame(tmp_path):
             yield frame
             time.sleep(0.1)
 
-    told = []
-    assert explain_video(bright_network(), source(), tmp_path / "out.mp4", BRIGHT, tell=told.append) == 10
-    found, times = load(tmp_path / "out.mp4")
-    assert told == ["10 frames explained at layer brightness; class bright (0) in 10 of them"]
-    for i, picture in enumerate(found):
+    lines = []
+    assert explain_video(bright_network(), source(), tmp_path / "out.mp4", BRIGHT, tell=lines.append) == 10
+    shown, times = load(tmp_path / "out.mp4")
+    assert lines == ["10 frames explained at layer brightness; class bright (0) in 10 of them"]
+    for i, picture in enumerate(shown):
         assert centre(heat(picture)) == pytest.approx((i + SIDE / 2, TOP + SIDE / 2), abs=0.6)
     gaps = numpy.diff(times)
     # A busy machine makes them longer, never shorter.
@@ -141,9 +141,9 @@ def test_a_source_that_fails_is_heard():
 
 
 def test_a_source_without_frames_is_no_error_and_writes_nothing(tmp_path):
-    told = []
-    assert explain_video(bright_network(), iter(()), tmp_path / "out.mp4", BRIGHT, tell=told.append) == 0
-    assert told == ["the source sent no frames"]
+    lines = []
+    assert explain_video(bright_network(), iter(()), tmp_path / "out.mp4", BRIGHT, tell=lines.append) == 0
+    assert lines == ["the source sent no frames"]
     assert list(tmp_path.iterdir()) == []
 
 
