@@ -7,8 +7,8 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip
 DEMO := $(VENV)/.demo-$(GRADCAM_FAST_BUILD)
 DEV := $(VENV)/.dev-$(GRADCAM_FAST_BUILD)
-CXX_SOURCES := $(wildcard csrc/*.cpp csrc/*.h csrc/*.inl csrc/*.cu benchmarks/*.cpp tests/*/*.cpp tests/*/*.h tools/*/*.cpp tools/*/*.h)
-BUILD_INPUTS := pyproject.toml setup.py constraints.txt $(wildcard csrc/*.*)
+CXX_SOURCES := $(wildcard $(foreach kind,cpp h inl cu,csrc/*.$(kind) csrc/*/*.$(kind)) benchmarks/*.c benchmarks/*.cpp tests/*/*.cpp tests/*/*.h tools/*/*.cpp tools/*/*.h)
+BUILD_INPUTS := pyproject.toml setup.py constraints.txt $(wildcard csrc/*.* csrc/*/*.* build_tools/*.py)
 
 .PHONY: demo test bench bench-check gpu lint format clean one-binary sanitize aarch64
 
@@ -73,7 +73,7 @@ sanitize: $(DEV)
 AARCH64_CXX ?= aarch64-linux-gnu-g++
 aarch64: $(VENV)/.torch
 	mkdir -p build
-	for source in csrc/*.cpp; do $(AARCH64_CXX) -std=c++17 -O3 -fPIC -ffp-contract=off -Wall -Wextra -c $$source \
+	for source in csrc/*.cpp csrc/*/*.cpp; do $(AARCH64_CXX) -Icsrc -std=c++17 -O3 -fPIC -ffp-contract=off -Wall -Wextra -c $$source \
 	  -DTORCH_TARGET_VERSION=0x020a000000000000 -o build/aarch64.o \
 	  -isystem $$($(BIN)/python -c 'import torch; print(torch.__path__[0])')/include || exit 1; \
 	  ! nm -C build/aarch64.o | grep x86_64_v || exit 1; done

@@ -1,6 +1,6 @@
 """Builds the kernels beside the package: setuptools' part of the work, and what happens when a build fails.
 
-Metadata is in pyproject.toml; torch and the compilers are found in csrc/find_torch.py and csrc/toolchain.py.
+Metadata is in pyproject.toml; torch and the compilers are found by build_tools/.
 GRADCAM_FAST_BUILD chooses: ``auto`` (whatever this machine can build), ``cpu`` (no CUDA library), ``never``,
 or ``require`` (anything missing is an error).
 """
@@ -24,9 +24,10 @@ from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 from setuptools.errors import CompileError
 
-sys.path.insert(0, str(Path(__file__).resolve().parent / "csrc"))
-from find_torch import BuildProblem, NotNeeded, Torch, find_torch
-from toolchain import build_cpu, build_cuda
+# An isolated build runs this file without its folder on the path.
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from build_tools.find_torch import BuildProblem, NotNeeded, Torch, find_torch
+from build_tools.toolchain import build_cpu, build_cuda
 
 MODES = ("auto", "cpu", "never", "require")
 MODE = os.environ.get("GRADCAM_FAST_BUILD") or "auto"
@@ -34,7 +35,8 @@ if MODE not in MODES:
     raise SystemExit(f"GRADCAM_FAST_BUILD={MODE!r} is unknown; choose one of {', '.join(MODES)}")
 
 BUILDERS = {"cpu": build_cpu, "cuda": build_cuda}
-CSRC = sorted(path.as_posix() for path in Path("csrc").iterdir() if path.is_file())
+CSRC = sorted(path.as_posix() for path in Path("csrc").rglob("*.*"))
+BUILD_TOOLS = sorted(path.as_posix() for path in Path("build_tools").glob("*.py"))
 SOURCES = {
     "cpu": [path for path in CSRC if path.endswith(".cpp")],
     "cuda": [path for path in CSRC if path.endswith(".cu")],
@@ -113,6 +115,9 @@ class WheelForEveryPython(bdist_wheel):
 
 
 setup(
-    ext_modules=[Extension(f"gradcam_fast._lib.{name}", SOURCES[name], depends=CSRC) for name in BUILDERS],
+    # A source distribution holds what the extensions depend on.
+    ext_modules=[
+        Extension(f"gradcam_fast._lib.{name}", SOURCES[name], depends=[*CSRC, *BUILD_TOOLS]) for name in BUILDERS
+    ],
     cmdclass={"build_ext": BuildKernels, "bdist_wheel": WheelForEveryPython},
 )

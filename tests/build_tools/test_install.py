@@ -108,7 +108,7 @@ def test_a_build_that_must_not_go_on_ends_with_the_reason(tree, changes, last_wo
 
 @needs_compiler
 def test_a_failed_compilation_leaves_the_reason_and_the_compilers_words(tree):
-    (tree / "csrc/cam_cpu.cpp").write_text("#error the kernel of tomorrow\n")
+    (tree / "csrc/cpu/cam.cpp").write_text("#error the kernel of tomorrow\n")
     run(sys.executable, "setup.py", "build_ext", "--inplace", cwd=tree, **QUICK)
     assert [path.name for path in (tree / "gradcam_fast/_lib").iterdir()] == ["build.json"]
     cpu = json.loads((tree / "gradcam_fast/_lib/build.json").read_text())["libraries"]["cpu"]

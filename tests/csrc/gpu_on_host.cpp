@@ -1,6 +1,6 @@
 // The CUDA kernel's device code, run thread by thread on the host, its argument and its plan, bound for device_code.py.
 #include "gpu_on_host.h"
-#include "gpu_plan.h"
+#include "cuda/launch_plan.h"
 
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>

@@ -1,12 +1,12 @@
-// A cluster of thread blocks on the host, for the device code of cam_block.h: every thread is a fiber that runs until
-// it waits for others, at a barrier or in a shuffle. Shared memory begins as NaN; in which order the threads run is the
-// caller's choice, so that what depends on it shows.
+// A cluster of thread blocks on the host, for the device code of cuda/cam_block.h: every thread is a fiber that runs
+// until it waits for others, at a barrier or in a shuffle. Shared memory begins as NaN; in which order the threads run
+// is the caller's choice, so that what depends on it shows.
 #pragma once
 
 // Or else longjmp, which is how threads take turns, refuses to go to another stack.
 #undef _FORTIFY_SOURCE
 
-#include "cam_block.h"
+#include "cuda/cam_block.h"
 
 #include <setjmp.h>
 #include <ucontext.h>

@@ -33,12 +33,12 @@ def compiled(tmp_path_factory):
     """compiled(architecture): the kernels as nvcc makes them for it."""
     torch_here, nvcc = cuda_build()
     flags = cuda_flags(*NOT_FOR_PTX)
-    source, folder = CSRC / "cam_cuda.cu", tmp_path_factory.mktemp("ptx")
+    source, folder = CSRC / "cuda" / "cam.cu", tmp_path_factory.mktemp("ptx")
 
     @cache
     def compile_for(architecture):
         target = folder / f"{architecture}.ptx"
-        command = [nvcc, "-ptx", f"-arch={architecture}", *flags, f"-isystem={torch_here.include}", source]
+        command = [nvcc, "-ptx", f"-arch={architecture}", *flags, f"-I{CSRC}", f"-isystem={torch_here.include}", source]
         subprocess.run([*command, "-o", target], check=True)
         return ptx.Module(target.read_text())
 

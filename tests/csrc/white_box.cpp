@@ -1,5 +1,5 @@
 // The kernels' arithmetic, bound as it is for test_white_box.py, on the baseline instruction set.
-#include "cpu_kernels.h"
+#include "cpu/kernels.h"
 
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
@@ -8,11 +8,11 @@
 #include <vector>
 
 namespace gradcam_fast {
-#include "cpu_vector.inl"
+#include "cpu/simd.inl"
 
-#include "cpu_planes.inl"
-#include "cpu_rows.inl"
-#include "cpu_upsample.inl"
+#include "cpu/channels_last.inl"
+#include "cpu/planar.inl"
+#include "cpu/upsample.inl"
 }  // namespace gradcam_fast
 
 namespace py = pybind11;

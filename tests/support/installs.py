@@ -16,7 +16,7 @@ import torch
 
 ROOT = Path(__file__).parents[2]
 TORCH = Path(torch.__file__).parent
-SOURCES = ("pyproject.toml", "setup.py", "README.md", "LICENSE", "csrc", "gradcam_fast")
+SOURCES = ("pyproject.toml", "setup.py", "README.md", "LICENSE", "build_tools", "csrc", "gradcam_fast")
 
 needs_compiler = pytest.mark.skipif(
     not any(map(shutil.which, (os.environ.get("CXX") or "c++", "g++", "clang++"))), reason="no C++ compiler here"

@@ -1,4 +1,4 @@
-"""What lies in csrc, as the build sees it: its own modules, and the torch and the compilers that it would take.
+"""What the build works with: the sources, its own modules, and the torch and the compilers that it would take.
 
 Knows nothing of what is tested.
 """
@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
-CSRC = Path(__file__).parents[2] / "csrc"
-sys.path.insert(0, str(CSRC))
+ROOT = Path(__file__).parents[2]
+CSRC = ROOT / "csrc"
+# At the end of the path: the package to test may be another than the one in this tree.
+sys.path.append(str(ROOT))
 
-import find_torch  # noqa: E402
-import toolchain  # noqa: E402
+from build_tools import find_torch, toolchain  # noqa: E402
 
 
 def cuda_build():

@@ -1,5 +1,5 @@
-// Kernels: what the library registers, what it asks of them, and their launch, which runs csrc/cam_block.h thread by
-// thread.
+// Kernels: what the library registers, what it asks of them, and their launch, which runs csrc/cuda/cam_block.h thread
+// by thread.
 #include "gpu_on_host.h"
 #include "state.h"
 

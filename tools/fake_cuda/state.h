@@ -1,5 +1,5 @@
 // CUDA's runtime for a process without a GPU: devices whose memory is the host's, and whose streams do at once what
-// they are asked for. Loaded first, it takes the place of what PyTorch and csrc/cam_cuda.cu call of libcudart; what is
+// they are asked for. Loaded first, it takes the place of what PyTorch and csrc/cuda/cam.cu call of libcudart; what is
 // not here that library answers, which finds no driver. PyTorch's own operators come as functions of the host, from
 // operators.py. Says nothing of time, nor of what runs at the same time.
 //

@@ -1,6 +1,6 @@
 """The GPU's tests and its benchmark where there is no GPU: on CUDA devices in the host's memory (fake_cuda).
 
-What csrc/cam_cuda.cu does before its kernel, PyTorch's streams, memory and recorded graphs are the real ones; the
+What csrc/cuda/cam.cu does before its kernel, PyTorch's streams, memory and recorded graphs are the real ones; the
 devices, the kernel's threads and PyTorch's operators are not. Says nothing of time, nor of what runs at the same time.
 """
 
@@ -49,7 +49,7 @@ def there(tmp_path_factory):
     flags = cuda_flags("-cudart=static")
     link = [f"-L{torch_here.lib}", "-ltorch_cpu", "-ltorch_cuda", str(runtime)]
     library = package / "_lib" / "libgradcam_fast_cuda.so"
-    sources = [f"-isystem={torch_here.include}", CSRC / "cam_cuda.cu"]
+    sources = [f"-I{CSRC}", f"-isystem={torch_here.include}", CSRC / "cuda" / "cam.cu"]
     subprocess.run(
         [nvcc, "-shared", "-cudart=none", "-arch=compute_90", *flags, *sources, *link, "-o", library], check=True
     )

@@ -2,7 +2,7 @@
 // Knows nothing of threads.
 #pragma once
 
-#include "gpu_shares.h"
+#include "cuda/work_split.h"
 
 #include <array>
 #include <cstdint>

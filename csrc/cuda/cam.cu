@@ -1,9 +1,9 @@
 // The operator on CUDA devices: its arguments, how many blocks share an image, and the launch. One kernel per call, on
 // the current stream, without atomics or a wait, and without a workspace but for maps beyond shared memory, so that a
-// CUDA graph can hold it. What is computed is cam_block.h's affair.
-#include "cam_block.h"
-#include "gpu_plan.h"
-#include "op.h"
+// CUDA graph can hold it. What is computed is cuda/cam_block.h's affair.
+#include "common/arguments.h"
+#include "cuda/cam_block.h"
+#include "cuda/launch_plan.h"
 
 #include <cuda_runtime.h>
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>

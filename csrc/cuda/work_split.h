@@ -2,7 +2,7 @@
 // it is worked out before the launch.
 #pragma once
 
-#include "gpu_divide.h"
+#include "cuda/division.h"
 
 namespace gradcam_fast::gpu {
 

@@ -2,7 +2,7 @@
 // multiplying does not.
 #pragma once
 
-#include "cam_math.h"
+#include "common/cam_math.h"
 
 #include <cstdint>
 

@@ -1,8 +1,8 @@
 // What the threads of a block do to make a heatmap of a map: ReLU, extremes, normalisation, and the rows. Machine is
-// what cam_block.h says.
+// what cuda/cam_block.h says.
 #pragma once
 
-#include "gpu_call.h"
+#include "cuda/call.h"
 
 namespace gradcam_fast::gpu {
 

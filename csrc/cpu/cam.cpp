@@ -1,7 +1,7 @@
 // The operator cam on the CPU: its arguments, its memory, and which thread works on what. What is computed is the
-// kernels' affair (cpu_kernels.h).
-#include "cpu_kernels.h"
-#include "op.h"
+// kernels' affair (cpu/kernels.h).
+#include "common/arguments.h"
+#include "cpu/kernels.h"
 
 #include <torch/csrc/stable/library.h>
 

@@ -2,7 +2,7 @@
 //
 // Whole namespaces are compiled under a target pragma, not single functions under target_clones: with the latter a
 // lambda inside a cloned function is compiled for the baseline and, where it is not inlined, called so.
-#include "cpu_kernels.h"
+#include "cpu/kernels.h"
 
 #include <cstdlib>
 
@@ -17,14 +17,14 @@
 namespace gradcam_fast {
 
 namespace baseline {
-#include "cpu_vector.inl"
+#include "simd.inl"
 
-#include "cpu_planes.inl"
-#include "cpu_rows.inl"
-#include "cpu_skinny.inl"
-#include "cpu_upsample.inl"
+#include "channels_last.inl"
+#include "planar.inl"
+#include "skinny_mm.inl"
+#include "upsample.inl"
 
-#include "cpu_kernels.inl"
+#include "kernels.inl"
 }  // namespace baseline
 
 #if defined(GCF_X86_LEVELS)
@@ -32,25 +32,25 @@ namespace baseline {
 #pragma GCC target("avx2,f16c,bmi,bmi2")
 #define GCF_X86_64_V3
 namespace x86_64_v3 {
-#include "cpu_vector.inl"
+#include "simd.inl"
 
-#include "cpu_planes.inl"
-#include "cpu_rows.inl"
-#include "cpu_skinny.inl"
-#include "cpu_upsample.inl"
+#include "channels_last.inl"
+#include "planar.inl"
+#include "skinny_mm.inl"
+#include "upsample.inl"
 
-#include "cpu_kernels.inl"
+#include "kernels.inl"
 }  // namespace x86_64_v3
 #pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl")
 namespace x86_64_v4 {
-#include "cpu_vector.inl"
+#include "simd.inl"
 
-#include "cpu_planes.inl"
-#include "cpu_rows.inl"
-#include "cpu_skinny.inl"
-#include "cpu_upsample.inl"
+#include "channels_last.inl"
+#include "planar.inl"
+#include "skinny_mm.inl"
+#include "upsample.inl"
 
-#include "cpu_kernels.inl"
+#include "kernels.inl"
 }  // namespace x86_64_v4
 #undef GCF_X86_64_V3
 #pragma GCC pop_options

@@ -1,8 +1,8 @@
 // What the threads of a block do to weigh channels: pool gradients, and activations where a method asks for it. Machine
-// is what cam_block.h says.
+// is what cuda/cam_block.h says.
 #pragma once
 
-#include "gpu_call.h"
+#include "cuda/call.h"
 
 namespace gradcam_fast::gpu {
 

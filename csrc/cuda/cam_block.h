@@ -1,13 +1,13 @@
 // Class activation maps by thread blocks: one image and target per block, or per cluster of blocks that share the
 // channels and then the rows. Device code, written against a Machine (a thread's place, barriers, shuffles, shared
-// memory and copies to it) so that cam_cuda.cu runs it on a GPU and tests/csrc/gpu_on_host.h on the host.
+// memory and copies to it) so that cuda/cam.cu runs it on a GPU and tests/csrc/gpu_on_host.h on the host.
 //
 // No atomics, and nothing depends on how many blocks share the work: channels are summed in slabs whose number follows
 // from the number of channels alone, and the slabs' maps are added in order.
 #pragma once
 
-#include "gpu_stage.h"
-#include "gpu_write.h"
+#include "cuda/heatmap.h"
+#include "cuda/pipeline.h"
 
 namespace gradcam_fast::gpu {
 

@@ -1,7 +1,7 @@
 // The product of a few rows and a large matrix, which is the backward of a large linear layer for a few images: its
 // arguments, its memory, and which thread works on what.
-#include "cpu_kernels.h"
-#include "op.h"
+#include "common/arguments.h"
+#include "cpu/kernels.h"
 
 #include <torch/csrc/stable/library.h>
 

@@ -15,10 +15,13 @@ import sysconfig
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from find_torch import OLDEST, BuildProblem, NotNeeded, Torch
+from .find_torch import OLDEST, BuildProblem, NotNeeded, Torch
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+# Relative, as the sources are, so that no path of this machine gets into the libraries.
+INCLUDE = "-Icsrc"
 
 CUDA_ARCHITECTURES = "7.5;8.0;8.6;9.0+PTX"
 
@@ -51,7 +54,7 @@ def build_cpu(torch: Torch, sources: list[str], target: Path) -> dict[str, objec
     else:
         link = ["-shared", "-Wl,--no-undefined", "-Wl,--exclude-libs,ALL"]
     link += shlex.split(os.environ.get("LDFLAGS", ""))
-    paths = [f"-fmacro-prefix-map={torch.include}/=", f"-isystem{torch.include}", f"-L{torch.lib}"]
+    paths = [INCLUDE, f"-fmacro-prefix-map={torch.include}/=", f"-isystem{torch.include}", f"-L{torch.lib}"]
     _run([*compiler, *flags, *link, *paths, *sources, "-ltorch_cpu", "-o", str(target)], "the C++ compiler")
     return {"compiler": _first_line([*compiler, "--version"]), "flags": flags + link}
 
@@ -84,7 +87,7 @@ def build_cuda(torch: Torch, sources: list[str], target: Path) -> dict[str, obje
     # The toolkit's wheels keep their libraries where their own nvcc does not look.
     top = re.search(r"^#\$ TOP=(.*)$", _output([nvcc, "--dryrun", "-x", "cu", os.devnull]), re.MULTILINE)
     library_paths = [f"-L{torch.lib}", *([f"-L{top[1]}/lib"] if top else [])]
-    paths = [f"-isystem={torch.include}", f"-Xcompiler=-fmacro-prefix-map={torch.include}/=", *library_paths]
+    paths = [INCLUDE, f"-isystem={torch.include}", f"-Xcompiler=-fmacro-prefix-map={torch.include}/=", *library_paths]
     _run([nvcc, "-shared", *flags, *paths, *sources, "-ltorch_cpu", "-ltorch_cuda", "-o", str(target)], "nvcc")
     return {"compiler": f"nvcc {_release(nvcc)}", "flags": flags, "architectures": architectures}
 

@@ -69,14 +69,6 @@ GCF_INLINE void sum_plane(const Stored* activation, const Stored* gradient, int6
   if constexpr (method == Method::xgradcam) product = sum_lanes(products);
 }
 
-// plus_plus_denominator of eight gradients.
-GCF_INLINE void plus_plus_denominators(const Vector& gradient, const Wide (&total)[2], Vector& to) {
-  Wide wide[2];
-  widen(gradient, wide);
-  GCF_UNROLL for (int64_t i = 0; i < 2; ++i) wide[i] = 2.0 + total[i] * wide[i];
-  narrow(wide, to);
-}
-
 // Grad-CAM++'s weight of a channel whose activations sum up to `total`.
 template <class Stored>
 GCF_INLINE float plus_plus_weight(const Stored* gradient, int64_t positions, double total) {

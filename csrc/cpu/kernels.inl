@@ -1,5 +1,5 @@
-// The kernels of one instruction set: those of cpu_skinny.inl, and the walks of cpu_planes.inl, cpu_rows.inl and
-// cpu_upsample.inl with the dtype and the method turned from values into types.
+// The kernels of one instruction set: those of cpu/skinny_mm.inl, and the walks of cpu/planar.inl,
+// cpu/channels_last.inl and cpu/upsample.inl with the dtype and the method turned from values into types.
 
 template <class F>
 GCF_INLINE void with_method(Method method, const F& f) {

@@ -2,7 +2,7 @@
 // through shared memory. Changes what a call costs, and no bit of what it gives.
 #pragma once
 
-#include "gpu_sum.h"
+#include "cuda/channel_sums.h"
 
 #include <algorithm>
 

@@ -202,3 +202,11 @@ GCF_INLINE void sum_lanes(const Vector (&from)[LANES], Vector& to) {
        GCF_SHUFFLE(quarter[0], quarter[1], 1, 9, 3, 11, 5, 13, 7, 15);
 #undef GCF_SHUFFLE
 }
+
+// plus_plus_denominator of eight gradients.
+GCF_INLINE void plus_plus_denominators(const Vector& gradient, const Wide (&total)[2], Vector& to) {
+  Wide wide[2];
+  widen(gradient, wide);
+  GCF_UNROLL for (int64_t i = 0; i < 2; ++i) wide[i] = 2.0 + total[i] * wide[i];
+  narrow(wide, to);
+}

@@ -1,7 +1,8 @@
-// What the threads of a block do to add up weighed channels to the map of a slab. Machine is what cam_block.h says.
+// What the threads of a block do to add up weighed channels to the map of a slab. Machine is what cuda/cam_block.h
+// says.
 #pragma once
 
-#include "gpu_weigh.h"
+#include "cuda/channel_weights.h"
 
 namespace gradcam_fast::gpu {
 

@@ -1,9 +1,9 @@
 // Maps of channels on their way through shared memory. A thread that reads memory itself waits for the few numbers its
 // registers can hold; here the next channels arrive by asynchronous copies while a block works on those that are there.
-// Every sum is that of gpu_sum.h, number by number in the same order. Machine is what cam_block.h says.
+// Every sum is that of cuda/channel_sums.h, number by number in the same order. Machine is what cuda/cam_block.h says.
 #pragma once
 
-#include "gpu_sum.h"
+#include "cuda/channel_sums.h"
 
 namespace gradcam_fast::gpu {
 

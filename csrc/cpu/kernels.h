@@ -1,10 +1,10 @@
 // What the CPU operators' parts tell each other: the problems, and the table of kernels that one instruction set fills.
 //
-// The .inl files are compiled once per instruction set, each time into a namespace of its own (cpu_dispatch.cpp);
+// The .inl files are compiled once per instruction set, each time into a namespace of its own (cpu/dispatch.cpp);
 // what stands here is the same for all.
 #pragma once
 
-#include "cam_math.h"
+#include "common/cam_math.h"
 
 #include <torch/headeronly/core/ScalarType.h>
 

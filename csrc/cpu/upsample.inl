@@ -137,7 +137,7 @@ GCF_INLINE void stretch_row(const Axis& columns, const float* row, float* to) {
   }
 }
 
-// What will be written soon is fetched early: 3 to 6 % of the whole operator on the machine of cpu_planes.inl. Two or
+// What will be written soon is fetched early: 3 to 6 % of the whole operator on the machine of cpu/planar.inl. Two or
 // four rows at a time, sharing what they read, were slower than one: their stores go to as many places at once.
 constexpr int64_t ROWS_AHEAD = 4;
 constexpr int64_t FLOATS_PER_LINE = 16;
