@@ -1,7 +1,7 @@
 // What the operator does on every backend before its kernel runs: looks at its arguments, and makes its results.
 #pragma once
 
-#include "common/cam_math.h"
+#include "common/methods.h"
 
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>

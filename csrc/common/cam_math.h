@@ -1,37 +1,12 @@
-// The arithmetic of one class activation map: what is computed per channel, per position and per pixel. Meant for every
-// backend and bound as it is by tests/csrc/white_box.cpp; free of tensors, threads, memory layouts and PyTorch.
+// The arithmetic of one class activation map: what is computed per channel, per position and per pixel. Shared by every
+// backend, and bound as it is by tests/csrc/white_box.cpp; free of tensors, threads, memory layouts and PyTorch.
 #pragma once
 
-#include <cmath>
-#include <cstdint>
+#include "common/methods.h"
 
-#if defined(__CUDACC__)
-#define GCF_INLINE __host__ __device__ __forceinline__
-#elif defined(__GNUC__)
-#define GCF_INLINE inline __attribute__((always_inline))
-#else
-#define GCF_INLINE inline
-#endif
+#include <cmath>
 
 namespace gradcam_fast {
-
-// The numbers are the schema's; gradcam_fast/contract.py lists the names in this order.
-enum class Method : int64_t { gradcam, gradcam_plus_plus, xgradcam, hirescam, elementwise, layercam };
-enum class Normalize : int64_t { minmax, max, none };
-
-inline constexpr int64_t method_count = 6;
-inline constexpr int64_t normalize_count = 3;
-
-// A method either weighs whole channels (one number per channel, found by pooling)
-// or multiplies position by position; nothing else distinguishes the six.
-GCF_INLINE constexpr bool weighs_channels(Method method) {
-  return method == Method::gradcam || method == Method::gradcam_plus_plus || method == Method::xgradcam;
-}
-
-// Whether a gradient that is the same at all positions of a channel makes one factor of it; Grad-CAM's weight is that.
-GCF_INLINE constexpr bool factors_uniform(Method method) {
-  return method == Method::gradcam || method == Method::hirescam || method == Method::layercam;
-}
 
 // What Grad-CAM++ divides by, with S = sum_ij A_k. Where S is negative it may cancel to almost nothing, hence double.
 GCF_INLINE float plus_plus_denominator(float gradient, double activation_sum) {
@@ -119,30 +94,6 @@ GCF_INLINE Affine normalisation(Normalize normalize, float min, float max, float
   if (!(extent > 0.0f && 1.0f / extent < INFINITY)) return {0.0f, 0.0f, 0.0f, 0.0f};
   if (normalize == Normalize::max) return {0.0f, reciprocal_reaching_one(extent), -INFINITY, 1.0f};
   return {min, reciprocal_reaching_one(extent), 0.0f, 1.0f};
-}
-
-// IEEE half precision to float by integer arithmetic, because it vectorises on every
-// instruction set; the multiplication rebiases the exponent and normalises subnormals.
-GCF_INLINE float half_to_float(uint16_t bits) {
-  union {
-    uint32_t u;
-    float f;
-  } value;
-  const uint32_t magnitude = static_cast<uint32_t>(bits & 0x7fffu) << 13;
-  value.u = magnitude;
-  value.f *= 0x1p112f;
-  if (magnitude >= 0x0f800000u) value.u |= 0x7f800000u;
-  value.u |= static_cast<uint32_t>(bits & 0x8000u) << 16;
-  return value.f;
-}
-
-GCF_INLINE float bfloat16_to_float(uint16_t bits) {
-  union {
-    uint32_t u;
-    float f;
-  } value;
-  value.u = static_cast<uint32_t>(bits) << 16;
-  return value.f;
 }
 
 }  // namespace gradcam_fast

@@ -5,6 +5,7 @@
 #pragma once
 
 #include "common/cam_math.h"
+#include "common/stored_types.h"
 
 #include <torch/headeronly/core/ScalarType.h>
 

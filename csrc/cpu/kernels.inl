@@ -1,18 +1,6 @@
 // The kernels of one instruction set: those of cpu/skinny_mm.inl, and the walks of cpu/planar.inl,
 // cpu/channels_last.inl and cpu/upsample.inl with the dtype and the method turned from values into types.
 
-template <class F>
-GCF_INLINE void with_method(Method method, const F& f) {
-  switch (method) {
-    case Method::gradcam: return f(std::integral_constant<Method, Method::gradcam>());
-    case Method::gradcam_plus_plus: return f(std::integral_constant<Method, Method::gradcam_plus_plus>());
-    case Method::xgradcam: return f(std::integral_constant<Method, Method::xgradcam>());
-    case Method::hirescam: return f(std::integral_constant<Method, Method::hirescam>());
-    case Method::elementwise: return f(std::integral_constant<Method, Method::elementwise>());
-    case Method::layercam: return f(std::integral_constant<Method, Method::layercam>());
-  }
-}
-
 // f(method, p), p a null pointer to the stored type, for what Problem::as_stored() lets through.
 template <class F>
 GCF_INLINE void with_types(Method method, ScalarType dtype, const F& f) {

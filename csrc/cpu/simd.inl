@@ -2,18 +2,6 @@
 //
 // Vectors go by reference throughout: 32 bytes have no calling convention common to all instruction sets.
 
-// How float16 and bfloat16 lie in memory.
-struct Half {
-  uint16_t bits;
-};
-struct BFloat16 {
-  uint16_t bits;
-};
-
-GCF_INLINE float to_float(float x) { return x; }
-GCF_INLINE float to_float(Half x) { return half_to_float(x.bits); }
-GCF_INLINE float to_float(BFloat16 x) { return bfloat16_to_float(x.bits); }
-
 typedef float Vector __attribute__((vector_size(32)));
 typedef float HalfVector __attribute__((vector_size(16)));
 typedef double Wide __attribute__((vector_size(32)));

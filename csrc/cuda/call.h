@@ -2,36 +2,20 @@
 // Knows nothing of threads.
 #pragma once
 
+#include "common/cam_math.h"
+#include "common/stored_types.h"
 #include "cuda/work_split.h"
 
 #include <array>
 #include <cstdint>
-#include <type_traits>
 
 #if defined(__CUDACC__)
-#include <cuda_fp16.h>
 #define GCF_DEVICE __device__ __forceinline__
 #else
 #define GCF_DEVICE inline
 #endif
 
 namespace gradcam_fast::gpu {
-
-struct Half {
-  uint16_t bits;
-};
-struct BFloat16 {
-  uint16_t bits;
-};
-GCF_DEVICE float to_float(float value) { return value; }
-GCF_DEVICE float to_float(BFloat16 value) { return bfloat16_to_float(value.bits); }
-GCF_DEVICE float to_float(Half value) {
-#if defined(__CUDA_ARCH__)
-  return __half2float(__ushort_as_half(value.bits));
-#else
-  return half_to_float(value.bits);
-#endif
-}
 
 // Feature maps in memory: strides in elements. `even`: one position is as far from the next at the end of a row, too.
 // `uniform`: a number stands for all positions of a channel.
@@ -121,19 +105,6 @@ inline Call make_call(const void* activations, const std::array<int64_t, 5>& a, 
             Writers(static_cast<int>(width))};
   call.share(1);
   return call;
-}
-
-// Calls f with a type that holds the method.
-template <class F>
-inline void with_method(Method method, const F& f) {
-  switch (method) {
-    case Method::gradcam: return f(std::integral_constant<Method, Method::gradcam>());
-    case Method::gradcam_plus_plus: return f(std::integral_constant<Method, Method::gradcam_plus_plus>());
-    case Method::xgradcam: return f(std::integral_constant<Method, Method::xgradcam>());
-    case Method::hirescam: return f(std::integral_constant<Method, Method::hirescam>());
-    case Method::elementwise: return f(std::integral_constant<Method, Method::elementwise>());
-    case Method::layercam: return f(std::integral_constant<Method, Method::layercam>());
-  }
 }
 
 // The maps of slabs that a block keeps beside the map: those of its own slabs, if there are other blocks, or the one

@@ -2,7 +2,7 @@
 // multiplying does not.
 #pragma once
 
-#include "common/cam_math.h"
+#include "common/inline.h"
 
 #include <cstdint>
 
