@@ -7,18 +7,18 @@
 
 namespace {
 
-constexpr int64_t LANES = 64;
+constexpr int64_t ACCUMULATORS = 64;
 
 // Integer sums, so that the compiler may vectorise them whatever the bits mean.
 __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default"))) uint64_t read_words(const uint32_t* words,
                                                                                                   int64_t count) {
-  uint32_t lanes[LANES] = {};
+  uint32_t accumulators[ACCUMULATORS] = {};
   int64_t i = 0;
-  for (; i + LANES <= count; i += LANES)
-    for (int64_t j = 0; j < LANES; ++j) lanes[j] += words[i + j];
-  for (; i < count; ++i) lanes[0] += words[i];
+  for (; i + ACCUMULATORS <= count; i += ACCUMULATORS)
+    for (int64_t j = 0; j < ACCUMULATORS; ++j) accumulators[j] += words[i + j];
+  for (; i < count; ++i) accumulators[0] += words[i];
   uint64_t sum = 0;
-  for (int64_t j = 0; j < LANES; ++j) sum += lanes[j];
+  for (int64_t j = 0; j < ACCUMULATORS; ++j) sum += accumulators[j];
   return sum;
 }
 
@@ -27,7 +27,7 @@ __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default"))) vo
   for (int64_t i = 0; i < count; ++i) out[i] = value;
 }
 
-int64_t share(int64_t total, int64_t part, int64_t parts) { return total * part / parts; }
+int64_t bound(int64_t total, int64_t part, int64_t parts) { return total * part / parts; }
 
 }  // namespace
 
@@ -39,11 +39,11 @@ extern "C" void read_limit(const uint32_t* a, int64_t a_words, const uint32_t* g
     for (int64_t part = first; part < last; ++part) {
       // With fewer images than threads each image is cut into pieces.
       const int64_t pieces = images >= threads ? images : threads;
-      for (int64_t piece = share(pieces, part, threads); piece < share(pieces, part + 1, threads); ++piece) {
+      for (int64_t piece = bound(pieces, part, threads); piece < bound(pieces, part + 1, threads); ++piece) {
         uint64_t sum = 0;
-        const int64_t a0 = share(a_words, piece, pieces), a1 = share(a_words, piece + 1, pieces);
-        const int64_t g0 = share(g_words, piece, pieces), g1 = share(g_words, piece + 1, pieces);
-        const int64_t o0 = share(out_words, piece, pieces), o1 = share(out_words, piece + 1, pieces);
+        const int64_t a0 = bound(a_words, piece, pieces), a1 = bound(a_words, piece + 1, pieces);
+        const int64_t g0 = bound(g_words, piece, pieces), g1 = bound(g_words, piece + 1, pieces);
+        const int64_t o0 = bound(out_words, piece, pieces), o1 = bound(out_words, piece + 1, pieces);
         sum += read_words(a + a0, a1 - a0);
         sum += read_words(g + g0, g1 - g0);
         write_words(out + o0, static_cast<float>(sum), o1 - o0);

@@ -1,4 +1,4 @@
-// What the operator does on every backend before its kernel runs: looks at its arguments, and makes its results.
+// What every backend does before its kernel runs: checks the arguments, and allocates the results.
 #pragma once
 
 #include "common/methods.h"
@@ -14,7 +14,7 @@ namespace gradcam_fast {
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
-// gradcam_fast/contract.py refuses these with a sentence; here they only keep a direct caller of the op from harm.
+// The Python operator checks all of this first, with better messages; these checks protect callers of torch.ops.
 inline void check(const Tensor& activations, const Tensor& gradients, int64_t height, int64_t width, int64_t method,
                   int64_t normalize) {
   STD_TORCH_CHECK(activations.dim() == 4, "cam: activations should be (B,C,h,w), got ", activations.dim(), "D");
@@ -39,7 +39,7 @@ inline void check(const Tensor& activations, const Tensor& gradients, int64_t he
                   ", got ", normalize);
 }
 
-// Straight through the C interface: the dispatcher's empty looks itself up by name, which costs microseconds.
+// The C interface directly: the dispatcher's empty looks itself up by name, which takes microseconds.
 inline Tensor empty(const int64_t* sizes, int64_t dimensions, int32_t device_type, int32_t device_index) {
   int64_t strides[4];
   for (int64_t d = dimensions - 1, stride = 1; d >= 0; stride *= std::max<int64_t>(sizes[d--], 1)) strides[d] = stride;
@@ -60,9 +60,9 @@ inline std::array<int64_t, 5> strides_of(const Tensor& maps) {
 struct Results {
   Tensor heatmap, raw_min, raw_max;
 
-  float* heatmaps() { return static_cast<float*>(heatmap.mutable_data_ptr()); }
-  float* least() { return static_cast<float*>(raw_min.mutable_data_ptr()); }
-  float* greatest() { return static_cast<float*>(raw_max.mutable_data_ptr()); }
+  float* heatmap_data() { return static_cast<float*>(heatmap.mutable_data_ptr()); }
+  float* raw_min_data() { return static_cast<float*>(raw_min.mutable_data_ptr()); }
+  float* raw_max_data() { return static_cast<float*>(raw_max.mutable_data_ptr()); }
 };
 
 inline Results results_for(const Tensor& gradients, int64_t height, int64_t width, int32_t device_type,

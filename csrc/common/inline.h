@@ -1,4 +1,5 @@
-// The specifiers of functions that are always inlined: on the host, and where CUDA compiles them for both sides.
+// Specifiers of functions that are always inlined: host functions, and functions that CUDA compiles for host and
+// device.
 #pragma once
 
 #if defined(__GNUC__)

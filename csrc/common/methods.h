@@ -17,7 +17,7 @@ inline constexpr int64_t normalize_count = 3;
 
 // A method either weights whole channels (one number per channel, found by pooling) or multiplies position by
 // position.
-GCF_INLINE constexpr bool weighs_channels(Method method) {
+GCF_INLINE constexpr bool weights_channels(Method method) {
   return method == Method::gradcam || method == Method::gradcam_plus_plus || method == Method::xgradcam;
 }
 

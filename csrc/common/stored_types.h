@@ -1,4 +1,4 @@
-// The types that feature maps are stored in, and how each is read as float32.
+// The types that feature maps are stored in, and their conversion to float32.
 #pragma once
 
 #include "common/inline.h"
@@ -18,8 +18,8 @@ struct BFloat16 {
   uint16_t bits;
 };
 
-// IEEE half precision to float by integer arithmetic, because it vectorises on every
-// instruction set; the multiplication rebiases the exponent and normalises subnormals.
+// IEEE half precision to float by integer arithmetic, which vectorises on every instruction set. The multiplication
+// rebiases the exponent and normalises subnormal numbers.
 GCF_INLINE float half_to_float(uint16_t bits) {
   union {
     uint32_t u;

@@ -1,5 +1,5 @@
-// The operator cam on the CPU: its arguments, its memory, and which thread works on what. What is computed is the
-// kernels' affair (cpu/kernels.h).
+// The operator cam on the CPU: checks its arguments, provides memory, and splits the work among threads. The kernels
+// are in the .inl files, reached through cpu/kernels.h.
 #include "common/arguments.h"
 #include "cpu/kernels.h"
 
@@ -13,10 +13,10 @@
 namespace gradcam_fast {
 namespace {
 
-// Below this many numbers to read and write a second thread costs more than it brings.
-constexpr int64_t SERIAL_WORK = 1 << 15;
+// A further thread pays only if it has this many numbers to read and write.
+constexpr int64_t MIN_WORK_PER_THREAD = 1 << 15;
 
-// Memory that lives as long as its thread, so that a call allocates nothing after the first. Aligned to a vector.
+// Memory that lives as long as its thread, aligned to a vector, so that only a thread's first call allocates.
 template <int purpose>
 float* scratch(int64_t floats) {
   thread_local std::vector<float> memory;
@@ -25,72 +25,75 @@ float* scratch(int64_t floats) {
   return memory.data() + (-address / sizeof(float)) % LANES;
 }
 
-// The bounds of a part of `total`, between multiples of eight.
-int64_t part_of(int64_t total, int64_t part, int64_t parts) {
+// Where part number `part` of `total` begins; a multiple of LANES.
+int64_t part_begin(int64_t total, int64_t part, int64_t parts) {
   const int64_t vectors = (total + LANES - 1) / LANES;
   return std::min(total, vectors * part / parts * LANES);
 }
 
-// The weights of the channels [begin, end) of an image whose channels lie side by side.
-void weigh_rows(const Problem& problem, int64_t image, int64_t target, int64_t begin, int64_t end, float* weights) {
-  double* wide = reinterpret_cast<double*>(scratch<1>(4 * problem.channels));
-  kernels().weigh_rows(problem, image, target, begin, end, wide, weights);
+// The weights of the channels [begin, end) of a channels-last image.
+void weigh_channels_last(const Problem& problem, int64_t image, int64_t target, int64_t begin, int64_t end,
+                         float* weights) {
+  double* doubles = reinterpret_cast<double*>(scratch<1>(4 * problem.channels));
+  kernels().weigh_channels_last(problem, image, target, begin, end, doubles, weights);
 }
 
-// Its maps (K, positions) at the positions [begin, end).
-void sum_rows(const Problem& problem, int64_t image, const float* weights, int64_t begin, int64_t end, float* maps) {
-  kernels().sum_rows(problem, image, weights, begin, end, scratch<2>(problem.targets * LANES * LANES), maps);
+// The maps (K, positions) of a channels-last image at the positions [begin, end).
+void sum_channels_last(const Problem& problem, int64_t image, const float* weights, int64_t begin, int64_t end,
+                       float* maps) {
+  kernels().sum_channels_last(problem, image, weights, begin, end, scratch<2>(problem.targets * LANES * LANES), maps);
 }
 
-// The partial maps (K, positions) of each of its slabs [begin, end).
+// The partial maps (K, positions) of the slabs [begin, end) of an image.
 void sum_slabs(const Problem& problem, int64_t image, int64_t begin, int64_t end, float* maps) {
-  float* tiles = problem.in_tiles() ? scratch<2>(2 * problem.channels_per_pass() * problem.positions()) : nullptr;
+  float* tiles = problem.needs_tiles() ? scratch<2>(2 * problem.channels_per_pass() * problem.positions()) : nullptr;
   kernels().sum_slabs(problem, image, begin, end, tiles, maps);
 }
 
-// Each thread has axes of its own, at hand in its cache, and kept: most calls ask for those of the call before.
-const Axes& axes_of(const Problem& problem) {
-  thread_local Axes axes{};
-  if (axes.rows.in != problem.rows || axes.rows.out != problem.height || axes.columns.in != problem.columns ||
-      axes.columns.out != problem.width) {
-    const int64_t floats = Axis::floats(problem.rows, problem.height) + Axis::floats(problem.columns, problem.width);
-    kernels().fill_axes(problem, scratch<7>(floats), axes);
+// Each thread keeps its own tables, which then are in its cache; most calls have the sizes of the call before.
+const ResizeTables& resize_tables_of(const Problem& problem) {
+  thread_local ResizeTables tables{};
+  if (tables.rows.in != problem.rows || tables.rows.out != problem.height || tables.columns.in != problem.columns ||
+      tables.columns.out != problem.width) {
+    const int64_t floats =
+        ResizeTable::floats(problem.rows, problem.height) + ResizeTable::floats(problem.columns, problem.width);
+    kernels().fill_resize_tables(problem, scratch<7>(floats), tables);
   }
-  return axes;
+  return tables;
 }
 
-struct Outputs {
+struct ResultPointers {
   float *heatmap, *raw_min, *raw_max;
 };
 
-Finish finish_target(const Problem& problem, float* map, int64_t index, const Outputs& out) {
+FinishedMap finish_target(const Problem& problem, float* map, int64_t index, const ResultPointers& out) {
   float* candidates = scratch<3>(problem.rows * (2 * problem.columns + LANES));
-  Finish finished;
-  kernels().finish(problem, axes_of(problem), map, candidates, finished);
+  FinishedMap finished;
+  kernels().finish(problem, resize_tables_of(problem), map, candidates, finished);
   out.raw_min[index] = finished.raw_min;
   out.raw_max[index] = finished.raw_max;
   return finished;
 }
 
-// At least as many images as threads: each image is one thread's from its first byte to its last.
-void run_by_image(const Problem& problem, int64_t grain, const Outputs& out) {
+// For at least as many images as threads: each image is processed by one thread from begin to end.
+void run_by_image(const Problem& problem, int64_t grain, const ResultPointers& out) {
   const int64_t floats = problem.floats();
-  const int64_t pass = problem.in_rows() ? 0 : std::min(problem.slabs_per_pass(), problem.slabs());
+  const int64_t slabs_per_pass = problem.is_channels_last() ? 0 : std::min(problem.slabs_per_pass(), problem.slabs());
   torch::stable::parallel_for(0, problem.images, grain, [&](int64_t begin, int64_t end) {
-    float* maps = scratch<4>((1 + pass) * floats);
-    float* room = scratch<5>(stretched_room(problem.width));
-    float* weights = scratch<0>(problem.row_weights());
+    float* maps = scratch<4>((1 + slabs_per_pass) * floats);
+    float* buffer = scratch<5>(stretched_floats(problem.width));
+    float* weights = scratch<0>(problem.weights_kept());
     for (int64_t image = begin; image < end; ++image) {
-      if (problem.in_rows()) {
-        if (problem.row_weights() != 0)
+      if (problem.is_channels_last()) {
+        if (problem.weights_kept() != 0)
           for (int64_t k = 0; k < problem.targets; ++k)
-            weigh_rows(problem, image, k, 0, problem.channels, weights + k * problem.channels);
-        sum_rows(problem, image, weights, 0, problem.positions(), maps);
+            weigh_channels_last(problem, image, k, 0, problem.channels, weights + k * problem.channels);
+        sum_channels_last(problem, image, weights, 0, problem.positions(), maps);
       } else {
-        // The maps of the first pass are added up in the first of them; those of a later one lie behind it, and are
-        // added to that.
-        for (int64_t slab = 0; slab < problem.slabs(); slab += pass) {
-          const int64_t last = std::min(slab + pass, problem.slabs());
+        // The maps of the first pass are added up in place. Those of later passes are written behind the first map, and
+        // added to it.
+        for (int64_t slab = 0; slab < problem.slabs(); slab += slabs_per_pass) {
+          const int64_t last = std::min(slab + slabs_per_pass, problem.slabs());
           float* partials = maps + (slab == 0 ? 0 : floats);
           sum_slabs(problem, image, slab, last, partials);
           for (float* partial = maps + floats; partial < partials + (last - slab) * floats; partial += floats)
@@ -100,34 +103,34 @@ void run_by_image(const Problem& problem, int64_t grain, const Outputs& out) {
       for (int64_t k = 0; k < problem.targets; ++k) {
         const int64_t index = image * problem.targets + k;
         float* map = maps + k * problem.positions();
-        const Finish finished = finish_target(problem, map, index, out);
-        kernels().write(axes_of(problem), map, finished, 0, problem.height, problem.past_cache(), room,
+        const FinishedMap finished = finish_target(problem, map, index, out);
+        kernels().write(resize_tables_of(problem), map, finished, 0, problem.height, problem.nontemporal(), buffer,
                         out.heatmap + index * problem.height * problem.width);
       }
     }
   });
 }
 
-// Jobs that threads take one by one. Whoever finds none left waits for those that others have taken. No thread waits
-// for a job that nobody has taken, so any number of threads gets through, one included.
-class Stage {
+// Jobs that threads take one at a time. A thread that finds none left waits for the jobs that others have taken, never
+// for a job that nobody has taken, so any number of threads finishes the queue.
+class JobQueue {
  public:
-  explicit Stage(int64_t jobs) : jobs_(jobs) {}
+  explicit JobQueue(int64_t jobs) : jobs_(jobs) {}
 
   template <class F>
   void work(const F& f) {
     take_jobs(f);
     for (int64_t turns = 0; done_.load(std::memory_order_acquire) != jobs_; ++turns)
-      if (turns > PATIENCE) std::this_thread::yield();
+      if (turns > SPINS_BEFORE_YIELD) std::this_thread::yield();
   }
 
  private:
-  // A millisecond or so. Longer, and there are more threads than processors.
-  static constexpr int64_t PATIENCE = 1 << 20;
+  // About a millisecond. Waiting longer means that there are more threads than processors.
+  static constexpr int64_t SPINS_BEFORE_YIELD = 1 << 20;
 
   template <class F>
   void take_jobs(const F& f) {
-    // Counts a job that throws, too: the others do not wait for it, and parallel_for throws again.
+    // Counts a job that throws, too, so that other threads do not wait for it; parallel_for rethrows.
     struct Count {
       std::atomic<int64_t>& done;
       int64_t jobs = 0;
@@ -144,41 +147,43 @@ class Stage {
   alignas(64) std::atomic<int64_t> done_{0};
 };
 
-// Fewer images than threads: these share the slabs (or channels, then positions) of all images, then the maps, then
-// the rows of all heatmaps. All within one parallel region: with one for each step a single image took a fifth longer.
-// And each thread takes neighbouring slabs, so that what it reads is unbroken: taking slabs by turns cost up to a fifth
-// more.
-void run_together(const Problem& problem, int64_t threads, const Outputs& out) {
+// For fewer images than threads: the threads share the slabs (or channels, then positions) of all images, then the
+// maps, then the rows of all heatmaps. One parallel region for all steps: with one region per step a single image took
+// a fifth longer. Each thread takes adjacent slabs, so that it reads contiguous memory: alternating slabs took up to a
+// fifth longer.
+void run_together(const Problem& problem, int64_t threads, const ResultPointers& out) {
   const int64_t floats = problem.floats();
-  const bool in_rows = problem.in_rows();
-  const int64_t slabs = in_rows ? 1 : problem.slabs();
+  const bool is_channels_last = problem.is_channels_last();
+  const int64_t slabs = is_channels_last ? 1 : problem.slabs();
   const int64_t all_slabs = problem.images * slabs;
   const int64_t targets = problem.images * problem.targets;
   float* partials = scratch<4>(all_slabs * floats);
-  float* weights = scratch<0>(problem.images * problem.row_weights());
-  Finish* finished = reinterpret_cast<Finish*>(scratch<6>(targets * sizeof(Finish) / sizeof(float)));
+  float* weights = scratch<0>(problem.images * problem.weights_kept());
+  FinishedMap* finished = reinterpret_cast<FinishedMap*>(scratch<6>(targets * sizeof(FinishedMap) / sizeof(float)));
   const auto map_of = [&](int64_t index) {
     return partials + index / problem.targets * slabs * floats + index % problem.targets * problem.positions();
   };
 
-  const int64_t parts = in_rows ? threads : std::min(threads, all_slabs);
+  const int64_t parts = is_channels_last ? threads : std::min(threads, all_slabs);
   const int64_t rows = (targets * problem.height + threads - 1) / threads;
   const int64_t bands = (problem.height + rows - 1) / rows;
-  Stage weighing(problem.row_weights() == 0 ? 0 : targets * parts), summing(in_rows ? problem.images * parts : parts),
-      finishing(targets), writing(targets * bands);
+  JobQueue weighing(problem.weights_kept() == 0 ? 0 : targets * parts),
+      summing(is_channels_last ? problem.images * parts : parts), finishing(targets), writing(targets * bands);
   torch::stable::parallel_for(0, threads, 1, [&](int64_t, int64_t) {
     weighing.work([&](int64_t job) {
       const int64_t index = job / parts;
       const int64_t part = job % parts;
-      weigh_rows(problem, index / problem.targets, index % problem.targets, part_of(problem.channels, part, parts),
-                 part_of(problem.channels, part + 1, parts), weights + index * problem.channels);
+      weigh_channels_last(problem, index / problem.targets, index % problem.targets,
+                          part_begin(problem.channels, part, parts), part_begin(problem.channels, part + 1, parts),
+                          weights + index * problem.channels);
     });
     summing.work([&](int64_t job) {
-      if (in_rows) {
+      if (is_channels_last) {
         const int64_t image = job / parts;
         const int64_t part = job % parts;
-        sum_rows(problem, image, weights + image * problem.row_weights(), part_of(problem.positions(), part, parts),
-                 part_of(problem.positions(), part + 1, parts), partials + image * floats);
+        sum_channels_last(problem, image, weights + image * problem.weights_kept(),
+                          part_begin(problem.positions(), part, parts),
+                          part_begin(problem.positions(), part + 1, parts), partials + image * floats);
       } else {
         const int64_t end = all_slabs * (job + 1) / parts;
         for (int64_t slab = all_slabs * job / parts, next; slab < end; slab = next) {
@@ -193,18 +198,18 @@ void run_together(const Problem& problem, int64_t threads, const Outputs& out) {
       for (int64_t slab = 1; slab < slabs; ++slab) kernels().add_partial(map + slab * floats, problem.positions(), map);
       finished[index] = finish_target(problem, map, index, out);
     });
-    float* room = scratch<5>(stretched_room(problem.width));
+    float* buffer = scratch<5>(stretched_floats(problem.width));
     writing.work([&](int64_t job) {
       const int64_t index = job / bands;
       const int64_t band = job % bands;
-      kernels().write(axes_of(problem), map_of(index), finished[index], problem.height * band / bands,
-                      problem.height * (band + 1) / bands, problem.past_cache(), room,
+      kernels().write(resize_tables_of(problem), map_of(index), finished[index], problem.height * band / bands,
+                      problem.height * (band + 1) / bands, problem.nontemporal(), buffer,
                       out.heatmap + index * problem.height * problem.width);
     });
   });
 }
 
-Maps maps_of(const Tensor& tensor) {
+FeatureMaps feature_maps_of(const Tensor& tensor) {
   const auto [image, target, channel, row, column] = strides_of(tensor);
   return {static_cast<const char*>(tensor.const_data_ptr()),
           tensor.scalar_type(),
@@ -221,8 +226,8 @@ std::tuple<Tensor, Tensor, Tensor> cam(const Tensor& activations, const Tensor& 
   check(activations, gradients, height, width, method, normalize);
   STD_TORCH_CHECK(activations.is_cpu() && gradients.is_cpu(), "cam: activations and gradients should be on the CPU");
   const bool several = gradients.dim() == 5;
-  const Problem problem{maps_of(activations),
-                        maps_of(gradients),
+  const Problem problem{feature_maps_of(activations),
+                        feature_maps_of(gradients),
                         activations.size(0),
                         several ? gradients.size(1) : 1,
                         activations.size(1),
@@ -236,14 +241,14 @@ std::tuple<Tensor, Tensor, Tensor> cam(const Tensor& activations, const Tensor& 
   Results results = results_for(gradients, height, width, aoti_torch_device_type_cpu(), 0);
   if (problem.images * problem.targets == 0) return {results.heatmap, results.raw_min, results.raw_max};
 
-  const Outputs out{results.heatmaps(), results.least(), results.greatest()};
+  const ResultPointers out{results.heatmap_data(), results.raw_min_data(), results.raw_max_data()};
   const int64_t work = problem.numbers_read() + problem.targets * height * width;
-  const int64_t threads =
-      std::min<int64_t>(torch::stable::get_num_threads(), (problem.images * work + SERIAL_WORK - 1) / SERIAL_WORK);
+  const int64_t threads = std::min<int64_t>(torch::stable::get_num_threads(),
+                                            (problem.images * work + MIN_WORK_PER_THREAD - 1) / MIN_WORK_PER_THREAD);
   if (problem.images < threads)
     run_together(problem, threads, out);
   else
-    run_by_image(problem, std::max<int64_t>(1, SERIAL_WORK / work), out);
+    run_by_image(problem, std::max<int64_t>(1, MIN_WORK_PER_THREAD / work), out);
   return {results.heatmap, results.raw_min, results.raw_max};
 }
 

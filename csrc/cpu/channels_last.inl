@@ -1,36 +1,39 @@
-// Raw maps from rows: one position's channels side by side in memory, as in channels_last maps and in tokens.
+// Raw maps of channels-last feature maps: the channels of one position are adjacent in memory, as in channels_last
+// tensors and in tokens.
 //
-// Reading is what bounds it, and a processor reads ahead in several places at once sooner than far ahead in one: rows
-// are taken four at a time, one from each quarter of those a thread has, but for the weights of Grad-CAM++ and
-// XGrad-CAM, which are summed in double precision. Four neighbouring rows at a time took up to 1.5 times as long as one
-// by one. Each channel's weight and each position's value are summed by one thread in one order, so that the bits do
-// not depend on who works on which.
+// Reading limits the speed, and a processor prefetches better from several places at once than far ahead in one. So
+// positions are taken four at a time, one from each quarter of a thread's share; four adjacent positions at a time took
+// up to 1.5 times as long as one by one. The exception are the weights of Grad-CAM++ and XGrad-CAM, which are summed in
+// float64.
+//
+// Each channel's weight and each position's value is summed by one thread in one order, so that the bits of the result
+// do not depend on the split of the work.
 
-// Rows pooled into one float per channel before that is added to the rest, so that rounding grows with neither.
-constexpr int64_t ROWS_PER_SUM = 256;
-// Rows taken at a time, as far apart as they can be.
-constexpr int64_t STREAMS = 4;
-// Channels multiplied at a time when several targets share the activations: those of eight positions fit the L1 cache.
+// Positions pooled into one float per channel before this sum is added to the total, which bounds the rounding error.
+constexpr int64_t POSITIONS_PER_SUM = 256;
+// Positions taken at a time, as far apart as possible.
+constexpr int64_t POSITION_STREAMS = 4;
+// Channels multiplied at a time if several targets share the activations: those of eight positions fit in the L1 cache.
 constexpr int64_t CHANNELS_PER_TILE = 256;
 
-// One image's activations, or one target's gradients, in rows.
+// One image's activations, or one target's gradients, by position.
 template <class Stored>
-struct Rows {
+struct ChannelsLast {
   const Stored* data;
   int64_t stride;
 
   const Stored* operator[](int64_t position) const { return data + position * stride; }
 };
 
-// The channels [begin, end) of all rows added up; `part` is room for as many floats.
+// The sums of the channels [begin, end) over all positions; `part` has room for as many floats.
 template <class Stored>
-GCF_INLINE void pool_rows(const Rows<Stored>& rows, int64_t positions, int64_t begin, int64_t end, float* part,
-                          float* sums) {
+GCF_INLINE void pool_channels_last(const ChannelsLast<Stored>& rows, int64_t positions, int64_t begin, int64_t end,
+                                   float* part, float* sums) {
   const int64_t count = end - begin;
-  const int64_t quarter = positions / STREAMS;
-  // Adds as many rows as there are pointers.
+  const int64_t quarter = positions / POSITION_STREAMS;
+  // Adds the channels of as many positions as there are pointers.
   const auto add = [=](const auto& from, float* to) GCF_LAMBDA {
-    each_sum(to, 0, count, [&](const auto& at, Vector& sum) GCF_LAMBDA {
+    for_each_sum(to, 0, count, [&](const auto& at, Vector& sum) GCF_LAMBDA {
       constexpr int64_t many = std::extent<std::remove_reference_t<decltype(from)>>::value;
       Vector v[many];
       GCF_UNROLL for (int64_t i = 0; i < many; ++i) at(from[i], v[i]);
@@ -46,32 +49,32 @@ GCF_INLINE void pool_rows(const Rows<Stored>& rows, int64_t positions, int64_t b
   std::fill_n(sums + begin, count, 0.0f);
   std::fill_n(part, count, 0.0f);
   for (int64_t p = 0; p < quarter; ++p) {
-    const Stored* four[STREAMS];
-    GCF_UNROLL for (int64_t i = 0; i < STREAMS; ++i) four[i] = rows[p + i * quarter] + begin;
-    add(four, part);
-    if ((p + 1) % (ROWS_PER_SUM / STREAMS) == 0) add_part();
+    const Stored* streams[POSITION_STREAMS];
+    GCF_UNROLL for (int64_t i = 0; i < POSITION_STREAMS; ++i) streams[i] = rows[p + i * quarter] + begin;
+    add(streams, part);
+    if ((p + 1) % (POSITIONS_PER_SUM / POSITION_STREAMS) == 0) add_part();
   }
-  for (int64_t p = STREAMS * quarter; p < positions; ++p) {
+  for (int64_t p = POSITION_STREAMS * quarter; p < positions; ++p) {
     const Stored* one[] = {rows[p] + begin};
     add(one, part);
   }
   add_part();
 }
 
-// sums[c] += the terms that Grad-CAM++'s weights are made of, at one position.
+// sums[c] += the terms of the Grad-CAM++ weights at one position.
 template <class Stored>
 GCF_INLINE void add_plus_plus(const Stored* gradient, int64_t channels, const double* totals, double* sums) {
   int64_t c = 0;
   Vector g, denominator, term;
-  Wide total[2], sum[2], wide[2];
+  Wide total[2], sum[2], wide_term[2];
   for (; c + LANES <= channels; c += LANES) {
     load(gradient + c, g);
     load(totals + c, total);
     plus_plus_denominators(g, total, denominator);
     plus_plus_term(g, denominator, term);
-    widen(term, wide);
+    widen(term, wide_term);
     load(sums + c, sum);
-    GCF_UNROLL for (int64_t i = 0; i < 2; ++i) sum[i] += wide[i];
+    GCF_UNROLL for (int64_t i = 0; i < 2; ++i) sum[i] += wide_term[i];
     store(sum, sums + c);
   }
   for (; c < channels; ++c) {
@@ -82,16 +85,16 @@ GCF_INLINE void add_plus_plus(const Stored* gradient, int64_t channels, const do
   }
 }
 
-// weights[c] of the channels [begin, end); `wide` is room for two doubles per channel.
+// The weights of the channels [begin, end); `doubles` has room for two doubles per channel.
 template <Method method, class Stored>
-GCF_INLINE void weigh_rows(const Rows<Stored>& activation, const Rows<Stored>& gradient, int64_t positions,
-                           int64_t begin, int64_t end, double* wide, float* weights) {
+GCF_INLINE void weigh_channels_last(const ChannelsLast<Stored>& activation, const ChannelsLast<Stored>& gradient,
+                                    int64_t positions, int64_t begin, int64_t end, double* doubles, float* weights) {
   if constexpr (method == Method::gradcam) {
-    pool_rows(gradient, positions, begin, end, reinterpret_cast<float*>(wide + 2 * begin), weights);
+    pool_channels_last(gradient, positions, begin, end, reinterpret_cast<float*>(doubles + 2 * begin), weights);
     const float count = static_cast<float>(positions);
     for (int64_t c = begin; c < end; ++c) weights[c] /= count;
   } else {
-    double* totals = wide + 2 * begin;
+    double* totals = doubles + 2 * begin;
     double* products = totals + (end - begin);
     std::fill_n(totals, 2 * (end - begin), 0.0);
     for (int64_t p = 0; p < positions; ++p) {
@@ -112,53 +115,54 @@ GCF_INLINE void weigh_rows(const Rows<Stored>& activation, const Rows<Stored>& g
 
 // sums[i] += the terms of the channels [begin, end) at four positions, lane by lane.
 template <Method method, class Stored>
-GCF_INLINE void multiply_rows(const Stored* const (&a)[STREAMS], const Stored* const (&g)[STREAMS],
+GCF_INLINE void add_positions(const Stored* const (&a)[POSITION_STREAMS], const Stored* const (&g)[POSITION_STREAMS],
                               const float* weights, int64_t begin, int64_t end, Vector* sums) {
-  Vector four[STREAMS], weight, activation, gradient;
+  Vector partials[POSITION_STREAMS], weight, activation, gradient;
   const auto add = [&](const auto& read) GCF_LAMBDA {
-    if constexpr (weighs_channels(method)) read(weights, weight);
-    GCF_UNROLL for (int64_t i = 0; i < STREAMS; ++i) {
+    if constexpr (weights_channels(method)) read(weights, weight);
+    GCF_UNROLL for (int64_t i = 0; i < POSITION_STREAMS; ++i) {
       read(a[i], activation);
-      if constexpr (weighs_channels(method)) {
-        four[i] += weight * activation;
+      if constexpr (weights_channels(method)) {
+        partials[i] += weight * activation;
       } else {
         read(g[i], gradient);
         position_term<method>(activation, gradient, activation);
-        four[i] += activation;
+        partials[i] += activation;
       }
     }
   };
-  std::copy_n(sums, STREAMS, four);
+  std::copy_n(sums, POSITION_STREAMS, partials);
   int64_t c = begin;
   for (; c + LANES <= end; c += LANES) add([&](const auto* row, Vector& v) GCF_LAMBDA { load(row + c, v); });
   if (c < end) add([&](const auto* row, Vector& v) GCF_LAMBDA { load_few(row + c, end - c, v); });
-  std::copy_n(four, STREAMS, sums);
+  std::copy_n(partials, POSITION_STREAMS, sums);
 }
 
-// The raw maps of all targets at the positions [begin, end); `sums` is room for eight vectors per target.
-// gradients(k) are the rows of target k; weights are (K, channels), maps (K, positions).
+// The raw maps of all targets at the positions [begin, end); `sums` has room for eight vectors per target. gradients(k)
+// are those of target k; weights are (K, channels), maps (K, positions).
 template <Method method, class Stored, class Gradients>
-GCF_INLINE void sum_rows(const Rows<Stored>& activation, const Gradients& gradients, const float* weights,
-                         int64_t targets, int64_t channels, int64_t positions, int64_t begin, int64_t end, Vector* sums,
-                         float* maps) {
+GCF_INLINE void sum_channels_last(const ChannelsLast<Stored>& activation, const Gradients& gradients,
+                                  const float* weights, int64_t targets, int64_t channels, int64_t positions,
+                                  int64_t begin, int64_t end, Vector* sums, float* maps) {
   const int64_t tile = targets == 1 ? channels : CHANNELS_PER_TILE;
-  const int64_t quarter = (end - begin + STREAMS - 1) / STREAMS;
-  // Two positions of each quarter at a time. Behind the last there is only the last again.
+  const int64_t quarter = (end - begin + POSITION_STREAMS - 1) / POSITION_STREAMS;
+  // Two positions of each quarter at a time. Behind the last position the last one is repeated.
   const auto at = [=](int64_t first, int64_t i) GCF_LAMBDA {
-    return std::min(begin + std::min(first + i / STREAMS, quarter - 1) + i % STREAMS * quarter, end - 1);
+    return std::min(begin + std::min(first + i / POSITION_STREAMS, quarter - 1) + i % POSITION_STREAMS * quarter,
+                    end - 1);
   };
-  for (int64_t first = 0; first < quarter; first += LANES / STREAMS) {
+  for (int64_t first = 0; first < quarter; first += LANES / POSITION_STREAMS) {
     std::fill_n(sums, targets * LANES, Vector{});
     for (int64_t c = 0; c < channels; c += tile)
       for (int64_t k = 0; k < targets; ++k) {
-        const Rows<Stored> gradient = gradients(k);
-        for (int64_t i = 0; i < LANES; i += STREAMS) {
-          const Stored *a[STREAMS], *g[STREAMS];
-          GCF_UNROLL for (int64_t j = 0; j < STREAMS; ++j) {
+        const ChannelsLast<Stored> gradient = gradients(k);
+        for (int64_t i = 0; i < LANES; i += POSITION_STREAMS) {
+          const Stored *a[POSITION_STREAMS], *g[POSITION_STREAMS];
+          GCF_UNROLL for (int64_t j = 0; j < POSITION_STREAMS; ++j) {
             a[j] = activation[at(first, i + j)];
             g[j] = gradient[at(first, i + j)];
           }
-          multiply_rows<method>(a, g, weights + k * channels, c, std::min(c + tile, channels), sums + k * LANES + i);
+          add_positions<method>(a, g, weights + k * channels, c, std::min(c + tile, channels), sums + k * LANES + i);
         }
       }
     for (int64_t k = 0; k < targets; ++k) {

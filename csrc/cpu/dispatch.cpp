@@ -1,7 +1,7 @@
-// The CPU kernels, compiled once per instruction set, and the choice between them when the library is first used.
+// Compiles the CPU kernels once per instruction set, and chooses one set when the library is first used.
 //
-// Whole namespaces are compiled under a target pragma, not single functions under target_clones: with the latter a
-// lambda inside a cloned function is compiled for the baseline and, where it is not inlined, called so.
+// Whole namespaces are compiled under a target pragma instead of single functions under target_clones: with
+// target_clones a lambda inside a cloned function is compiled for the baseline and, where it is not inlined, called.
 #include "cpu/kernels.h"
 
 #include <cstdlib>
@@ -67,7 +67,7 @@ constexpr char BASELINE[] = "the compiler's default";
 #endif
 
 #if defined(GCF_X86_LEVELS)
-// The variable with which PyTorch, too, is kept from instructions that the processor has.
+// Respects the variable that also keeps PyTorch from instructions the processor has.
 bool allowed(const char* capability) {
   const char* most = std::getenv("ATEN_CPU_CAPABILITY");
   if (most == nullptr) return true;
@@ -79,7 +79,7 @@ bool allowed(const char* capability) {
 Kernels choose() {
 #if defined(GCF_X86_LEVELS)
   __builtin_cpu_init();
-  // Every feature that a pragma above names: a virtual machine may hide any of them.
+  // All features named by the pragmas above: a virtual machine may hide any of them.
   const bool v3 = allowed("avx2") && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("f16c") &&
                   __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2");
   const bool v4 = v3 && allowed("avx512") && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
@@ -99,7 +99,7 @@ const Kernels& kernels() {
 
 }  // namespace gradcam_fast
 
-// For gradcam_fast/backend.py, which tells the user.
+// Read by gradcam_fast.backend().
 extern "C" __attribute__((visibility("default"))) const char* gradcam_fast_instruction_set() {
   return gradcam_fast::kernels().instruction_set;
 }

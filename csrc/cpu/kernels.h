@@ -1,7 +1,8 @@
-// What the CPU operators' parts tell each other: the problems, and the table of kernels that one instruction set fills.
+// What the parts of the CPU operators share: the description of a call (Problem, SkinnyProduct), and the table of
+// kernels (Kernels), of which there is one per instruction set.
 //
-// The .inl files are compiled once per instruction set, each time into a namespace of its own (cpu/dispatch.cpp);
-// what stands here is the same for all.
+// The .inl files are compiled once per instruction set, each time in a namespace of its own (cpu/dispatch.cpp). This
+// header is compiled once.
 #pragma once
 
 #include "common/cam_math.h"
@@ -14,43 +15,43 @@
 #include <cstring>
 #include <type_traits>
 
-// A loop over a block's channels or a vector's lanes, written out, so that what it works on stays in registers.
+// Unrolls a loop over a vector's lanes or over CHANNELS_PER_STEP channels, so that its values stay in registers.
 #if defined(__GNUC__) && !defined(__clang__)
 #define GCF_UNROLL _Pragma("GCC unroll 8")
 #else
 #define GCF_UNROLL _Pragma("unroll")
 #endif
 
-// Without it a lambda called from several places is not inlined into them, and vectors go through memory.
+// Without it a lambda that is called from several places is not inlined, and vectors are passed through memory.
 #define GCF_LAMBDA __attribute__((always_inline))
 
 namespace gradcam_fast {
 
 using torch::headeronly::ScalarType;
 
-// Vectors have eight lanes on every instruction set: the same operations in the same order, the same bits.
+// Vectors have eight lanes on every instruction set: the same operations in the same order give the same bits.
 inline constexpr int64_t LANES = 8;
-// Channels are summed in slabs, each by one thread, and the slabs' maps are added in order: by a rule that knows
-// only the number of channels, so that the bits of a map depend neither on the batch nor on the threads.
+// Channels are summed in slabs, each by one thread, and the maps of the slabs are added in order. The slabs follow from
+// the number of channels alone, so that the bits of a map depend neither on the batch nor on the threads.
 inline constexpr int64_t CHANNELS_PER_SLAB = 64;
-// How many channels are pooled at a time, each in a vector of its own.
-inline constexpr int64_t BLOCK = LANES;
-// Channels are added in passes. Where a method or a further target reads again what a pass has read, of as many as the
-// L2 cache has room for; else of as many slabs as have their maps in the L1 cache.
+// Channels pooled at a time, each in a vector of its own.
+inline constexpr int64_t CHANNELS_PER_STEP = LANES;
+// Channels are added in passes. If a method or a further target reads the channels of a pass again, a pass holds as
+// many floats as the L2 cache; else as many slabs as have their maps in the L1 cache.
 inline constexpr int64_t FLOATS_PER_PASS = 1 << 16;
-inline constexpr int64_t FLOATS_OF_SLABS = 1 << 12;
-// A part of a slab, or a copy of one in another layout.
+inline constexpr int64_t FLOATS_OF_SLAB_MAPS = 1 << 12;
+// Floats of a part of a slab that is read again, or copied into another layout.
 inline constexpr int64_t FLOATS_PER_TILE = 1 << 14;
-// How many numbers ahead of each block of gradients a line is fetched when several targets share the activations: these
-// are in the cache then, and without the hint the processor does not read far enough ahead. With one target it does,
-// and the hint cost a tenth.
-inline constexpr int64_t AHEAD = 4096;
+// How many numbers ahead gradients are prefetched when several targets share the activations: the activations then come
+// from the cache, and the processor does not prefetch far enough ahead by itself. With one target it does, and the hint
+// cost a tenth.
+inline constexpr int64_t PREFETCH_DISTANCE = 4096;
 
-// What a call may touch and still find in the last cache of a usual processor.
-inline constexpr int64_t CACHE = 32 << 20;
+// Data that a call touches stays in the last-level cache of a common processor up to this many bytes.
+inline constexpr int64_t LAST_LEVEL_CACHE_BYTES = 32 << 20;
 
-// Feature maps in memory: the strides, in elements, of image, target, channel, row and column.
-struct Maps {
+// Feature maps in memory; strides in elements.
+struct FeatureMaps {
   const char* data;
   ScalarType dtype;
   int64_t bytes, image, target, channel, row, column;
@@ -61,7 +62,7 @@ struct Maps {
 };
 
 struct Problem {
-  Maps activations, gradients;
+  FeatureMaps activations, gradients;
   int64_t images, targets, channels, rows, columns, height, width;
   Method method;
   Normalize normalize;
@@ -69,92 +70,98 @@ struct Problem {
 
   int64_t positions() const { return rows * columns; }
   int64_t floats() const { return targets * positions(); }
-  // Channels are taken by turns from the first half and from the second: two streams from memory instead of one.
+  // Channels are taken alternately from the first and the second half, which gives two streams from memory instead of
+  // one.
   int64_t half() const { return (channels + 1) / 2; }
   int64_t channel_at(int64_t turn) const { return turn / 2 + turn % 2 * half(); }
   int64_t slabs() const { return (channels + CHANNELS_PER_SLAB - 1) / CHANNELS_PER_SLAB; }
 
-  // One number per channel, as behind global average pooling: the gradients are expanded, with strides of zero.
+  // One gradient per channel, as behind global average pooling: the gradients are expanded, with strides of zero.
   bool uniform() const {
     return (gradients.column == 0 || columns == 1) && (gradients.row == 0 || rows == 1) && positions() > 1;
   }
 
-  // Of whole slabs, or of a part of one.
+  // Whole slabs, or a part of one slab.
   int64_t channels_per_pass() const {
-    const bool once = targets == 1 && (method == Method::gradcam || !weighs_channels(method));
-    const int64_t slabs = (once ? FLOATS_OF_SLABS : FLOATS_PER_PASS / CHANNELS_PER_SLAB) / positions();
-    if (!in_tiles() && (once || slabs > 0)) return std::max<int64_t>(1, slabs) * CHANNELS_PER_SLAB;
-    return std::clamp(FLOATS_PER_TILE / positions() / BLOCK * BLOCK, BLOCK, CHANNELS_PER_SLAB);
+    const bool once = targets == 1 && (method == Method::gradcam || !weights_channels(method));
+    const int64_t slabs = (once ? FLOATS_OF_SLAB_MAPS : FLOATS_PER_PASS / CHANNELS_PER_SLAB) / positions();
+    if (!needs_tiles() && (once || slabs > 0)) return std::max<int64_t>(1, slabs) * CHANNELS_PER_SLAB;
+    return std::clamp(FLOATS_PER_TILE / positions() / CHANNELS_PER_STEP * CHANNELS_PER_STEP, CHANNELS_PER_STEP,
+                      CHANNELS_PER_SLAB);
   }
   int64_t slabs_per_pass() const { return std::max<int64_t>(1, channels_per_pass() / CHANNELS_PER_SLAB); }
 
-  // Heatmaps that will have left the cache before anyone can read them need not go there.
-  bool past_cache() const {
-    return images * (numbers_read() * activations.bytes + targets * height * width * 4) > CACHE;
+  // Heatmaps that would leave the cache before they are read are written past it.
+  bool nontemporal() const {
+    return images * (numbers_read() * activations.bytes + targets * height * width * 4) > LAST_LEVEL_CACHE_BYTES;
   }
-  // Of one image, from memory.
+  // Numbers read from memory per image.
   int64_t numbers_read() const { return channels * (positions() + targets * (uniform() ? 1 : positions())); }
 
-  // Planes: one channel's positions side by side. Rows: one position's channels side by side, positions evenly spaced.
-  bool in_planes(const Maps& maps) const {
+  // Planar: the positions of one channel are adjacent. Channels-last: the channels of one position are adjacent, and
+  // positions are evenly spaced.
+  bool is_planar(const FeatureMaps& maps) const {
     return (maps.column == 1 || columns == 1) && (maps.row == columns || rows == 1);
   }
-  bool in_rows(const Maps& maps) const {
+  bool is_channels_last(const FeatureMaps& maps) const {
     return maps.channel == 1 && (columns == 1 || rows == 1 || maps.row == columns * maps.column);
   }
-  // From one position to the next, in rows. The stride of a side of one means nothing.
-  int64_t row_stride(const Maps& maps) const { return columns == 1 ? maps.row : maps.column; }
-  // Where memory is walked as it is. Half precision is, for the method that matters most; the others read it through
-  // tiles of floats, as they read any other layout.
-  bool as_stored() const { return method == Method::gradcam || activations.dtype == ScalarType::Float; }
-  bool in_planes() const { return as_stored() && in_planes(activations) && (uniform() || in_planes(gradients)); }
-  // Nothing of the gradients is read but a factor per channel.
-  bool in_factors() const { return factors_uniform(method) && uniform() && in_planes(); }
-  // Something is gathered before it is walked.
-  bool in_tiles() const { return !in_rows() && (!in_planes() || (uniform() && !in_factors())); }
-  bool in_rows() const { return as_stored() && !in_planes() && in_rows(activations) && in_rows(gradients); }
-  // The weights of an image that are kept, all at a time: none where there are none, or where planes are weighed in
-  // passing.
-  int64_t row_weights() const { return in_rows() && weighs_channels(method) ? targets * channels : 0; }
+  // The stride between positions in the channels-last layout. The stride of an axis of length one is ignored.
+  int64_t position_stride(const FeatureMaps& maps) const { return columns == 1 ? maps.row : maps.column; }
+  // Whether memory is read in its stored type. Half precision is for Grad-CAM only; the other methods read it through
+  // tiles of float32, like any other layout.
+  bool reads_in_place() const { return method == Method::gradcam || activations.dtype == ScalarType::Float; }
+  bool is_planar() const { return reads_in_place() && is_planar(activations) && (uniform() || is_planar(gradients)); }
+  // Whether the gradients are read as one factor per channel.
+  bool has_channel_factors() const { return factors_uniform(method) && uniform() && is_planar(); }
+  // Whether planes are gathered into tiles first.
+  bool needs_tiles() const { return !is_channels_last() && (!is_planar() || (uniform() && !has_channel_factors())); }
+  bool is_channels_last() const {
+    return reads_in_place() && !is_planar() && is_channels_last(activations) && is_channels_last(gradients);
+  }
+  // The number of weights to store per image: none if the method has none, or if planes are weighted as they are read.
+  int64_t weights_kept() const { return is_channels_last() && weights_channels(method) ? targets * channels : 0; }
 };
 
-// Where the pixels of one axis read. Pixels that read between the same two samples lie side by side: a run.
-struct Run {
+// The pixels [begin, end) of one axis, which read between the samples `low` and `high`.
+struct Cell {
   int32_t low, high;
   int32_t begin, end;
 };
 
-struct Axis {
-  int64_t in, out, runs;
-  Run* run;
+struct ResizeTable {
+  int64_t in, out, cell_count;
+  Cell* cells;
   float* fraction;
 
-  // The room it takes, in floats. Whole vectors of fractions are read.
+  // The memory of a table, in floats. Fractions are read in whole vectors.
   static int64_t floats(int64_t in, int64_t out) {
-    return out + LANES + static_cast<int64_t>(sizeof(Run) / sizeof(float)) * std::min(in, out);
+    return out + LANES + static_cast<int64_t>(sizeof(Cell) / sizeof(float)) * std::min(in, out);
   }
 };
 
-// A stretched row is as long as the heatmap is wide, and some more; a page's length, to the nearest above, apart.
+// A stretched row has the width of the heatmap plus some floats. Rows begin a multiple of a page plus two vectors
+// apart.
 inline constexpr int64_t FLOATS_PER_PAGE = 1024;
 inline int64_t stretched_row(int64_t width) {
   return (width + LANES + FLOATS_PER_PAGE - 1) / FLOATS_PER_PAGE * FLOATS_PER_PAGE + 2 * LANES;
 }
-inline int64_t stretched_room(int64_t width) { return FLOATS_PER_PAGE + 2 * LANES + 3 * stretched_row(width); }
+inline int64_t stretched_floats(int64_t width) { return FLOATS_PER_PAGE + 2 * LANES + 3 * stretched_row(width); }
 
-struct Axes {
-  Axis rows, columns;
+struct ResizeTables {
+  ResizeTable rows, columns;
 };
 
-// A map ready to be written: what its pixels go through, its extremes before that, and whether nothing in it is below
-// zero nor shifted.
-struct Finish {
+// A raw map ready to be written: the transform of its pixels, its extremes before it, and whether no pixel is negative
+// or shifted.
+struct FinishedMap {
   Affine affine;
   float raw_min, raw_max;
   bool from_zero;
 };
 
-// A few rows (rows, R) times a matrix (R, columns), of which only the rows `used` need be read. Strides in elements.
+// A few rows (rows, R) times a matrix (R, columns), of which only the rows listed in `used` are read. Strides in
+// elements.
 struct SkinnyProduct {
   const float* left;
   int64_t rows, row_stride, column_stride;
@@ -167,31 +174,31 @@ struct SkinnyProduct {
   float at(int64_t row, int64_t i) const { return left[row * row_stride + i * column_stride]; }
 };
 
-// Room is given by the caller; the comments say how many floats of it.
+// The caller provides all buffers; the comments give their sizes, in floats unless stated otherwise.
 struct Kernels {
   const char* instruction_set;
-  // memory: Axis::floats of both axes.
-  void (*fill_axes)(const Problem&, float* memory, Axes&);
-  // The partial maps (K, positions) of each of the slabs [begin, end). tiles: 2 x channels_per_pass x positions, if the
-  // problem is in tiles.
+  // memory: ResizeTable::floats() of both tables.
+  void (*fill_resize_tables)(const Problem&, float* memory, ResizeTables&);
+  // The partial maps (K, positions) of each of the slabs [begin, end). tiles: 2 x channels_per_pass x positions, if
+  // problem.needs_tiles().
   void (*sum_slabs)(const Problem&, int64_t image, int64_t begin, int64_t end, float* tiles, float* maps);
   void (*add_partial)(const float* partial, int64_t floats, float* maps);
-  // The weights of the channels [begin, end) of one image and target. wide: two doubles per channel.
-  void (*weigh_rows)(const Problem&, int64_t image, int64_t target, int64_t begin, int64_t end, double* wide,
-                     float* weights);
+  // The weights of the channels [begin, end) of one image and target. doubles: two doubles per channel.
+  void (*weigh_channels_last)(const Problem&, int64_t image, int64_t target, int64_t begin, int64_t end,
+                              double* doubles, float* weights);
   // The maps (K, positions) of an image at the positions [begin, end). sums: K x 64, aligned to 32 bytes.
-  void (*sum_rows)(const Problem&, int64_t image, const float* weights, int64_t begin, int64_t end, float* sums,
-                   float* maps);
-  // ReLU in place, the extremes, the normalisation. candidates: rows (2 columns + LANES).
-  void (*finish)(const Problem&, const Axes&, float* map, float* candidates, Finish&);
-  // Rows [begin, end) of one heatmap. room: stretched_room(width).
-  void (*write)(const Axes&, const float* map, const Finish&, int64_t begin, int64_t end, bool past_cache, float* room,
-                float* heatmap);
-  // Columns [begin, end) of the product.
+  void (*sum_channels_last)(const Problem&, int64_t image, const float* weights, int64_t begin, int64_t end,
+                            float* sums, float* maps);
+  // ReLU in place, the extremes, the normalisation. candidates: rows x (2 columns + LANES).
+  void (*finish)(const Problem&, const ResizeTables&, float* map, float* candidates, FinishedMap&);
+  // The rows [begin, end) of one heatmap. buffer: stretched_floats(width).
+  void (*write)(const ResizeTables&, const float* map, const FinishedMap&, int64_t begin, int64_t end, bool nontemporal,
+                float* buffer, float* heatmap);
+  // The columns [begin, end) of the product.
   void (*skinny_mm)(const SkinnyProduct&, int64_t begin, int64_t end);
 };
 
-// The best that this machine can run.
+// The kernels of the best instruction set of this machine.
 const Kernels& kernels();
 
 }  // namespace gradcam_fast

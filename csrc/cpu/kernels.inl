@@ -1,7 +1,7 @@
-// The kernels of one instruction set: those of cpu/skinny_mm.inl, and the walks of cpu/planar.inl,
-// cpu/channels_last.inl and cpu/upsample.inl with the dtype and the method turned from values into types.
+// The entries of the Kernels table for one instruction set: they turn the dtype and the method into types, and call the
+// kernels of the other .inl files.
 
-// f(method, p), p a null pointer to the stored type, for what Problem::as_stored() lets through.
+// Calls f(method, null pointer to the stored type), for the cases that Problem::reads_in_place() allows.
 template <class F>
 GCF_INLINE void with_types(Method method, ScalarType dtype, const F& f) {
   constexpr std::integral_constant<Method, Method::gradcam> gradcam;
@@ -10,9 +10,9 @@ GCF_INLINE void with_types(Method method, ScalarType dtype, const F& f) {
   with_method(method, [&](auto m) { f(m, static_cast<const float*>(nullptr)); });
 }
 
-// One channel's positions as a plane of floats.
-__attribute__((noinline)) inline void gather_plane(const Maps& maps, const void* from, int64_t rows, int64_t columns,
-                                                   float* to) {
+// Copies one channel into a plane of floats.
+__attribute__((noinline)) inline void gather_plane(const FeatureMaps& maps, const void* from, int64_t rows,
+                                                   int64_t columns, float* to) {
   const auto gather = [&](auto* data) {
     if (maps.row == 0 && maps.column == 0) {
       std::fill_n(to, rows * columns, to_float(*data));
@@ -33,8 +33,8 @@ __attribute__((noinline)) inline void gather_plane(const Maps& maps, const void*
 }
 
 inline void sum_slabs(const Problem& problem, int64_t image, int64_t begin, int64_t end, float* tiles, float* maps) {
-  const bool in_place = problem.in_planes();
-  const bool in_factors = problem.in_factors();
+  const bool in_place = problem.is_planar();
+  const bool has_channel_factors = problem.has_channel_factors();
   const ScalarType dtype = in_place ? problem.activations.dtype : ScalarType::Float;
   with_types(problem.method, dtype, [&](auto method, auto* stored) {
     using Stored = std::remove_const_t<std::remove_pointer_t<decltype(stored)>>;
@@ -42,15 +42,15 @@ inline void sum_slabs(const Problem& problem, int64_t image, int64_t begin, int6
     const int64_t floats = problem.floats();
     const int64_t pass = problem.channels_per_pass();
     const int64_t slabs = problem.slabs_per_pass();
-    const int64_t ahead = problem.targets == 1 || problem.in_tiles() ? 0 : AHEAD;
+    const int64_t ahead = problem.targets == 1 || problem.needs_tiles() ? 0 : PREFETCH_DISTANCE;
     float* gathered = tiles == nullptr ? nullptr : tiles + pass * positions;
-    const auto as_they_are = [&](const Maps& from, int64_t target, int64_t first) -> Planes<Stored> {
+    const auto as_they_are = [&](const FeatureMaps& from, int64_t target, int64_t first) -> Planes<Stored> {
       return {static_cast<const Stored*>(from.at(image, target, problem.channel_at(first))), from.channel,
               problem.half() * from.channel};
     };
-    const auto planes = [&](const Maps& from, int64_t target, int64_t first, int64_t channels,
+    const auto planes = [&](const FeatureMaps& from, int64_t target, int64_t first, int64_t channels,
                             float* tile) -> Planes<Stored> {
-      if (in_place && problem.in_planes(from)) return as_they_are(from, target, first);
+      if (in_place && problem.is_planar(from)) return as_they_are(from, target, first);
       for (int64_t c = 0; c < channels; ++c)
         gather_plane(from, from.at(image, target, problem.channel_at(first + c)), problem.rows, problem.columns,
                      tile + c * positions);
@@ -64,7 +64,7 @@ inline void sum_slabs(const Problem& problem, int64_t image, int64_t begin, int6
         const Planes<Stored> activation = planes(problem.activations, 0, first, channels, tiles);
         for (int64_t k = 0; k < problem.targets; ++k) {
           float* map = maps + (slab - begin) * floats + k * positions;
-          if (in_factors)
+          if (has_channel_factors)
             add_uniform<method.value>(activation, as_they_are(problem.gradients, k, first), channels, positions, map,
                                       floats);
           else
@@ -81,48 +81,52 @@ inline void add_partial(const float* partial, int64_t floats, float* maps) {
 }
 
 template <class Stored>
-GCF_INLINE Rows<Stored> rows_of(const Problem& problem, const Maps& maps, int64_t image, int64_t target) {
-  return {static_cast<const Stored*>(maps.at(image, target, 0)), problem.row_stride(maps)};
+GCF_INLINE ChannelsLast<Stored> channels_last_of(const Problem& problem, const FeatureMaps& maps, int64_t image,
+                                                 int64_t target) {
+  return {static_cast<const Stored*>(maps.at(image, target, 0)), problem.position_stride(maps)};
 }
 
-inline void weigh_rows(const Problem& problem, int64_t image, int64_t target, int64_t begin, int64_t end, double* wide,
-                       float* weights) {
+inline void weigh_channels_last(const Problem& problem, int64_t image, int64_t target, int64_t begin, int64_t end,
+                                double* doubles, float* weights) {
   with_types(problem.method, problem.activations.dtype, [&](auto method, auto* stored) {
     using Stored = std::remove_const_t<std::remove_pointer_t<decltype(stored)>>;
-    // The mean of numbers that are all the same is the first.
+    // The mean of equal numbers is the first.
     const bool first = method.value == Method::gradcam && problem.uniform();
-    if constexpr (weighs_channels(method.value))
-      weigh_rows<method.value>(rows_of<Stored>(problem, problem.activations, image, 0),
-                               rows_of<Stored>(problem, problem.gradients, image, target),
-                               first ? 1 : problem.positions(), begin, end, wide, weights);
+    if constexpr (weights_channels(method.value))
+      weigh_channels_last<method.value>(channels_last_of<Stored>(problem, problem.activations, image, 0),
+                                        channels_last_of<Stored>(problem, problem.gradients, image, target),
+                                        first ? 1 : problem.positions(), begin, end, doubles, weights);
   });
 }
 
-inline void sum_rows(const Problem& problem, int64_t image, const float* weights, int64_t begin, int64_t end,
-                     float* sums, float* maps) {
+inline void sum_channels_last(const Problem& problem, int64_t image, const float* weights, int64_t begin, int64_t end,
+                              float* sums, float* maps) {
   with_types(problem.method, problem.activations.dtype, [&](auto method, auto* stored) {
     using Stored = std::remove_const_t<std::remove_pointer_t<decltype(stored)>>;
-    sum_rows<method.value>(
-        rows_of<Stored>(problem, problem.activations, image, 0),
-        [&](int64_t k) { return rows_of<Stored>(problem, problem.gradients, image, k); }, weights, problem.targets,
-        problem.channels, problem.positions(), begin, end, reinterpret_cast<Vector*>(sums), maps);
+    sum_channels_last<method.value>(
+        channels_last_of<Stored>(problem, problem.activations, image, 0),
+        [&](int64_t k) { return channels_last_of<Stored>(problem, problem.gradients, image, k); }, weights,
+        problem.targets, problem.channels, problem.positions(), begin, end, reinterpret_cast<Vector*>(sums), maps);
   });
 }
 
-inline void fill_axes(const Problem& problem, float* memory, Axes& axes) {
-  fill_axis(problem.rows, problem.height, memory, axes.rows);
-  fill_axis(problem.columns, problem.width, memory + Axis::floats(problem.rows, problem.height), axes.columns);
+inline void fill_resize_tables(const Problem& problem, float* memory, ResizeTables& tables) {
+  fill_resize_table(problem.rows, problem.height, memory, tables.rows);
+  fill_resize_table(problem.columns, problem.width, memory + ResizeTable::floats(problem.rows, problem.height),
+                    tables.columns);
 }
 
-inline void finish(const Problem& problem, const Axes& axes, float* map, float* candidates, Finish& finished) {
-  finish_map(problem.relu, problem.normalize, axes.rows, axes.columns, map, candidates, finished);
+inline void finish(const Problem& problem, const ResizeTables& tables, float* map, float* candidates,
+                   FinishedMap& finished) {
+  finish_map(problem.relu, problem.normalize, tables.rows, tables.columns, map, candidates, finished);
 }
 
-inline void write(const Axes& axes, const float* map, const Finish& finished, int64_t begin, int64_t end,
-                  bool past_cache, float* room, float* heatmap) {
-  write_rows(axes.rows, axes.columns, map, finished, begin, end, past_cache, room, heatmap);
+inline void write(const ResizeTables& tables, const float* map, const FinishedMap& finished, int64_t begin, int64_t end,
+                  bool nontemporal, float* buffer, float* heatmap) {
+  write_rows(tables.rows, tables.columns, map, finished, begin, end, nontemporal, buffer, heatmap);
 }
 
 constexpr Kernels table(const char* instruction_set) {
-  return {instruction_set, fill_axes, sum_slabs, add_partial, weigh_rows, sum_rows, finish, write, skinny_mm};
+  return {instruction_set, fill_resize_tables, sum_slabs, add_partial, weigh_channels_last, sum_channels_last, finish,
+          write,           skinny_mm};
 }

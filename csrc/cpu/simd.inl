@@ -1,6 +1,6 @@
-// Eight floats side by side, and how each stored type is read into them.
+// Vectors of eight floats, and how each stored type is loaded into them.
 //
-// Vectors go by reference throughout: 32 bytes have no calling convention common to all instruction sets.
+// Vectors are passed by reference: for 32 bytes there is no calling convention common to all instruction sets.
 
 typedef float Vector __attribute__((vector_size(32)));
 typedef float HalfVector __attribute__((vector_size(16)));
@@ -11,7 +11,7 @@ typedef uint16_t HalfWords __attribute__((vector_size(16)));
 
 GCF_INLINE void load(const float* from, Vector& to) { std::memcpy(&to, from, sizeof(Vector)); }
 
-// Without the builtin GCC 12 widens the halves one by one.
+// Without the builtin GCC 12 widens the numbers one by one.
 GCF_INLINE void widen(const HalfWords& from, Words& to) {
 #if defined(GCF_X86_64_V3)
   typedef short Signed __attribute__((vector_size(16)));
@@ -30,7 +30,7 @@ GCF_INLINE void load(const BFloat16* from, Vector& to) {
   std::memcpy(&to, &words, sizeof(Vector));
 }
 
-// half_to_float, eight at a time.
+// half_to_float of eight numbers.
 GCF_INLINE void load(const Half* from, Vector& to) {
   HalfWords bits;
   std::memcpy(&bits, from, sizeof(bits));
@@ -54,10 +54,10 @@ GCF_INLINE void load(const Half* from, Vector& to) {
 
 GCF_INLINE void store(const Vector& from, float* to) { std::memcpy(to, &from, sizeof(Vector)); }
 
-// f(a, to) for each part of two vectors that the instruction set can compare at once: GCC 12 compares longer ones
-// number by number.
+// Calls f(a, to) for the largest parts of two vectors that the instruction set can compare at once; GCC 12 compares
+// longer ones number by number.
 template <class F>
-GCF_INLINE void each_comparable(const Vector& a, Vector& to, const F& f) {
+GCF_INLINE void for_each_comparable(const Vector& a, Vector& to, const F& f) {
 #if defined(GCF_X86_64_V3)
   f(a, to);
 #else
@@ -69,35 +69,36 @@ GCF_INLINE void each_comparable(const Vector& a, Vector& to, const F& f) {
 #endif
 }
 GCF_INLINE void smaller(const Vector& a, Vector& to) {
-  each_comparable(a, to, [](const auto& x, auto& y) GCF_LAMBDA { y = x < y ? x : y; });
+  for_each_comparable(a, to, [](const auto& x, auto& y) GCF_LAMBDA { y = x < y ? x : y; });
 }
 GCF_INLINE void larger(const Vector& a, Vector& to) {
-  each_comparable(a, to, [](const auto& x, auto& y) GCF_LAMBDA { y = x > y ? x : y; });
+  for_each_comparable(a, to, [](const auto& x, auto& y) GCF_LAMBDA { y = x > y ? x : y; });
 }
 
-// Stores that pass the caches by, to an address aligned to a vector, and what has to follow them, where there are any.
+// Non-temporal stores, to an address aligned to a vector, and the fence that must follow them. Ordinary stores where
+// there are none.
 #if defined(GCF_X86_64_V3)
-constexpr bool PASSES_CACHE = true;
+constexpr bool HAS_NONTEMPORAL_STORES = true;
 #else
-constexpr bool PASSES_CACHE = false;
+constexpr bool HAS_NONTEMPORAL_STORES = false;
 #endif
-GCF_INLINE void store_past_cache(const Vector& from, float* to) {
+GCF_INLINE void store_nontemporal(const Vector& from, float* to) {
 #if defined(GCF_X86_64_V3)
   __builtin_ia32_movntps256(to, from);
 #else
   store(from, to);
 #endif
 }
-GCF_INLINE void end_past_cache() {
+GCF_INLINE void fence_nontemporal() {
 #if defined(GCF_X86_64_V3)
   __builtin_ia32_sfence();
 #endif
 }
 
-// All lanes the same. Not Vector{} + x: adding zero is an addition, for it turns -0 into 0.
+// Not Vector{} + x, which turns -0 into 0.
 GCF_INLINE void fill(float x, Vector& to) { to = Vector{x, x, x, x, x, x, x, x}; }
 
-// Each vector for itself: GCC copies an array of two in four pieces, and the processor waits to put these together.
+// One copy per vector: GCC copies an array of two in four pieces, and the loads then wait for the stores.
 GCF_INLINE void load(const double* from, Wide (&to)[2]) {
   GCF_UNROLL for (int64_t i = 0; i < 2; ++i) std::memcpy(&to[i], from + i * LANES / 2, sizeof(Wide));
 }
@@ -105,7 +106,7 @@ GCF_INLINE void store(const Wide (&from)[2], double* to) {
   GCF_UNROLL for (int64_t i = 0; i < 2; ++i) std::memcpy(to + i * LANES / 2, &from[i], sizeof(Wide));
 }
 
-// The lower and the upper half in double precision, and back. Without the builtins GCC 12 goes through memory.
+// The lower and the upper half in float64, and back. Without the builtins GCC 12 goes through memory.
 GCF_INLINE void widen(const Vector& from, Wide (&to)[2]) {
 #if defined(GCF_X86_64_V3)
   to[0] = __builtin_ia32_cvtps2pd256(__builtin_ia32_vextractf128_ps256(from, 0));
@@ -132,10 +133,11 @@ GCF_INLINE double sum_lanes(const Wide (&from)[2]) {
   return (sum[0] + sum[2]) + (sum[1] + sum[3]);
 }
 
-// Lanes from 8 - count on are ones, the others zeros.
+// last_lanes + count is a mask of the last `count` lanes.
 constexpr int32_t last_lanes[2 * LANES] = {0, 0, 0, 0, 0, 0, 0, 0, -1, -1, -1, -1, -1, -1, -1, -1};
 
-// The last `count` (1 to 8) of at least eight elements that end at `end`, in the last lanes; zeros before them.
+// Loads the last `count` (1 to 8) of at least eight elements that end at `end` into the last lanes; the others are
+// zero.
 template <class Stored>
 GCF_INLINE void load_last(const Stored* end, int64_t count, Vector& to) {
   load(end - LANES, to);
@@ -146,16 +148,16 @@ GCF_INLINE void load_last(const Stored* end, int64_t count, Vector& to) {
   std::memcpy(&to, &bits, sizeof(bits));
 }
 
-// Up to seven elements, in the first lanes; zeros behind them.
+// Loads up to seven elements into the first lanes; the others are zero.
 template <class Stored>
 GCF_INLINE void load_few(const Stored* from, int64_t count, Vector& to) {
   to = Vector{};
   for (int64_t i = 0; i < count; ++i) to[i] = to_float(from[i]);
 }
 
-// Calls f(at, sum) for each vector of the floats [begin, end); at(other, v) reads what lies there in another array.
+// Calls f(at, sum) for each vector of sums[begin, end); at(other, v) loads the same elements of another array.
 template <class F>
-GCF_INLINE void each_sum(float* sums, int64_t begin, int64_t end, const F& f) {
+GCF_INLINE void for_each_sum(float* sums, int64_t begin, int64_t end, const F& f) {
   Vector sum;
   int64_t i = begin;
   for (; i + LANES <= end; i += LANES) {

@@ -1,5 +1,6 @@
-// The product of a few rows and a large matrix, which is the backward of a large linear layer for a few images: its
-// arguments, its memory, and which thread works on what.
+// The operator skinny_mm on the CPU: a few rows times a large matrix, which is the backward pass of a large linear
+// layer for a few images. Checks its arguments, finds the rows of the matrix that matter, and splits the columns among
+// threads.
 #include "common/arguments.h"
 #include "cpu/kernels.h"
 
@@ -10,8 +11,8 @@
 namespace gradcam_fast {
 namespace {
 
-// Columns that are one thread's at least; gradcam_fast/skinny.py asks for many times as many.
-constexpr int64_t LEAST_COLUMNS = 128;
+// The fewest columns per thread; gradcam_fast/skinny.py calls the operator for many times as many.
+constexpr int64_t MIN_COLUMNS_PER_THREAD = 128;
 
 Tensor skinny_mm(const Tensor& rows, const Tensor& matrix) {
   STD_TORCH_CHECK(rows.dim() == 2 && matrix.dim() == 2, "skinny_mm: expected two matrices, got ", rows.dim(), "D and ",
@@ -38,13 +39,13 @@ Tensor skinny_mm(const Tensor& rows, const Tensor& matrix) {
   std::vector<int64_t> used;
   used.reserve(matrix.size(0));
   for (int64_t i = 0; i < matrix.size(0); ++i) {
-    bool some = false;
-    for (int64_t r = 0; r < product.rows; ++r) some |= product.at(r, i) != 0.0f;
-    if (some) used.push_back(i);
+    bool is_used = false;
+    for (int64_t r = 0; r < product.rows; ++r) is_used |= product.at(r, i) != 0.0f;
+    if (is_used) used.push_back(i);
   }
   product.used = used.data();
   product.used_count = static_cast<int64_t>(used.size());
-  torch::stable::parallel_for(0, product.columns, LEAST_COLUMNS,
+  torch::stable::parallel_for(0, product.columns, MIN_COLUMNS_PER_THREAD,
                               [&](int64_t begin, int64_t end) { kernels().skinny_mm(product, begin, end); });
   return out;
 }

@@ -1,25 +1,27 @@
-// The product of a few rows and a large matrix whose rows lie side by side in memory.
+// The product of a few rows and a large matrix with contiguous rows.
 //
-// Reading the matrix is what bounds it. A row of the matrix that meets only zeros is never read: of a hidden layer's
-// weight these are half or more, because its ReLU lets no gradient through to them. Eight rows are read at a time, as
-// far apart as they can be, since a processor reads ahead in several places at once sooner than far ahead in one.
+// Reading the matrix limits the speed. A row of the matrix whose factors are all zero is never read: with the weight of
+// a hidden layer these are half of the rows or more, because the ReLU lets no gradient through to them. Eight rows are
+// read at a time, as far apart as possible, because a processor prefetches better from several places at once than far
+// ahead in one.
+//
 // 4096 x 25088 on two threads, as a multiple of torch.mm's time: one row 0.76 to 0.81, with half of its numbers zero
-// 0.31 to 0.39; ten rows 0.39 to 0.41 and 0.19 to 0.21. In trials, four rows at a time took up to 1.2 times as long for
-// a product of ten, two 1.3 times.
+// 0.31 to 0.39; ten rows 0.39 to 0.41 and 0.19 to 0.21. For a product of ten rows, four streams took up to 1.2 times as
+// long, two 1.3 times.
 
 // Rows of the matrix read at a time.
 constexpr int64_t MATRIX_STREAMS = 8;
-// Columns after which they are read once more, for the next row of the product. Half as many and all of them took up to
+// Columns read before they are read again for the next row of the product. Half as many, and all of them, took up to
 // 1.2 times as long.
 constexpr int64_t COLUMNS_PER_TILE = 1024;
 
-// Adds, in `many` rows of the matrix, the columns [begin, end), each row times its factor, to one row of the product.
+// Adds the columns [begin, end) of `many` rows of the matrix, each times its factor, to one row of the product.
 template <int64_t many>
 GCF_INLINE void add_rows(const float* const (&from)[many], const float (&factors)[many], int64_t begin, int64_t end,
                          float* to) {
   Vector factor[many];
   GCF_UNROLL for (int64_t i = 0; i < many; ++i) fill(factors[i], factor[i]);
-  each_sum(to, begin, end, [&](const auto& at, Vector& sum) GCF_LAMBDA {
+  for_each_sum(to, begin, end, [&](const auto& at, Vector& sum) GCF_LAMBDA {
     Vector v[many];
     GCF_UNROLL for (int64_t i = 0; i < many; ++i) {
       at(from[i], v[i]);

@@ -1,6 +1,6 @@
-// The operator on CUDA devices: its arguments, how many blocks share an image, and the launch. One kernel per call, on
-// the current stream, without atomics or a wait, and without a workspace but for maps beyond shared memory, so that a
-// CUDA graph can hold it. What is computed is cuda/cam_block.h's affair.
+// The operator cam on CUDA devices: checks its arguments, plans the launch and starts one kernel on the current stream.
+// A CUDA graph can record the call: there are no atomics, no waits, and no workspace except for maps that do not fit in
+// shared memory. The kernel itself is in cuda/cam_block.h.
 #include "common/arguments.h"
 #include "cuda/cam_block.h"
 #include "cuda/launch_plan.h"
@@ -20,15 +20,16 @@ namespace {
 
 using namespace gpu;
 
-// Blocks that share an image talk through each other's shared memory, which takes a cluster: compute capability 9.0.
+// The Machine of cuda/cam_block.h on a GPU. Blocks that share an image read each other's shared memory, which needs a
+// cluster (compute capability 9.0).
 class DeviceMachine {
  public:
-  GCF_DEVICE DeviceMachine(float* shared, const Call& call)
+  GCF_DEVICE DeviceMachine(float* shared, const Params& params)
       : shared_(shared),
-        map_(call.blocks.quotient(blockIdx.x)),
-        rank_(blockIdx.x - map_ * call.blocks),
-        image_(call.targets.quotient(map_)),
-        target_(map_ - image_ * call.targets) {}
+        map_(params.blocks.quotient(blockIdx.x)),
+        rank_(blockIdx.x - map_ * params.blocks),
+        image_(params.targets.quotient(map_)),
+        target_(map_ - image_ * params.targets) {}
 
   GCF_DEVICE int thread() const {
     const int thread = threadIdx.x;
@@ -56,37 +57,40 @@ class DeviceMachine {
     asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
 #endif
   }
-  GCF_DEVICE float of_rank([[maybe_unused]] int rank, const float* own) const {
+  GCF_DEVICE float load_from_rank([[maybe_unused]] int rank, const float* address) const {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-    const uint32_t here = static_cast<uint32_t>(__cvta_generic_to_shared(own));
-    uint32_t there;
+    const uint32_t own_address = static_cast<uint32_t>(__cvta_generic_to_shared(address));
+    uint32_t target_address;
     float value;
-    asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(here), "r"(rank));
-    asm volatile("ld.shared::cluster.f32 %0, [%1];" : "=f"(value) : "r"(there) : "memory");
+    asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(target_address) : "r"(own_address), "r"(rank));
+    asm volatile("ld.shared::cluster.f32 %0, [%1];" : "=f"(value) : "r"(target_address) : "memory");
     return value;
 #else
-    return *own;
+    return *address;
 #endif
   }
 
-  // Sixteen bytes to shared memory, so far behind both addresses, asynchronously where the architecture can.
-  template <int behind>
+  // Copies sixteen bytes to shared memory, at `offset` bytes from both addresses; asynchronously from compute
+  // capability 8.0 on.
+  template <int offset>
   GCF_DEVICE void copy16(void* to, const void* from) const {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
-    const uint32_t there = static_cast<uint32_t>(__cvta_generic_to_shared(to));
-    const size_t here = __cvta_generic_to_global(from);
-    asm volatile("cp.async.cg.shared.global [%0 + %2], [%1 + %2], 16;" ::"r"(there), "l"(here), "n"(behind) : "memory");
+    const uint32_t target_address = static_cast<uint32_t>(__cvta_generic_to_shared(to));
+    const size_t own_address = __cvta_generic_to_global(from);
+    asm volatile("cp.async.cg.shared.global [%0 + %2], [%1 + %2], 16;" ::"r"(target_address), "l"(own_address),
+                 "n"(offset)
+                 : "memory");
 #else
-    constexpr int many = behind / sizeof(uint4);
-    static_cast<uint4*>(to)[many] = static_cast<const uint4*>(from)[many];
+    constexpr int index = offset / sizeof(uint4);
+    static_cast<uint4*>(to)[index] = static_cast<const uint4*>(from)[index];
 #endif
   }
-  GCF_DEVICE void end_of_copies() const {
+  GCF_DEVICE void commit_copies() const {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
     asm volatile("cp.async.commit_group;" ::: "memory");
 #endif
   }
-  // Until this thread's copies have arrived, but for those of the last `pending` ends.
+  // Waits until this thread's copies have arrived, except those of the last `pending` commits.
   template <int pending>
   GCF_DEVICE void wait_for_copies() const {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
@@ -100,76 +104,79 @@ class DeviceMachine {
 };
 
 template <Method method, class Stored>
-__global__ void __launch_bounds__(THREADS, BLOCKS_PER_PROCESSOR) cam_kernel(const __grid_constant__ Call call) {
+__global__ void __launch_bounds__(THREADS, BLOCKS_PER_MULTIPROCESSOR)
+    cam_kernel(const __grid_constant__ Params params) {
   extern __shared__ __align__(16) float shared[];
-  DeviceMachine machine(shared, call);
-  gpu::cam<method, Stored>(machine, call);
+  DeviceMachine machine(shared, params);
+  gpu::cam<method, Stored>(machine, params);
 }
 
-void succeed(cudaError_t error, const char* what) {
+void check_cuda(cudaError_t error, const char* what) {
   STD_TORCH_CHECK(error == cudaSuccess, "cam: ", what, " failed: ", cudaGetErrorString(error));
 }
 
-// Asked once, since a call should not take longer than the kernel.
+// Queried once per device and kernel: the queries take longer than the kernel.
 template <class Kernel>
-Offer ask(Kernel kernel, int device) {
-  Offer offer{};
+DeviceLimits query(Kernel kernel, int device) {
+  DeviceLimits limits{};
   int cluster_launch = 0;
   cudaFuncAttributes attributes{};
-  succeed(cudaDeviceGetAttribute(&offer.processors, cudaDevAttrMultiProcessorCount, device), "asking the device");
-  succeed(cudaDeviceGetAttribute(&offer.shared_bytes_of_block, cudaDevAttrMaxSharedMemoryPerBlockOptin, device),
-          "asking the device");
-  succeed(cudaDeviceGetAttribute(&offer.shared_bytes_of_processor, cudaDevAttrMaxSharedMemoryPerMultiprocessor, device),
-          "asking the device");
-  succeed(cudaDeviceGetAttribute(&cluster_launch, cudaDevAttrClusterLaunch, device), "asking the device");
-  succeed(cudaFuncGetAttributes(&attributes, kernel), "asking the kernel");
-  // Not what the device could do, but what the code does. The driver may have compiled it for the device from PTX of an
-  // older architecture: __CUDA_ARCH__ was that one.
+  check_cuda(cudaDeviceGetAttribute(&limits.multiprocessors, cudaDevAttrMultiProcessorCount, device),
+             "querying the device");
+  check_cuda(cudaDeviceGetAttribute(&limits.shared_bytes_per_block, cudaDevAttrMaxSharedMemoryPerBlockOptin, device),
+             "querying the device");
+  check_cuda(cudaDeviceGetAttribute(&limits.shared_bytes_per_multiprocessor,
+                                    cudaDevAttrMaxSharedMemoryPerMultiprocessor, device),
+             "querying the device");
+  check_cuda(cudaDeviceGetAttribute(&cluster_launch, cudaDevAttrClusterLaunch, device), "querying the device");
+  check_cuda(cudaFuncGetAttributes(&attributes, kernel), "querying the kernel");
+  // The limits of the code, which may be lower than those of the device: the driver may have compiled it from PTX of an
+  // older architecture, which was then __CUDA_ARCH__.
   const int architecture = std::min(attributes.ptxVersion, attributes.binaryVersion);
-  offer.clusters = cluster_launch != 0 && architecture >= 90;
-  offer.asynchronous_copies = architecture >= 80;
-  offer.shared_bytes_of_block -= static_cast<int>(attributes.sharedSizeBytes);
-  succeed(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, offer.shared_bytes_of_block),
-          "asking for shared memory");
-  return offer;
+  limits.clusters = cluster_launch != 0 && architecture >= 90;
+  limits.asynchronous_copies = architecture >= 80;
+  limits.shared_bytes_per_block -= static_cast<int>(attributes.sharedSizeBytes);
+  check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, limits.shared_bytes_per_block),
+             "requesting shared memory");
+  return limits;
 }
 
 template <Method method, class Stored>
-Offer offer_of(int device) {
-  constexpr int known = 64;
-  static Offer offers[known];
-  static std::atomic<bool> asked[known];
-  if (device >= known) return ask(cam_kernel<method, Stored>, device);
-  if (!asked[device].load(std::memory_order_acquire)) {
-    // Threads that come here together write the same.
-    offers[device] = ask(cam_kernel<method, Stored>, device);
-    asked[device].store(true, std::memory_order_release);
+DeviceLimits limits_of(int device) {
+  constexpr int max_devices = 64;
+  static DeviceLimits known_limits[max_devices];
+  static std::atomic<bool> queried[max_devices];
+  if (device >= max_devices) return query(cam_kernel<method, Stored>, device);
+  if (!queried[device].load(std::memory_order_acquire)) {
+    // Threads that query at the same time write the same values.
+    known_limits[device] = query(cam_kernel<method, Stored>, device);
+    queried[device].store(true, std::memory_order_release);
   }
-  return offers[device];
+  return known_limits[device];
 }
 
 template <Method method, class Stored>
-void launch(Call call, int64_t images, int device, cudaStream_t stream) {
-  const Offer offer = offer_of<method, Stored>(device);
-  const int64_t maps = images * call.targets;
-  spread(call, method, maps, sizeof(Stored), offer);
+void launch(Params params, int64_t images, int device, cudaStream_t stream) {
+  const DeviceLimits limits = limits_of<method, Stored>(device);
+  const int64_t maps = images * params.targets;
+  plan_launch(params, method, maps, sizeof(Stored), limits);
   Tensor spill;
-  if (shared_bytes(call) > offer.shared_bytes_of_block) {
-    const int64_t size = maps * call.positions;
+  if (shared_bytes(params) > limits.shared_bytes_per_block) {
+    const int64_t size = maps * params.positions;
     spill = empty(&size, 1, aoti_torch_device_type_cuda(), device);
-    call.spill = static_cast<float*>(spill.mutable_data_ptr());
+    params.spill = static_cast<float*>(spill.mutable_data_ptr());
   }
   cudaLaunchAttribute cluster{};
   cluster.id = cudaLaunchAttributeClusterDimension;
-  cluster.val.clusterDim = {static_cast<unsigned>(call.blocks), 1, 1};
+  cluster.val.clusterDim = {static_cast<unsigned>(params.blocks), 1, 1};
   cudaLaunchConfig_t config{};
-  config.gridDim = dim3(static_cast<unsigned>(maps * call.blocks));
+  config.gridDim = dim3(static_cast<unsigned>(maps * params.blocks));
   config.blockDim = dim3(THREADS);
-  config.dynamicSmemBytes = shared_bytes(call);
+  config.dynamicSmemBytes = shared_bytes(params);
   config.stream = stream;
   config.attrs = &cluster;
-  config.numAttrs = call.blocks > 1;
-  succeed(cudaLaunchKernelEx(&config, cam_kernel<method, Stored>, call), "the launch");
+  config.numAttrs = params.blocks > 1;
+  check_cuda(cudaLaunchKernelEx(&config, cam_kernel<method, Stored>, params), "the launch");
 }
 
 std::tuple<Tensor, Tensor, Tensor> cam(const Tensor& activations, const Tensor& gradients, int64_t height,
@@ -179,7 +186,7 @@ std::tuple<Tensor, Tensor, Tensor> cam(const Tensor& activations, const Tensor& 
   STD_TORCH_CHECK(activations.is_cuda() && gradients.is_cuda() && gradients.get_device_index() == device,
                   "cam: activations and gradients should be on one CUDA device");
   for (const auto [in, out] : {std::pair(activations.size(2), height), std::pair(activations.size(3), width)})
-    STD_TORCH_CHECK(can_be_sized(in, out), "cam: maps of ", in, " positions a side and heatmaps of ", out,
+    STD_TORCH_CHECK(fits_int32(in, out), "cam: maps of ", in, " positions a side and heatmaps of ", out,
                     " pixels are too large for the CUDA kernel, which takes less than 2^29 of either, and about 2^30 "
                     "multiplied");
   const int64_t most = (INT32_MAX - THREADS) / 2;
@@ -187,20 +194,21 @@ std::tuple<Tensor, Tensor, Tensor> cam(const Tensor& activations, const Tensor& 
                   activations.size(1), " channels of ", activations.size(2), "x", activations.size(3),
                   " are too large for the CUDA kernel");
   const int64_t images = activations.size(0), targets = gradients.dim() == 5 ? gradients.size(1) : 1;
-  STD_TORCH_CHECK(images == 0 || targets <= INT32_MAX / MOST_BLOCKS / images, "cam: ", targets, " maps of each of ",
+  STD_TORCH_CHECK(images == 0 || targets <= INT32_MAX / MAX_BLOCKS / images, "cam: ", targets, " maps of each of ",
                   images, " images are too many for one launch");
   const torch::stable::accelerator::DeviceGuard guard(device);
   Results results = results_for(gradients, height, width, aoti_torch_device_type_cuda(), device);
   if (images != 0) {
     void* stream = nullptr;
     TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device, &stream));
-    const Call call = make_call(
+    const Params params = make_params(
         activations.const_data_ptr(), strides_of(activations), gradients.const_data_ptr(), strides_of(gradients),
         {targets, activations.size(1), activations.size(2), activations.size(3), height, width},
-        static_cast<Normalize>(normalize), relu, results.heatmaps(), results.least(), results.greatest(), nullptr);
+        static_cast<Normalize>(normalize), relu, results.heatmap_data(), results.raw_min_data(), results.raw_max_data(),
+        nullptr);
     const auto run = [&](auto stored) {
       with_method(static_cast<Method>(method), [&](auto chosen) {
-        launch<chosen.value, decltype(stored)>(call, images, device, static_cast<cudaStream_t>(stream));
+        launch<chosen.value, decltype(stored)>(params, images, device, static_cast<cudaStream_t>(stream));
       });
     };
     switch (activations.scalar_type()) {

@@ -1,13 +1,14 @@
-// Maps of channels on their way through shared memory. A thread that reads memory itself waits for the few numbers its
-// registers can hold; here the next channels arrive by asynchronous copies while a block works on those that are there.
-// Every sum is that of cuda/channel_sums.h, number by number in the same order. Machine is what cuda/cam_block.h says.
+// Feature maps on their way through shared memory. A thread that reads global memory directly waits for the few numbers
+// that its registers can hold. Here asynchronous copies bring the next channels while the block works on those that
+// have arrived. Every sum adds the same numbers in the same order as in cuda/channel_sums.h. Machine: see
+// cuda/cam_block.h.
 #pragma once
 
 #include "cuda/channel_sums.h"
 
 namespace gradcam_fast::gpu {
 
-// Asks for `bytes`, sixteen at a time, of which all is a multiple.
+// Starts the copies of `bytes`, a multiple of sixteen, sixteen per thread.
 template <class Machine>
 GCF_DEVICE void fetch(Machine& machine, const void* from, int bytes, void* to) {
   constexpr int step = THREADS * 16;
@@ -23,104 +24,106 @@ GCF_DEVICE void fetch(Machine& machine, const void* from, int bytes, void* to) {
   }
 }
 
-// The slabs [first, end) cut into parts of as many channels as a stage holds, and the stages in shared memory that they
-// go through by turns.
+// The slabs [first, end) cut into chunks of params.stage_channels channels, and the stages in shared memory that the
+// chunks go through in turn.
 template <class Stored>
 struct Stages {
-  const Call& call;
-  const Planes<Stored>&a, &g;
+  const Params& params;
+  const GlobalMaps<Stored>&a, &g;
   int first, end;
   Stored* memory;
 
-  // Channels of a slab, from `begin` on. An empty slab has one part without any.
-  struct Part {
+  // `channels` channels of a slab, from `begin` on. An empty slab has one chunk without channels.
+  struct Chunk {
     int slab, begin, channels;
     bool ends_slab;
   };
 
-  GCF_DEVICE Part part(int slab, int begin) const {
-    const int left = call.slabs.begin(slab + 1) - begin;
-    const bool ends = left <= call.staged;
-    return {slab, begin, ends ? left : call.staged, ends};
+  GCF_DEVICE Chunk chunk_at(int slab, int begin) const {
+    const int left = params.slabs.begin(slab + 1) - begin;
+    const bool ends = left <= params.stage_channels;
+    return {slab, begin, ends ? left : params.stage_channels, ends};
   }
-  GCF_DEVICE Part after(const Part& one) const { return part(one.slab + one.ends_slab, one.begin + one.channels); }
+  GCF_DEVICE Chunk after(const Chunk& chunk) const {
+    return chunk_at(chunk.slab + chunk.ends_slab, chunk.begin + chunk.channels);
+  }
 
   GCF_DEVICE Stored* activations(int stage) const {
-    return memory + stage * call.staged * (call.a.pitch + call.g.pitch);
+    return memory + stage * params.stage_channels * (params.a.pitch + params.g.pitch);
   }
-  GCF_DEVICE Stored* gradients(int stage) const { return activations(stage) + call.staged * call.a.pitch; }
+  GCF_DEVICE Stored* gradients(int stage) const { return activations(stage) + params.stage_channels * params.a.pitch; }
 
-  // Asks for a part, or for nothing behind the last.
+  // Starts the copies of a chunk; of none if the chunk is behind the last slab.
   template <class Machine>
-  GCF_DEVICE void ask(Machine& machine, const Part& part, int stage) const {
-    if (part.slab < end) {
-      const int bytes = part.channels * static_cast<int>(sizeof(Stored));
-      fetch(machine, a.data + int64_t{part.begin} * call.a.pitch, bytes * call.a.pitch, activations(stage));
-      fetch(machine, g.data + int64_t{part.begin} * call.g.pitch, bytes * call.g.pitch, gradients(stage));
+  GCF_DEVICE void request(Machine& machine, const Chunk& chunk, int stage) const {
+    if (chunk.slab < end) {
+      const int bytes = chunk.channels * static_cast<int>(sizeof(Stored));
+      fetch(machine, a.data + int64_t{chunk.begin} * params.a.pitch, bytes * params.a.pitch, activations(stage));
+      fetch(machine, g.data + int64_t{chunk.begin} * params.g.pitch, bytes * params.g.pitch, gradients(stage));
     }
-    machine.end_of_copies();
+    machine.commit_copies();
   }
 };
 
-// A run of channels that lie one behind the other holds as many numbers of each channel as positions, so that RUN
-// numbers side by side are as many vectors. `vector` is which of them: its numbers are the same positions of the same
-// channels of every run, and of two channels at most if there is more than one position.
-struct VectorOfRun {
-  int first, last, of_first;
+// RUN contiguous channels hold RUN numbers per position, which are as many packs of RUN adjacent numbers as there are
+// positions. Pack number `pack` covers the same positions of the same channels in every run; at most two channels,
+// unless there is only one position.
+struct PackOfRun {
+  int first, last, first_count;
 
-  GCF_DEVICE VectorOfRun(int vector, const Divisor& positions)
-      : first(positions.quotient(vector * RUN)),
-        last(positions.quotient(vector * RUN + RUN - 1)),
-        of_first(first == last ? RUN : last * positions - vector * RUN) {}
+  GCF_DEVICE PackOfRun(int pack, const Divisor& positions)
+      : first(positions.quotient(pack * RUN)),
+        last(positions.quotient(pack * RUN + RUN - 1)),
+        first_count(first == last ? RUN : last * positions - pack * RUN) {}
 };
 
 template <class Number>
-struct alignas(RUN * sizeof(Number)) Vector {
+struct alignas(RUN * sizeof(Number)) Pack {
   Number of[RUN];
 };
 
-// One number for each of the channels from `data` on: those of a vector's.
+// One factor per channel, for the channels of a pack.
 template <class Number>
 struct FactorsOfChannels {
   const Number *first, *last;
-  int of_first;
+  int first_count;
 
-  struct Some {
+  struct Loaded {
     Number first, last;
   };
-  GCF_DEVICE FactorsOfChannels(const Number* data, const VectorOfRun& vector)
-      : first(data + vector.first), last(data + vector.last), of_first(vector.of_first) {}
-  GCF_DEVICE Some some(int channels, int) const { return {first[channels], last[channels]}; }
-  GCF_DEVICE float factor(const Some& some, int i) const {
-    return to_float(i == 0 || (i < RUN - 1 && i < of_first) ? some.first : some.last);
+  GCF_DEVICE FactorsOfChannels(const Number* data, const PackOfRun& pack)
+      : first(data + pack.first), last(data + pack.last), first_count(pack.first_count) {}
+  GCF_DEVICE Loaded load(int channels, int) const { return {first[channels], last[channels]}; }
+  GCF_DEVICE float factor(const Loaded& loaded, int i) const {
+    return to_float(i == 0 || (i < RUN - 1 && i < first_count) ? loaded.first : loaded.last);
   }
-  GCF_DEVICE void go(int channels, int) { first += channels, last += channels; }
+  GCF_DEVICE void advance(int channels, int) { first += channels, last += channels; }
 };
 
-// A number for each position.
+// One factor per position.
 template <class Number>
 struct FactorsOfPositions {
-  const Vector<Number>* at;
+  const Pack<Number>* at;
 
-  using Some = Vector<Number>;
-  GCF_DEVICE Some some(int, int vectors) const { return at[vectors]; }
-  GCF_DEVICE float factor(const Some& some, int i) const { return to_float(some.of[i]); }
-  GCF_DEVICE void go(int, int vectors) { at += vectors; }
+  using Loaded = Pack<Number>;
+  GCF_DEVICE Loaded load(int, int packs) const { return at[packs]; }
+  GCF_DEVICE float factor(const Loaded& loaded, int i) const { return to_float(loaded.of[i]); }
+  GCF_DEVICE void advance(int, int packs) { at += packs; }
 };
 
-// Adds to the sums what a vector has of every `count`th run of so many channels; how many channels that were.
+// Adds one pack of every `count`th run of `channels` channels to the sums; returns the number of channels passed.
 template <Method method, class Number, class Factors>
-GCF_DEVICE int sum_vectors(const Vector<Number>* activations, Factors factors, int positions, int count, int channels,
-                           float (&sums)[RUN]) {
+GCF_DEVICE int sum_packs(const Pack<Number>* activations, Factors factors, int positions, int count, int channels,
+                         float (&sums)[RUN]) {
   const int step = count * RUN, jump = count * positions;
   int left = channels;
   const auto add = [&](auto many) {
-    Vector<Number> activation[many.value];
-    typename Factors::Some factor[many.value];
+    Pack<Number> activation[many.value];
+    typename Factors::Loaded factor[many.value];
 #pragma unroll
     for (int i = 0; i < many.value; ++i) {
       activation[i] = activations[i * jump];
-      factor[i] = factors.some(i * step, i * jump);
+      factor[i] = factors.load(i * step, i * jump);
     }
 #pragma unroll
     for (int i = 0; i < many.value; ++i)
@@ -128,7 +131,7 @@ GCF_DEVICE int sum_vectors(const Vector<Number>* activations, Factors factors, i
       for (int j = 0; j < RUN; ++j)
         add_term<method>(to_float(activation[i].of[j]), factors.factor(factor[i], j), sums[j]);
     activations += many.value * jump;
-    factors.go(many.value * step, many.value * jump);
+    factors.advance(many.value * step, many.value * jump);
     left -= many.value * step;
   };
 #pragma unroll 1
@@ -137,78 +140,78 @@ GCF_DEVICE int sum_vectors(const Vector<Number>* activations, Factors factors, i
   return channels - left;
 }
 
-// The maps of the slabs: put(slab, position, sum) by one thread for each position, slab after slab from zero on.
-// `partial(slab)` is where a slab's map is kept while it grows.
-template <Method method, class Stored, class Machine, class Partial, class Put>
-GCF_DEVICE void sum_slabs(Machine& machine, const Stages<Stored>& stages, float* room, const Partial& partial,
-                          const Put& put) {
-  const Call& call = stages.call;
-  const int thread = machine.thread(), positions = call.positions, groups = call.groups.count;
-  const int group = call.positions.quotient(thread), place = thread - group * positions;
-  const VectorOfRun vector(place, call.positions);
+// The maps of the slabs: one thread calls store_sum(slab, position, sum) for each position, slab after slab from 0 on.
+// partial(slab) is the memory of a slab's map while it grows.
+template <Method method, class Stored, class Machine, class Partial, class StoreSum>
+GCF_DEVICE void sum_slabs(Machine& machine, const Stages<Stored>& stages, float* scratch, const Partial& partial,
+                          const StoreSum& store_sum) {
+  const Params& params = stages.params;
+  const int thread = machine.thread(), positions = params.positions, groups = params.groups.count;
+  const int group = params.positions.quotient(thread), place = thread - group * positions;
+  const PackOfRun pack(place, params.positions);
   static_assert(STAGES == 2);
-  auto here = stages.part(stages.first, call.slabs.begin(stages.first));
-  stages.ask(machine, here, 0);
+  auto here = stages.chunk_at(stages.first, params.slabs.begin(stages.first));
+  stages.request(machine, here, 0);
   auto next = stages.after(here);
-  stages.ask(machine, next, 1);
+  stages.request(machine, next, 1);
   int stage = 0;
   bool begins = true;
-  // The channel of this part with which the next run of this thread's group begins.
+  // The channel of this chunk at which the next run of this thread's group begins.
   int due = group * RUN;
   float sums[RUN] = {};
   while (true) {
-    // What comes now is there for all threads.
+    // After this the chunk has arrived for all threads.
     machine.template wait_for_copies<1>();
     machine.sync();
     const int slab = here.slab - stages.first, channels = here.channels;
     const bool ends = here.ends_slab;
-    const StagedPlanes<Stored> a{stages.activations(stage), call.a.pitch}, g{stages.gradients(stage), call.g.pitch};
-    if constexpr (weighs_channels(method)) {
-      weigh<method>(machine, call, a, g, 0, channels, room);
+    const StagedMaps<Stored> a{stages.activations(stage), params.a.pitch}, g{stages.gradients(stage), params.g.pitch};
+    if constexpr (weights_channels(method)) {
+      weigh<method>(machine, params, a, g, 0, channels, scratch);
       machine.sync();
     }
     if (groups == 0) {
       float* map = partial(slab);
       for (int position = thread; position < positions; position += THREADS) {
         float sum[] = {begins ? 0.0f : map[position]};
-        sum_at<method, RUN>(a, g, room, position, 0, channels, 0, RUN, sum);
+        sum_at<method, RUN>(a, g, scratch, position, 0, channels, 0, RUN, sum);
         if (ends)
-          put(slab, position, sum[0]);
+          store_sum(slab, position, sum[0]);
         else
           map[position] = sum[0];
       }
     } else {
       if (group < groups) {
-        const auto vectors = [&](const Stored* data) {
-          return reinterpret_cast<const Vector<Stored>*>(data + due * positions) + place;
+        const auto packs = [&](const Stored* data) {
+          return reinterpret_cast<const Pack<Stored>*>(data + due * positions) + place;
         };
         const auto sum = [&](const auto& factors) {
-          due += sum_vectors<method>(vectors(a.data), factors, positions, groups, channels - due, sums);
+          due += sum_packs<method>(packs(a.data), factors, positions, groups, channels - due, sums);
         };
-        if constexpr (weighs_channels(method))
-          sum(FactorsOfChannels<float>(room + due, vector));
-        else if (call.g.pitch == 1)
-          sum(FactorsOfChannels<Stored>(g.data + due, vector));
+        if constexpr (weights_channels(method))
+          sum(FactorsOfChannels<float>(scratch + due, pack));
+        else if (params.g.pitch == 1)
+          sum(FactorsOfChannels<Stored>(g.data + due, pack));
         else
-          sum(FactorsOfPositions<Stored>{vectors(g.data)});
+          sum(FactorsOfPositions<Stored>{packs(g.data)});
         due = ends ? group * RUN : due - channels;
       }
       if (ends) {
         machine.sync();
-        if (group < groups) reinterpret_cast<Vector<float>*>(room)[thread] = {{sums[0], sums[1], sums[2], sums[3]}};
+        if (group < groups) reinterpret_cast<Pack<float>*>(scratch)[thread] = {{sums[0], sums[1], sums[2], sums[3]}};
         machine.sync();
-        put_sums(machine, call, room, [&](int position, float sum) { put(slab, position, sum); });
+        add_group_sums(machine, params, scratch, [&](int position, float sum) { store_sum(slab, position, sum); });
 #pragma unroll
         for (float& sum : sums) sum = 0.0f;
       }
     }
     if (ends && here.slab + 1 == stages.end) break;
     begins = ends;
-    // No thread is still at this part, whose stage is free.
+    // All threads are done with this chunk, so its stage is free.
     machine.sync();
     here = next;
     next = stages.after(next);
-    stages.ask(machine, next, stage);
+    stages.request(machine, next, stage);
     stage = 1 - stage;
   }
   machine.sync();

@@ -33,7 +33,7 @@ class HostMachine {
   int64_t image() const;
   int64_t target() const;
   float* shared();
-  float of_rank(int rank, const float* own);
+  float load_from_rank(int rank, const float* address);
   void sync();
   void arrive_at_cluster();
   void wait_for_cluster();
@@ -41,15 +41,15 @@ class HostMachine {
   T shuffle_xor(T value, int mask);
 
   // Copies arrive as late as they may: when their thread waits for them.
-  template <int behind>
+  template <int offset>
   void copy16(void* target, const void* source) {
-    char* to = static_cast<char*>(target) + behind;
-    const char* from = static_cast<const char*>(source) + behind;
+    char* to = static_cast<char*>(target) + offset;
+    const char* from = static_cast<const char*>(source) + offset;
     if (reinterpret_cast<uintptr_t>(to) % 16 != 0 || reinterpret_cast<uintptr_t>(from) % 16 != 0)
       throw std::runtime_error("a copy of sixteen bytes from or to an address that is not a multiple of sixteen");
     copies_.push_back({to, from, ends_});
   }
-  void end_of_copies() { ++ends_; }
+  void commit_copies() { ++ends_; }
   template <int pending>
   void wait_for_copies() {
     while (!copies_.empty() && copies_.front().end < ends_ - pending) {
@@ -196,8 +196,8 @@ class Cluster {
 inline int64_t HostMachine::image() const { return cluster_.image_; }
 inline int64_t HostMachine::target() const { return cluster_.target_; }
 inline float* HostMachine::shared() { return cluster_.shared_[rank_].data(); }
-inline float HostMachine::of_rank(int rank, const float* own) {
-  return cluster_.shared_[rank].at(own - cluster_.shared_[rank_].data());
+inline float HostMachine::load_from_rank(int rank, const float* address) {
+  return cluster_.shared_[rank].at(address - cluster_.shared_[rank_].data());
 }
 inline void HostMachine::sync() { cluster_.meet(cluster_.barriers_[rank_]); }
 inline void HostMachine::arrive_at_cluster() { turn_of_cluster_ = Cluster::arrive(cluster_.barriers_.back()); }

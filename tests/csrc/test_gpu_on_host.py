@@ -75,7 +75,7 @@ def test_no_bit_depends_on_the_number_of_blocks_nor_on_which_thread_runs_first(c
 # Shape, channels of a stage: the last stage of a slab is not full, nor have all groups of threads as many runs in it;
 # positions are shared by 8, 5, 2 groups, or one, or are too many; a channel is weighed by 1, 4 or 16 lanes; slabs are
 # empty, because there are few channels, or so many that each block has several.
-STAGED = [
+STAGED_CASES = [
     ((2, 0, 304, 7, 7), 16),
     ((1, 3, 72, 5, 5), 32),
     ((1, 0, 336, 9, 10), 16),
@@ -90,12 +90,12 @@ STAGED = [
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize(("shape", "staged"), STAGED)
-def test_the_way_through_shared_memory_changes_no_bit(cam, shape, staged, method, dtype):
+@pytest.mark.parametrize(("shape", "stage_channels"), STAGED_CASES)
+def test_the_way_through_shared_memory_changes_no_bit(cam, shape, stage_channels, method, dtype):
     activations, gradients = inputs(shape, dtype)
     expected = cam(activations, gradients, (24, 20), method=method)
     for blocks, backwards in ((1, False), (1, True), (4, True), (8, False)):
-        found = cam(activations, gradients, (24, 20), method=method, blocks=blocks, backwards=backwards, staged=staged)
+        found = cam(activations, gradients, (24, 20), method=method, blocks=blocks, backwards=backwards, stage_channels=stage_channels)
         assert_same_bits(found, expected)
 
 
@@ -107,7 +107,7 @@ def test_one_gradient_per_channel_goes_through_shared_memory_as_one_number(cam, 
     expected = cam(activations, gradients, (24, 20), method=method)
     assert_agrees(activations, gradients, (24, 20), SAME_INPUTS[dtype], cam, method=method)
     for blocks in (1, 4):
-        assert_same_bits(cam(activations, gradients, (24, 20), method=method, blocks=blocks, staged=16), expected)
+        assert_same_bits(cam(activations, gradients, (24, 20), method=method, blocks=blocks, stage_channels=16), expected)
 
 
 # Multiprocessors, and the bytes of shared memory of a block and of a multiprocessor.
@@ -132,25 +132,25 @@ def test_what_is_planned_fits_the_device(gpu_on_host, device, maps, bytes_per_nu
     images, targets, channels, rows, columns = maps
     clusters, copies = device == H200, device != T4
     strides = dense(channels, rows, columns)
-    blocks, staged, shared = gpu_on_host.plan(
+    blocks, stage_channels, shared = gpu_on_host.plan(
         0, bytes_per_number, 0, strides, 0, strides, (*maps, 224, 224), device, clusters, copies
     )
     assert blocks in (BLOCKS if clusters else [1])
     # Eight channels are a multiple of sixteen bytes in every type.
-    assert staged <= 256 and staged % 8 == 0
+    assert stage_channels <= 256 and stage_channels % 8 == 0
     # A map beyond shared memory is kept in a tensor of its own.
-    assert 0 < shared <= of_block or (staged == 0 and 4 * rows * columns > of_block - 4096)
-    if staged:
+    assert 0 < shared <= of_block or (stage_channels == 0 and 4 * rows * columns > of_block - 4096)
+    if stage_channels:
         resident = min(2, -(-images * targets * blocks // processors))
         assert resident * (shared + 1024) <= of_processor
         # A processor's stages hold enough to keep memory busy while half of them are worked on; or whole slabs.
         slab = 8 * -(-channels // 8 // (8 * -(-channels // 2048)))
         bytes_per_channel = 2 * rows * columns * bytes_per_number
-        assert resident * 2 * staged * bytes_per_channel >= min(12288 * resident, 2 * slab * bytes_per_channel)
+        assert resident * 2 * stage_channels * bytes_per_channel >= min(12288 * resident, 2 * slab * bytes_per_channel)
 
 
 def test_common_shapes_go_through_shared_memory_and_others_do_not(gpu_on_host):
-    def staged(a, g, maps, address=0, bytes_per_number=4, copies=True, method="gradcam"):
+    def stage_channels(a, g, maps, address=0, bytes_per_number=4, copies=True, method="gradcam"):
         return gpu_on_host.plan(
             METHODS.index(method), bytes_per_number, address, a, 0, g, (*maps, 224, 224), H200, True, copies
         )[1]
@@ -159,21 +159,21 @@ def test_common_shapes_go_through_shared_memory_and_others_do_not(gpu_on_host):
         maps = (256, 1, channels, side, side)
         planes, one_per_channel = dense(channels, side, side), (channels, channels, 1, 0, 0)
         channels_last = (channels * side * side, 0, 1, side * channels, channels)
-        assert staged(planes, planes, maps) > 0
-        assert staged(planes, one_per_channel, maps) > 0
-        assert staged(planes, one_per_channel, maps, method="xgradcam") == 0
-        assert staged(planes, planes, maps, bytes_per_number=2) > 0
-        assert staged(channels_last, channels_last, maps) == 0
-        assert staged(planes, (*planes[:4], 2), maps) == 0
-        assert staged(planes, planes, maps, address=4) == 0
-        assert staged(planes, planes, maps, copies=False) == 0
+        assert stage_channels(planes, planes, maps) > 0
+        assert stage_channels(planes, one_per_channel, maps) > 0
+        assert stage_channels(planes, one_per_channel, maps, method="xgradcam") == 0
+        assert stage_channels(planes, planes, maps, bytes_per_number=2) > 0
+        assert stage_channels(channels_last, channels_last, maps) == 0
+        assert stage_channels(planes, (*planes[:4], 2), maps) == 0
+        assert stage_channels(planes, planes, maps, address=4) == 0
+        assert stage_channels(planes, planes, maps, copies=False) == 0
     # An image that begins at no multiple of sixteen bytes; unless there is but one.
-    assert staged(dense(76, 5, 5), dense(76, 5, 5), (3, 1, 76, 5, 5), bytes_per_number=2) == 0
-    assert staged(dense(76, 5, 5), dense(76, 5, 5), (3, 1, 76, 5, 5)) > 0
-    assert staged(dense(256, 128, 128), dense(256, 128, 128), (4, 1, 256, 128, 128)) == 0
+    assert stage_channels(dense(76, 5, 5), dense(76, 5, 5), (3, 1, 76, 5, 5), bytes_per_number=2) == 0
+    assert stage_channels(dense(76, 5, 5), dense(76, 5, 5), (3, 1, 76, 5, 5)) > 0
+    assert stage_channels(dense(256, 128, 128), dense(256, 128, 128), (4, 1, 256, 128, 128)) == 0
     # However many maps there are; with two blocks each, as 400 maps would have, there would be no room.
     for batch in (1, 64, 256, 400, 1024):
-        assert staged(dense(512, 28, 28), dense(512, 28, 28), (batch, 1, 512, 28, 28)) > 0
+        assert stage_channels(dense(512, 28, 28), dense(512, 28, 28), (batch, 1, 512, 28, 28)) > 0
 
 
 @pytest.mark.parametrize("method", ["gradcam", "gradcam++"])
@@ -201,7 +201,7 @@ def test_every_row_and_column_of_every_size_is_written(cam, size):
 
 @pytest.mark.parametrize(("long", "wide"), [(30_000, 30_000), (1_000, 1_000_000), (1_000_000, 1_000)])
 def test_a_side_may_be_as_long_as_32_bits_allow(gpu_on_host, cam, long, wide):
-    assert gpu_on_host.can_be_sized(long, wide) and not gpu_on_host.can_be_sized(long + long // 4, wide)
+    assert gpu_on_host.fits_int32(long, wide) and not gpu_on_host.fits_int32(long + long // 4, wide)
     assert_agrees(*inputs((1, 0, 3, 1, long)), (1, wide), CLOSE, cam)
 
 

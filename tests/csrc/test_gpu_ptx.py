@@ -111,7 +111,7 @@ def test_every_shape_has_the_bits_of_the_host(agree, shape, size, blocks):
 
 # Shape and channels of a stage: 8, 5, 2 groups of threads share a position, or none; 1, 4 or 16 lanes weigh a channel;
 # slabs are empty; several per block.
-STAGED = [
+STAGED_CASES = [
     ((1, 0, 72, 5, 5), 32),
     ((1, 2, 152, 7, 7), 16),
     ((1, 0, 104, 9, 10), 8),
@@ -125,15 +125,15 @@ STAGED = [
 @pytest.mark.parametrize("blocks", [1, 4])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize(("shape", "staged"), STAGED)
-def test_the_way_through_shared_memory_has_the_bits_of_the_host(agree, shape, staged, method, dtype, blocks):
-    agree(*inputs(shape, dtype), (9, 8), method=method, blocks=blocks, staged=staged)
+@pytest.mark.parametrize(("shape", "stage_channels"), STAGED_CASES)
+def test_the_way_through_shared_memory_has_the_bits_of_the_host(agree, shape, stage_channels, method, dtype, blocks):
+    agree(*inputs(shape, dtype), (9, 8), method=method, blocks=blocks, stage_channels=stage_channels)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("method", METHODS)
 def test_before_there_were_clusters_the_way_through_shared_memory_had_the_bits_of_the_host(agree, method, dtype):
-    agree(*inputs((1, 2, 152, 7, 7), dtype), (9, 8), method=method, staged=16, architecture=BETWEEN)
+    agree(*inputs((1, 2, 152, 7, 7), dtype), (9, 8), method=method, stage_channels=16, architecture=BETWEEN)
 
 
 @pytest.mark.parametrize("order", ["forwards", "backwards"])
@@ -141,7 +141,7 @@ def test_before_there_were_clusters_the_way_through_shared_memory_had_the_bits_o
 def test_one_gradient_per_channel_goes_through_shared_memory(agree, dtype, order):
     activations, pooled = inputs((1, 3, 152, 6, 5), dtype)
     one = pooled[..., :1, :1].contiguous()
-    agree(activations, one.expand(1, 3, 152, 6, 5), (8, 12), blocks=2, staged=16, order=order)
+    agree(activations, one.expand(1, 3, 152, 6, 5), (8, 12), blocks=2, stage_channels=16, order=order)
 
 
 @pytest.mark.parametrize("layout", ["contiguous", "channels last"])
@@ -172,7 +172,7 @@ def test_numbers_near_the_ends_of_their_range_have_the_bits_of_the_host(agree, e
 
 
 @pytest.mark.parametrize(
-    ("barrier", "staged"),
+    ("barrier", "stage_channels"),
     [
         ("bar.sync", 0),
         ("bar.sync", 16),
@@ -182,18 +182,18 @@ def test_numbers_near_the_ends_of_their_range_have_the_bits_of_the_host(agree, e
         ("cp.async.wait_group", 16),
     ],
 )
-def test_without_its_barriers_it_would_be_refused(gpu_on_host, compiled, barrier, staged):
+def test_without_its_barriers_it_would_be_refused(gpu_on_host, compiled, barrier, stage_channels):
     text, removed = re.subn(rf"\b{re.escape(barrier)}\b[^;]*;", "", compiled(NEW).text)
     assert removed
     with pytest.raises(ptx.Fault):
-        device_code.on_ptx(gpu_on_host, ptx.Module(text))(*inputs((1, 0, 152, 5, 8)), (8, 8), blocks=4, staged=staged)
+        device_code.on_ptx(gpu_on_host, ptx.Module(text))(*inputs((1, 0, 152, 5, 8)), (8, 8), blocks=4, stage_channels=stage_channels)
 
 
 # Warp-instructions of PTX for one image. Memory of 4.2 TB/s, four fifths of it used, brings 256 images of 2048x7x7 and
 # takes their heatmaps in 76 us, in which 132 processors at 1.75 GHz that issue 2.5 instructions a cycle come to 170,000
 # for each.
 @pytest.mark.parametrize(
-    ("shape", "blocks", "staged", "most"),
+    ("shape", "blocks", "stage_channels", "most"),
     [
         ((1, 0, 2048, 7, 7), 4, 64, 125_000),
         ((1, 0, 2048, 7, 7), 8, 128, 130_000),
@@ -201,11 +201,11 @@ def test_without_its_barriers_it_would_be_refused(gpu_on_host, compiled, barrier
     ],
 )
 def test_reads_and_writes_each_byte_once_and_takes_no_more_instructions_than_it_did(
-    gpu_on_host, compiled, shape, blocks, staged, most
+    gpu_on_host, compiled, shape, blocks, stage_channels, most
 ):
     profile = ptx.Profile()
     maps = inputs(shape)
-    device_code.on_ptx(gpu_on_host, compiled(NEW))(*maps, (224, 224), blocks=blocks, staged=staged, profile=profile)
+    device_code.on_ptx(gpu_on_host, compiled(NEW))(*maps, (224, 224), blocks=blocks, stage_channels=stage_channels, profile=profile)
     assert profile.requested["cp.async"] == sum(4 * each.numel() for each in maps)
     assert profile.requested["ld global"] == 0
     # Whole sectors of 32 bytes, but for the two extremes.

@@ -22,7 +22,7 @@ SIDES = [1, 2, 3, 5, 7, 14, 40, 224]
 @pytest.mark.parametrize("out", SIDES)
 @pytest.mark.parametrize("side", SIDES)
 def test_every_pixel_reads_where_half_pixel_centres_say(math_, side, out):
-    pixels, bounds = math_.axis(side, out)
+    pixels, bounds = math_.resize_table(side, out)
     assert len(pixels) == out
     for x, (low, high, fraction) in enumerate(pixels):
         position = max(Fraction((2 * x + 1) * side, 2 * out) - Fraction(1, 2), Fraction(0))
@@ -37,7 +37,7 @@ def test_every_pixel_reads_where_half_pixel_centres_say(math_, side, out):
 @pytest.mark.parametrize("shape", [(7, 7), (5, 9), (1, 6), (14, 3), (1, 1)])
 def test_the_extremes_of_few_pixels_are_those_of_all(math_, shape, size):
     source = numpy.random.default_rng(0).standard_normal(shape).astype(numpy.float32)
-    (rows, _), (columns, _) = math_.axis(shape[0], size[0]), math_.axis(shape[1], size[1])
+    (rows, _), (columns, _) = math_.resize_table(shape[0], size[0]), math_.resize_table(shape[1], size[1])
     stretched = [[math_.lerp(row[low], row[high], t) for low, high, t in columns] for row in source]
     every = [math_.lerp(a, b, t) for low, high, t in rows for a, b in zip(stretched[low], stretched[high], strict=True)]
     low, high = math_.extremes(source, *size)

@@ -20,32 +20,34 @@ using namespace gradcam_fast;
 
 namespace {
 
-struct OwnedAxis {
+struct OwnedTable {
   std::vector<float> memory;
-  Axis axis;
+  ResizeTable table;
 
-  OwnedAxis(int64_t in, int64_t out) : memory(Axis::floats(in, out)) { fill_axis(in, out, memory.data(), axis); }
+  OwnedTable(int64_t in, int64_t out) : memory(ResizeTable::floats(in, out)) {
+    fill_resize_table(in, out, memory.data(), table);
+  }
 };
 
 // (low, high, fraction) of every pixel, and the pixels that bound a run.
-py::tuple axis(int64_t in, int64_t out) {
-  const OwnedAxis owned(in, out);
+py::tuple resize_table(int64_t in, int64_t out) {
+  const OwnedTable owned(in, out);
   py::list pixels, bounds;
-  for (int64_t r = 0; r < owned.axis.runs; ++r) {
-    const Run& run = owned.axis.run[r];
-    for (int64_t x = run.begin; x < run.end; ++x)
-      pixels.append(py::make_tuple(run.low, run.high, owned.axis.fraction[x]));
-    bounds.append(run.begin);
-    bounds.append(run.end - 1);
+  for (int64_t r = 0; r < owned.table.cell_count; ++r) {
+    const Cell& cell = owned.table.cells[r];
+    for (int64_t x = cell.begin; x < cell.end; ++x)
+      pixels.append(py::make_tuple(cell.low, cell.high, owned.table.fraction[x]));
+    bounds.append(cell.begin);
+    bounds.append(cell.end - 1);
   }
   return py::make_tuple(pixels, bounds);
 }
 
 py::tuple upsampled_extremes(py::array_t<float, py::array::c_style> map, int64_t height, int64_t width) {
-  const OwnedAxis rows(map.shape(0), height), columns(map.shape(1), width);
+  const OwnedTable rows(map.shape(0), height), columns(map.shape(1), width);
   std::vector<float> candidates(map.shape(0) * (2 * map.shape(1) + LANES));
   float min, max;
-  extremes(rows.axis, columns.axis, map.data(), candidates.data(), min, max);
+  extremes(rows.table, columns.table, map.data(), candidates.data(), min, max);
   return py::make_tuple(min, max);
 }
 
@@ -84,7 +86,7 @@ std::vector<float> read_eight(std::vector<uint16_t> bits) {
 }  // namespace
 
 PYBIND11_MODULE(white_box, module) {
-  module.def("axis", axis);
+  module.def("resize_table", resize_table);
   module.def("extremes", upsampled_extremes);
   module.def("lerp", [](float a, float b, float t) { return lerp(a, b, t); });
   module.def("normalised", normalised);

@@ -17,13 +17,13 @@ def on_host(gpu):
 
     def cam(
         activations, gradients, size, *, method="gradcam", normalize="minmax", relu=True, blocks=1, spill=False,
-        staged=0, backwards=False,
+        stage_channels=0, backwards=False,
     ):  # fmt: skip
         a, g, grouped, sizes = _described(activations, gradients, size)
         found = gpu.cam(
             activations.element_size(), activations.dtype == torch.bfloat16, activations.data_ptr(), a,
             grouped.data_ptr(), g, sizes, METHODS.index(method), NORMALIZATIONS.index(normalize), relu, blocks, spill,
-            staged, backwards,
+            stage_channels, backwards,
         )  # fmt: skip
         return tuple(torch.from_numpy(each if gradients.dim() == 5 else each[:, 0]) for each in found)
 
@@ -35,7 +35,7 @@ def on_ptx(gpu, module):
 
     def cam(
         activations, gradients, size, *, method="gradcam", normalize="minmax", relu=True, blocks=1, spill=False,
-        staged=0, order="together", profile=None,
+        stage_channels=0, order="together", profile=None,
     ):  # fmt: skip
         a, g, grouped, sizes = _described(activations, gradients, size)
         maps = sizes[0] * sizes[1]
@@ -44,13 +44,13 @@ def on_ptx(gpu, module):
             memory.make(4 * count, name=name)
             for name, count in (("heatmap", maps * sizes[5] * sizes[6]), ("raw_min", maps), ("raw_max", maps))
         ]
-        call, shared_bytes = gpu.call(
+        params, shared_bytes = gpu.kernel_params(
             activations.element_size(), _copied(memory, activations, "activations"), a,
             _copied(memory, grouped, "gradients"), g, sizes, NORMALIZATIONS.index(normalize), relu, results,
-            memory.make(4 * maps * sizes[3] * sizes[4], name="spill") if spill else 0, blocks, staged,
+            memory.make(4 * maps * sizes[3] * sizes[4], name="spill") if spill else 0, blocks, stage_channels,
         )  # fmt: skip
         ptx.Launch(
-            module.kernel(kernel_name(module, method, activations.dtype)), memory, [call], clusters=maps,
+            module.kernel(kernel_name(module, method, activations.dtype)), memory, [params], clusters=maps,
             blocks=blocks, shared_bytes=shared_bytes, order=order, profile=profile,
         ).run()  # fmt: skip
         found = []

@@ -10,14 +10,14 @@ using namespace gradcam_fast::gpu;
 namespace {
 
 template <class Stored>
-void run_kernel(int method, const Call& call, int64_t maps, size_t shared) {
+void run_kernel(int method, const Params& params, int64_t maps, size_t shared) {
   // Clusters use the same stacks.
   static std::mutex mutex;
   std::lock_guard<std::mutex> lock(mutex);
   for (int64_t map = 0; map < maps; ++map) {
-    Cluster cluster(call.blocks, shared / sizeof(float), map / call.targets, map % call.targets, map % 2 != 0);
+    Cluster cluster(params.blocks, shared / sizeof(float), map / params.targets, map % params.targets, map % 2 != 0);
     cluster.run([&](HostMachine& machine) {
-      with_method(static_cast<Method>(method), [&](auto m) { gpu::cam<m.value, Stored>(machine, call); });
+      with_method(static_cast<Method>(method), [&](auto m) { gpu::cam<m.value, Stored>(machine, params); });
     });
   }
 }
@@ -60,7 +60,7 @@ EXPORT cudaError_t cudaLaunchKernelExC(const cudaLaunchConfig_t* config, const v
   if (kernel == state().kernels.end())
     return fail(cudaErrorInvalidDeviceFunction, "a kernel that is not known was launched");
   const std::string& name = kernel->second;
-  const Call call = **reinterpret_cast<const Call* const*>(arguments);
+  const Params params = **reinterpret_cast<const Params* const*>(arguments);
   int cluster = 1;
   for (unsigned i = 0; i < config->numAttrs; ++i) {
     if (config->attrs[i].id != cudaLaunchAttributeClusterDimension) return fail(cudaErrorNotSupported);
@@ -69,16 +69,16 @@ EXPORT cudaError_t cudaLaunchKernelExC(const cudaLaunchConfig_t* config, const v
   const bool clustered = cluster > 1 && architecture() >= 90;
   const auto shared = static_cast<int>(config->dynamicSmemBytes);
   if (config->blockDim.x != THREADS || config->gridDim.x % cluster != 0 || (cluster > 1 && !clustered) ||
-      call.blocks != cluster || shared > std::max(state().most_shared_bytes[{function, device}], 49152))
+      params.blocks != cluster || shared > std::max(state().most_shared_bytes[{function, device}], 49152))
     return fail(cudaErrorInvalidConfiguration);
   const int64_t maps = config->gridDim.x / cluster;
   const int method = name[name.find("MethodE") + 7] - '0';
   return enqueue(config->stream, [=] {
     if (name.find("BFloat16") != std::string::npos)
-      run_kernel<BFloat16>(method, call, maps, shared);
+      run_kernel<BFloat16>(method, params, maps, shared);
     else if (name.find("4Half") != std::string::npos)
-      run_kernel<Half>(method, call, maps, shared);
+      run_kernel<Half>(method, params, maps, shared);
     else
-      run_kernel<float>(method, call, maps, shared);
+      run_kernel<float>(method, params, maps, shared);
   });
 }
