@@ -1,4 +1,4 @@
-// Tells callgrind from when to when to count, and to write down what it has counted under a name.
+// Starts and stops counting in callgrind, and writes the count under a name.
 #include <valgrind/callgrind.h>
 
 void begin(void) {

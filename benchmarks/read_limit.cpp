@@ -1,5 +1,5 @@
-// The least that a map costs: every byte of A and G read once and every byte of the map written once,
-// by PyTorch's own threads. What the fused kernel is measured against; it computes nothing of use.
+// The lower limit of a map's time: reads every byte of A and G once and writes every byte of the map once, with
+// PyTorch's threads. The fused kernel is measured against it; the values it writes mean nothing.
 #define TORCH_TARGET_VERSION 0x020a000000000000
 #include <torch/csrc/stable/ops.h>
 
@@ -9,7 +9,7 @@ namespace {
 
 constexpr int64_t ACCUMULATORS = 64;
 
-// Integer sums, so that the compiler may vectorise them whatever the bits mean.
+// Integer sums, which the compiler may vectorise whatever the bits mean.
 __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default"))) uint64_t read_words(const uint32_t* words,
                                                                                                   int64_t count) {
   uint32_t accumulators[ACCUMULATORS] = {};
@@ -31,7 +31,7 @@ int64_t bound(int64_t total, int64_t part, int64_t parts) { return total * part 
 
 }  // namespace
 
-// Words are 4 bytes. Images are read and written one after another, as the kernel does, by `threads` threads.
+// Words are 4 bytes. Images are read and written one after another, as in the kernel, by `threads` threads.
 extern "C" void read_limit(const uint32_t* a, int64_t a_words, const uint32_t* g, int64_t g_words, float* out,
                            int64_t out_words, int64_t images) {
   const int64_t threads = torch::stable::get_num_threads();

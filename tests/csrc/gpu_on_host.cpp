@@ -1,4 +1,5 @@
-// The CUDA kernel's device code, run thread by thread on the host, its argument and its plan, bound for device_code.py.
+// The CUDA kernel's device code, run thread by thread on the host; its parameters; and the launch plan. Bound to Python
+// for tests/support/device_code.py.
 #include "gpu_on_host.h"
 #include "cuda/launch_plan.h"
 
@@ -25,7 +26,8 @@ void run(Method method, const Params& params, int64_t images, bool backwards) {
     }
 }
 
-// Tensors as addresses and strides in elements (image, target, channel, row, column); sizes are B, K, C, h, w, H, W.
+// Tensors are given as addresses and strides in elements (image, target, channel, row, column); sizes are B, K, C, h,
+// w, H, W.
 py::tuple gpu_cam(int64_t bytes, bool bfloat16, uintptr_t activations, std::array<int64_t, 5> a, uintptr_t gradients,
                   std::array<int64_t, 5> g, std::array<int64_t, 7> sizes, int64_t method, int64_t normalize, bool relu,
                   int blocks, bool spill, int stage_channels, bool backwards) {
@@ -50,7 +52,8 @@ py::tuple gpu_cam(int64_t bytes, bool bfloat16, uintptr_t activations, std::arra
   return py::make_tuple(heatmap, raw_min, raw_max);
 }
 
-// The kernel's first argument for maps and results at addresses of another memory, and how many bytes a block shares.
+// The kernel's parameters for maps and results at addresses of another memory, and the bytes of shared memory of a
+// block.
 py::tuple kernel_params(int bytes, uintptr_t activations, std::array<int64_t, 5> a, uintptr_t gradients,
                         std::array<int64_t, 5> g, std::array<int64_t, 7> sizes, int64_t normalize, bool relu,
                         std::array<uintptr_t, 3> results, uintptr_t spill, int blocks, int stage_channels) {
@@ -72,7 +75,7 @@ py::array_t<int> quotients(py::array_t<int, py::array::c_style | py::array::forc
   return result;
 }
 
-// (blocks, channels of a stage, bytes of shared memory) on such a device.
+// (blocks, channels per stage, bytes of shared memory) on a device with these limits.
 py::tuple plan(int64_t method, int bytes, uintptr_t activations, std::array<int64_t, 5> a, uintptr_t gradients,
                std::array<int64_t, 5> g, std::array<int64_t, 7> sizes, std::array<int, 3> multiprocessors_and_bytes,
                bool clusters, bool asynchronous_copies) {

@@ -1,9 +1,9 @@
-// A cluster of thread blocks on the host, for the device code of cuda/cam_block.h: every thread is a fiber that runs
-// until it waits for others, at a barrier or in a shuffle. Shared memory begins as NaN; in which order the threads run
-// is the caller's choice, so that what depends on it shows.
+// A cluster of thread blocks on the host, which runs the device code of cuda/cam_block.h. Every thread is a fiber that
+// runs until it waits for others, at a barrier or in a shuffle. Shared memory starts as NaN, and the caller chooses the
+// order of the threads, so that a dependency on either shows.
 #pragma once
 
-// Or else longjmp, which is how threads take turns, refuses to go to another stack.
+// With it longjmp, by which threads take turns, refuses to jump to another stack.
 #undef _FORTIFY_SOURCE
 
 #include "cuda/cam_block.h"
@@ -107,7 +107,7 @@ class Cluster {
         if (fiber.done || (fiber.waits_for != nullptr && fiber.waits_for->generation == fiber.generation)) continue;
         fiber.waits_for = nullptr;
         current_ = &fiber;
-        // Switching contexts asks the operating system each time, jumping does not.
+        // Jumping avoids the system calls of a context switch.
         if (_setjmp(scheduler_) == 0) {
           if (fiber.begun) _longjmp(fiber.place, 1);
           fiber.begun = true;
@@ -116,11 +116,11 @@ class Cluster {
         if (fiber.error) std::rethrow_exception(fiber.error);
         progress = true;
         left -= fiber.done;
-        // Backwards the last warps also run as far ahead of the others as the barriers let them.
+        // In backward order the last warps also run as far ahead of the others as the barriers allow.
         if (backwards_) break;
       }
-      // Some wait at a barrier that the others never reach: on a GPU this would hang.
-      if (!progress) throw std::runtime_error("threads wait for each other for ever");
+      // Some threads wait at a barrier that the others never reach; on a GPU this would hang.
+      if (!progress) throw std::runtime_error("threads wait for each other forever");
     }
   }
 
@@ -165,7 +165,7 @@ class Cluster {
     _longjmp(fiber->scheduler, 1);
   }
 
-  // At which turn of the barrier.
+  // Returns the barrier's generation.
   static int64_t arrive(Barrier& barrier) {
     const int64_t turn = barrier.generation;
     if (++barrier.arrived == barrier.size) {
@@ -205,7 +205,7 @@ inline void HostMachine::wait_for_cluster() { cluster_.wait(cluster_.barriers_.b
 
 template <class T>
 T HostMachine::shuffle_xor(T value, int mask) {
-  // Two sets of slots by turns: a lane is at most one shuffle ahead of another.
+  // Two sets of slots in turn: a lane is at most one shuffle ahead of another.
   const int64_t slot = (turn_ ^= 1) * static_cast<int64_t>(cluster_.blocks_) * THREADS + rank_ * THREADS + thread_;
   cluster_.slots_[slot] = value;
   cluster_.meet(cluster_.barriers_[cluster_.blocks_ + rank_ * WARPS + thread_ / WARP]);

@@ -95,7 +95,15 @@ def test_the_way_through_shared_memory_changes_no_bit(cam, shape, stage_channels
     activations, gradients = inputs(shape, dtype)
     expected = cam(activations, gradients, (24, 20), method=method)
     for blocks, backwards in ((1, False), (1, True), (4, True), (8, False)):
-        found = cam(activations, gradients, (24, 20), method=method, blocks=blocks, backwards=backwards, stage_channels=stage_channels)
+        found = cam(
+            activations,
+            gradients,
+            (24, 20),
+            method=method,
+            blocks=blocks,
+            backwards=backwards,
+            stage_channels=stage_channels,
+        )
         assert_same_bits(found, expected)
 
 
@@ -107,7 +115,9 @@ def test_one_gradient_per_channel_goes_through_shared_memory_as_one_number(cam, 
     expected = cam(activations, gradients, (24, 20), method=method)
     assert_agrees(activations, gradients, (24, 20), SAME_INPUTS[dtype], cam, method=method)
     for blocks in (1, 4):
-        assert_same_bits(cam(activations, gradients, (24, 20), method=method, blocks=blocks, stage_channels=16), expected)
+        assert_same_bits(
+            cam(activations, gradients, (24, 20), method=method, blocks=blocks, stage_channels=16), expected
+        )
 
 
 # Multiprocessors, and the bytes of shared memory of a block and of a multiprocessor.

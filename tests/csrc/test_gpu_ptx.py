@@ -186,7 +186,9 @@ def test_without_its_barriers_it_would_be_refused(gpu_on_host, compiled, barrier
     text, removed = re.subn(rf"\b{re.escape(barrier)}\b[^;]*;", "", compiled(NEW).text)
     assert removed
     with pytest.raises(ptx.Fault):
-        device_code.on_ptx(gpu_on_host, ptx.Module(text))(*inputs((1, 0, 152, 5, 8)), (8, 8), blocks=4, stage_channels=stage_channels)
+        device_code.on_ptx(gpu_on_host, ptx.Module(text))(
+            *inputs((1, 0, 152, 5, 8)), (8, 8), blocks=4, stage_channels=stage_channels
+        )
 
 
 # Warp-instructions of PTX for one image. Memory of 4.2 TB/s, four fifths of it used, brings 256 images of 2048x7x7 and
@@ -205,7 +207,9 @@ def test_reads_and_writes_each_byte_once_and_takes_no_more_instructions_than_it_
 ):
     profile = ptx.Profile()
     maps = inputs(shape)
-    device_code.on_ptx(gpu_on_host, compiled(NEW))(*maps, (224, 224), blocks=blocks, stage_channels=stage_channels, profile=profile)
+    device_code.on_ptx(gpu_on_host, compiled(NEW))(
+        *maps, (224, 224), blocks=blocks, stage_channels=stage_channels, profile=profile
+    )
     assert profile.requested["cp.async"] == sum(4 * each.numel() for each in maps)
     assert profile.requested["ld global"] == 0
     # Whole sectors of 32 bytes, but for the two extremes.

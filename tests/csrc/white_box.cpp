@@ -1,4 +1,4 @@
-// The kernels' arithmetic, bound as it is for test_white_box.py, on the baseline instruction set.
+// The kernels' arithmetic on the baseline instruction set, bound function by function for test_white_box.py.
 #include "cpu/kernels.h"
 
 #include <pybind11/numpy.h>
@@ -29,7 +29,7 @@ struct OwnedTable {
   }
 };
 
-// (low, high, fraction) of every pixel, and the pixels that bound a run.
+// (low, high, fraction) of every pixel, and the first and last pixel of every cell.
 py::tuple resize_table(int64_t in, int64_t out) {
   const OwnedTable owned(in, out);
   py::list pixels, bounds;

@@ -1,12 +1,11 @@
-// Captures of streams, and graphs made of them, as CUDA has them: what is captured is not done, what would wait is
-// refused and ends the capture, and so does a stream left behind or one that waits for what is not captured. Knows
-// nothing of what is done on a stream.
+// Stream capture and graphs, as in CUDA: captured work is not done, and a call that would wait fails and ends the
+// capture, as do a stream that is not joined and a wait for uncaptured work.
 #include "state.h"
 
 using namespace fake_cuda;
 
 EXPORT cudaError_t cudaThreadExchangeStreamCaptureMode(cudaStreamCaptureMode* mode) {
-  std::swap(own_mode, *mode);
+  std::swap(thread_capture_mode, *mode);
   return cudaSuccess;
 }
 EXPORT cudaError_t cudaStreamIsCapturing(cudaStream_t stream, cudaStreamCaptureStatus* status) {
@@ -48,40 +47,40 @@ EXPORT cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph)
     for (auto& event : state().events)
       if (event.second.capture == capture.get()) event.second.capture = nullptr;
     if (capture->invalid) return fail(cudaErrorStreamCaptureInvalidated);
-    for (auto& [other, before] : capture->streams)
-      if (capture->streams[stream][other] < before[other])
-        return fail(cudaErrorStreamCaptureUnjoined, "a stream was left behind in a capture");
-    *graph = reinterpret_cast<cudaGraph_t>(new Nodes(capture->nodes));
+    for (auto& [other, progress] : capture->streams)
+      if (capture->streams[stream][other] < progress[other])
+        return fail(cudaErrorStreamCaptureUnjoined, "a captured stream was not joined");
+    *graph = reinterpret_cast<cudaGraph_t>(new GraphNodes(capture->nodes));
     return cudaSuccess;
   }
   return fail(cudaErrorIllegalState);
 }
 EXPORT cudaError_t cudaGraphInstantiateWithFlags(cudaGraphExec_t* executable, cudaGraph_t graph, unsigned long long) {
-  *executable = reinterpret_cast<cudaGraphExec_t>(new Nodes(*reinterpret_cast<Nodes*>(graph)));
+  *executable = reinterpret_cast<cudaGraphExec_t>(new GraphNodes(*reinterpret_cast<GraphNodes*>(graph)));
   return cudaSuccess;
 }
 EXPORT cudaError_t cudaGraphGetNodes(cudaGraph_t graph, cudaGraphNode_t*, size_t* count) {
-  *count = reinterpret_cast<Nodes*>(graph)->size();
+  *count = reinterpret_cast<GraphNodes*>(graph)->size();
   return cudaSuccess;
 }
 EXPORT cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
-  delete reinterpret_cast<Nodes*>(graph);
+  delete reinterpret_cast<GraphNodes*>(graph);
   return cudaSuccess;
 }
 EXPORT cudaError_t cudaGraphExecDestroy(cudaGraphExec_t executable) {
-  delete reinterpret_cast<Nodes*>(executable);
+  delete reinterpret_cast<GraphNodes*>(executable);
   return cudaSuccess;
 }
 EXPORT cudaError_t cudaGraphLaunch(cudaGraphExec_t executable, cudaStream_t stream) {
   return enqueue(stream, [executable] {
-    for (const auto& node : *reinterpret_cast<Nodes*>(executable)) node();
+    for (const auto& node : *reinterpret_cast<GraphNodes*>(executable)) node();
   });
 }
 
 EXPORT cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
   Lock lock(state().mutex);
   Capture* capture = capture_of(stream);
-  state().events[event] = {capture, capture == nullptr ? Before() : capture->streams[stream]};
+  state().events[event] = {capture, capture == nullptr ? Progress() : capture->streams[stream]};
   return cudaSuccess;
 }
 EXPORT cudaError_t cudaEventRecordWithFlags(cudaEvent_t event, cudaStream_t stream, unsigned) {
@@ -89,30 +88,30 @@ EXPORT cudaError_t cudaEventRecordWithFlags(cudaEvent_t event, cudaStream_t stre
 }
 EXPORT cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned) {
   Lock lock(state().mutex);
-  const auto mark = state().events.find(event);
-  if (mark == state().events.end()) return cudaSuccess;
-  const auto& [captured, before] = mark->second;
+  const auto recorded = state().events.find(event);
+  if (recorded == state().events.end()) return cudaSuccess;
+  const auto& [captured, progress] = recorded->second;
   Capture* capture = capture_of(stream);
   if (capture != nullptr && capture != captured) {
     capture->invalid = true;
     if (captured == nullptr)
-      return fail(cudaErrorStreamCaptureIsolation, "a stream in a capture waits for what was not captured");
+      return fail(cudaErrorStreamCaptureIsolation, "a captured stream waits for work that was not captured");
     captured->invalid = true;
-    return fail(cudaErrorStreamCaptureMerge, "a stream in a capture waits for another capture");
+    return fail(cudaErrorStreamCaptureMerge, "a captured stream waits for another capture");
   }
   if (captured != nullptr) {
-    Before& seen = captured->streams[stream];
-    for (const auto& [other, count] : before) seen[other] = std::max(seen[other], count);
+    Progress& seen = captured->streams[stream];
+    for (const auto& [other, count] : progress) seen[other] = std::max(seen[other], count);
   }
   return cudaSuccess;
 }
 EXPORT cudaError_t cudaEventQuery(cudaEvent_t event) {
   Lock lock(state().mutex);
-  const auto mark = state().events.find(event);
-  if (mark != state().events.end() && mark->second.capture != nullptr) {
-    mark->second.capture->invalid = true;
+  const auto recorded = state().events.find(event);
+  if (recorded != state().events.end() && recorded->second.capture != nullptr) {
+    recorded->second.capture->invalid = true;
     return fail(cudaErrorCapturedEvent);
   }
-  return unless_captured(concerns_all);
+  return end_captures(ended_by_unsafe_call);
 }
 EXPORT cudaError_t cudaEventSynchronize(cudaEvent_t event) { return cudaEventQuery(event); }

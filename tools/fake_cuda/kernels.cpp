@@ -1,5 +1,4 @@
-// Kernels: what the library registers, what it asks of them, and their launch, which runs csrc/cuda/cam_block.h thread
-// by thread.
+// Kernels: their registration, attributes and launch. A launch runs csrc/cuda/cam_block.h thread by thread.
 #include "gpu_on_host.h"
 #include "state.h"
 
@@ -11,7 +10,7 @@ namespace {
 
 template <class Stored>
 void run_kernel(int method, const Params& params, int64_t maps, size_t shared) {
-  // Clusters use the same stacks.
+  // All clusters use the same stacks.
   static std::mutex mutex;
   std::lock_guard<std::mutex> lock(mutex);
   for (int64_t map = 0; map < maps; ++map) {
@@ -44,7 +43,7 @@ EXPORT cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, const v
 }
 EXPORT cudaError_t cudaFuncSetAttribute(const void* function, cudaFuncAttribute attribute, int value) {
   if (!state().kernels.count(function) || attribute != cudaFuncAttributeMaxDynamicSharedMemorySize)
-    return fail(cudaErrorInvalidValue, "an attribute of a kernel that is not known");
+    return fail(cudaErrorInvalidValue, "an unknown attribute of a kernel");
   int most = 0;
   cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
   if (value > most) return fail(cudaErrorInvalidValue);
@@ -53,12 +52,11 @@ EXPORT cudaError_t cudaFuncSetAttribute(const void* function, cudaFuncAttribute 
 }
 EXPORT cudaError_t cudaLaunchKernel(const void*, dim3, dim3, void**, size_t, cudaStream_t) {
   return fail(cudaErrorInvalidDeviceFunction,
-              "a kernel of PyTorch was launched, which operators.py should have replaced");
+              "a kernel of PyTorch was launched that operators.py should have replaced");
 }
 EXPORT cudaError_t cudaLaunchKernelExC(const cudaLaunchConfig_t* config, const void* function, void** arguments) {
   const auto kernel = state().kernels.find(function);
-  if (kernel == state().kernels.end())
-    return fail(cudaErrorInvalidDeviceFunction, "a kernel that is not known was launched");
+  if (kernel == state().kernels.end()) return fail(cudaErrorInvalidDeviceFunction, "an unknown kernel was launched");
   const std::string& name = kernel->second;
   const Params params = **reinterpret_cast<const Params* const*>(arguments);
   int cluster = 1;

@@ -1,5 +1,7 @@
-"""Loaded by ``pytest -p fake_cuda.plugin`` before anything else is done on a CUDA device."""
+"""A pytest plugin: ``pytest -p fake_cuda.plugin`` runs PyTorch's CUDA operators on the CPU."""
 
-from .operators import install
+from . import operators
 
-library = install()
+
+def pytest_configure(config):
+    config.fake_cuda_operators = operators.install()

@@ -1,4 +1,4 @@
-// Devices and their properties, memory, and the making of streams and events: what knows neither captures nor kernels.
+// Devices and their properties, memory, streams and events.
 #include "state.h"
 
 using namespace fake_cuda;
@@ -31,8 +31,8 @@ EXPORT cudaError_t cudaRuntimeGetVersion(int* version) {
 }
 EXPORT cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
   switch (attribute) {
-    case cudaDevAttrMultiProcessorCount: *value = number_of("PROCESSORS_ON_HOST", 2); break;
-    // Those of an H200, an A100 and a T4.
+    case cudaDevAttrMultiProcessorCount: *value = environment_number("FAKE_CUDA_MULTIPROCESSORS", 2); break;
+    // As on an H200, an A100 and a T4.
     case cudaDevAttrMaxSharedMemoryPerBlockOptin:
       *value = capability() >= 90 ? 232448 : capability() >= 80 ? 166912 : 65536;
       break;
@@ -42,7 +42,7 @@ EXPORT cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, 
     case cudaDevAttrClusterLaunch: *value = capability() >= 90; break;
     case cudaDevAttrComputeCapabilityMajor: *value = capability() / 10; break;
     case cudaDevAttrComputeCapabilityMinor: *value = capability() % 10; break;
-    default: return fail(cudaErrorNotSupported, "an attribute of the device that is not known");
+    default: return fail(cudaErrorNotSupported, "an unknown attribute of a device");
   }
   return cudaSuccess;
 }
@@ -59,16 +59,16 @@ EXPORT cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int which
   return cudaSuccess;
 }
 EXPORT cudaError_t cudaGetLastError() {
-  const cudaError_t error = error_before;
-  error_before = cudaSuccess;
+  const cudaError_t error = last_error;
+  last_error = cudaSuccess;
   return error;
 }
-EXPORT cudaError_t cudaPeekAtLastError() { return error_before; }
+EXPORT cudaError_t cudaPeekAtLastError() { return last_error; }
 
-// Memory: it begins as NaN.
+// Memory starts as NaN.
 EXPORT cudaError_t cudaMalloc(void** memory, size_t bytes) {
   Lock lock(state().mutex);
-  if (unless_captured(concerns_all) != cudaSuccess) return error_before;
+  if (end_captures(ended_by_unsafe_call) != cudaSuccess) return last_error;
   *memory = std::aligned_alloc(512, (bytes + 511) / 512 * 512);
   std::memset(*memory, 0xff, bytes);
   state().memory[reinterpret_cast<uintptr_t>(*memory)] = {bytes, device};
@@ -77,7 +77,7 @@ EXPORT cudaError_t cudaMalloc(void** memory, size_t bytes) {
 EXPORT cudaError_t cudaFree(void* memory) {
   if (memory == nullptr) return cudaSuccess;
   Lock lock(state().mutex);
-  if (unless_captured(concerns_all) != cudaSuccess) return error_before;
+  if (end_captures(ended_by_unsafe_call) != cudaSuccess) return last_error;
   if (state().memory.erase(reinterpret_cast<uintptr_t>(memory)) == 0) return fail(cudaErrorInvalidValue);
   std::free(memory);
   return cudaSuccess;
@@ -116,11 +116,10 @@ EXPORT cudaError_t cudaMemcpyPeerAsync(void* to, int, const void* from, int, siz
 EXPORT cudaError_t cudaMemsetAsync(void* memory, int value, size_t bytes, cudaStream_t stream) {
   return enqueue(stream, [=] { std::memset(memory, value, bytes); });
 }
-EXPORT cudaError_t fake_cuda_do(cudaStream_t stream, void (*work)(int64_t), int64_t which) {
+EXPORT cudaError_t fake_cuda_enqueue(cudaStream_t stream, void (*work)(int64_t), int64_t which) {
   return enqueue(stream, [=] { work(which); });
 }
 
-// Streams and events.
 EXPORT cudaError_t cudaDeviceGetStreamPriorityRange(int* least, int* greatest) {
   if (least != nullptr) *least = 0;
   if (greatest != nullptr) *greatest = -5;
@@ -132,12 +131,12 @@ EXPORT cudaError_t cudaStreamCreateWithPriority(cudaStream_t* stream, unsigned, 
   return cudaSuccess;
 }
 EXPORT cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
-  return unless_captured(
-      [&](const Capture& capture) { return capture.streams.count(stream) || concerns_all(capture); });
+  return end_captures(
+      [&](const Capture& capture) { return capture.streams.count(stream) || ended_by_unsafe_call(capture); });
 }
 EXPORT cudaError_t cudaStreamQuery(cudaStream_t stream) { return cudaStreamSynchronize(stream); }
 EXPORT cudaError_t cudaDeviceSynchronize() {
-  return unless_captured([](const Capture& capture) { return capture.mode != cudaStreamCaptureModeRelaxed; });
+  return end_captures([](const Capture& capture) { return capture.mode != cudaStreamCaptureModeRelaxed; });
 }
 EXPORT cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
   Lock lock(state().mutex);
@@ -154,7 +153,7 @@ EXPORT cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t, cudaEv
   return cudaSuccess;
 }
 
-// PyTorch also looks for some functions of the driver, which it does not call for what is tested here.
+// PyTorch looks up some functions of the driver that these tests do not call.
 namespace {
 int absent() { return 801; }
 }  // namespace

@@ -1,9 +1,8 @@
-// CUDA's runtime for a process without a GPU: devices whose memory is the host's, and whose streams do at once what
-// they are asked for. Loaded first, it takes the place of what PyTorch and csrc/cuda/cam.cu call of libcudart; what is
-// not here that library answers, which finds no driver. PyTorch's own operators come as functions of the host, from
-// operators.py. Says nothing of time, nor of what runs at the same time.
+// A CUDA runtime for a process without a GPU: the devices' memory is the host's, and streams do their work at once.
+// Preloaded, it replaces the functions of libcudart that PyTorch and csrc/cuda/cam.cu call; all others reach libcudart,
+// which finds no driver. PyTorch's own operators run on the host (operators.py). Time and concurrency are not modelled.
 //
-// Here is what its parts share: runtime.cpp, graphs.cpp, kernels.cpp.
+// This header is the state that runtime.cpp, graphs.cpp and kernels.cpp share.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -25,34 +24,34 @@
 
 namespace fake_cuda {
 
-// What the environment says of the devices: their number, compute capability, and the architecture of the kernel's
+// The devices, set by environment variables: their number, compute capability, and the architecture of the kernel's
 // code.
-inline int number_of(const char* name, int otherwise) {
+inline int environment_number(const char* name, int fallback) {
   const char* value = std::getenv(name);
-  return value == nullptr ? otherwise : std::atoi(value);
+  return value == nullptr ? fallback : std::atoi(value);
 }
-inline int devices() { return number_of("DEVICES_ON_HOST", 1); }
-inline int capability() { return number_of("CAPABILITY_ON_HOST", 90); }
-inline int architecture() { return number_of("ARCHITECTURE_ON_HOST", capability()); }
+inline int devices() { return environment_number("FAKE_CUDA_DEVICES", 1); }
+inline int capability() { return environment_number("FAKE_CUDA_CAPABILITY", 90); }
+inline int architecture() { return environment_number("FAKE_CUDA_ARCHITECTURE", capability()); }
 
-// Of each stream how many of its operations come before.
-using Before = std::map<cudaStream_t, int>;
+// The number of operations of each stream.
+using Progress = std::map<cudaStream_t, int>;
 
 struct Capture {
   cudaStream_t origin;
   cudaStreamCaptureMode mode;
   int thread;
-  // What comes before the next operation of each stream that is captured.
-  std::map<cudaStream_t, Before> streams;
+  // Per captured stream: the operations that its next one must wait for.
+  std::map<cudaStream_t, Progress> streams;
   bool invalid = false;
   std::vector<std::function<void()>> nodes;
 };
-// An event as it was last recorded; in no capture, or in one that is over: nullptr.
-struct Mark {
+// An event as it was last recorded. `capture` is nullptr outside a capture, and after its end.
+struct RecordedEvent {
   Capture* capture;
-  Before before;
+  Progress progress;
 };
-using Nodes = std::vector<std::function<void()>>;
+using GraphNodes = std::vector<std::function<void()>>;
 
 struct State {
   std::recursive_mutex mutex;
@@ -60,7 +59,7 @@ struct State {
   std::map<const void*, std::string> kernels;
   std::map<std::pair<const void*, int>, int> most_shared_bytes;
   std::vector<std::unique_ptr<Capture>> captures;
-  std::map<cudaEvent_t, Mark> events;
+  std::map<cudaEvent_t, RecordedEvent> events;
   uintptr_t handles = 4096;
   std::atomic<int> threads{0};
 };
@@ -71,14 +70,14 @@ inline State& state() {
 using Lock = std::lock_guard<std::recursive_mutex>;
 
 inline thread_local int device = 0;
-// Under which mode this thread's calls are looked at while something is captured.
-inline thread_local cudaStreamCaptureMode own_mode = cudaStreamCaptureModeGlobal;
-inline thread_local cudaError_t error_before = cudaSuccess;
+// The capture mode that applies to the calls of this thread.
+inline thread_local cudaStreamCaptureMode thread_capture_mode = cudaStreamCaptureModeGlobal;
+inline thread_local cudaError_t last_error = cudaSuccess;
 inline thread_local const int this_thread = ++state().threads;
 
 inline cudaError_t fail(cudaError_t error, const char* why = nullptr) {
-  if (why != nullptr) std::fprintf(stderr, "CUDA on the host: %s\n", why);
-  return error_before = error;
+  if (why != nullptr) std::fprintf(stderr, "fake CUDA: %s\n", why);
+  return last_error = error;
 }
 
 template <class Handle>
@@ -92,7 +91,7 @@ inline Capture* capture_of(cudaStream_t stream) {
   return nullptr;
 }
 
-// Later if the stream is captured, else now.
+// Does the work now, or records it if the stream is being captured.
 inline cudaError_t enqueue(cudaStream_t stream, const std::function<void()>& work) {
   {
     Lock lock(state().mutex);
@@ -103,23 +102,23 @@ inline cudaError_t enqueue(cudaStream_t stream, const std::function<void()>& wor
       return cudaSuccess;
     }
   }
-  // Not under the lock: work may be Python's, which another thread that waits for the lock may be about to go on with.
+  // Without the lock: the work may need Python's lock, which another thread may hold while it waits for this one.
   work();
   return cudaSuccess;
 }
 
-// Waiting, and asking for memory, ends each capture that it concerns.
-inline cudaError_t unless_captured(const std::function<bool(const Capture&)>& concerns) {
+// Ends the captures that the present call is not allowed in; waits and allocations call this.
+inline cudaError_t end_captures(const std::function<bool(const Capture&)>& is_ended) {
   Lock lock(state().mutex);
   bool refused = false;
   for (const auto& capture : state().captures)
-    if (concerns(*capture)) refused = capture->invalid = true;
+    if (is_ended(*capture)) refused = capture->invalid = true;
   return refused ? fail(cudaErrorStreamCaptureUnsupported) : cudaSuccess;
 }
-inline bool concerns_all(const Capture& capture) {
-  if (own_mode == cudaStreamCaptureModeRelaxed || capture.mode == cudaStreamCaptureModeRelaxed) return false;
+inline bool ended_by_unsafe_call(const Capture& capture) {
+  if (thread_capture_mode == cudaStreamCaptureModeRelaxed || capture.mode == cudaStreamCaptureModeRelaxed) return false;
   return capture.thread == this_thread ||
-         (capture.mode == cudaStreamCaptureModeGlobal && own_mode == cudaStreamCaptureModeGlobal);
+         (capture.mode == cudaStreamCaptureModeGlobal && thread_capture_mode == cudaStreamCaptureModeGlobal);
 }
 
 }  // namespace fake_cuda

@@ -1,7 +1,7 @@
-"""The GPU's tests and its benchmark where there is no GPU: on CUDA devices in the host's memory (fake_cuda).
+"""The tests and the benchmark for the GPU, on a machine without one: on the devices of fake_cuda.
 
-What csrc/cuda/cam.cu does before its kernel, PyTorch's streams, memory and recorded graphs are the real ones; the
-devices, the kernel's threads and PyTorch's operators are not. Says nothing of time, nor of what runs at the same time.
+csrc/cuda/cam.cu up to its launch, and PyTorch's streams, memory and CUDA graphs are the real ones; the devices, the
+kernel's threads and PyTorch's operators are replaced. Time and concurrency are not tested.
 """
 
 import json
@@ -26,10 +26,10 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="libraries are l
 
 
 @pytest.fixture(scope="session")
-def there(tmp_path_factory):
-    """there(arguments of python, **environment): what a process with such devices did."""
+def run_python(tmp_path_factory):
+    """run_python(*arguments, **environment): the completed process of a Python with fake CUDA devices."""
     if torch.cuda.is_available():
-        pytest.skip("there are real ones")
+        pytest.skip("this machine has real CUDA devices")
     if not gradcam_fast.backend().kernels[1].fused:
         pytest.skip(gradcam_fast.backend().kernels[1].why)
     torch_here, nvcc = cuda_build()
@@ -37,15 +37,17 @@ def there(tmp_path_factory):
         pytest.skip(f"the runtime is that of CUDA 13, and torch {torch_here.version} is for CUDA {torch_here.cuda}")
     folder = tmp_path_factory.mktemp("fake_cuda")
     runtime = folder / "libfake_cuda.so"
-    plain = [nvcc, "-shared", "-cudart=none", "-std=c++17", "--no-device-link"]
+    compile_host_code = [nvcc, "-shared", "-cudart=none", "-std=c++17", "--no-device-link"]
     includes = [f"-I{CSRC}", f"-I{TESTS / 'csrc'}"]
     host = "-Xcompiler=-fPIC,-w,-O2,-ffp-contract=off,-fvisibility=hidden"
-    subprocess.run([*plain, host, *includes, *sorted((TOOLS / "fake_cuda").glob("*.cpp")), "-o", runtime], check=True)
-    # What PyTorch looks for as the driver.
+    subprocess.run(
+        [*compile_host_code, host, *includes, *sorted((TOOLS / "fake_cuda").glob("*.cpp")), "-o", runtime], check=True
+    )
+    # PyTorch looks up driver functions in a library of this name.
     (folder / "libcuda.so.1").symlink_to(runtime.name)
     package = folder / "site" / "gradcam_fast"
     shutil.copytree(Path(gradcam_fast.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__"))
-    # As it is built, but for the runtime it is linked to, and for one architecture, whose code nothing runs.
+    # As setup.py builds it, but linked to the fake runtime, and for one architecture: its device code does not run.
     flags = cuda_flags("-cudart=static")
     link = [f"-L{torch_here.lib}", "-ltorch_cpu", "-ltorch_cuda", str(runtime)]
     library = package / "_lib" / "libgradcam_fast_cuda.so"
@@ -56,10 +58,10 @@ def there(tmp_path_factory):
 
     def run(*arguments, **environment):
         paths = {"LD_PRELOAD": runtime, "LD_LIBRARY_PATH": folder, "PYTHONPATH": f"{package.parent}:{TESTS}:{TOOLS}"}
-        everything = os.environ | {"OMP_NUM_THREADS": "1"} | {name: str(path) for name, path in paths.items()}
+        variables = os.environ | {"OMP_NUM_THREADS": "1"} | {name: str(path) for name, path in paths.items()}
         return subprocess.run(
             [sys.executable, *map(str, arguments)],
-            env=everything | environment,
+            env=variables | environment,
             capture_output=True,
             text=True,
             cwd=folder,
@@ -69,65 +71,66 @@ def there(tmp_path_factory):
     return run
 
 
-def passes(there, *tests, **environment):
-    done = there(
-        "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "fake_cuda.plugin", "-W",
-        "error::pytest.PytestUnraisableExceptionWarning", "--rootdir", ROOT, "-c", ROOT / "pyproject.toml", *tests,
-        **environment,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
-    summary = done.stdout.splitlines()[-1]
-    assert "skipped" not in summary
-    return int(re.search(r"(\d+) passed", summary)[1])
+@pytest.fixture(scope="session")
+def count_passed(run_python):
+    """count_passed(*tests, **environment): how many tests passed; none may fail or be skipped."""
+
+    def run(*tests, **environment):
+        done = run_python(
+            "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "fake_cuda.plugin", "-W",
+            "error::pytest.PytestUnraisableExceptionWarning", "--rootdir", ROOT, "-c", ROOT / "pyproject.toml", *tests,
+            **environment,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+        summary = done.stdout.splitlines()[-1]
+        assert "skipped" not in summary
+        return int(re.search(r"(\d+) passed", summary)[1])
+
+    return run
 
 
-def test_the_devices_behave(there):
-    assert passes(there, TOOLS / "fake_cuda" / "checks.py", DEVICES_ON_HOST="2") >= 26
+def test_the_devices_behave_like_cuda_devices(count_passed):
+    assert count_passed(TOOLS / "fake_cuda" / "tests" / "device_checks.py", FAKE_CUDA_DEVICES="2") >= 26
 
 
-def test_the_tests_of_graphs_pass(there):
-    assert passes(there, TESTS / "cuda_graph" / "test_gpu_graph.py") >= 77
+def test_the_tests_of_cuda_graphs_pass(count_passed):
+    assert count_passed(TESTS / "cuda_graph" / "test_gpu_graph.py") >= 77
 
 
-def test_the_tests_of_the_kernel_pass(there):
-    large = "agrees_with or same_bits"
-    assert passes(there, TESTS / "ops" / "test_gpu.py", "-k", f"not ({large})", DEVICES_ON_HOST="2") >= 100
-    assert (
-        passes(
-            there,
-            TESTS / "ops" / "test_gpu.py",
-            "-k",
-            "agrees_with and minmax and (shape1- or shape8- or (shape13- and layercam))",
-        )
-        >= 72
-    )
+def test_the_tests_of_the_kernel_pass(count_passed):
+    kernel_tests = TESTS / "ops" / "test_gpu.py"
+    small = "not (agrees_with or same_bits)"
+    assert count_passed(kernel_tests, "-k", small, FAKE_CUDA_DEVICES="2") >= 100
+    few_shapes = "agrees_with and minmax and (shape1- or shape8- or (shape13- and layercam))"
+    assert count_passed(kernel_tests, "-k", few_shapes) >= 72
 
 
-# Without clusters; with them, but by code of an older architecture; without asynchronous copies.
+# No clusters; a device with clusters, but code of an older architecture; no asynchronous copies.
 @pytest.mark.parametrize(
-    "environment", [{"CAPABILITY_ON_HOST": "80"}, {"ARCHITECTURE_ON_HOST": "80"}, {"CAPABILITY_ON_HOST": "75"}]
+    "environment", [{"FAKE_CUDA_CAPABILITY": "80"}, {"FAKE_CUDA_ARCHITECTURE": "80"}, {"FAKE_CUDA_CAPABILITY": "75"}]
 )
-def test_the_kernel_is_launched_as_the_device_and_its_code_allow(there, environment):
+def test_the_kernel_is_launched_as_the_device_and_its_code_allow(count_passed, environment):
     chosen = "(memory_layout and layercam) or graph_holds"
-    assert passes(there, TESTS / "ops" / "test_gpu.py", "-k", chosen, **environment) >= 10
+    assert count_passed(TESTS / "ops" / "test_gpu.py", "-k", chosen, **environment) >= 10
 
 
-# A program, in a process where the devices are.
-AS_MAIN = """
-from fake_cuda import plugin
+# Runs the program named by the next argument.
+RUN_PROGRAM = """
 import runpy, sys
+from fake_cuda import operators
+library = operators.install()
 del sys.argv[0]
 sys.path.insert(0, sys.argv[0].rpartition("/")[0])
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
-def test_the_benchmark_measures_every_row(there, tmp_path):
-    found = tmp_path / "gpu.json"
+def test_the_benchmark_measures_every_row(run_python, tmp_path):
+    results_file = tmp_path / "gpu.json"
     program = ROOT / "benchmarks" / "gpu.py"
-    done = there("-c", AS_MAIN, program, "--trial", "cuda", "--out", found)
+    done = run_python("-c", RUN_PROGRAM, program, "--trial", "cuda", "--out", results_file)
     assert done.returncode == 0 and "Exception" not in done.stderr, done.stdout + done.stderr
-    results = json.loads(found.read_text())
+    results = json.loads(results_file.read_text())
     assert results["copy"]["last_gb_per_s"] > 0
     for row in results["explanations"]:
         assert "missing" not in row, row

@@ -1,4 +1,4 @@
-"""That the devices of runtime.cpp behave where a test would pass without it: run by tests/test_fake_cuda.py, there."""
+"""The fake devices refuse and delay what real ones do; run by test_fake_cuda.py in a process with fake devices."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ def graph():
     assert not torch.cuda.is_current_stream_capturing()
 
 
-def test_what_is_captured_is_done_when_the_graph_is_launched(graph):
+def test_captured_work_is_done_when_the_graph_is_replayed(graph):
     numbers = torch.ones(3, device="cuda")
     with torch.cuda.graph(graph):
         numbers.mul_(2)
@@ -40,19 +40,19 @@ READS = {
 WAITS = {
     "for the device": lambda numbers: torch.cuda.synchronize(),
     "for the stream": lambda numbers: torch.cuda.current_stream().synchronize(),
-    "not": lambda numbers: torch.ones(3).to("cuda", non_blocking=True),
+    "to the device from memory that is not pinned": lambda numbers: torch.ones(3).to("cuda", non_blocking=True),
 }
 
 
 @pytest.mark.parametrize("wait", READS | WAITS)
-def test_what_waits_or_is_not_pinned_ends_a_capture(graph, wait):
+def test_a_wait_or_an_unpinned_copy_ends_a_capture(graph, wait):
     numbers = torch.ones(3, device="cuda")
     with pytest.raises(RuntimeError), torch.cuda.graph(graph):
         (READS | WAITS)[wait](numbers)
 
 
 @pytest.mark.parametrize("wait", READS)
-def test_what_waits_is_an_error_where_it_should_be(wait):
+def test_a_wait_raises_in_sync_debug_mode(wait):
     numbers = torch.ones(3, device="cuda")
     READS[wait](numbers)
     torch.cuda.set_sync_debug_mode("error")
@@ -63,7 +63,7 @@ def test_what_waits_is_an_error_where_it_should_be(wait):
         torch.cuda.set_sync_debug_mode("default")
 
 
-def test_a_stream_left_behind_ends_a_capture(graph):
+def test_a_stream_that_is_not_joined_ends_a_capture(graph):
     numbers, other = torch.ones(3, device="cuda"), torch.cuda.Stream()
     with pytest.raises(RuntimeError, match="unjoined"), torch.cuda.graph(graph):
         other.wait_stream(torch.cuda.current_stream())
@@ -71,7 +71,7 @@ def test_a_stream_left_behind_ends_a_capture(graph):
             numbers.add_(1)
 
 
-def test_a_stream_that_comes_back_does_not(graph):
+def test_a_stream_that_is_joined_is_captured(graph):
     numbers, other = torch.ones(3, device="cuda"), torch.cuda.Stream()
     with torch.cuda.graph(graph):
         other.wait_stream(torch.cuda.current_stream())
@@ -82,7 +82,7 @@ def test_a_stream_that_comes_back_does_not(graph):
     assert numbers.tolist() == [2, 2, 2]
 
 
-def test_what_a_stream_does_after_it_was_waited_for_is_left_behind(graph):
+def test_work_after_the_join_is_not_joined(graph):
     numbers, other = torch.ones(3, device="cuda"), torch.cuda.Stream()
     with pytest.raises(RuntimeError, match="unjoined"), torch.cuda.graph(graph):
         other.wait_stream(torch.cuda.current_stream())
@@ -91,13 +91,13 @@ def test_what_a_stream_does_after_it_was_waited_for_is_left_behind(graph):
             numbers.add_(1)
 
 
-def test_waiting_for_what_was_not_captured_ends_a_capture(graph):
+def test_waiting_for_uncaptured_work_ends_a_capture(graph):
     other = torch.cuda.Stream()
     with pytest.raises(RuntimeError), torch.cuda.graph(graph):
         torch.cuda.current_stream().wait_event(other.record_event())
 
 
-def test_memory_begins_as_something_else_than_zeros():
+def test_memory_starts_as_nan():
     assert torch.empty(2**22, device="cuda").isnan().all()
 
 
@@ -107,13 +107,13 @@ def test_maps_of_two_devices_are_refused():
         gradcam_fast.cam(maps.to("cuda:0"), maps.to("cuda:1"), 3)
 
 
-def test_too_many_targets_for_one_launch_are_said_to_be():
+def test_too_many_targets_for_one_launch_are_refused():
     maps = torch.ones(1, 1, 1, 1, device="cuda")
     with pytest.raises(RuntimeError, match="are too many for one launch"):
         torch.ops.gradcam_fast.cam(maps, maps[:, None].expand(1, 2**32, 1, 1, 1), 1, 1, 0, 0, True)
 
 
-def test_a_side_too_long_for_the_kernel_is_said_to_be():
+def test_a_side_too_long_for_the_kernel_is_refused():
     maps = torch.ones(1, 1, 1, 40_000, device="cuda")
     with pytest.raises(RuntimeError, match="are too large for the CUDA kernel"):
         gradcam_fast.cam(maps, maps, (1, 40_000))
