@@ -1,6 +1,6 @@
-"""What a wheel holds: libraries bound to no Python and no torch release, and the record of how they were made.
+"""What a wheel and a source distribution hold. Installing is tested in test_install.py.
 
-One wheel is built for all tests, everything this machine can build. Installing is tested in test_install.py.
+One wheel, of everything this machine can build, serves all tests.
 """
 
 import hashlib
@@ -8,7 +8,9 @@ import json
 import os
 import re
 import shutil
+import sys
 import sysconfig
+import tarfile
 import zipfile
 
 import pytest
@@ -19,7 +21,7 @@ from support.installs import ROOT, TORCH, build_wheel, copy_of_the_tree, needs_c
 @pytest.fixture(scope="session")
 def wheel(tmp_path_factory):
     folder = tmp_path_factory.mktemp("wheel")
-    # Optimising takes most of the build, and only who runs the kernel's tests on it needs that.
+    # Optimisation takes most of the build's time, and only tests that run the kernels need it.
     quick = {} if os.environ.get("OTHER_PYTHON") else {"CXXFLAGS": "-O0"}
     return build_wheel(copy_of_the_tree(folder / "tree"), folder, **quick)
 
@@ -33,13 +35,13 @@ def unpacked(wheel):
 
 @pytest.fixture
 def libraries(unpacked):
-    found = sorted((unpacked / "gradcam_fast/_lib").glob("*.so"))
-    assert "libgradcam_fast_cpu.so" in [path.name for path in found]
-    return found
+    libraries = sorted((unpacked / "gradcam_fast/_lib").glob("*.so"))
+    assert "libgradcam_fast_cpu.so" in [path.name for path in libraries]
+    return libraries
 
 
 @needs_compiler
-def test_a_wheel_with_libraries_is_bound_to_the_platform_and_to_no_python(wheel):
+def test_a_wheel_with_libraries_is_for_this_platform_and_every_python(wheel):
     platform = re.sub(r"\W", "_", sysconfig.get_platform())
     assert re.fullmatch(rf"gradcam_fast-[\d.]+-py3-none-{platform}\.whl", wheel.name)
 
@@ -56,7 +58,7 @@ def test_the_wheel_holds_the_package_its_libraries_and_no_sources(unpacked):
 
 
 @needs_compiler
-def test_the_build_says_what_it_was_made_with(unpacked):
+def test_the_record_names_torch_the_flags_and_the_architectures(unpacked):
     record = json.loads((unpacked / "gradcam_fast/_lib/build.json").read_text())
     assert record["torch"] == {"version": torch.__version__, "cuda": torch.version.cuda}
     assert record["libraries"]["cpu"]["file"] == "libgradcam_fast_cpu.so"
@@ -77,7 +79,7 @@ def test_the_libraries_need_nothing_but_the_stable_abi_and_the_system(libraries)
         lines = run("nm", "-D", "--format=posix", str(library), cwd=library.parent).splitlines()
         symbols = {line.split()[0]: line.split()[1] for line in lines}
         assert not [name for name in symbols if re.search(r"^_?Py|N?3c10|_ZNK?2at", name)], library.name
-        # What the system provides carries its version; what is weak may be missing.
+        # System symbols carry a version; weak symbols may be missing.
         from_torch = {name for name, kind in symbols.items() if kind == "U" and "@" not in name}
         assert from_torch, library.name
         assert not [name for name in from_torch if not name.startswith(("aoti_torch_", "torch_"))], library.name
@@ -90,14 +92,30 @@ def test_the_libraries_hold_no_path_of_the_machine_that_built_them(libraries, wh
             assert str(path).encode() not in library.read_bytes()
 
 
-def test_a_wheel_without_libraries_runs_everywhere(tmp_path):
+def test_a_wheel_without_libraries_is_for_every_platform(tmp_path):
     tree = copy_of_the_tree(tmp_path / "tree")
-    # An in-place library of the developer's must not slip into a wheel that was asked to hold none.
+    # A library that was built in place must not get into a wheel without libraries.
     (tree / "gradcam_fast/_lib").mkdir()
     (tree / "gradcam_fast/_lib/libgradcam_fast_cpu.so").write_text("old")
     wheel = build_wheel(tree, tmp_path, GRADCAM_FAST_BUILD="never")
     assert wheel.name.endswith("-py3-none-any.whl")
     assert [name for name in zipfile.ZipFile(wheel).namelist() if "_lib/" in name] == ["gradcam_fast/_lib/build.json"]
+
+
+def test_a_source_distribution_holds_all_that_the_build_needs(tmp_path):
+    tree = copy_of_the_tree(tmp_path / "tree")
+    run(sys.executable, "setup.py", "-q", "sdist", "-d", str(tmp_path / "dist"), cwd=tree)
+    (archive,) = (tmp_path / "dist").glob("*.tar.gz")
+    with tarfile.open(archive) as contents:
+        packed = {name.partition("/")[2] for name in contents.getnames()}
+    needed = {
+        path.relative_to(ROOT).as_posix()
+        for folder in ("build_tools", "csrc", "gradcam_fast")
+        for path in (ROOT / folder).rglob("*.*")
+        if path.is_file() and not {"__pycache__", "_lib"} & set(path.parts)
+    }
+    assert needed <= packed, needed - packed
+    assert {"setup.py", "pyproject.toml"} <= packed
 
 
 @needs_compiler

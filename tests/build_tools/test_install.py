@@ -1,4 +1,4 @@
-"""Installing as users do: every way gives kernels, and whatever is missing leaves a package that works and says why.
+"""Every way to install gives the kernels; where something is missing, the package works without, and says why.
 
 Each install is real, in a copy of the tree and an empty environment. What a wheel holds is tested in test_build.py.
 """
@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from support.installs import copy_of_the_tree, empty_environment, needs_compiler, run
 
-# -O0 halves the time of builds whose speed and CUDA half are not in question.
+# Without the CUDA library and optimisation a build takes half the time.
 QUICK = {"GRADCAM_FAST_BUILD": "cpu", "CXXFLAGS": "-O0"}
 NO_COMPILER = {"PATH": os.devnull, "CUDA_HOME": "", "CUDA_PATH": ""}
 
@@ -25,7 +25,7 @@ with warnings.catch_warnings(record=True) as caught:
 cpu, cuda = gradcam_fast.backend().kernels
 print(json.dumps({
     "file": gradcam_fast.__file__, "heatmap": heatmap.flatten().tolist(), "fused": cpu.fused, "why": cpu.why,
-    "mend": cpu.fix, "warnings": [str(each.message) for each in caught if "gradcam_fast" in str(each.message)],
+    "fix": cpu.fix, "warnings": [str(entry.message) for entry in caught if "gradcam_fast" in str(entry.message)],
 }))
 """
 HEATMAP = pytest.approx([0, 1 / 3, 2 / 3, 1], abs=1e-6)
@@ -75,16 +75,16 @@ def test_an_editable_install_gives_the_kernel_and_the_next_build_takes_it_away(t
     )
 
 
-def test_without_a_compiler_the_install_succeeds_and_says_once_what_to_type(tree, python, tmp_path):
+def test_without_a_compiler_the_install_succeeds_and_warns_once_how_to_fix_it(tree, python, tmp_path):
     for name in ("c++", "g++", "clang++"):
         assert shutil.which(name, path=os.devnull) is None
     pip(python, "--no-build-isolation", str(tree), cwd=tmp_path, CXX="", **NO_COMPILER)
     used = use(python, tmp_path)
     assert (used["heatmap"], used["fused"]) == (HEATMAP, False)
     assert used["why"] == "no C++ compiler was found: c++, g++ and clang++ are not on PATH"
-    assert used["mend"].endswith(f" && pip install --force-reinstall --no-deps {tree}")
+    assert used["fix"].endswith(f" && pip install --force-reinstall --no-deps {tree}")
     (warning,) = used["warnings"]
-    assert used["why"] in warning and used["mend"] in warning
+    assert used["why"] in warning and used["fix"] in warning
 
 
 @pytest.mark.parametrize(
@@ -101,7 +101,7 @@ def test_without_a_compiler_the_install_succeeds_and_says_once_what_to_type(tree
     ],
     ids=["require", "unknown"],
 )
-def test_a_build_that_must_not_go_on_ends_with_the_reason(tree, changes, last_words):
+def test_a_refused_build_ends_with_the_reason(tree, changes, last_words):
     output = run(sys.executable, "setup.py", "build_ext", cwd=tree, ok=False, **changes)
     assert output.splitlines()[-1] == last_words
 

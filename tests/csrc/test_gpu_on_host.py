@@ -1,7 +1,7 @@
-"""The CUDA kernel's device code, run thread by thread on the host by gpu_on_host.cpp, against the reference.
+"""The CUDA kernel's device code, run thread by thread on the host, against the reference.
 
-A wrong index, a missing barrier or a bit that depends on the number of blocks shows here, without a GPU. Says nothing
-of what only a GPU has: its instructions, its memory, its speed.
+Shows a wrong index, a missing barrier, or a bit that depends on the number of blocks. A GPU's instructions, memory and
+speed are not tested.
 """
 
 from functools import partial
@@ -34,7 +34,7 @@ SHAPES = [
     ((1, 0, 3, 40, 1), (8, 8)),
     ((1, 0, 300, 2, 3), (5, 300)),
     ((1, 0, 4, 23, 30), (12, 7)),
-    # Seventy-five channels a slab, which a warp takes eight at a time: the last time they are fewer.
+    # Slabs of 75 channels, which a warp takes eight at a time; the last time there are fewer.
     ((1, 0, 600, 5, 9), (7, 5)),
 ]
 
@@ -72,9 +72,8 @@ def test_no_bit_depends_on_the_number_of_blocks_nor_on_which_thread_runs_first(c
         assert_same_bits(found, expected)
 
 
-# Shape, channels of a stage: the last stage of a slab is not full, nor have all groups of threads as many runs in it;
-# positions are shared by 8, 5, 2 groups, or one, or are too many; a channel is weighed by 1, 4 or 16 lanes; slabs are
-# empty, because there are few channels, or so many that each block has several.
+# (shape, channels per stage): last stages of a slab that are not full, or unevenly split among the groups of threads;
+# 8, 5, 2, 1 and no groups; 1, 4 and 16 lanes per channel; empty slabs; several slabs per block.
 STAGED_CASES = [
     ((2, 0, 304, 7, 7), 16),
     ((1, 3, 72, 5, 5), 32),
@@ -91,7 +90,7 @@ STAGED_CASES = [
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize(("shape", "stage_channels"), STAGED_CASES)
-def test_the_way_through_shared_memory_changes_no_bit(cam, shape, stage_channels, method, dtype):
+def test_staging_channels_in_shared_memory_changes_no_bit(cam, shape, stage_channels, method, dtype):
     activations, gradients = inputs(shape, dtype)
     expected = cam(activations, gradients, (24, 20), method=method)
     for blocks, backwards in ((1, False), (1, True), (4, True), (8, False)):
@@ -109,7 +108,7 @@ def test_the_way_through_shared_memory_changes_no_bit(cam, shape, stage_channels
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("method", ["gradcam", "hirescam", "elementwise", "layercam"])
-def test_one_gradient_per_channel_goes_through_shared_memory_as_one_number(cam, method, dtype):
+def test_one_gradient_per_channel_is_staged_as_one_number(cam, method, dtype):
     activations = torch.randn(2, 304, 7, 7).to(dtype)
     gradients = torch.randn(2, 3, 304, 1, 1).to(dtype).expand(2, 3, 304, 7, 7)
     expected = cam(activations, gradients, (24, 20), method=method)
@@ -120,7 +119,7 @@ def test_one_gradient_per_channel_goes_through_shared_memory_as_one_number(cam, 
         )
 
 
-# Multiprocessors, and the bytes of shared memory of a block and of a multiprocessor.
+# (multiprocessors, bytes of shared memory per block, and per multiprocessor)
 H200, A100, A10, T4 = (132, 232448, 233472), (108, 166912, 167936), (72, 101376, 102400), (40, 65536, 65536)
 MAPS = [
     (1, 1, 2048, 7, 7), (8, 1, 1280, 7, 7), (64, 1, 512, 14, 14), (256, 1, 2048, 7, 7), (1024, 3, 960, 7, 7),
@@ -137,8 +136,8 @@ def dense(channels, rows, columns):
 @pytest.mark.parametrize("bytes_per_number", [2, 4])
 @pytest.mark.parametrize("maps", MAPS)
 @pytest.mark.parametrize("device", [H200, A100, A10, T4])
-def test_what_is_planned_fits_the_device(gpu_on_host, device, maps, bytes_per_number):
-    processors, of_block, of_processor = device
+def test_a_launch_plan_fits_the_device(gpu_on_host, device, maps, bytes_per_number):
+    multiprocessors, per_block, per_multiprocessor = device
     images, targets, channels, rows, columns = maps
     clusters, copies = device == H200, device != T4
     strides = dense(channels, rows, columns)
@@ -146,20 +145,20 @@ def test_what_is_planned_fits_the_device(gpu_on_host, device, maps, bytes_per_nu
         0, bytes_per_number, 0, strides, 0, strides, (*maps, 224, 224), device, clusters, copies
     )
     assert blocks in (BLOCKS if clusters else [1])
-    # Eight channels are a multiple of sixteen bytes in every type.
+    # Eight channels are a multiple of sixteen bytes in every stored type.
     assert stage_channels <= 256 and stage_channels % 8 == 0
-    # A map beyond shared memory is kept in a tensor of its own.
-    assert 0 < shared <= of_block or (stage_channels == 0 and 4 * rows * columns > of_block - 4096)
+    # A map that does not fit in shared memory is spilled to global memory.
+    assert 0 < shared <= per_block or (stage_channels == 0 and 4 * rows * columns > per_block - 4096)
     if stage_channels:
-        resident = min(2, -(-images * targets * blocks // processors))
-        assert resident * (shared + 1024) <= of_processor
-        # A processor's stages hold enough to keep memory busy while half of them are worked on; or whole slabs.
+        resident = min(2, -(-images * targets * blocks // multiprocessors))
+        assert resident * (shared + 1024) <= per_multiprocessor
+        # While half of its stages are in use a multiprocessor has enough loads in flight; or stages hold whole slabs.
         slab = 8 * -(-channels // 8 // (8 * -(-channels // 2048)))
         bytes_per_channel = 2 * rows * columns * bytes_per_number
         assert resident * 2 * stage_channels * bytes_per_channel >= min(12288 * resident, 2 * slab * bytes_per_channel)
 
 
-def test_common_shapes_go_through_shared_memory_and_others_do_not(gpu_on_host):
+def test_common_shapes_are_staged_in_shared_memory_and_others_are_not(gpu_on_host):
     def stage_channels(a, g, maps, address=0, bytes_per_number=4, copies=True, method="gradcam"):
         return gpu_on_host.plan(
             METHODS.index(method), bytes_per_number, address, a, 0, g, (*maps, 224, 224), H200, True, copies
@@ -177,11 +176,11 @@ def test_common_shapes_go_through_shared_memory_and_others_do_not(gpu_on_host):
         assert stage_channels(planes, (*planes[:4], 2), maps) == 0
         assert stage_channels(planes, planes, maps, address=4) == 0
         assert stage_channels(planes, planes, maps, copies=False) == 0
-    # An image that begins at no multiple of sixteen bytes; unless there is but one.
+    # Images that do not begin at a multiple of sixteen bytes; allowed if there is only one.
     assert stage_channels(dense(76, 5, 5), dense(76, 5, 5), (3, 1, 76, 5, 5), bytes_per_number=2) == 0
     assert stage_channels(dense(76, 5, 5), dense(76, 5, 5), (3, 1, 76, 5, 5)) > 0
     assert stage_channels(dense(256, 128, 128), dense(256, 128, 128), (4, 1, 256, 128, 128)) == 0
-    # However many maps there are; with two blocks each, as 400 maps would have, there would be no room.
+    # For any number of maps: with two blocks each, as 400 maps would have, the stages would not fit.
     for batch in (1, 64, 256, 400, 1024):
         assert stage_channels(dense(512, 28, 28), dense(512, 28, 28), (batch, 1, 512, 28, 28)) > 0
 
@@ -189,8 +188,8 @@ def test_common_shapes_go_through_shared_memory_and_others_do_not(gpu_on_host):
 @pytest.mark.parametrize("method", ["gradcam", "gradcam++"])
 @pytest.mark.parametrize("layout", ["contiguous", "channels last"])
 @pytest.mark.parametrize("side", [56, 128])
-def test_long_sums_of_numbers_that_are_all_alike_stay_exact(cam, side, layout, method):
-    """Random gradients cancel, and so do the roundings of their sums; these do not."""
+def test_long_sums_of_equal_numbers_stay_exact(cam, side, layout, method):
+    """Unlike random gradients, these do not cancel, and neither do their rounding errors."""
     activations = LAYOUTS[layout](torch.randn(1, 16, side, side))
     gradients = LAYOUTS[layout](torch.randn(1, 16, 1, 1).expand(1, 16, side, side).clone())
     assert_agrees(activations, gradients, (side, side), CLOSE, cam, method=method)
@@ -216,7 +215,7 @@ def test_a_side_may_be_as_long_as_32_bits_allow(gpu_on_host, cam, long, wide):
 
 
 @pytest.mark.parametrize("divisor", [1, 2, 3, 5, 7, 8, 49, 448, 1000, 65_537, 2**29 - 3, 2**30, 2**31 - 1])
-def test_what_is_divided_by_multiplying_has_the_exact_quotient(gpu_on_host, divisor):
+def test_division_by_multiplication_is_exact(gpu_on_host, divisor):
     multiples = torch.randint(2**31, (1000,)) // divisor * divisor
     ends = torch.tensor([0, 1, 2**31 - 1, (2**31 - 1) // divisor * divisor])
     numbers = (torch.cat([multiples, ends])[:, None] + torch.arange(-2, 3)).clamp(0, 2**31 - 1).flatten()
@@ -226,14 +225,14 @@ def test_what_is_divided_by_multiplying_has_the_exact_quotient(gpu_on_host, divi
 @pytest.mark.parametrize("broken", [float("nan"), float("inf"), -float("inf")])
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("where", ["activations", "gradients"])
-def test_a_broken_image_is_zeros_and_its_neighbours_do_not_notice(cam, where, method, broken):
+def test_a_broken_image_is_zeros_and_its_neighbours_do_not_change(cam, where, method, broken):
     activations, gradients = inputs((2, 0, 20, 5, 6))
     expected = cam(activations, gradients, (10, 12), method=method)
     {"activations": activations, "gradients": gradients}[where][0, 3, 2, 1] = broken
     for blocks in (1, 4):
         heatmap, low, high = cam(activations, gradients, (10, 12), method=method, blocks=blocks)
         assert not heatmap[0].any() and low[0].isnan() and high[0].isnan()
-        assert_same_bits((heatmap[1], low[1], high[1]), [each[1] for each in expected])
+        assert_same_bits((heatmap[1], low[1], high[1]), [values[1] for values in expected])
 
 
 @pytest.mark.parametrize("exponent", [-110, -40, 40, 90])

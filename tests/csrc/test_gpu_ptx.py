@@ -1,18 +1,16 @@
-"""The CUDA kernel as nvcc compiled it, interpreted by tools/ptx_interpreter: the bits of the same code compiled
-for the host, and nothing on the way that a GPU would refuse or silently get wrong: no byte out of
-bounds, no race, no diverged shuffle.
+"""The PTX of the CUDA kernel, run by tools/ptx_interpreter, has the bits of the same code compiled for the host.
 
-Where there is an nvcc for the installed torch it is never skipped. Says nothing of what ptxas makes of PTX, nor of
-speed, beyond how many bytes and instructions it takes.
+The interpreter also refuses accesses out of bounds, races, and diverged barriers and shuffles. Counts of bytes and
+instructions stand for speed. What ptxas makes of the PTX is not tested. Needs an nvcc for the installed torch.
 """
 
 import re
 import subprocess
 from functools import cache
 
-import ptx_interpreter as ptx
 import pytest
 import torch
+from ptx_interpreter import Fault, Module, Profile
 from support import device_code
 from support.op_cases import LAYOUTS, inputs
 from support.sources import CSRC, cuda_build, cuda_flags
@@ -20,17 +18,15 @@ from test_gpu_on_host import BLOCKS, DTYPES
 
 from gradcam_fast.ops.arguments import METHODS, NORMALIZATIONS
 
-# What is about the library that PTX becomes a part of.
+# Options for the library that the PTX is linked into.
 NOT_FOR_PTX = ("-cudart=static", "--threads=0", "--no-device-link")
-# With clusters of blocks, and without.
-NEW, OLD = "compute_90", "compute_75"
-# Without clusters, but with asynchronous copies.
-BETWEEN = "compute_80"
+# Clusters and asynchronous copies; asynchronous copies only; neither.
+HOPPER, AMPERE, TURING = "compute_90", "compute_80", "compute_75"
 
 
 @pytest.fixture(scope="session")
 def compiled(tmp_path_factory):
-    """compiled(architecture): the kernels as nvcc makes them for it."""
+    """compiled(architecture): the PTX of all kernels for it."""
     torch_here, nvcc = cuda_build()
     flags = cuda_flags(*NOT_FOR_PTX)
     source, folder = CSRC / "cuda" / "cam.cu", tmp_path_factory.mktemp("ptx")
@@ -40,23 +36,23 @@ def compiled(tmp_path_factory):
         target = folder / f"{architecture}.ptx"
         command = [nvcc, "-ptx", f"-arch={architecture}", *flags, f"-I{CSRC}", f"-isystem={torch_here.include}", source]
         subprocess.run([*command, "-o", target], check=True)
-        return ptx.Module(target.read_text())
+        return Module(target.read_text())
 
     return compile_for
 
 
 @pytest.fixture
 def agree(gpu_on_host, compiled):
-    """agree(activations, gradients, size, ...): that PTX, by any number of blocks, has the bits of one on the host."""
+    """agree(activations, gradients, size, ...): the PTX has the bits of one block on the host."""
 
-    def check(activations, gradients, size, *, blocks=1, order="together", architecture=NEW, **choice):
+    def check(activations, gradients, size, *, blocks=1, order="together", architecture=HOPPER, **choice):
         expected = device_code.on_host(gpu_on_host)(activations, gradients, size, **choice)
         on_ptx = device_code.on_ptx(gpu_on_host, compiled(architecture))
-        found = on_ptx(activations, gradients, size, blocks=blocks, order=order, **choice)
-        for one, other in zip(found, expected, strict=True):
-            # Which of the numbers that are none is nobody's concern.
-            assert torch.equal(one.isnan(), other.isnan())
-            assert torch.equal(one.nan_to_num(0.0).view(torch.int32), other.nan_to_num(0.0).view(torch.int32))
+        interpreted = on_ptx(activations, gradients, size, blocks=blocks, order=order, **choice)
+        for computed, wanted in zip(interpreted, expected, strict=True):
+            # NaNs may have any bits.
+            assert torch.equal(computed.isnan(), wanted.isnan())
+            assert torch.equal(computed.nan_to_num(0.0).view(torch.int32), wanted.nan_to_num(0.0).view(torch.int32))
 
     return check
 
@@ -76,9 +72,9 @@ def test_every_normalisation_has_the_bits_of_the_host(agree, normalize, relu):
 
 @pytest.mark.parametrize("method", ["gradcam", "xgradcam", "elementwise"])
 @pytest.mark.parametrize("blocks", [1, 4])
-@pytest.mark.parametrize("layout", [each for each in LAYOUTS if each != "contiguous"])
+@pytest.mark.parametrize("layout", [layout for layout in LAYOUTS if layout != "contiguous"])
 def test_every_memory_layout_has_the_bits_of_the_host(agree, layout, blocks, method):
-    activations, gradients = (LAYOUTS[layout](each) for each in inputs((1, 2, 41, 6, 5), torch.float16))
+    activations, gradients = (LAYOUTS[layout](maps) for maps in inputs((1, 2, 41, 6, 5), torch.float16))
     agree(activations, gradients, (8, 9), method=method, blocks=blocks)
 
 
@@ -109,8 +105,8 @@ def test_every_shape_has_the_bits_of_the_host(agree, shape, size, blocks):
     agree(*inputs(shape), size, blocks=blocks, method="gradcam++")
 
 
-# Shape and channels of a stage: 8, 5, 2 groups of threads share a position, or none; 1, 4 or 16 lanes weigh a channel;
-# slabs are empty; several per block.
+# (shape, channels per stage): 8, 5, 2 and no groups of threads; 1, 4 and 16 lanes per channel; empty slabs; several
+# slabs per block.
 STAGED_CASES = [
     ((1, 0, 72, 5, 5), 32),
     ((1, 2, 152, 7, 7), 16),
@@ -126,28 +122,28 @@ STAGED_CASES = [
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize(("shape", "stage_channels"), STAGED_CASES)
-def test_the_way_through_shared_memory_has_the_bits_of_the_host(agree, shape, stage_channels, method, dtype, blocks):
+def test_staging_has_the_bits_of_the_host(agree, shape, stage_channels, method, dtype, blocks):
     agree(*inputs(shape, dtype), (9, 8), method=method, blocks=blocks, stage_channels=stage_channels)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("method", METHODS)
-def test_before_there_were_clusters_the_way_through_shared_memory_had_the_bits_of_the_host(agree, method, dtype):
-    agree(*inputs((1, 2, 152, 7, 7), dtype), (9, 8), method=method, stage_channels=16, architecture=BETWEEN)
+def test_staging_without_clusters_has_the_bits_of_the_host(agree, method, dtype):
+    agree(*inputs((1, 2, 152, 7, 7), dtype), (9, 8), method=method, stage_channels=16, architecture=AMPERE)
 
 
 @pytest.mark.parametrize("order", ["forwards", "backwards"])
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_one_gradient_per_channel_goes_through_shared_memory(agree, dtype, order):
+def test_one_gradient_per_channel_is_staged(agree, dtype, order):
     activations, pooled = inputs((1, 3, 152, 6, 5), dtype)
-    one = pooled[..., :1, :1].contiguous()
-    agree(activations, one.expand(1, 3, 152, 6, 5), (8, 12), blocks=2, stage_channels=16, order=order)
+    per_channel = pooled[..., :1, :1].contiguous()
+    agree(activations, per_channel.expand(1, 3, 152, 6, 5), (8, 12), blocks=2, stage_channels=16, order=order)
 
 
 @pytest.mark.parametrize("layout", ["contiguous", "channels last"])
 @pytest.mark.parametrize("order", ["forwards", "backwards"])
 def test_no_bit_depends_on_which_warp_runs_first(agree, order, layout):
-    maps = [LAYOUTS[layout](each) for each in inputs((1, 0, 40, 5, 5))]
+    maps = [LAYOUTS[layout](tensor) for tensor in inputs((1, 0, 40, 5, 5))]
     for method in ("gradcam", "xgradcam"):
         agree(*maps, (6, 8), blocks=2, order=order, method=method)
 
@@ -182,18 +178,18 @@ def test_numbers_near_the_ends_of_their_range_have_the_bits_of_the_host(agree, e
         ("cp.async.wait_group", 16),
     ],
 )
-def test_without_its_barriers_it_would_be_refused(gpu_on_host, compiled, barrier, stage_channels):
-    text, removed = re.subn(rf"\b{re.escape(barrier)}\b[^;]*;", "", compiled(NEW).text)
+def test_without_a_barrier_it_is_refused(gpu_on_host, compiled, barrier, stage_channels):
+    text, removed = re.subn(rf"\b{re.escape(barrier)}\b[^;]*;", "", compiled(HOPPER).text)
     assert removed
-    with pytest.raises(ptx.Fault):
-        device_code.on_ptx(gpu_on_host, ptx.Module(text))(
+    with pytest.raises(Fault):
+        device_code.on_ptx(gpu_on_host, Module(text))(
             *inputs((1, 0, 152, 5, 8)), (8, 8), blocks=4, stage_channels=stage_channels
         )
 
 
-# Warp-instructions of PTX for one image. Memory of 4.2 TB/s, four fifths of it used, brings 256 images of 2048x7x7 and
-# takes their heatmaps in 76 us, in which 132 processors at 1.75 GHz that issue 2.5 instructions a cycle come to 170,000
-# for each.
+# Limits of warp-level PTX instructions per image. At four fifths of 4.2 TB/s the inputs and heatmaps of 256 images of
+# 2048x7x7 take 76 us. In this time 132 multiprocessors at 1.75 GHz, with 2.5 instructions a cycle, issue 170,000 per
+# image.
 @pytest.mark.parametrize(
     ("shape", "blocks", "stage_channels", "most"),
     [
@@ -205,14 +201,14 @@ def test_without_its_barriers_it_would_be_refused(gpu_on_host, compiled, barrier
 def test_reads_and_writes_each_byte_once_and_takes_no_more_instructions_than_it_did(
     gpu_on_host, compiled, shape, blocks, stage_channels, most
 ):
-    profile = ptx.Profile()
+    profile = Profile()
     maps = inputs(shape)
-    device_code.on_ptx(gpu_on_host, compiled(NEW))(
+    device_code.on_ptx(gpu_on_host, compiled(HOPPER))(
         *maps, (224, 224), blocks=blocks, stage_channels=stage_channels, profile=profile
     )
-    assert profile.requested["cp.async"] == sum(4 * each.numel() for each in maps)
+    assert profile.requested["cp.async"] == sum(4 * tensor.numel() for tensor in maps)
     assert profile.requested["ld global"] == 0
-    # Whole sectors of 32 bytes, but for the two extremes.
+    # Whole sectors of 32 bytes, and two for the extremes.
     assert profile.sectors["cp.async"] * 32 == profile.requested["cp.async"]
     assert profile.sectors["st global"] == 224 * 224 * 4 // 32 + 2
     assert profile.passes["cp.async to shared"] == profile.fewest_passes["cp.async to shared"]
@@ -223,11 +219,11 @@ def test_reads_and_writes_each_byte_once_and_takes_no_more_instructions_than_it_
 @pytest.mark.parametrize("layout", ["contiguous", "channels last", "off by one element"])
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("method", METHODS)
-def test_before_there_were_clusters_it_had_the_bits_of_the_host(agree, method, dtype, layout):
-    maps = (LAYOUTS[layout](each) for each in inputs((1, 0, 41, 7, 6), dtype))
-    agree(*maps, (9, 8), method=method, architecture=OLD)
+def test_without_clusters_it_has_the_bits_of_the_host(agree, method, dtype, layout):
+    maps = (LAYOUTS[layout](tensor) for tensor in inputs((1, 0, 41, 7, 6), dtype))
+    agree(*maps, (9, 8), method=method, architecture=TURING)
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_before_there_were_clusters_a_large_map_had_the_bits_of_the_host(agree, method):
-    agree(*inputs((1, 0, 5, 20, 17)), (9, 11), spill=True, method=method, architecture=OLD)
+def test_without_clusters_a_large_map_has_the_bits_of_the_host(agree, method):
+    agree(*inputs((1, 0, 5, 20, 17)), (9, 11), spill=True, method=method, architecture=TURING)

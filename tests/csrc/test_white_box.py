@@ -1,7 +1,4 @@
-"""The kernels' arithmetic one function at a time: white_box.cpp, built by ninja, against exact fractions and numpy.
-
-Knows nothing of tensors or of the operator.
-"""
+"""The kernels' arithmetic one function at a time, bound by white_box.cpp, against exact fractions and numpy."""
 
 import math
 from fractions import Fraction
@@ -21,7 +18,7 @@ SIDES = [1, 2, 3, 5, 7, 14, 40, 224]
 
 @pytest.mark.parametrize("out", SIDES)
 @pytest.mark.parametrize("side", SIDES)
-def test_every_pixel_reads_where_half_pixel_centres_say(math_, side, out):
+def test_every_pixel_reads_at_its_half_pixel_centre(math_, side, out):
     pixels, bounds = math_.resize_table(side, out)
     assert len(pixels) == out
     for x, (low, high, fraction) in enumerate(pixels):
@@ -35,18 +32,20 @@ def test_every_pixel_reads_where_half_pixel_centres_say(math_, side, out):
 
 @pytest.mark.parametrize("size", [(224, 224), (31, 50), (3, 2), (1, 1), (5, 9)])
 @pytest.mark.parametrize("shape", [(7, 7), (5, 9), (1, 6), (14, 3), (1, 1)])
-def test_the_extremes_of_few_pixels_are_those_of_all(math_, shape, size):
+def test_the_extremes_of_cell_corners_are_those_of_all_pixels(math_, shape, size):
     source = numpy.random.default_rng(0).standard_normal(shape).astype(numpy.float32)
     (rows, _), (columns, _) = math_.resize_table(shape[0], size[0]), math_.resize_table(shape[1], size[1])
     stretched = [[math_.lerp(row[low], row[high], t) for low, high, t in columns] for row in source]
-    every = [math_.lerp(a, b, t) for low, high, t in rows for a, b in zip(stretched[low], stretched[high], strict=True)]
+    all_pixels = [
+        math_.lerp(a, b, t) for low, high, t in rows for a, b in zip(stretched[low], stretched[high], strict=True)
+    ]
     low, high = math_.extremes(source, *size)
-    # Rounding may lift a pixel inside a cell above its corners, by no more than a unit in the last place of the range.
-    assert low == pytest.approx(min(every), abs=3e-7) and high == pytest.approx(max(every), abs=3e-7)
+    # Rounding may lift a pixel inside a cell above its corners, by at most a unit in the last place of the range.
+    assert low == pytest.approx(min(all_pixels), abs=3e-7) and high == pytest.approx(max(all_pixels), abs=3e-7)
 
 
 @pytest.mark.parametrize("value", [0.1, 1e-30, 3e38, -7.3])
-def test_between_equal_neighbours_lies_exactly_their_value(math_, value):
+def test_interpolating_equal_neighbours_gives_exactly_their_value(math_, value):
     value = float(numpy.float32(value))
     assert all(math_.lerp(value, value, t) == value for t in numpy.linspace(0, 1, 50, dtype=numpy.float32))
 
@@ -59,7 +58,7 @@ def test_the_hottest_pixel_is_exactly_one(math_, extent):
 
 
 @pytest.mark.parametrize("normalize", [0, 1])
-def test_nothing_to_show_is_zeros(math_, normalize):
+def test_a_map_without_positive_extent_becomes_zeros(math_, normalize):
     assert math_.normalised(normalize, [-2.0, -2.0], -2.0, -2.0) == [0.0, 0.0]
     assert math_.normalised(0, [3.0, 3.0], 3.0, 3.0) == [0.0, 0.0]
 

@@ -1,7 +1,4 @@
-"""Small C++ modules of the tests, bound by pybind11 and built by ninja.
-
-Knows nothing of what is in them.
-"""
+"""Builds the C++ modules in tests/csrc with ninja and pybind11."""
 
 import importlib.util
 import os
@@ -16,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def build(name, folder):
-    """The module that tests/csrc/NAME.cpp makes, built in `folder`."""
+    """Build tests/csrc/NAME.cpp in `folder` and import it."""
     pybind11, ninja = pytest.importorskip("pybind11"), pytest.importorskip("ninja")
     target = folder / f"{name}{sysconfig.get_config_var('EXT_SUFFIX')}"
     includes = [
@@ -26,7 +23,10 @@ def build(name, folder):
         Path(torch.__file__).parent / "include",
     ]
     flags = " ".join(
-        ["-shared -fPIC -O1 -std=c++17 -ffp-contract=off -fvisibility=hidden -w", *(f"-I{i}" for i in includes)]
+        [
+            "-shared -fPIC -O1 -std=c++17 -ffp-contract=off -fvisibility=hidden -w",
+            *(f"-I{folder}" for folder in includes),
+        ]
     )
     (folder / "build.ninja").write_text(
         f"rule module\n  command = {os.environ.get('CXX', 'c++')} {flags} $in -o $out\n"

@@ -1,7 +1,4 @@
-"""What tests of real installs share: a copy of the tree to build in, an empty environment, and how commands are run.
-
-Knows nothing of what is tested.
-"""
+"""For tests of real installs: a copy of the tree to build in, an empty environment, and running commands."""
 
 import os
 import shutil
@@ -48,10 +45,10 @@ def copy_of_the_tree(folder):
 
 
 def empty_environment(folder):
-    """The interpreter of a new environment that sees the packages of this one."""
+    """Make an environment that sees the packages of this one; returns its interpreter."""
     venv.create(folder, with_pip=False, symlinks=True)
     paths = {"base": str(folder), "platbase": str(folder)}
-    # Python 3.10 has no name of its own for it.
+    # Python 3.10 has no scheme named venv.
     scheme = "venv" if "venv" in sysconfig.get_scheme_names() else "posix_prefix"
     borrowed = dict.fromkeys((sysconfig.get_path("purelib"), str(TORCH.parent)))
     (Path(sysconfig.get_path("purelib", scheme, paths)) / "borrowed.pth").write_text("\n".join(borrowed) + "\n")
@@ -59,7 +56,7 @@ def empty_environment(folder):
 
 
 def build_wheel(tree, folder, **changes):
-    """Build ``tree`` into the only wheel in ``folder``."""
+    """Build a wheel of ``tree`` in ``folder``; returns its path."""
     command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-w", str(folder), str(tree)]
     run(*command, cwd=tree, **changes)
     (wheel,) = folder.glob("*.whl")

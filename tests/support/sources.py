@@ -1,7 +1,4 @@
-"""What the build works with: the sources, its own modules, and the torch and the compilers that it would take.
-
-Knows nothing of what is tested.
-"""
+"""The sources, the build's own modules, and the torch and nvcc that it would use."""
 
 import sys
 from pathlib import Path
@@ -10,14 +7,14 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 CSRC = ROOT / "csrc"
-# At the end of the path: the package to test may be another than the one in this tree.
+# Appended: the tests may be run on another copy of gradcam_fast than the one in this tree.
 sys.path.append(str(ROOT))
 
 from build_tools import find_torch, toolchain  # noqa: E402
 
 
 def cuda_build():
-    """The torch and the nvcc that the CUDA library is built with; without them what asks is skipped."""
+    """The torch and the nvcc that the CUDA library is built with; skips the test if there are none."""
     try:
         torch = find_torch.find_torch()
         if torch.cuda is None:
@@ -28,5 +25,5 @@ def cuda_build():
 
 
 def cuda_flags(*without):
-    """The options that nvcc is given on every machine, but for those of ``without``."""
+    """The nvcc options of every build, except those in ``without``."""
     return [flag for flag in (*toolchain.COMMON_FLAGS, *toolchain.CUDA_FLAGS) if flag not in without]

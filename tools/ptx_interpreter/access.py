@@ -1,4 +1,4 @@
-"""Loads and stores: from the addresses of a group of threads to bytes, which must be there, aligned, and theirs."""
+"""Loads and stores: checks that the bytes exist, are aligned and may be accessed now, then moves them."""
 
 import re
 
@@ -7,25 +7,25 @@ import numpy as np
 from .arithmetic import WINDOWS
 from .faults import Fault, Unsupported
 from .memory import RANK_BITS
-from .parse import Address
+from .parser import Address
 from .profile import kind_of
 from .registers import dtype_of
 
-# How a cache treats the bytes is no concern of who reads them; what orders other accesses would be.
+# Cache hints change no value. Qualifiers that order other accesses would, and are not supported.
 HINTS = re.compile(r"nc|ca|cg|cs|lu|cv|wb|wt|weak|v2|v4|L1::\w+|L2::(?!cache_hint)\w+")
 SPACES = {"global", "shared", "shared::cta", "shared::cluster", "local", "param"}
 OFFSET = np.uint64((1 << RANK_BITS) - 1)
 
 
-def stored_size(instruction):
-    """The bytes of each number that an instruction writes to memory, as far as one can tell: 16 if it writes none."""
+def store_size(instruction):
+    """The size of the numbers that an instruction writes to memory; 16, the largest, if it writes none."""
     if instruction.parts[0] == "st":
         return dtype_of(instruction.parts[-1]).itemsize
     return 4 if instruction.opcode.startswith("cp.async.ca") else 16
 
 
 class Access:
-    """What one instruction does to `size` bytes in one space of memory."""
+    """The accesses of one instruction: `size` bytes in one memory space."""
 
     def __init__(self, instruction, space, size, spaces):
         self.instruction, self.space, self.size, self.spaces = instruction, space, size, spaces
@@ -42,7 +42,7 @@ class Access:
             self.fault(lanes[which], addresses[which], why)
 
     def places(self, lanes, addresses):
-        """(region, lanes, offsets) for each region that some of the lanes touch."""
+        """Yield (region, lanes, offsets) for each region that some of the lanes access."""
         self.refuse(addresses & np.uint64(self.size - 1) != 0, lanes, addresses, "misaligned")
         if self.space != "generic":
             yield from self.places_in(self.space, lanes, addresses)
@@ -53,8 +53,8 @@ class Access:
         for number, name in enumerate(("shared", "local", "param"), 1):
             spaces[window == WINDOWS[name] >> 32] = number
         for number in np.unique(spaces):
-            of_it = spaces == number
-            yield from self.places_in(names[number], lanes[of_it], addresses[of_it])
+            in_space = spaces == number
+            yield from self.places_in(names[number], lanes[in_space], addresses[in_space])
 
     def places_in(self, space, lanes, addresses):
         if space == "global":
@@ -88,38 +88,43 @@ class Access:
         self.refuse(np.full(lanes.size, True), lanes, addresses, "not in any buffer")
 
     def owner(self, space, lanes, addresses):
-        """The rank of the block whose shared memory it is."""
+        """The ranks of the blocks whose shared memory is accessed."""
         own = lanes // self.spaces.clock.threads
         area = (addresses & np.uint64(0xFFFFFFFF)).astype(np.int64) >> RANK_BITS
         if not area.any():
             return own
         if space != "shared::cluster":
-            self.refuse((area != 0) & (area != own + 1), lanes, addresses, "another block's, and not said so")
+            self.refuse(
+                (area != 0) & (area != own + 1),
+                lanes,
+                addresses,
+                "in another block's shared memory, but not addressed as shared::cluster",
+            )
         owner = np.where(area == 0, own, area - 1)
-        self.refuse(owner >= self.spaces.clock.block.size, lanes, addresses, "of a block that is not there")
+        self.refuse(owner >= self.spaces.clock.block.size, lanes, addresses, "of a block that does not exist")
         if (owner != own).any():
-            self.spaces.waiting.reach(self, lanes[owner != own], owner[owner != own], addresses[owner != own])
+            self.spaces.sync.access_other_block(self, lanes[owner != own], owner[owner != own], addresses[owner != own])
         return owner
 
     def track(self, method, region, lanes, offsets):
-        """What the tracker says of an access to all `size` bytes."""
-        at = region.tracker.pieces(offsets, self.size)
-        each = lanes
-        if at.ndim == 2:
-            each = np.repeat(lanes, at.shape[1])
-            at = at.ravel()
-        wrong = getattr(region.tracker, method)(at, each, self.spaces.clock)
+        """Tell the region's tracker of an access to all `size` bytes; returns the pieces and the lane of each."""
+        pieces = region.tracker.pieces(offsets, self.size)
+        piece_lanes = lanes
+        if pieces.ndim == 2:
+            piece_lanes = np.repeat(lanes, pieces.shape[1])
+            pieces = pieces.ravel()
+        wrong = getattr(region.tracker, method)(pieces, piece_lanes, self.spaces.clock)
         if wrong is not None:
             which, why = wrong
-            address = region.address(offsets[which // (at.size // offsets.size)])
-            self.fault(each[which], address, f"in {region}: {why}")
-        return at, each
+            address = region.address(offsets[which // (pieces.size // offsets.size)])
+            self.fault(piece_lanes[which], address, f"in {region}: {why}")
+        return pieces, piece_lanes
 
 
 def addresses_of(operand, registers):
-    """A function from lanes to the addresses that an operand stands for."""
+    """A function from lanes to the addresses of an operand."""
     if not isinstance(operand, Address):
-        raise Unsupported(f"{operand} is no address")
+        raise Unsupported(f"{operand} is not an address")
     if operand.base in registers.kinds:
         kind = "u" + registers.kinds[operand.base][1:]
         base = registers.read(operand.base, kind)
@@ -130,7 +135,7 @@ def addresses_of(operand, registers):
 
 
 def compile_access(instruction, registers, spaces):
-    """A function for a load or a store, or None for an instruction of another sort."""
+    """A function that runs a load or a store, or None for other instructions."""
     name, *modifiers = instruction.parts
     if name == "prefetch":
         return lambda group: None
@@ -139,13 +144,13 @@ def compile_access(instruction, registers, spaces):
     if name not in ("ld", "st"):
         return None
     *how, kind = modifiers
-    space = next((each for each in how if each in SPACES), "generic")
-    if unknown := [each for each in how if each != space and not HINTS.fullmatch(each)]:
-        raise Unsupported(f"{instruction}: .{unknown[0]} is not known")
+    space = next((qualifier for qualifier in how if qualifier in SPACES), "generic")
+    if unknown := [qualifier for qualifier in how if qualifier != space and not HINTS.fullmatch(qualifier)]:
+        raise Unsupported(f"{instruction}: .{unknown[0]} is not supported")
     at, values = instruction.operands if name == "st" else instruction.operands[::-1]
     values = values if isinstance(values, tuple) else (values,)
     if len(values) != (4 if "v4" in how else 2 if "v2" in how else 1):
-        raise Unsupported(f"{instruction}: the vector is of another length")
+        raise Unsupported(f"{instruction}: the length of the vector does not match the instruction")
     number = dtype_of(kind)
     size = number.itemsize
     addresses = addresses_of(at, registers)
@@ -153,36 +158,38 @@ def compile_access(instruction, registers, spaces):
 
     def load(group):
         lanes = group.lanes
-        for region, those, offsets in access.places(lanes, addresses(lanes)):
+        for region, region_lanes, offsets in access.places(lanes, addresses(lanes)):
             if region.tracker is not None:
                 if "nc" in how:
                     access.fault(
-                        those[0], region.address(offsets[0]), "not coherent with writes, and the buffer is written"
+                        region_lanes[0],
+                        region.address(offsets[0]),
+                        "ld.global.nc is not coherent with writes, and the buffer is written to",
                     )
-                access.track("read", region, those, offsets)
+                access.track("read", region, region_lanes, offsets)
             view, first = region.view(size), offsets // size
             for i, target in enumerate(targets):
-                target[those] = view[first + i].view(number)
+                target[region_lanes] = view[first + i].view(number)
 
     def store(group):
         lanes = group.lanes
-        for region, those, offsets in access.places(lanes, addresses(lanes)):
+        for region, region_lanes, offsets in access.places(lanes, addresses(lanes)):
             if not region.writable:
-                access.fault(those[0], addresses(those)[0], f"{region} is only to be read")
-            access.track("write", region, those, offsets)
+                access.fault(region_lanes[0], addresses(region_lanes)[0], f"{region} is read-only")
+            access.track("write", region, region_lanes, offsets)
             view, first = region.view(size), offsets // size
             for i, source in enumerate(sources):
-                view[first + i] = source[those] if source.ndim else source
+                view[first + i] = source[region_lanes] if source.ndim else source
 
     if name == "ld":
-        targets = [registers.write(each, kind, wider=True) for each in values]
+        targets = [registers.write(value, kind, wider=True) for value in values]
         return load
-    sources = [registers.read(each, f"b{8 * size}", wider=True) for each in values]
+    sources = [registers.read(value, f"b{8 * size}", wider=True) for value in values]
     return store
 
 
 def _compile_mapa(instruction, registers, spaces):
-    """The address of what another block has at the same place of its shared memory."""
+    """mapa: the address of the same place in another block's shared memory."""
     result, own, rank = instruction.operands
     target, own, rank = registers.write(result, "u32"), registers.read(own, "u32"), registers.read(rank, "u32")
     area = np.uint32(OFFSET)

@@ -1,7 +1,7 @@
-"""What instructions compute from registers alone: one table, from the name of an instruction to its function.
+"""Instructions that compute from registers alone: TABLE maps the name of an instruction to its function.
 
-A function takes arrays (or numbers) and returns an array; which threads keep the result is the machine's affair.
-Every float is rounded to nearest; where PTX lets the compiler fuse or flush, the instruction is refused.
+A function takes arrays (or numbers) and returns an array. Floats are rounded to nearest; where PTX lets the compiler
+fuse operations or flush subnormal numbers, the instruction is refused.
 """
 
 import operator
@@ -10,13 +10,13 @@ import numpy as np
 
 from . import bits, integers
 from .comparisons import compile_setp
-from .convert import conversion
-from .faults import Fault, Unsupported, must_be
+from .conversions import conversion
+from .faults import Fault, Unsupported, require_form
 from .registers import dtype_of
 
 
 def compile_arithmetic(instruction, registers):
-    """A function that computes for all threads of a group, or None for an instruction of another sort."""
+    """A function that computes for the threads of a group, or None for other instructions."""
     name, *modifiers = instruction.parts
     if name == "cvt":
         to, of, function = conversion(instruction)
@@ -25,7 +25,7 @@ def compile_arithmetic(instruction, registers):
         return _keep(target, function, [registers.read(operand, of, wider=True)])
     if name == "setp":
         return compile_setp(instruction, registers)
-    if name == "mov" and any(isinstance(each, tuple) for each in instruction.operands):
+    if name == "mov" and any(isinstance(operand, tuple) for operand in instruction.operands):
         return _compile_packing(instruction, registers)
     if name in ("div", "rem") and modifiers[-1][0] in "su":
         return integers.compile_division(instruction, registers)
@@ -34,7 +34,7 @@ def compile_arithmetic(instruction, registers):
     function, kinds = TABLE[name](instruction, modifiers)
     result, *operands = instruction.operands
     if len(operands) != len(kinds) - 1:
-        raise Unsupported(f"{instruction}: it has another number of operands")
+        raise Unsupported(f"{instruction}: the number of operands does not match")
     sources = [registers.read(operand, kind) for operand, kind in zip(operands, kinds[1:], strict=True)]
     return _keep(registers.write(result, kinds[0]), function, sources)
 
@@ -50,19 +50,21 @@ def _keep(target, function, sources):
 
 
 def _sum(function):
-    """add, sub, mul: integers wrap around; floats say how they are rounded, or they could be fused with others."""
+    """add, sub, mul: integers wrap around; floats must state their rounding, else the compiler may fuse them."""
 
-    def known(instruction, modifiers):
+    def form(instruction, modifiers):
         *how, kind = modifiers
         if kind[0] == "f":
             if not how:
-                raise Fault(f"{instruction}: without .rn it may be fused with another, and rounded differently")
-            must_be(instruction, how, [("rn",)])
+                raise Fault(
+                    f"{instruction}: without .rn the compiler may fuse it with another, which changes the rounding"
+                )
+            require_form(instruction, how, [("rn",)])
         else:
-            must_be(instruction, how, [()])
+            require_form(instruction, how, [()])
         return function, [kind] * 3
 
-    return known
+    return form
 
 
 def _mul(instruction, modifiers):
@@ -70,23 +72,23 @@ def _mul(instruction, modifiers):
 
 
 def _div(instruction, modifiers):
-    must_be(instruction, modifiers, [("rn", "f32"), ("rn", "f64")])
+    require_form(instruction, modifiers, [("rn", "f32"), ("rn", "f64")])
     return np.divide, [modifiers[-1]] * 3
 
 
 def _rcp(instruction, modifiers):
-    must_be(instruction, modifiers, [("rn", "f32"), ("rn", "f64")])
+    require_form(instruction, modifiers, [("rn", "f32"), ("rn", "f64")])
     return np.reciprocal, [modifiers[-1]] * 2
 
 
 def _sqrt(instruction, modifiers):
-    must_be(instruction, modifiers, [("rn", "f32"), ("rn", "f64")])
+    require_form(instruction, modifiers, [("rn", "f32"), ("rn", "f64")])
     return np.sqrt, [modifiers[-1]] * 2
 
 
 def _fma(instruction, modifiers):
-    """The product of two float32 is exact in float64; the sum is rounded there to odd, which loses nothing."""
-    must_be(instruction, modifiers, [("rn", "f32")])
+    """Exact: the product of two float32 is exact in float64, and the sum is rounded to odd there before to float32."""
+    require_form(instruction, modifiers, [("rn", "f32")])
 
     def fused(a, b, c):
         product, c = np.multiply(a, b, dtype=np.float64), np.asarray(c, np.float64)
@@ -101,10 +103,10 @@ def _fma(instruction, modifiers):
 
 
 def _extreme(of_integers, of_floats, of_signs):
-    """min and max: a NaN loses, and -0 is below +0."""
+    """min and max: the other operand of a NaN, and -0 < +0."""
 
-    def known(instruction, modifiers):
-        must_be(instruction, modifiers[:-1], [()])
+    def form(instruction, modifiers):
+        require_form(instruction, modifiers[:-1], [()])
         kind = modifiers[-1]
         if kind[0] != "f":
             return of_integers, [kind] * 3
@@ -116,36 +118,36 @@ def _extreme(of_integers, of_floats, of_signs):
 
         return extreme, [kind] * 3
 
-    return known
+    return form
 
 
 def _plain(function, count, first="busf"):
-    """One function for all types whose name begins with one of those letters."""
+    """One function for all types whose name starts with a letter in `first`."""
 
-    def known(instruction, modifiers):
-        must_be(instruction, modifiers[:-1], [()])
+    def form(instruction, modifiers):
+        require_form(instruction, modifiers[:-1], [()])
         if modifiers[-1][0] not in first:
-            raise Unsupported(f"{instruction}: this type is not known")
+            raise Unsupported(f"{instruction}: this type is not supported")
         return function, [modifiers[-1]] * (count + 1)
 
-    return known
+    return form
 
 
 def _selp(instruction, modifiers):
-    must_be(instruction, modifiers[:-1], [()])
+    require_form(instruction, modifiers[:-1], [()])
     return lambda a, b, p: np.where(p, a, b), [modifiers[-1]] * 3 + ["pred"]
 
 
 def _cvta(instruction, modifiers):
-    """Generic addresses are those of global memory, but for a window for each other space."""
+    """cvta: generic addresses are global ones, except for one window per other space."""
     to, space = modifiers[0] == "to", modifiers[-2]
     if modifiers[-1] != "u64" or space not in WINDOWS or len(modifiers) != 2 + to:
-        raise Unsupported(f"{instruction}: this form is not known")
+        raise Unsupported(f"{instruction}: this form is not supported")
     window = np.uint64(WINDOWS[space])
     return lambda a: a - window if to else a + window, ["u64"] * 2
 
 
-# Where shared, local and parameter memory lie among generic addresses; each window is of 32 bits.
+# The windows of the memory spaces among generic addresses, 32 bits each.
 WINDOWS = {"global": 0, "shared": 0x7C00 << 32, "local": 0x7D00 << 32, "param": 0x7E00 << 32}
 
 TABLE = {
@@ -175,8 +177,8 @@ TABLE = {
 
 
 def _compile_packing(instruction, registers):
-    """A register to its parts, the lowest first, or parts to a register."""
-    must_be(instruction, instruction.parts[1:], [("b32",), ("b64",)])
+    """mov between a register and its parts, the lowest first."""
+    require_form(instruction, instruction.parts[1:], [("b32",), ("b64",)])
     whole = instruction.parts[1]
     target, source = instruction.operands
     parts = target if isinstance(target, tuple) else source
@@ -185,18 +187,18 @@ def _compile_packing(instruction, registers):
         number = registers.read(source, whole)
         number = number if number.ndim else np.full(registers.threads, number)
         pieces = number.view(dtype_of(part)).reshape(-1, len(parts))
-        targets = [registers.write(each, part) for each in target]
+        targets = [registers.write(register, part) for register in target]
     else:
-        pieces = [registers.read(each, part) for each in source]
+        pieces = [registers.read(register, part) for register in source]
         into = registers.write(target, whole).view(dtype_of(part)).reshape(-1, len(parts))
 
     def unpack(group):
-        # Before any is written: a target may be the source.
+        # Copied before the first write: a target may also be the source.
         for array, piece in zip(targets, pieces.T.copy(), strict=True):
             np.copyto(array, piece, where=group.mask)
 
     def pack(group):
-        for column, piece in zip(into.T, [np.array(each) for each in pieces], strict=True):
+        for column, piece in zip(into.T, [np.array(piece) for piece in pieces], strict=True):
             np.copyto(column, piece, where=group.mask)
 
     return unpack if isinstance(target, tuple) else pack

@@ -1,4 +1,4 @@
-"""cp.async: copies to shared memory that end when the thread that began them waits for them, and no earlier."""
+"""cp.async: copies to shared memory, which end when the thread that began them waits for them, and no earlier."""
 
 import re
 
@@ -8,37 +8,37 @@ from .access import Access, addresses_of
 from .faults import Unsupported
 
 
-class Copies:
-    """The copies under way: each of a lane, of its so-manieth group."""
+class AsyncCopies:
+    """The pending copies, each with its lane and the number of its group."""
 
     def __init__(self, lanes):
         self.group = np.zeros(lanes, np.int64)
-        self.under_way = []
+        self.pending = []
 
     def reset(self):
         self.group[:] = 0
-        self.under_way = []
+        self.pending = []
 
-    def begin(self, at, lanes):
-        self.under_way.append((at, lanes, self.group[lanes]))
+    def begin(self, pieces, lanes):
+        self.pending.append((pieces, lanes, self.group[lanes]))
 
     def end(self, lanes, but, tracker, clock):
-        """All of these lanes' committed groups but the last few."""
+        """End all committed groups of these lanes but the last `but`."""
         until = np.full(self.group.size, -1)
         until[lanes] = self.group[lanes] - but
         left = []
-        for at, of, group in self.under_way:
-            done = group < until[of]
+        for pieces, piece_lanes, group in self.pending:
+            done = group < until[piece_lanes]
             if done.any():
-                tracker.end_copy(at[done], of[done], clock)
-                at, of, group = at[~done], of[~done], group[~done]
-            if at.size:
-                left.append((at, of, group))
-        self.under_way = left
+                tracker.end_copy(pieces[done], piece_lanes[done], clock)
+                pieces, piece_lanes, group = pieces[~done], piece_lanes[~done], group[~done]
+            if pieces.size:
+                left.append((pieces, piece_lanes, group))
+        self.pending = left
 
 
 def compile_copy(instruction, registers, spaces):
-    """A function for cp.async and what waits for it, or None for an instruction of another sort."""
+    """A function that runs cp.async or its waits, or None for other instructions."""
     name, *modifiers = instruction.parts
     if name != "cp":
         return None
@@ -61,23 +61,23 @@ def compile_copy(instruction, registers, spaces):
             but = registers.read(instruction.operands[0], "u32").astype(np.int64)
             return lambda group: copies.end(group.lanes, but, shared.tracker, clock)
         case ["async", "ca" | "cg", "shared" | "shared::cta", "global", *hints] if all(
-            re.fullmatch(r"L2::\d+B", each) for each in hints
+            re.fullmatch(r"L2::\d+B", hint) for hint in hints
         ):
             return _compile_begin(instruction, registers, spaces)
-    raise Unsupported(f"{instruction}: this form is not known")
+    raise Unsupported(f"{instruction}: this form is not supported")
 
 
 def _compile_begin(instruction, registers, spaces):
     to, source, size, *given = instruction.operands
     size = int(size, 0)
     if size not in ((16,) if instruction.parts[2] == "cg" else (4, 8, 16)) or len(given) > 1:
-        raise Unsupported(f"{instruction}: this form is not known")
+        raise Unsupported(f"{instruction}: this form is not supported")
     targets, sources = addresses_of(to, registers), addresses_of(source, registers)
     into = Access(instruction, "shared", size, spaces)
     into.kind = "cp.async to shared"
-    # With fewer bytes than are written the rest becomes zeros; where the source ends is then known byte by byte.
+    # If fewer bytes are read than written, the rest are zeros, and the source is checked for the bytes read only.
     taken = registers.read(given[0], "u32") if given else np.uint32(size)
-    reads = [Access(instruction, "global", each, spaces) for each in range(size + 1)]
+    reads = [Access(instruction, "global", count, spaces) for count in range(size + 1)]
 
     def begin(group):
         lanes = group.lanes
@@ -86,13 +86,13 @@ def _compile_begin(instruction, registers, spaces):
         bytes_to = offsets[:, None] + np.arange(size)
         region.bytes[bytes_to] = 0
         counts = np.broadcast_to(taken[lanes] if taken.ndim else taken, lanes.shape)
-        from_where = sources(lanes)
-        into.refuse(counts > size, lanes, from_where, "more bytes taken than written")
-        into.refuse(from_where & np.uint64(size - 1) != 0, lanes, from_where, "the source is misaligned")
+        source_addresses = sources(lanes)
+        into.refuse(counts > size, lanes, source_addresses, "more bytes read than written")
+        into.refuse(source_addresses & np.uint64(size - 1) != 0, lanes, source_addresses, "the source is misaligned")
         for count in np.unique(counts[counts > 0]):
-            those = counts == count
+            with_count = counts == count
             access, part = reads[count], np.arange(count)
-            for buffer, reading, begins in access.places_in("global", lanes[those], from_where[those]):
+            for buffer, reading, begins in access.places_in("global", lanes[with_count], source_addresses[with_count]):
                 if buffer.tracker is not None:
                     access.track("read", buffer, reading, begins)
                 rows = bytes_to[np.searchsorted(lanes, reading), :count]

@@ -1,13 +1,13 @@
-"""Words as rows of bits: fields, funnels, bytes picked, bits counted, and bits joined by a table."""
+"""Instructions on bits: bit fields, funnel shifts, byte permutes, counts, and three-input logic."""
 
 import numpy as np
 
-from .faults import must_be
+from .faults import require_form
 from .registers import dtype_of
 
 
 def lop3(instruction, modifiers):
-    must_be(instruction, modifiers, [("b32",)])
+    require_form(instruction, modifiers, [("b32",)])
 
     def lookup(a, b, c, table):
         result = np.uint32(0)
@@ -20,12 +20,12 @@ def lop3(instruction, modifiers):
 
 
 def bfi(instruction, modifiers):
-    """A field of the second, from a bit on so many bits long, is replaced by the first."""
-    must_be(instruction, modifiers, [("b32",), ("b64",)])
+    """Insert the lowest bits of a into b: `length` bits from bit `begin` on."""
+    require_form(instruction, modifiers, [("b32",), ("b64",)])
     number = dtype_of(modifiers[0]).type
 
     def insert(a, b, begin, length):
-        begin, length = (each.astype(number) & number(0xFF) for each in (begin, length))
+        begin, length = (operand.astype(number) & number(0xFF) for operand in (begin, length))
         field = ((number(1) << length) - number(1)) << begin
         return b & ~field | a << begin & field
 
@@ -33,13 +33,13 @@ def bfi(instruction, modifiers):
 
 
 def bfe(instruction, modifiers):
-    """A field from a bit on so many bits long; a signed one is extended by its highest bit, or the word's."""
-    must_be(instruction, modifiers, [("u32",), ("s32",), ("u64",), ("s64",)])
+    """Extract `length` bits from bit `begin` on; signed fields are extended by their highest bit, or the word's."""
+    require_form(instruction, modifiers, [("u32",), ("s32",), ("u64",), ("s64",)])
     number = dtype_of(modifiers[0])
     bits = 8 * number.itemsize
 
     def extract(a, begin, length):
-        begin, length = (each & np.uint32(0xFF) for each in (begin, length))
+        begin, length = (operand & np.uint32(0xFF) for operand in (begin, length))
         if number.kind == "u":
             ones = (number.type(1) << length.astype(number)) - number.type(1)
             return (a >> begin.astype(number)) & ones
@@ -51,8 +51,8 @@ def bfe(instruction, modifiers):
 
 
 def shf(instruction, modifiers):
-    """Two words shifted as one: the upper half of what is shifted to the left, the lower to the right."""
-    must_be(instruction, modifiers, [(way, how, "b32") for way in "lr" for how in ("wrap", "clamp")])
+    """Shift two words as one; the result is the upper half of a left shift, the lower half of a right shift."""
+    require_form(instruction, modifiers, [(way, how, "b32") for way in "lr" for how in ("wrap", "clamp")])
     left, wrap = modifiers[0] == "l", modifiers[1] == "wrap"
 
     def funnel(low, high, by):
@@ -64,8 +64,8 @@ def shf(instruction, modifiers):
 
 
 def prmt(instruction, modifiers):
-    """Four of eight bytes, each by four bits of which the highest asks for its sign alone."""
-    must_be(instruction, modifiers, [("b32",)])
+    """Choose four of eight bytes by four bits each; the highest of these replicates the byte's sign instead."""
+    require_form(instruction, modifiers, [("b32",)])
 
     def pick(low, high, chosen):
         both, result = high.astype(np.uint64) << np.uint64(32) | low, np.uint32(0)
@@ -80,22 +80,22 @@ def prmt(instruction, modifiers):
 
 
 def popc(instruction, modifiers):
-    must_be(instruction, modifiers, [("b32",), ("b64",)])
+    require_form(instruction, modifiers, [("b32",), ("b64",)])
     number = dtype_of(modifiers[0]).type
     places = [number(i) for i in range(int(modifiers[0][1:]))]
     return lambda a: sum((a >> i & number(1)).astype(np.uint32) for i in places), ["u32", modifiers[0]]
 
 
 def brev(instruction, modifiers):
-    must_be(instruction, modifiers, [("b32",), ("b64",)])
+    require_form(instruction, modifiers, [("b32",), ("b64",)])
     number = dtype_of(modifiers[0]).type
     last = int(modifiers[0][1:]) - 1
     return lambda a: sum((a >> number(i) & number(1)) << number(last - i) for i in range(last + 1)), [modifiers[0]] * 2
 
 
 def clz(instruction, modifiers):
-    """The zeros above the highest bit that is set: as many as there are bits from which on nothing is left."""
-    must_be(instruction, modifiers, [("b32",), ("b64",)])
+    """Leading zeros: the number of shifts that leave nothing."""
+    require_form(instruction, modifiers, [("b32",), ("b64",)])
     number = dtype_of(modifiers[0]).type
     places = [number(i) for i in range(int(modifiers[0][1:]))]
     return lambda a: sum((a >> i == 0).astype(np.uint32) for i in places), ["u32", modifiers[0]]

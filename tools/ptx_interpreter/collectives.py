@@ -1,65 +1,65 @@
-"""What threads do together: barriers, and shuffles within a warp. How they wait for each other is waiting.py's."""
+"""Instructions that threads run together: barriers, and shuffles within a warp."""
 
 import numpy as np
 
 from .faults import Fault, Unsupported
-from .parse import Pair
-from .waiting import EVERYONE
+from .parser import Pair
+from .synchronization import ALL_LANES
 
 
-def compile_together(instruction, machine, at):
-    """A function for a barrier or a shuffle, or None for an instruction of another sort."""
-    registers, waiting = machine.registers, machine.waiting
+def compile_collective(instruction, machine, pc):
+    """A function that runs a barrier or a shuffle, or None for other instructions."""
+    registers, sync = machine.registers, machine.sync
     match instruction.opcode.replace(".cta.", ".", 1).split("."):
         case ["bar", "sync"] | ["barrier", "sync"] | ["barrier", "sync", "aligned"]:
             if instruction.operands != ("0",):
-                raise Unsupported(f"{instruction}: only barrier 0, of all threads, is known")
-            return lambda group: waiting.at_block(group.lanes, at)
+                raise Unsupported(f"{instruction}: only barrier 0, of all threads, is supported")
+            return lambda group: sync.at_block(group.lanes, pc)
         case ["barrier", "cluster", "arrive", *how] if set(how) <= {"release", "aligned"}:
-            return _met(how, waiting, at, waiting.arrive_at_cluster)
+            return _converged(how, sync, pc, sync.arrive_at_cluster)
         case ["barrier", "cluster", "arrive", "relaxed", *how] if set(how) <= {"aligned"}:
 
-            def arrive(lanes, at):
-                waiting.hold_back(lanes, machine.trackers())
-                waiting.arrive_at_cluster(lanes, at)
+            def arrive(lanes, pc):
+                sync.defer_accesses(lanes, machine.trackers())
+                sync.arrive_at_cluster(lanes, pc)
 
-            return _met(how, waiting, at, arrive)
+            return _converged(how, sync, pc, arrive)
         case ["barrier", "cluster", "wait", *how] if set(how) <= {"acquire", "aligned"}:
-            return _met(how, waiting, at, waiting.wait_at_cluster)
+            return _converged(how, sync, pc, sync.wait_at_cluster)
         case ["bar", "warp", "sync"]:
-            return _compile_warp_barrier(instruction, registers, waiting, at)
-        case ["shfl", "sync", mode, "b32"] if mode in SOURCES:
-            return _compile_shuffle(instruction, mode, registers, waiting, at)
+            return _compile_warp_barrier(instruction, registers, sync, pc)
+        case ["shfl", "sync", mode, "b32"] if mode in SHUFFLE_SOURCES:
+            return _compile_shuffle(instruction, mode, registers, sync, pc)
         case ["fence" | "membar", *_]:
-            # Accesses of different threads are held to be ordered by barriers alone.
+            # Only barriers order the accesses of different threads here, so a fence does nothing.
             return lambda group: None
     return None
 
 
-def _met(how, waiting, at, act):
-    """The compiler sees to it that a warp is together at bar.sync, but at a cluster's barrier the program has to."""
+def _converged(how, sync, pc, action):
+    """For .aligned: the warp must be converged, which at a cluster's barrier the program has to ensure."""
 
-    def met(group):
-        waiting.must_be_together(group.lanes, at)
-        return waiting.meet(group, at, EVERYONE, lambda lanes: act(lanes, at))
+    def run(group):
+        sync.require_converged(group.lanes, pc)
+        return sync.meet(group, pc, ALL_LANES, lambda lanes: action(lanes, pc))
 
-    return met if "aligned" in how else lambda group: act(group.lanes, at)
+    return run if "aligned" in how else lambda group: action(group.lanes, pc)
 
 
-def _compile_warp_barrier(instruction, registers, waiting, at):
+def _compile_warp_barrier(instruction, registers, sync, pc):
     members = registers.read(instruction.operands[0], "u32").astype(np.int64)
 
     def run(group):
         given = members[group.lanes] if members.ndim else members
-        if not np.all(given == EVERYONE):
-            raise Unsupported(f"{instruction}: a barrier of a part of a warp is not known")
-        return waiting.meet(group, at, EVERYONE, lambda lanes: waiting.meet_all(lanes, at))
+        if not np.all(given == ALL_LANES):
+            raise Unsupported(f"{instruction}: a barrier of part of a warp is not supported")
+        return sync.meet(group, pc, ALL_LANES, lambda lanes: sync.meet_all(lanes, pc))
 
     return run
 
 
-# From a lane, the operand b, and the bounds: the lane to read from, and whether it is within the bounds.
-SOURCES = {
+# From the lane, the operand b, and the bounds: (source lane, whether it is within the bounds).
+SHUFFLE_SOURCES = {
     "up": lambda lane, b, low, high, mask: (lane - b, lane - b >= high),
     "down": lambda lane, b, low, high, mask: (lane + b, lane + b <= high),
     "bfly": lambda lane, b, low, high, mask: (lane ^ b, (lane ^ b) <= high),
@@ -67,28 +67,28 @@ SOURCES = {
 }
 
 
-def _compile_shuffle(instruction, mode, registers, waiting, at):
+def _compile_shuffle(instruction, mode, registers, sync, pc):
     result, *operands = instruction.operands
     value, within = result if isinstance(result, Pair) else (result, "_")
-    target, found = registers.write(value, "b32"), registers.write(within, "pred")
-    a, b, c, members = (registers.read(each, "b32") for each in operands)
+    target, in_bounds = registers.write(value, "b32"), registers.write(within, "pred")
+    a, b, c, members = (registers.read(operand, "b32") for operand in operands)
 
-    def of(operand, lanes):
+    def operand_of(operand, lanes):
         return operand[lanes].astype(np.int64) if operand.ndim else np.int64(operand)
 
     def exchange(lanes):
-        lane, clamp = lanes & 31, of(c, lanes)
-        mask, most = clamp >> 8 & 31, clamp & 31
-        low, high = lane & mask, lane & mask | most & ~mask
-        source, inside = SOURCES[mode](lane, of(b, lanes) & 31, low, high, mask)
+        lane, clamp = lanes & 31, operand_of(c, lanes)
+        mask, limit = clamp >> 8 & 31, clamp & 31
+        low, high = lane & mask, lane & mask | limit & ~mask
+        source, inside = SHUFFLE_SOURCES[mode](lane, operand_of(b, lanes) & 31, low, high, mask)
         source = np.where(inside, source, lane) + (lanes & ~31)
         present = np.zeros(target.size, bool)
         present[lanes] = True
         if not present[source].all():
             which = np.argmin(present[source])
-            who = f"{waiting.clock.name(lanes[which])}: reads of {waiting.clock.name(source[which])}"
-            raise Fault(f"{instruction}: {who}, which takes no part")
+            who = f"{sync.clock.name(lanes[which])}: reads from {sync.clock.name(source[which])}"
+            raise Fault(f"{instruction}: {who}, which does not take part")
         target[lanes] = a[source] if a.ndim else a
-        found[lanes] = inside
+        in_bounds[lanes] = inside
 
-    return lambda group: waiting.meet(group, at, of(members, group.lanes), exchange)
+    return lambda group: sync.meet(group, pc, operand_of(members, group.lanes), exchange)

@@ -1,4 +1,4 @@
-"""setp: predicates from comparisons, and from what is joined with them."""
+"""setp: predicates from comparisons, combined with another predicate."""
 
 import operator
 
@@ -18,7 +18,7 @@ UNSIGNED = {"lo": "lt", "ls": "le", "hi": "gt", "hs": "ge"}
 
 
 def _comparison(instruction, name, floats):
-    """Of floats, those that end in u hold where one is not a number, the others do not."""
+    """With a NaN, comparisons of floats that end in u are true, all others false."""
     if floats:
         if name in ("num", "nan"):
             return lambda a, b: (np.isnan(a) | np.isnan(b)) == (name == "nan")
@@ -33,7 +33,7 @@ def _comparison(instruction, name, floats):
     else:
         name = UNSIGNED.get(name, name)
     if name not in COMPARISONS:
-        raise Unsupported(f"{instruction}: this comparison is not known")
+        raise Unsupported(f"{instruction}: this comparison is not supported")
     return COMPARISONS[name]
 
 
@@ -42,10 +42,10 @@ def compile_setp(instruction, registers):
     results, a, b, *third = instruction.operands
     compare = _comparison(instruction, name, kind[0] == "f")
     if len(combine) != len(third) or not set(combine) <= {"and", "or", "xor"}:
-        raise Unsupported(f"{instruction}: this form is not known")
+        raise Unsupported(f"{instruction}: this form is not supported")
     first = registers.read(a, kind), registers.read(b, kind)
     both = results if isinstance(results, tuple) else (results, "_")
-    holds, fails = (registers.write(each, "pred") for each in both)
+    holds, fails = (registers.write(result, "pred") for result in both)
     if not third:
         if both[1] == "_":
             return lambda group: np.copyto(holds, compare(*first), where=group.mask)

@@ -1,13 +1,13 @@
-"""Branches, ends, and instructions that only some threads of a group execute."""
+"""Branches, exits, and guarded instructions."""
 
 import numpy as np
 
 from .faults import Fault
-from .waiting import GONE
+from .synchronization import STOPPED
 
 
-def compile_flow(instruction, machine):
-    """A function for what changes the course of threads, or None for an instruction of another sort."""
+def compile_control_flow(instruction, machine):
+    """A function that runs a branch or an exit, or None for other instructions."""
     kernel = machine.kernel
     match instruction.parts:
         case ["bra"] | ["bra", "uni"]:
@@ -15,25 +15,25 @@ def compile_flow(instruction, machine):
             return lambda group: target
         case ["brx", "idx"] | ["brx", "idx", "uni"]:
             index, table = instruction.operands
-            targets = np.array([kernel.labels[each] for each in kernel.targets[table]])
+            targets = np.array([kernel.labels[label] for label in kernel.targets[table]])
             index = machine.registers.read(index, "u32")
-            return lambda group: part(machine, group, targets[index[group.lanes]])
+            return lambda group: diverge(machine, group, targets[index[group.lanes]])
         case ["ret"] | ["exit"]:
-            return lambda group: machine.waiting.exit(group.lanes)
+            return lambda group: machine.sync.exit(group.lanes)
     return None
 
 
-def part(machine, group, targets):
-    """Threads go on at different places."""
+def diverge(machine, group, targets):
+    """Split a group whose threads go on at different instructions."""
     for target in np.unique(targets):
         lanes = group.lanes[targets == target]
-        machine.waiting.part(lanes, group.lanes[targets != target])
-        machine.groups.append(machine.group(lanes, int(target), group.home))
-    return GONE
+        machine.sync.diverge(lanes, group.lanes[targets != target])
+        machine.groups.append(machine.group(lanes, int(target), group.turn))
+    return STOPPED
 
 
-def guarded_flow(instruction, step, machine, at):
-    """The threads for which the guard holds go one way, the others on to the next instruction."""
+def guarded_branch(instruction, step, machine, pc):
+    """Threads whose guard holds take the branch, the others go on to the next instruction."""
     holds = _guard(instruction, machine)
 
     def run(group):
@@ -43,24 +43,24 @@ def guarded_flow(instruction, step, machine, at):
             return None
         if count == chosen.size:
             return step(group)
-        others = machine.group(group.lanes[~chosen], at + 1, group.home)
+        others = machine.group(group.lanes[~chosen], pc + 1, group.turn)
         machine.groups.append(others)
-        some = machine.group(group.lanes[chosen], at + 1, group.home)
+        taking = machine.group(group.lanes[chosen], pc + 1, group.turn)
         if instruction.opcode not in ("ret", "exit"):
-            machine.waiting.part(some.lanes, others.lanes)
-        if instruction.opcode == "bra.uni" and (parted := np.intersect1d(some.lanes >> 5, others.lanes >> 5)).size:
-            raise Fault(f"{instruction}: {machine.clock.name(32 * parted[0])}: its warp parts here, and must not")
-        after = step(some)
-        if after != GONE:
-            some.at = at + 1 if after is None else after
-            machine.groups.append(some)
-        return GONE
+            machine.sync.diverge(taking.lanes, others.lanes)
+        if instruction.opcode == "bra.uni" and (diverged := np.intersect1d(taking.lanes >> 5, others.lanes >> 5)).size:
+            raise Fault(f"{instruction}: {machine.clock.name(32 * diverged[0])}: its warp diverges at a uniform branch")
+        following = step(taking)
+        if following != STOPPED:
+            taking.pc = pc + 1 if following is None else following
+            machine.groups.append(taking)
+        return STOPPED
 
     return run
 
 
 def guarded(instruction, step, machine):
-    """An instruction that the threads for which the guard does not hold leave out."""
+    """An instruction that is run by the threads whose guard holds."""
     holds = _guard(instruction, machine)
 
     def run(group):
@@ -68,7 +68,7 @@ def guarded(instruction, step, machine):
         if chosen.all():
             step(group)
         elif chosen.any():
-            step(machine.group(group.lanes[chosen], group.at, group.home))
+            step(machine.group(group.lanes[chosen], group.pc, group.turn))
 
     return run
 

@@ -1,4 +1,4 @@
-"""cvt: numbers of one type made to numbers of another. No saturation but where PTX always saturates."""
+"""cvt: conversions between types. Saturation only where PTX always saturates."""
 
 import numpy as np
 
@@ -9,11 +9,11 @@ TO_INTEGRAL = {"rni": np.rint, "rzi": np.trunc, "rmi": np.floor, "rpi": np.ceil}
 
 
 def conversion(instruction):
-    """The types of the result and of what is converted, and the function between arrays of them."""
+    """(result type, operand type, function from operand arrays to result arrays)."""
     *modifiers, to, of = instruction.parts[1:]
     rounding = modifiers[0] if modifiers else None
     if len(modifiers) > 1:
-        raise Unsupported(f"{instruction}: more than a rounding is not known")
+        raise Unsupported(f"{instruction}: only one rounding modifier is supported")
     if of == "bf16" and to == "f32" and rounding is None:
         return to, "b16", lambda a: (a.astype(np.uint32) << np.uint32(16)).view(np.float32)
     target, source = dtype_of(to), dtype_of(of)
@@ -23,18 +23,18 @@ def conversion(instruction):
         return to, of, lambda a: a.astype(target)
     if source.kind == "f" and target.kind != "f":
         if rounding not in TO_INTEGRAL:
-            raise Unsupported(f"{instruction}: this rounding is not known")
+            raise Unsupported(f"{instruction}: this rounding is not supported")
         return to, of, _to_integers(TO_INTEGRAL[rounding], target, source)
     if source == target and rounding in TO_INTEGRAL:
         return to, of, TO_INTEGRAL[rounding]
     exact = source.kind == "f" and source.itemsize <= target.itemsize
     if rounding != (None if exact else "rn"):
-        raise Unsupported(f"{instruction}: this rounding is not known")
+        raise Unsupported(f"{instruction}: this rounding is not supported")
     return to, of, lambda a: a.astype(target)
 
 
 def _to_integers(rounded, target, source):
-    """Beyond the range of the integers is its end; what is not a number is zero, or, in 64 bits, the highest bit."""
+    """Out-of-range floats become the nearest limit; NaN becomes 0 or, with 64 bits on either side, the highest bit."""
     limits = np.iinfo(target)
     below, above = np.float64(limits.min), np.float64(limits.max)
     if target.itemsize < 8:

@@ -1,14 +1,14 @@
-"""The two ways in which a kernel does not run to its end."""
+"""The two errors that end a launch."""
 
 
 class Fault(Exception):
-    """What a GPU would refuse, hang in, or silently get wrong."""
+    """The kernel does what a GPU would refuse, hang in, or silently get wrong."""
 
 
 class Unsupported(Exception):
-    """What this interpreter does not know, and does not guess."""
+    """The kernel uses what this interpreter does not model exactly."""
 
 
-def must_be(instruction, modifiers, known):
+def require_form(instruction, modifiers, known):
     if tuple(modifiers) not in known:
-        raise Unsupported(f"{instruction}: this form is not known")
+        raise Unsupported(f"{instruction}: this form is not supported")

@@ -1,38 +1,37 @@
-"""A launch: clusters of blocks one after the other, and in each all threads, a group at a time.
+"""Runs a launch: one cluster of blocks after the other, and in each all threads, in groups.
 
-A group is threads at one instruction; numpy does it for all of them at once. Groups part at branches, and the one
-furthest behind goes first, so that they meet again. What an instruction does is said elsewhere.
+A group is a set of threads at one instruction, which numpy runs for all of them at once. Groups split at branches, and
+the one at the lowest instruction runs first, so that they join again.
 """
 
 import numpy as np
 
-from .access import compile_access, stored_size
+from .access import compile_access, store_size
+from .address_spaces import lay_out_spaces, special_registers
 from .arithmetic import compile_arithmetic
-from .copies import Copies, compile_copy
+from .async_copies import AsyncCopies, compile_copy
+from .collectives import compile_collective
+from .control_flow import compile_control_flow, guarded, guarded_branch
 from .faults import Fault, Unsupported
-from .flow import compile_flow, guarded, guarded_flow
-from .layout import lay_out, special_registers
 from .profile import kind_of
 from .races import Clock, Tracker
 from .registers import Registers
-from .together import compile_together
-from .waiting import GONE, Waiting
+from .synchronization import STOPPED, Synchronization
 
-# Which warps run first, and whether all run together. One after the other, each runs as far ahead of those behind it
-# as barriers let it.
+# The turn of a warp: all together, or one after the other, each as far ahead of the next as barriers allow.
 ORDERS = {"together": lambda warp: 0 * warp, "forwards": lambda warp: warp, "backwards": lambda warp: -warp}
 
 
-class Group:
-    """Threads at one instruction: their `lanes`, and the same as a `mask` (True if nobody else would mind)."""
+class ThreadGroup:
+    """Threads at one instruction: their `lanes`, and the same as a `mask` (True for all running threads)."""
 
-    __slots__ = ("at", "home", "lanes", "machine", "mask", "warps")
+    __slots__ = ("lanes", "machine", "mask", "pc", "turn", "warps")
 
-    def __init__(self, machine, lanes, at, home):
-        self.machine, self.lanes, self.at, self.home = machine, lanes, at, home
-        if lanes.size == machine.waiting.alive:
+    def __init__(self, machine, lanes, pc, turn):
+        self.machine, self.lanes, self.pc, self.turn = machine, lanes, pc, turn
+        if lanes.size == machine.sync.alive:
             self.mask = True
-            self.warps = np.count_nonzero(machine.waiting.alive_of_warp)
+            self.warps = np.count_nonzero(machine.sync.alive_of_warp)
         else:
             self.mask = np.zeros(machine.lanes.size, bool)
             self.mask[lanes] = True
@@ -43,10 +42,10 @@ class Group:
 
 
 class Launch:
-    """A kernel, `clusters` times `blocks` blocks of `threads`; the arguments are bytes or whole numbers.
+    """One launch: `clusters` clusters of `blocks` blocks of `threads` threads; arguments are bytes or integers.
 
-    A memory serves one launch. A cluster that is not at its end after `limit` instructions never will be; where warps
-    run one after the other, after so many for each.
+    A GlobalMemory serves one launch. A cluster that runs more than `limit` instructions is taken for an endless loop;
+    with warps one after the other, `limit` is per warp.
     """
 
     def __init__(
@@ -54,22 +53,22 @@ class Launch:
         profile=None, limit=1_000_000,
     ):  # fmt: skip
         if threads % 32:
-            raise Unsupported(f"blocks of {threads} threads: a part of a warp is not known")
+            raise Unsupported(f"blocks of {threads} threads: the number must be a multiple of 32")
         self.kernel, self.memory, self.profile, self.limit = kernel, memory, profile, limit
         self.clusters, self.blocks, self.order = clusters, blocks, ORDERS[order]
         self.lanes = np.arange(blocks * threads)
         self.clock = Clock(blocks, threads)
-        self.waiting = Waiting(self.clock, kernel.code, self.resume)
-        self.copies = Copies(self.lanes.size)
-        self.grain = min(map(stored_size, kernel.code))
-        self.regions, names = lay_out(kernel, arguments, blocks, self.lanes.size, shared_bytes)
+        self.sync = Synchronization(self.clock, kernel.code, self.resume)
+        self.copies = AsyncCopies(self.lanes.size)
+        self.grain = min(map(store_size, kernel.code))
+        self.regions, names = lay_out_spaces(kernel, arguments, blocks, self.lanes.size, shared_bytes)
         specials = special_registers(self.lanes, threads, blocks, clusters)
         self.ctaid = specials["%ctaid.x"]
         self.registers = Registers(kernel, self.lanes.size, {**specials, **names})
         self.steps = [None] * len(kernel.code)
         self.executed = np.zeros(len(kernel.code), np.int64)
-        for each in memory.buffers:
-            each.tracker = Tracker(each.high, self.grain) if each.writable else None
+        for buffer in memory.buffers:
+            buffer.tracker = Tracker(buffer.high, self.grain) if buffer.writable else None
 
     def run(self):
         with np.errstate(all="ignore"):
@@ -82,74 +81,76 @@ class Launch:
     def run_cluster(self, cluster):
         self.ctaid[:] = cluster * self.blocks + self.lanes // self.clock.threads
         self.registers.forget()
-        self.waiting.reset()
+        self.sync.reset()
         self.copies.reset()
-        for each in (self.regions["shared"], self.regions["local"]):
-            each.bytes[:] = 0xFF
-            each.tracker = Tracker(each.bytes.size, self.grain)
+        for region in (self.regions["shared"], self.regions["local"]):
+            region.bytes[:] = 0xFF
+            region.tracker = Tracker(region.bytes.size, self.grain)
         self.groups = []
         self.resume(self.lanes, 0)
-        self.patience = self.limit * len(self.groups)
+        self.instructions_left = self.limit * len(self.groups)
         while self.groups:
             self.advance(*self.take())
-        self.waiting.must_be_over()
+        self.sync.require_all_exited()
         for tracker in self.trackers():
             tracker.end_of_cluster()
 
     def trackers(self):
         regions = *self.memory.buffers, self.regions["shared"], self.regions["local"]
-        return [each.tracker for each in regions if each.tracker is not None]
+        return [region.tracker for region in regions if region.tracker is not None]
 
-    def group(self, lanes, at, home):
-        return Group(self, lanes, at, home)
+    def group(self, lanes, pc, turn):
+        return ThreadGroup(self, lanes, pc, turn)
 
-    def resume(self, lanes, at):
-        homes = self.order(lanes >> 5)
-        for home in np.unique(homes):
-            self.groups.append(self.group(lanes[homes == home], at, home))
+    def resume(self, lanes, pc):
+        turns = self.order(lanes >> 5)
+        for turn in np.unique(turns):
+            self.groups.append(self.group(lanes[turns == turn], pc, turn))
 
     def take(self):
-        """The group furthest behind of those whose turn it is, and where the next one is."""
-        home = min(each.home for each in self.groups)
-        behind = min(each.at for each in self.groups if each.home == home)
+        """(group, until): the group that runs next, and the instruction of the group after it."""
+        turn = min(group.turn for group in self.groups)
+        lowest = min(group.pc for group in self.groups if group.turn == turn)
         chosen, others, until = [], [], len(self.steps)
-        for each in self.groups:
-            if each.home == home and each.at == behind:
-                chosen.append(each)
+        for group in self.groups:
+            if group.turn == turn and group.pc == lowest:
+                chosen.append(group)
                 continue
-            others.append(each)
-            if each.home == home:
-                until = min(until, each.at)
+            others.append(group)
+            if group.turn == turn:
+                until = min(until, group.pc)
         self.groups = others
         if len(chosen) == 1:
             return chosen[0], until
-        lanes = np.sort(np.concatenate([each.lanes for each in chosen]))
-        return Group(self, lanes, behind, home), until
+        lanes = np.sort(np.concatenate([group.lanes for group in chosen]))
+        return ThreadGroup(self, lanes, lowest, turn), until
 
     def advance(self, group, until):
-        """Runs a group until it parts, waits, ends, or comes to where others are."""
-        at = group.at
-        while at < until:
-            begin, after = at, None
-            while after is None and at < until:
-                step = self.steps[at] or self.compile(at)
-                after = step(group)
-                at += 1
-            self.executed[begin:at] += group.warps
-            self.patience -= at - begin
-            if self.patience < 0:
-                raise Fault(f"{self.kernel.code[begin]}: {group.thread(0)}: more than {self.limit} instructions")
-            if after == GONE:
+        """Run a group until it splits, waits, exits, or reaches the instruction of another group."""
+        pc = group.pc
+        while pc < until:
+            begin, following = pc, None
+            while following is None and pc < until:
+                step = self.steps[pc] or self.compile(pc)
+                following = step(group)
+                pc += 1
+            self.executed[begin:pc] += group.warps
+            self.instructions_left -= pc - begin
+            if self.instructions_left < 0:
+                raise Fault(
+                    f"{self.kernel.code[begin]}: {group.thread(0)}: more than {self.limit} instructions: endless?"
+                )
+            if following == STOPPED:
                 return
-            at = at if after is None else after
-        if at >= len(self.steps):
-            raise Fault(f"{group.thread(0)}: it ran out of the kernel")
-        group.at = at
+            pc = pc if following is None else following
+        if pc >= len(self.steps):
+            raise Fault(f"{group.thread(0)}: it ran past the end of the kernel")
+        group.pc = pc
         self.groups.append(group)
 
-    def compile(self, at):
-        """The function of an instruction, made when a thread first comes to it."""
-        instruction, registers = self.kernel.code[at], self.registers
+    def compile(self, pc):
+        """The function that runs an instruction, made when a thread first reaches it."""
+        instruction, registers = self.kernel.code[pc], self.registers
         step = (
             compile_arithmetic(instruction, registers)
             or compile_access(instruction, registers, self)
@@ -159,10 +160,10 @@ class Launch:
             if instruction.guard is not None:
                 step = guarded(instruction, step, self)
         else:
-            step = compile_flow(instruction, self) or compile_together(instruction, self, at)
+            step = compile_control_flow(instruction, self) or compile_collective(instruction, self, pc)
             if step is None:
-                raise Unsupported(f"{instruction}: this instruction is not known")
+                raise Unsupported(f"{instruction}: this instruction is not supported")
             if instruction.guard is not None:
-                step = guarded_flow(instruction, step, self, at)
-        self.steps[at] = step
+                step = guarded_branch(instruction, step, self, pc)
+        self.steps[pc] = step
         return step

@@ -1,24 +1,24 @@
-"""The bytes a kernel can reach: buffers in global memory, blocks' shared memory, threads' own, parameters.
+"""The bytes a kernel can access: buffers in global memory, shared memory, local memory, parameters.
 
-Knows where each begins and ends and of what it keeps track; who may touch what when is races.py's affair.
+Whether an access is allowed at its time is decided by the region's tracker (races.py).
 """
 
 import numpy as np
 
 from .registers import DTYPES
 
-# Cluster-wide addresses carry their block's rank and one more above these bits; without it they are one's own.
+# Above these bits a cluster-wide address holds the block's rank plus one; zero stands for the thread's own block.
 RANK_BITS = 24
 
 
 class Region:
-    """Bytes [low, high) from `origin` on; or of each of `several` areas, `stride` apart, that all begin at `origin`."""
+    """Bytes [low, high) from address `origin` on; or `copies` such areas at one address, stored `stride` apart."""
 
-    def __init__(self, name, low, high, *, several=1, stride=0, writable=True, tracker=None):
+    def __init__(self, name, low, high, *, copies=1, stride=0, writable=True, tracker=None):
         self.name, self.low, self.high, self.stride = name, low, high, stride
         self.writable, self.tracker = writable, tracker
         self.origin = 0
-        self.bytes = np.zeros(-(-max(several * stride, high) // 16) * 16 + 16, np.uint8)
+        self.bytes = np.zeros(-(-max(copies * stride, high) // 16) * 16 + 16, np.uint8)
         self._views = {}
 
     def __str__(self):
@@ -34,7 +34,7 @@ class Region:
 
 
 class GlobalMemory:
-    """Buffers at addresses of their own, far enough apart that one's end is never another's beginning."""
+    """Buffers at separate addresses, so far apart that no access beyond one reaches another."""
 
     PAGE = 1 << 20
 
@@ -43,11 +43,11 @@ class GlobalMemory:
         self.next = 0x7B << 40
 
     def add(self, data, *, name=None, after=0):
-        """The address of a copy of `data`, which can only be read, `after` bytes behind an aligned address."""
+        """Add a read-only copy of `data`, `after` bytes behind an aligned address; returns its address."""
         return self._place(np.frombuffer(data, np.uint8), name or f"buffer {len(self.buffers)}", after, writable=False)
 
     def make(self, size, *, name=None, after=0):
-        """The address of `size` bytes to be written."""
+        """Add `size` bytes that the kernel writes; returns their address."""
         return self._place(np.zeros(size, np.uint8), name or f"buffer {len(self.buffers)}", after, writable=True)
 
     def _place(self, data, name, after, writable):
@@ -59,8 +59,8 @@ class GlobalMemory:
         return region.origin + after
 
     def contents(self, address, dtype):
-        """What a kernel wrote to the buffer at that address, and which of it was written."""
-        region = next(each for each in self.buffers if each.origin + each.low == address)
+        """(values, which of them were written) of the buffer at `address`."""
+        region = next(buffer for buffer in self.buffers if buffer.origin + buffer.low == address)
         itemsize = np.dtype(dtype).itemsize
         filled = np.repeat(region.tracker.filled, region.tracker.grain)[region.low : region.high]
         data = region.bytes[region.low : region.high].view(dtype)

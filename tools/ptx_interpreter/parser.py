@@ -1,4 +1,4 @@
-"""PTX text to kernels of instructions. Knows the grammar that nvcc uses, and no instruction's meaning."""
+"""Parses PTX text, in the grammar that nvcc writes, into kernels of instructions."""
 
 import re
 from dataclasses import dataclass, field
@@ -9,7 +9,7 @@ from .faults import Unsupported
 
 
 class Address(NamedTuple):
-    """[base+offset]; the base is a register or a name, or nothing."""
+    """[base+offset]; the base is a register, a name or empty."""
 
     base: str
     offset: int
@@ -28,7 +28,7 @@ class Instruction:
     text: str
     guard: str | None
     opcode: str
-    # Registers, names and numbers as they are written; vectors as tuples of those.
+    # Registers, names and numbers as written; vectors as tuples of these.
     operands: tuple
 
     @cached_property
@@ -40,7 +40,7 @@ class Instruction:
 
 
 class Array(NamedTuple):
-    """Bytes that a kernel declares; none where their number is given at the launch."""
+    """An array that a kernel declares; size 0 if it is given at the launch."""
 
     align: int
     size: int
@@ -65,15 +65,15 @@ OPERAND = re.compile(r"\{[^}]*\}|\[[^\]]*\]|\([^)]*\)|[^,\s][^,]*")
 
 
 class Module:
-    """All kernels of one PTX text; a kernel is read when it is asked for."""
+    """The kernels of a PTX text; each is parsed when it is first asked for."""
 
     def __init__(self, text):
         text = re.sub(r"/\*.*?\*/", lambda comment: "\n" * comment[0].count("\n"), text, flags=re.DOTALL)
         text = re.sub(r"//[^\n]*|^\s*\.(?:loc|file)\b[^\n]*", "", text, flags=re.MULTILINE)
         self.text = text
-        self._entries = {found[1]: found.end() for found in re.finditer(r"\.entry\s+([$\w]+)\s*", text)}
+        self._entries = {match[1]: match.end() for match in re.finditer(r"\.entry\s+([$\w]+)\s*", text)}
         shared = re.findall(r"^\s*(?:\.(?:extern|visible|weak)\s+)?\.shared\s+([^;={]*);", text, re.MULTILINE)
-        self._shared = dict(_array(each) for each in shared if each.startswith("."))
+        self._shared = dict(_array(declaration) for declaration in shared if declaration.startswith("."))
         self.kernel = cache(self._kernel)
 
     @property
@@ -84,33 +84,33 @@ class Module:
         start = self._entries[name]
         body = self.text.index("{", start)
         params = {}
-        for each in self.text[start:body].partition(")")[0].lstrip("(\n ").split(","):
-            if found := PARAM.match(each.strip()):
-                symbol, _, count = each.strip()[found.end() :].strip().rstrip("]").partition("[")
-                size = int(found[2]) // 8
-                params[symbol] = Array(int(found[1] or size), size * int(count or 1))
+        for parameter in self.text[start:body].partition(")")[0].lstrip("(\n ").split(","):
+            if match := PARAM.match(parameter.strip()):
+                symbol, _, count = parameter.strip()[match.end() :].strip().rstrip("]").partition("[")
+                size = int(match[2]) // 8
+                params[symbol] = Array(int(match[1] or size), size * int(count or 1))
         kernel = Kernel(name, params, shared=dict(self._shared))
         _Body(kernel).read(self.text, body)
         return kernel
 
 
 class _Body:
-    """What stands between the braces of a kernel. Braces within open a scope of registers."""
+    """The body of a kernel. Inner braces open a scope of registers."""
 
     def __init__(self, kernel):
         self.kernel = kernel
         self.scopes = [{}]
         self.opened = 0
 
-    def read(self, text, at):
-        line = text.count("\n", 0, at) + 1
+    def read(self, text, position):
+        line = text.count("\n", 0, position) + 1
         depth = 0
         label = None
         while True:
-            found = STATEMENT.match(text, at)
-            first = found.start(found.lastindex)
-            line += text.count("\n", at, first)
-            brace, name, statement = found.groups()
+            match = STATEMENT.match(text, position)
+            first = match.start(match.lastindex)
+            line += text.count("\n", position, first)
+            brace, name, statement = match.groups()
             if brace == "{":
                 depth += 1
                 self.opened += 1
@@ -125,31 +125,31 @@ class _Body:
                 self.kernel.labels[name] = len(self.kernel.code)
             else:
                 self.statement(line, " ".join(statement[:-1].split()), label)
-            line += text.count("\n", first, found.end())
-            at = found.end()
+            line += text.count("\n", first, match.end())
+            position = match.end()
 
     def statement(self, line, text, label):
         word, _, rest = text.partition(" ")
         if word == ".reg":
             self.declare(rest)
         elif word == ".branchtargets":
-            self.kernel.targets[label] = [each.strip() for each in rest.split(",")]
+            self.kernel.targets[label] = [label.strip() for label in rest.split(",")]
         elif word in (".shared", ".local"):
             name, array = _array(rest)
             (self.kernel.shared if word == ".shared" else self.kernel.local)[name] = array
         elif text and word != ".pragma":
             if word.startswith("."):
-                raise Unsupported(f"line {line}: {text}: this directive is not known")
+                raise Unsupported(f"line {line}: {text}: this directive is not supported")
             self.kernel.code.append(self.instruction(line, text))
 
     def declare(self, text):
         kind, _, names = text.partition(" ")
         for name in names.split(","):
             stem, several, count = name.strip().partition("<")
-            for each in [f"{stem}{i}" for i in range(int(count[:-1]))] if several else [stem]:
-                # The name of an outer scope is another register; the scope's number keeps them apart.
-                unique = each if len(self.scopes) == 2 else f"{each}@{self.opened}"
-                self.scopes[-1][each] = unique
+            for register in [f"{stem}{i}" for i in range(int(count[:-1]))] if several else [stem]:
+                # A name of an inner scope may also be declared outside; the scope's number tells them apart.
+                unique = register if len(self.scopes) == 2 else f"{register}@{self.opened}"
+                self.scopes[-1][register] = unique
                 self.kernel.registers[unique] = kind[1:]
 
     def instruction(self, line, text):
@@ -163,14 +163,14 @@ class _Body:
     def operand(self, text):
         text = text.strip()
         if text.startswith("{"):
-            return tuple(self.register(each.strip()) for each in text[1:-1].split(","))
+            return tuple(self.register(name.strip()) for name in text[1:-1].split(","))
         if text.startswith("["):
             base, sign, offset = re.match(r"\[\s*([$%\w.]+)\s*(?:([+-])\s*(-?\w+))?\s*\]", text).groups()
             if base[0].isdigit():
                 return Address("", int(base, 0))
             return Address(self.register(base), int((sign == "-") * "-" + (offset or "0"), 0))
         if "|" in text:
-            return Pair(*(self.register(each.strip()) for each in text.split("|")))
+            return Pair(*(self.register(name.strip()) for name in text.split("|")))
         return self.register(text)
 
     def register(self, text):

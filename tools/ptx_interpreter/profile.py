@@ -1,7 +1,4 @@
-"""What a kernel asked of the machine, counted: instructions by warp, sectors of global memory, banks of shared memory.
-
-Counts, not time: nothing is known of latencies, caches or how warps take turns.
-"""
+"""Counts of a launch: instructions per warp, sectors of global memory, bank passes of shared memory. No times."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -11,12 +8,12 @@ import numpy as np
 
 @dataclass
 class Profile:
-    # Executed by a warp, whatever the number of its threads that took part.
+    # Instructions by kind, counted once per warp, whatever the number of its active threads.
     instructions: Counter = field(default_factory=Counter)
-    # By kind of access: bytes asked for, sectors of 32 bytes touched, one warp's instruction at a time.
+    # By kind of access, summed over the warps: bytes requested, and sectors of 32 bytes accessed.
     requested: Counter = field(default_factory=Counter)
     sectors: Counter = field(default_factory=Counter)
-    # Passes over the banks of shared memory, and as many as there would be without conflicts.
+    # Passes over the banks of shared memory, and the number without conflicts.
     passes: Counter = field(default_factory=Counter)
     fewest_passes: Counter = field(default_factory=Counter)
 
@@ -28,7 +25,7 @@ class Profile:
         self.sectors[kind] += np.unique(touched).size
 
     def shared_access(self, kind, lanes, offsets, size):
-        """Accesses wider than a bank's word are done by half or quarter warps."""
+        """Accesses wider than a bank's word are made by half or quarter warps."""
         share = lanes // (32 // max(1, size // 4))
         words = (offsets // 4)[:, None] + np.arange(max(1, size // 4))
         keys = np.unique(share[:, None].astype(np.int64) << 40 | words)
@@ -42,7 +39,7 @@ class Profile:
 def kind_of(instruction):
     name, *parts = instruction.parts
     if name in ("ld", "st"):
-        space = next((each for each in parts if each in ("param", "global", "local", "shared")), None)
+        space = next((part for part in parts if part in ("param", "global", "local", "shared")), None)
         shared = space == "shared" or "shared::cluster" in parts or "shared::cta" in parts
         return f"{name} {'shared' if shared else space or 'generic'}"
     if name == "cp" and parts[0] == "async":

@@ -1,128 +1,131 @@
-"""Who may touch which bytes when: every two accesses of which one writes, by two threads, need a barrier between them.
+"""Race detection: two accesses by two threads, of which one writes, need a barrier between them.
 
-Barriers come in three sizes (warp, block, cluster), each waits for all of its threads, and each is part of the next. So
-it is enough to know, of a piece of memory's last write and of the reads since, at which turn of each barrier they were,
-and the smallest of thread, warp, block and cluster that they all were in. Knows nothing of addresses or instructions.
+Barriers have three scopes (warp, block, cluster), each joins all threads of its scope, and each scope is part of the
+next. So for each piece of memory it is enough to keep, for the last write and for the reads since, the phase of each
+barrier, and the smallest scope (thread, warp, block, cluster) that made these accesses.
 """
 
 import numpy as np
 
 THREAD, WARP, BLOCK, CLUSTER = range(4)
-# Later than every turn of a barrier: what other clusters do comes neither before nor after.
+# After every phase of a barrier: accesses of other clusters are never ordered.
 NEVER = np.iinfo(np.int32).max
 
 
 class Clock:
-    """The turns of the barriers. Between arriving at a cluster's barrier and the wait for it, a thread's accesses
-    belong to the next turn for who comes after, but are not yet behind this one.
+    """The phases of the barriers.
+
+    Accesses between the arrival at a cluster's barrier and the wait for it belong to the next phase, and are not yet
+    ordered by this one.
     """
 
     def __init__(self, blocks, threads):
         self.threads = threads
         lanes = blocks * threads
-        # How many barriers of the cluster each thread has arrived at and waited for, and how many all have.
+        # Barriers of the cluster that each thread has arrived at and waited for, and that all threads have waited for.
         self.arrived, self.passed = np.zeros(lanes, np.int32), np.zeros(lanes, np.int32)
-        self.behind = 0
+        self.passed_by_all = 0
         self.block, self.warp = np.zeros(blocks, np.int32), np.zeros(lanes // 32, np.int32)
 
     def reset(self):
-        self.behind = 0
-        for each in (self.arrived, self.passed, self.block, self.warp):
-            each[:] = 0
+        self.passed_by_all = 0
+        for phases in (self.arrived, self.passed, self.block, self.warp):
+            phases[:] = 0
 
     def name(self, lane):
         return f"block {lane // self.threads} thread {lane % self.threads}"
 
 
 class Accesses:
-    """Of each piece of memory, the last write, or the reads since."""
+    """Per piece of memory: its last write, or the reads since."""
 
     def __init__(self, size):
-        self.turn, self.block, self.warp, self.lane = (np.full(size, -1, np.int32) for _ in range(4))
-        self.among = np.zeros(size, np.int8)
+        self.phase, self.block, self.warp, self.lane = (np.full(size, -1, np.int32) for _ in range(4))
+        self.scope = np.zeros(size, np.int8)
 
-    def clash(self, at, lanes, clock):
-        """Whether these may go on at the same time as what `lanes` do now."""
-        turn = self.turn[at]
-        if turn.max() < 0:
+    def clash(self, pieces, lanes, clock):
+        """Whether the recorded accesses may be concurrent with an access by `lanes` now."""
+        phase = self.phase[pieces]
+        if phase.max() < 0:
             return None
-        lane, among = self.lane[at], self.among[at]
+        lane, scope = self.lane[pieces], self.scope[pieces]
         warps, blocks = lanes >> 5, lanes // clock.threads
-        warp = (lane >> 5 != warps) | (self.warp[at] == clock.warp[warps]) & ((among >= WARP) | (lane != lanes))
-        warp |= among >= BLOCK
-        block = (lane // clock.threads != blocks) | (self.block[at] == clock.block[blocks]) & warp
-        return (turn >= clock.passed[lanes]) & (block | (among >= CLUSTER))
+        warp = (lane >> 5 != warps) | (self.warp[pieces] == clock.warp[warps]) & ((scope >= WARP) | (lane != lanes))
+        warp |= scope >= BLOCK
+        block = (lane // clock.threads != blocks) | (self.block[pieces] == clock.block[blocks]) & warp
+        return (phase >= clock.passed[lanes]) & (block | (scope >= CLUSTER))
 
-    def set(self, at, lanes, clock):
-        self.turn[at] = clock.arrived[lanes]
-        self.block[at] = clock.block[lanes // clock.threads]
-        self.warp[at] = clock.warp[lanes >> 5]
-        self.lane[at] = lanes
-        self.among[at] = THREAD
+    def set(self, pieces, lanes, clock):
+        self.phase[pieces] = clock.arrived[lanes]
+        self.block[pieces] = clock.block[lanes // clock.threads]
+        self.warp[pieces] = clock.warp[lanes >> 5]
+        self.lane[pieces] = lanes
+        self.scope[pieces] = THREAD
 
-    def add(self, at, lanes, among, latest, clock):
-        """Further ones, each piece once: by the lane, or by several of its warp, its block or its cluster, in no later
-        turn than the `latest`."""
-        turn, block, warp, lane = self.turn[at], self.block[at], self.warp[at], self.lane[at]
-        held = self.among[at]
-        now = np.where(among == THREAD, clock.arrived[lanes], latest)
+    def add(self, pieces, lanes, scope, latest, clock):
+        """Add accesses, at most one per piece, by threads in the `scope` of a lane, up to phase `latest`."""
+        phase, block, warp, lane = self.phase[pieces], self.block[pieces], self.warp[pieces], self.lane[pieces]
+        held_scope = self.scope[pieces]
+        now = np.where(scope == THREAD, clock.arrived[lanes], latest)
         now_block, now_warp = clock.block[lanes // clock.threads], clock.warp[lanes >> 5]
-        # What all have passed cannot go on at the same time as anything.
-        fresh = (turn < clock.behind) | (turn < 0)
-        same_block = ~fresh & (lane // clock.threads == lanes // clock.threads) & (held < CLUSTER)
+        # Accesses before a barrier that all threads have passed are concurrent with nothing.
+        fresh = (phase < clock.passed_by_all) | (phase < 0)
+        same_block = ~fresh & (lane // clock.threads == lanes // clock.threads) & (held_scope < CLUSTER)
         fresh |= same_block & (block < now_block)
-        same_warp = same_block & (lane >> 5 == lanes >> 5) & (held < BLOCK)
+        same_warp = same_block & (lane >> 5 == lanes >> 5) & (held_scope < BLOCK)
         later = same_warp & (warp < now_warp)
-        same_lane = same_warp & (lane == lanes) & (held < WARP)
+        same_lane = same_warp & (lane == lanes) & (held_scope < WARP)
         joined = np.where(same_lane | later, THREAD, np.where(same_warp, WARP, np.where(same_block, BLOCK, CLUSTER)))
-        self.among[at] = np.where(fresh, among, np.maximum(np.maximum(joined, among), np.where(later, THREAD, held)))
-        self.turn[at] = np.maximum(turn, now)
-        self.block[at], self.warp[at] = now_block, now_warp
-        self.lane[at] = lanes
+        self.scope[pieces] = np.where(
+            fresh, scope, np.maximum(np.maximum(joined, scope), np.where(later, THREAD, held_scope))
+        )
+        self.phase[pieces] = np.maximum(phase, now)
+        self.block[pieces], self.warp[pieces] = now_block, now_warp
+        self.lane[pieces] = lanes
 
-    def hold_back(self, turn, blocks, clock):
-        of_them = np.isin(self.lane // clock.threads, blocks) | (self.among == CLUSTER)
-        self.turn[(self.turn == turn) & of_them] += 1
+    def defer_accesses(self, phase, blocks, clock):
+        deferred = np.isin(self.lane // clock.threads, blocks) | (self.scope == CLUSTER)
+        self.phase[(self.phase == phase) & deferred] += 1
 
-    def forget_turns(self):
-        self.turn[self.turn >= 0] = NEVER
-        self.among[:] = CLUSTER
+    def forget_phases(self):
+        self.phase[self.phase >= 0] = NEVER
+        self.scope[:] = CLUSTER
 
 
 class Tracker:
-    """Memory in pieces of `grain` bytes. Each method returns None, or which access is wrong, and why."""
+    """Tracks memory in pieces of `grain` bytes. Checks return None, or (index of the wrong access, reason)."""
 
     def __init__(self, size, grain, filled=False):
         self.grain = grain
         pieces = -(-size // grain)
         self.filled = np.full(pieces, filled)
-        # Whom a copy that is under way belongs to.
+        # The lane whose copy is pending.
         self.copied_by = np.full(pieces, -1, np.int32)
         self.writes, self.reads = Accesses(pieces), Accesses(pieces)
         self.first = np.empty(pieces, np.int32)
         self.last = np.empty(pieces, np.int32)
 
     def pieces(self, offsets, size):
-        """The pieces of `size` bytes from each offset on: a row for each."""
+        """The pieces that `size` bytes at each offset cover; one row per offset if there are several."""
         first = offsets // self.grain
         many = max(1, size // self.grain)
         return first if many == 1 else first[:, None] + np.arange(many)
 
-    def read(self, at, lanes, clock):
-        if (wrong := self._under_way(at, clock)) is not None:
+    def read(self, pieces, lanes, clock):
+        if (wrong := self._pending_copy(pieces, clock)) is not None:
             return wrong
-        if not (filled := self.filled[at]).all():
-            return np.argmin(filled), "nobody wrote there"
-        if (wrong := self._race(self.writes, at, lanes, clock, "wrote")) is not None:
+        if not (filled := self.filled[pieces]).all():
+            return np.argmin(filled), "no thread has written this address"
+        if (wrong := self._race(self.writes, pieces, lanes, clock, "wrote")) is not None:
             return wrong
-        # Lanes are in order; of those that read the same piece this keeps the last and the first.
-        self.last[at] = lanes
-        self.first[at[::-1]] = lanes[::-1]
+        # Lanes are sorted, so this keeps the first and the last lane that reads each piece.
+        self.last[pieces] = lanes
+        self.first[pieces[::-1]] = lanes[::-1]
         latest = clock.arrived[lanes].max()
-        alone = self.first[at] == lanes
-        at, lanes = at[alone], lanes[alone]
-        last = self.last[at]
-        among = np.where(
+        alone = self.first[pieces] == lanes
+        pieces, lanes = pieces[alone], lanes[alone]
+        last = self.last[pieces]
+        scope = np.where(
             last == lanes,
             THREAD,
             np.where(
@@ -131,59 +134,59 @@ class Tracker:
                 np.where(last // clock.threads == lanes // clock.threads, BLOCK, CLUSTER),
             ),
         )
-        self.reads.add(at, lanes, among, latest, clock)
+        self.reads.add(pieces, lanes, scope, latest, clock)
         return None
 
-    def write(self, at, lanes, clock):
-        wrong = self._prepare(at, lanes, clock)
+    def write(self, pieces, lanes, clock):
+        wrong = self._prepare(pieces, lanes, clock)
         if wrong is None:
-            self._written(at, lanes, clock)
+            self._written(pieces, lanes, clock)
         return wrong
 
-    def begin_copy(self, at, lanes, clock):
-        wrong = self._prepare(at, lanes, clock)
+    def begin_copy(self, pieces, lanes, clock):
+        wrong = self._prepare(pieces, lanes, clock)
         if wrong is None:
-            self.copied_by[at] = lanes
+            self.copied_by[pieces] = lanes
         return wrong
 
-    def end_copy(self, at, lanes, clock):
-        self.copied_by[at] = -1
-        self._written(at, lanes, clock)
+    def end_copy(self, pieces, lanes, clock):
+        self.copied_by[pieces] = -1
+        self._written(pieces, lanes, clock)
 
-    def hold_back(self, turn, blocks, clock):
-        self.writes.hold_back(turn, blocks, clock)
-        self.reads.hold_back(turn, blocks, clock)
+    def defer_accesses(self, phase, blocks, clock):
+        self.writes.defer_accesses(phase, blocks, clock)
+        self.reads.defer_accesses(phase, blocks, clock)
 
     def end_of_cluster(self):
-        self.writes.forget_turns()
-        self.reads.forget_turns()
+        self.writes.forget_phases()
+        self.reads.forget_phases()
 
-    def _prepare(self, at, lanes, clock):
-        if (wrong := self._under_way(at, clock)) is not None:
+    def _prepare(self, pieces, lanes, clock):
+        if (wrong := self._pending_copy(pieces, clock)) is not None:
             return wrong
-        self.last[at] = lanes
-        if not (same := self.last[at] == lanes).all():
+        self.last[pieces] = lanes
+        if not (same := self.last[pieces] == lanes).all():
             which = np.argmin(same)
-            return which, f"{clock.name(self.last[at][which])} writes there at once"
-        wrong = self._race(self.writes, at, lanes, clock, "wrote")
-        return self._race(self.reads, at, lanes, clock, "read") if wrong is None else wrong
+            return which, f"{clock.name(self.last[pieces][which])} writes this address at the same time"
+        wrong = self._race(self.writes, pieces, lanes, clock, "wrote")
+        return self._race(self.reads, pieces, lanes, clock, "read") if wrong is None else wrong
 
-    def _written(self, at, lanes, clock):
-        self.filled[at] = True
-        self.writes.set(at, lanes, clock)
-        self.reads.turn[at] = -1
+    def _written(self, pieces, lanes, clock):
+        self.filled[pieces] = True
+        self.writes.set(pieces, lanes, clock)
+        self.reads.phase[pieces] = -1
 
-    def _under_way(self, at, clock):
-        by = self.copied_by[at]
+    def _pending_copy(self, pieces, clock):
+        by = self.copied_by[pieces]
         if by.max() < 0:
             return None
-        return np.argmax(by), f"a copy to there is under way, and {clock.name(by.max())} did not wait for it yet"
+        return np.argmax(by), f"a copy to this address is pending, and {clock.name(by.max())} has not waited for it yet"
 
-    def _race(self, accesses, at, lanes, clock, done):
-        clash = accesses.clash(at, lanes, clock)
+    def _race(self, accesses, pieces, lanes, clock, verb):
+        clash = accesses.clash(pieces, lanes, clock)
         if clash is None or not clash.any():
             return None
         which = np.argmax(clash)
-        piece = at[which]
-        other = "another cluster" if accesses.turn[piece] == NEVER else clock.name(accesses.lane[piece])
-        return which, f"a race: no barrier since {other} {done} there"
+        piece = pieces[which]
+        other = "another cluster" if accesses.phase[piece] == NEVER else clock.name(accesses.lane[piece])
+        return which, f"a race: no barrier since {other} {verb} this address"

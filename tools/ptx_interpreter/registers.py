@@ -1,4 +1,4 @@
-"""Registers as numpy arrays with a number for each thread, seen as whatever type an instruction takes them for."""
+"""Registers: numpy arrays with one number per thread, viewed in the type that an instruction asks for."""
 
 import re
 
@@ -15,20 +15,20 @@ DTYPES = {
 
 
 def forget(array):
-    """What a register holds before anything is written to it."""
+    """Fill a register with the value it holds before its first write."""
     array.view(np.uint8)[:] = 1 if array.dtype.kind == "b" else 0xA5
 
 
 def dtype_of(kind):
     if kind not in DTYPES:
-        raise Unsupported(f"no numbers of type .{kind} are known")
+        raise Unsupported(f"type .{kind} is not supported")
     return DTYPES[kind]
 
 
 def literal(text, dtype):
-    """A number as it is written in PTX, or None for what is no number."""
-    if found := re.fullmatch(r"0([fFdD])([0-9a-fA-F]{8}|[0-9a-fA-F]{16})", text):
-        bits = np.array(int(found[2], 16), np.uint32 if found[1] in "fF" else np.uint64)
+    """The value of a PTX literal, or None if the text is not a number."""
+    if match := re.fullmatch(r"0([fFdD])([0-9a-fA-F]{8}|[0-9a-fA-F]{16})", text):
+        bits = np.array(int(match[2], 16), np.uint32 if match[1] in "fF" else np.uint64)
         if bits.dtype.itemsize != dtype.itemsize:
             raise Unsupported(f"{text} is not a number of {dtype}")
         return bits.view(dtype)[()]
@@ -38,13 +38,13 @@ def literal(text, dtype):
     if dtype.kind == "b":
         return np.bool_(value != 0)
     if dtype.kind == "f":
-        raise Unsupported(f"{text} is not written as a number of {dtype}")
+        raise Unsupported(f"{text} is not a literal of {dtype}")
     bits = np.array(value & (1 << 8 * dtype.itemsize) - 1, f"u{dtype.itemsize}")
     return bits.view(dtype)[()]
 
 
 class Registers:
-    """`values` holds special registers and the addresses of names: numbers, or one for each thread."""
+    """The registers of a kernel; `values` holds the special registers and the addresses of names."""
 
     def __init__(self, kernel, threads, values):
         self.kinds = kernel.registers
@@ -63,34 +63,34 @@ class Registers:
         return self.arrays[name]
 
     def read(self, operand, kind, *, wider=False):
-        """A number or an array of them, which changes as the register does; the register may be `wider` than that."""
+        """A number, or a view of the register, which may be `wider` than `kind`."""
         dtype = dtype_of(kind)
         if operand in self.kinds:
             array = self.array(operand)
             if wider and array.itemsize > dtype.itemsize and dtype.kind != "b":
                 return array.view(dtype)[:: array.itemsize // dtype.itemsize]
-            self.must_fit(operand, array, dtype)
+            self.require_fit(operand, array, dtype)
             return array.view(dtype)
         if operand in self.values:
             return self.values[operand].astype(dtype, copy=False)
         value = literal(operand, dtype)
         if value is None:
-            raise Unsupported(f"{operand} is not known")
+            raise Unsupported(f"{operand} is not supported")
         return value
 
     def write(self, operand, kind, *, wider=False):
-        """The array to write to. In one that is `wider` a number is extended by its sign, if it can have one."""
+        """The array to write to. In a register that is `wider` than `kind`, integers are extended, with their sign."""
         dtype = dtype_of(kind)
         if operand == "_":
             return np.empty(self.threads, dtype)
         if operand not in self.kinds:
-            raise Unsupported(f"{operand} is no register")
+            raise Unsupported(f"{operand} is not a register")
         array = self.array(operand)
         if wider and array.itemsize > dtype.itemsize and dtype.kind in "iu":
             return array.view(f"{dtype.kind}{array.itemsize}")
-        self.must_fit(operand, array, dtype)
+        self.require_fit(operand, array, dtype)
         return array.view(dtype)
 
-    def must_fit(self, operand, array, dtype):
+    def require_fit(self, operand, array, dtype):
         if array.itemsize != dtype.itemsize or (array.dtype.kind == "b") != (dtype.kind == "b"):
-            raise Unsupported(f"{operand} of .{self.kinds[operand]} is not taken for {dtype}")
+            raise Unsupported(f"{operand} of .{self.kinds[operand]} cannot be used as {dtype}")

@@ -1,7 +1,7 @@
-"""Kernels of a few lines of PTX, run by tools/ptx_interpreter. Knows nothing of what is expected of them."""
+"""Builds and runs kernels of a few lines of PTX."""
 
 import numpy as np
-import ptx_interpreter as ptx
+from ptx_interpreter import GlobalMemory, Launch, Module
 
 KERNEL = """
 .version 9.0
@@ -21,7 +21,7 @@ KERNEL = """
     ld.param.u64 %at, [result];
     mov.u32 %tid, %tid.x;
     mov.u32 %block, %cluster_ctarank;
-    // A number of its own for each thread in shared memory and among the results, and its right neighbour's.
+    // %mine and %at: this thread's word in shared memory and among the results; %next: its right neighbour's.
     mov.u32 %room, room;
     mad.lo.u32 %mine, %tid, 4, %room;
     add.u32 %r8, %tid, 1;
@@ -38,24 +38,24 @@ KERNEL = """
 
 
 def run(body, *, declarations="", given=bytes(4), results=None, blocks=1, clusters=1, threads=32, **options):
-    """What the threads stored at [%at], a number of 32 bits each."""
-    memory = ptx.GlobalMemory()
+    """The 32-bit numbers that the threads stored at [%at]."""
+    memory = GlobalMemory()
     results = 4 * clusters * blocks * threads if results is None else results
     addresses = memory.add(given, name="given"), memory.make(results, name="results")
-    kernel = ptx.Module(KERNEL.format(body=body, declarations=declarations)).kernel("small")
+    kernel = Module(KERNEL.format(body=body, declarations=declarations)).kernel("small")
     options = {"shared_bytes": 4 * threads, "limit": 10_000, **options}
-    ptx.Launch(kernel, memory, addresses, blocks=blocks, clusters=clusters, threads=threads, **options).run()
+    Launch(kernel, memory, addresses, blocks=blocks, clusters=clusters, threads=threads, **options).run()
     return memory.contents(addresses[1], np.uint32)[0]
 
 
 def compute(operation, result, **operands):
-    """What `operation` makes %z of registers %a, %b, ...: given as (type, numbers), as many as there are threads."""
+    """The values of %z after `operation` on registers %a, %b, ..., given as (type, one number per thread)."""
     count = max(len(numbers) for _, numbers in operands.values())
     threads = -(-count // 32) * 32
     size = _size(result)
     declarations, loads, given = f".reg .{_register(result)} %z;", "", b""
     for name, (kind, numbers) in operands.items():
-        # More threads than numbers: the rest has the first once more.
+        # Surplus threads repeat the first number.
         padded = np.concatenate([numbers, np.repeat(numbers[:1], threads - count)])
         wide = _size(kind)
         declarations += f".reg .{_register(kind)} %{name};"
@@ -63,10 +63,10 @@ def compute(operation, result, **operands):
         given += padded.tobytes()
         given += bytes(-len(given) % 16)
     store = f"ld.param.u64 %d1, [result]; mad.wide.u32 %d1, %tid, {size}, %d1; st.global.b{8 * size} [%d1], %z;"
-    found = run(
+    results = run(
         loads + operation + store, declarations=declarations, given=given, results=size * threads, threads=threads
     )
-    return found.view(f"u{size}")[:count]
+    return results.view(f"u{size}")[:count]
 
 
 def _size(kind):

@@ -1,6 +1,6 @@
-"""That the tracker of races knows exactly which accesses a barrier lies between, against a clock for every thread.
+"""The race tracker finds exactly the accesses that no barrier separates, against vector clocks of every thread.
 
-Knows nothing of instructions; races in kernels are in test_ptx_refusals.py.
+Races in kernels are in test_ptx_refusals.py.
 """
 
 import numpy as np
@@ -11,8 +11,8 @@ BLOCKS, THREADS, PIECES = 2, 64, 6
 LANES = np.arange(BLOCKS * THREADS)
 
 
-class EveryThread:
-    """What each thread knows of each other one's past; each access is compared with all before."""
+class VectorClocks:
+    """A vector clock per thread; every access is compared with all accesses before it."""
 
     def __init__(self):
         self.knows = np.zeros((LANES.size, LANES.size), int)
@@ -36,24 +36,24 @@ class EveryThread:
 
 
 class Run:
-    """The same accesses and barriers for the tracker and for every thread."""
+    """Makes the same random accesses and barriers for the tracker and for the vector clocks."""
 
     def __init__(self, seed):
         self.random = np.random.default_rng(seed)
-        self.clock, self.threads = Clock(BLOCKS, THREADS), EveryThread()
+        self.clock, self.threads = Clock(BLOCKS, THREADS), VectorClocks()
         self.tracker = Tracker(4 * PIECES, 4, filled=True)
 
-    def some(self):
-        """One thread, several of a warp, of a block, or of all of those."""
+    def random_lanes(self):
+        """One thread, or several of a warp, a block or the cluster."""
         size = self.random.choice([1, 1, 1, 32, THREADS, LANES.size])
         near = LANES[LANES // size == self.random.choice(LANES) // size]
         return near[np.sort(self.random.choice(near.size, min(near.size, self.random.integers(1, 5)), replace=False))]
 
     def access(self):
-        """Whether there is a race, in the eyes of both; of the accesses that are one, few are made."""
+        """(race by the vector clocks, race by the tracker) of a random access; few of the accesses are races."""
         expected = True
         while expected:
-            lanes, piece, writes = self.some(), self.random.integers(PIECES), self.random.random() < 0.4
+            lanes, piece, writes = self.random_lanes(), self.random.integers(PIECES), self.random.random() < 0.4
             expected = self.threads.races(piece, lanes, writes)
             if self.random.random() < 0.02:
                 break
@@ -73,7 +73,7 @@ class Run:
 
     def pass_cluster(self, lanes):
         self.clock.passed[lanes] += 1
-        self.clock.behind = self.clock.passed.min()
+        self.clock.passed_by_all = self.clock.passed.min()
 
 
 @pytest.mark.parametrize("seed", range(150))
@@ -83,15 +83,15 @@ def test_races_are_found_and_nothing_else_is(seed):
         if run.random.random() < 0.4:
             run.barrier()
             continue
-        expected, found = run.access()
-        assert found == expected
-        if found:
+        expected, detected = run.access()
+        assert detected == expected
+        if detected:
             return
 
 
 @pytest.mark.parametrize("seed", range(150))
-def test_races_are_found_between_arriving_at_a_cluster_s_barrier_and_waiting_there(seed):
-    """What only a third thread's barriers put in order may be called a race too."""
+def test_races_are_found_between_arrival_and_wait_at_a_cluster_barrier(seed):
+    """Accesses that only a third thread's barriers order may be reported as races, too."""
     run = Run(seed)
     for _ in range(20):
         arrived, passed = LANES[:0], LANES[:0]
@@ -111,7 +111,7 @@ def test_races_are_found_between_arriving_at_a_cluster_s_barrier_and_waiting_the
                 run.pass_cluster(block)
                 passed = np.union1d(passed, block)
             else:
-                expected, found = run.access()
-                assert found or not expected
-                if found:
+                expected, detected = run.access()
+                assert detected or not expected
+                if detected:
                     return

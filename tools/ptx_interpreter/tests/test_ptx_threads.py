@@ -1,21 +1,22 @@
-"""What threads do in the interpreter of PTX: part and meet, shuffle, copy, address memory of every kind; and the counts
-of it. Knows nothing of the CUDA kernel; what the interpreter refuses is in test_ptx_refusals.py.
+"""The PTX interpreter's threads: divergence, barriers, shuffles, copies, memory spaces, and the counts of a Profile.
+
+What the interpreter refuses is in test_ptx_refusals.py.
 """
 
 import numpy as np
-import ptx_interpreter as ptx
 import pytest
+from ptx_interpreter import Profile
 from small_kernels import run
 
-BYTES = bytes(each % 255 + 1 for each in range(512))
+BYTES = bytes(number % 255 + 1 for number in range(512))
 GIVEN = np.arange(256, dtype=np.uint32).tobytes()
 STORE = "st.global.u32 [%at], %r1;"
 
 
 @pytest.mark.parametrize("order", ["together", "forwards", "backwards"])
-def test_threads_part_at_branches_and_meet_again(order):
+def test_threads_diverge_at_branches_and_join_again(order):
     """Each thread counts the steps of 3n+1 from its number to one."""
-    found = run(
+    stored = run(
         """
         add.u32 %r2, %tid, 1; mov.u32 %r1, 0;
         again: setp.eq.u32 %p1, %r2, 1; @%p1 bra over;
@@ -29,20 +30,20 @@ def test_threads_part_at_branches_and_meet_again(order):
     def steps(n):
         return 0 if n == 1 else 1 + steps(3 * n + 1 if n % 2 else n // 2)
 
-    assert found.tolist() == [steps(n + 1) for n in range(64)]
+    assert stored.tolist() == [steps(n + 1) for n in range(64)]
 
 
-def test_an_instruction_is_left_out_where_its_guard_does_not_hold():
+def test_an_instruction_is_skipped_where_its_guard_does_not_hold():
     guards = "setp.lt.u32 %p1, %tid, 40; mov.u32 %r1, 1; @%p1 mov.u32 %r1, 2; @!%p1 add.u32 %r1, %r1, 4;"
     assert run(guards + STORE, threads=64).tolist() == [2] * 40 + [5] * 24
 
 
-def test_a_branch_is_uniform_if_no_warp_parts_there():
+def test_a_branch_is_uniform_if_no_warp_diverges():
     branch = "mov.u32 %r1, 1; setp.lt.u32 %p1, %tid, 32; @%p1 bra.uni on; mov.u32 %r1, 2; on:"
     assert run(branch + STORE, threads=64).tolist() == [1] * 32 + [2] * 32
 
 
-def test_a_barrier_that_need_not_be_aligned_is_the_same_wherever_it_is():
+def test_barrier_sync_may_be_reached_at_different_instructions():
     apart = "setp.lt.u32 %p1, %tid, 16; @%p1 bra on; barrier.sync 0; bra.uni over; on: barrier.sync 0; over:"
     assert run(f"st.shared.u32 [%mine], %tid; {apart} ld.shared.u32 %r1, [%next];" + STORE).tolist() == [
         *range(1, 32),
@@ -50,8 +51,8 @@ def test_a_barrier_that_need_not_be_aligned_is_the_same_wherever_it_is():
     ]
 
 
-def test_a_table_says_where_to_go_on():
-    found = run(
+def test_brx_branches_by_a_table():
+    stored = run(
         """
         and.b32 %r2, %tid, 3;
         table: .branchtargets zero, one, one, three;
@@ -62,7 +63,7 @@ def test_a_table_says_where_to_go_on():
         over:
         """ + STORE
     )  # fmt: skip
-    assert found.tolist() == [7, 8, 8, 9] * 8
+    assert stored.tolist() == [7, 8, 8, 9] * 8
 
 
 @pytest.mark.parametrize(
@@ -77,12 +78,12 @@ def test_a_table_says_where_to_go_on():
         ("idx", 3, 24 << 8 | 31, lambda lane: lane // 8 * 8 + 3),
     ],
 )
-def test_shuffles_read_of_another_lane_or_of_their_own(mode, b, c, source):
+def test_shuffles_read_from_another_lane_or_their_own(mode, b, c, source):
     shuffle = f"shfl.sync.{mode}.b32 %r1|%p1, %tid, {b}, {c}, -1; @!%p1 add.u32 %r1, %r1, 1000;"
     read = [source(lane) for lane in range(32)]
     moved = [lane != of or mode in ("bfly", "idx") for lane, of in enumerate(read)]
-    expected = [of + 1000 * (not found) for of, found in zip(read, moved, strict=True)]
-    assert run(shuffle + STORE, threads=64).tolist() == expected + [each + 32 for each in expected]
+    expected = [of + 1000 * (not stored) for of, stored in zip(read, moved, strict=True)]
+    assert run(shuffle + STORE, threads=64).tolist() == expected + [value + 32 for value in expected]
 
 
 def test_half_a_warp_shuffles_by_itself():
@@ -90,15 +91,15 @@ def test_half_a_warp_shuffles_by_itself():
     assert run(half + STORE).tolist() == [lane ^ 1 for lane in range(16)] + [0] * 16
 
 
-def test_who_has_ended_is_waited_for_no_longer():
+def test_barriers_do_not_wait_for_exited_threads():
     before = (
         "st.shared.u32 [%mine], %tid; bar.sync 0; setp.ge.u32 %p1, %tid, 32; @%p1 st.global.u32 [%at], 5; @%p1 ret;"
     )
-    found = run(before + "bar.sync 0; ld.shared.u32 %r1, [%mine];" + STORE, threads=64)
-    assert found.tolist() == [*range(32), *[5] * 32]
+    stored = run(before + "bar.sync 0; ld.shared.u32 %r1, [%mine];" + STORE, threads=64)
+    assert stored.tolist() == [*range(32), *[5] * 32]
 
 
-def test_the_blocks_of_a_cluster_read_each_other():
+def test_the_blocks_of_a_cluster_read_each_other_s_shared_memory():
     other = """
         mad.lo.u32 %r1, %block, 100, %tid; st.shared.u32 [%mine], %r1;
         barrier.cluster.arrive.release.aligned; barrier.cluster.wait.acquire.aligned;
@@ -106,16 +107,16 @@ def test_the_blocks_of_a_cluster_read_each_other():
         ld.shared::cluster.u32 %r1, [%r3];
         barrier.cluster.arrive.release.aligned; barrier.cluster.wait.acquire.aligned;
     """
-    found = run(other + STORE, blocks=4, clusters=2).reshape(2, 4, 32)
+    stored = run(other + STORE, blocks=4, clusters=2).reshape(2, 4, 32)
     assert np.array_equal(
-        found, np.broadcast_to([[100 * ((b + 1) % 4) + t for t in range(32)] for b in range(4)], (2, 4, 32))
+        stored, np.broadcast_to([[100 * ((b + 1) % 4) + t for t in range(32)] for b in range(4)], (2, 4, 32))
     )
 
 
 @pytest.mark.parametrize(("level", "size"), [("ca", 4), ("ca", 8), ("ca", 16), ("cg", 16)])
-def test_a_copy_brings_the_bytes_and_zeros_for_those_left_out(level, size):
-    """Of thread t only t % (size + 1) bytes are taken, but all of the last."""
-    found = run(
+def test_a_copy_writes_zeros_for_the_bytes_it_does_not_read(level, size):
+    """Thread t reads t % (size + 1) bytes, the last thread all."""
+    stored = run(
         f"""
         mad.lo.u32 %mine, %tid, {size}, %room; mad.wide.u32 %d1, %tid, {size}, %given;
         rem.u32 %r2, %tid, {size + 1}; setp.eq.u32 %p1, %tid, 31; @%p1 mov.u32 %r2, {size};
@@ -127,11 +128,11 @@ def test_a_copy_brings_the_bytes_and_zeros_for_those_left_out(level, size):
     expected = np.frombuffer(BYTES, np.uint8)[: 32 * size].reshape(32, size).copy()
     for thread, row in enumerate(expected[:31]):
         row[thread % (size + 1) :] = 0
-    assert np.array_equal(found, expected.reshape(-1).view(np.uint32)[:32])
+    assert np.array_equal(stored, expected.reshape(-1).view(np.uint32)[:32])
 
 
-def test_of_two_copies_the_earlier_can_be_waited_for_alone():
-    found = run(
+def test_the_earlier_of_two_copies_can_be_waited_for_alone():
+    stored = run(
         """
         mad.wide.u32 %d1, %tid, 4, %given;
         cp.async.ca.shared.global [%mine], [%d1], 4; cp.async.commit_group;
@@ -140,11 +141,11 @@ def test_of_two_copies_the_earlier_can_be_waited_for_alone():
         cp.async.wait_group 0; ld.shared.u32 %r2, [%mine+128]; mad.lo.u32 %r1, %r2, 1000, %r1;
         """ + STORE, given=GIVEN, shared_bytes=256,
     )  # fmt: skip
-    assert found.tolist() == [1000 * (tid + 32) + tid for tid in range(32)]
+    assert stored.tolist() == [1000 * (tid + 32) + tid for tid in range(32)]
 
 
 def test_every_space_has_a_window_among_generic_addresses():
-    found = run(
+    stored = run(
         """
         .local .align 8 .b8 depot[16];
         mov.u64 %d1, depot; cvta.local.u64 %d1, %d1; st.u32 [%d1+4], %tid;
@@ -154,10 +155,10 @@ def test_every_space_has_a_window_among_generic_addresses():
         add.u32 %r1, %r1, %r3;
         """ + STORE, given=GIVEN,
     )  # fmt: skip
-    assert found.tolist() == [2 * tid for tid in range(32)]
+    assert stored.tolist() == [2 * tid for tid in range(32)]
 
 
-def test_numbers_are_extended_and_cut_on_their_way_from_and_to_memory():
+def test_loads_extend_and_stores_truncate():
     bytes_of = np.array([0x80, 0x7F, 0xFF, 0x01] * 8, np.uint8).tobytes()
     load = "cvt.u64.u32 %d1, %tid; add.u64 %d1, %d1, %given; ld.global.{} %r1, [%d1];"
     assert run(load.format("u8") + STORE, given=bytes_of).tolist() == [0x80, 0x7F, 0xFF, 0x01] * 8
@@ -166,14 +167,14 @@ def test_numbers_are_extended_and_cut_on_their_way_from_and_to_memory():
     assert run(halves).tolist() == [0x56781234] * 32
 
 
-def test_names_in_braces_are_others():
+def test_braces_open_a_scope_of_names():
     two, three = "{ .reg .b32 %r1; mov.u32 %r1, 2; ", "{ .reg .b32 %r1; mov.u32 %r1, 3; }"
     inner = "mov.u32 %r1, 1;" + two + three + "st.shared.u32 [%mine], %r1; }"
     assert run(inner + "ld.shared.u32 %r2, [%mine]; mad.lo.u32 %r1, %r2, 10, %r1;" + STORE).tolist() == [21] * 32
 
 
 def counted(body, **options):
-    profile = ptx.Profile()
+    profile = Profile()
     run(body, given=bytes(1 << 14), profile=profile, **options)
     return profile
 
@@ -190,7 +191,7 @@ def test_sectors_are_counted_for_each_warp(apart, size, sectors):
 
 
 @pytest.mark.parametrize(("apart", "passes"), [(1, 1), (2, 2), (3, 1), (32, 32), (33, 1), (0, 1), (16, 16)])
-def test_conflicts_of_banks_are_counted(apart, passes):
+def test_bank_conflicts_are_counted(apart, passes):
     load = "mul.lo.u32 %r1, %tid, 4; add.u32 %r1, %r1, %room;"
     fill = "mov.u32 %r2, 0; on: st.shared.u32 [%r1], 0; add.u32 %r1, %r1, 128; add.u32 %r2, %r2, 1;"
     fill += f"setp.lt.u32 %p1, %r2, 34; @%p1 bra on; bar.sync 0; mad.lo.u32 %r1, %tid, {4 * apart}, %room;"
