@@ -52,11 +52,11 @@ format: $(DEV)
 	$(BIN)/ruff format
 	$(BIN)/clang-format -i $(CXX_SOURCES)
 
-# The wheel built here, its library unchanged, under another interpreter and its torch.
+# Tests the wheel built here with another interpreter and its torch.
 one-binary: $(DEV)
 	OTHER_PYTHON=$(OTHER_PYTHON) $(BIN)/python -m pytest tests/build_tools/test_build.py -k another_torch -rsP
 
-# The operator's tests against a library that checks its own memory and arithmetic, on 1, 2, 3 and 7 threads.
+# The operator's tests with the address and undefined-behaviour sanitizers, on 1, 2, 3 and 7 threads.
 SANITIZED := $(CURDIR)/build/sanitized
 sanitize: $(DEV)
 	rm -rf $(SANITIZED)
@@ -69,7 +69,7 @@ sanitize: $(DEV)
 	for threads in 1 2 3 7; do OMP_NUM_THREADS=$$threads \
 	  $(BIN)/pytest -q $(addprefix tests/ops/,test_fused_kernel.py test_bad_input_of_the_op.py test_cam.py test_skinny_mm.py); done
 
-# That the CPU library compiles for 64-bit ARM, without the code for x86 instruction sets.
+# Compiles the CPU library for 64-bit ARM, and checks that it has no code for x86 instruction sets.
 AARCH64_CXX ?= aarch64-linux-gnu-g++
 aarch64: $(VENV)/.torch
 	mkdir -p build

@@ -1,8 +1,7 @@
-"""Builds the kernels beside the package: setuptools' part of the work, and what happens when a build fails.
+"""Builds the kernels and records in build.json what was built and what was not. Metadata is in pyproject.toml.
 
-Metadata is in pyproject.toml; torch and the compilers are found by build_tools/.
-GRADCAM_FAST_BUILD chooses: ``auto`` (whatever this machine can build), ``cpu`` (no CUDA library), ``never``,
-or ``require`` (anything missing is an error).
+GRADCAM_FAST_BUILD chooses: ``auto`` (all that this machine can build), ``cpu`` (no CUDA library), ``never``, or
+``require`` (anything missing is an error).
 """
 
 from __future__ import annotations
@@ -16,15 +15,15 @@ from pathlib import Path
 import setuptools
 
 if int(setuptools.__version__.split(".")[0]) < 77:
-    # Only a build without isolation gets here: fresh environments of Python 3.10 and 3.11 hold an older one.
-    raise SystemExit(f"setuptools {setuptools.__version__} is older than 77; type: pip install -U setuptools")
+    # Happens without build isolation: new environments of Python 3.10 and 3.11 hold an older setuptools.
+    raise SystemExit(f"setuptools {setuptools.__version__} is older than 77; run: pip install -U setuptools")
 
 from setuptools import Extension, setup
 from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 from setuptools.errors import CompileError
 
-# An isolated build runs this file without its folder on the path.
+# An isolated build runs this file without its folder on sys.path.
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from build_tools.find_torch import BuildProblem, NotNeeded, Torch, find_torch
 from build_tools.toolchain import build_cpu, build_cuda
@@ -45,11 +44,11 @@ LIBRARIES = Path("gradcam_fast", "_lib")
 
 
 class BuildKernels(build_ext):
-    """Build each library that can be built, and write down in build.json what was built and what was not."""
+    """Build every library that can be built; what was built and what was not is recorded in build.json."""
 
     def run(self) -> None:
         target = Path(self.build_lib, LIBRARIES)
-        # A library of a former build must never meet the Python of this one, least of all after a failure.
+        # Remove the libraries of former builds first: they must not be loaded by this version, even if its build fails.
         self._replace(target, None)
         if self.inplace:
             self._replace(LIBRARIES, None)
@@ -94,8 +93,8 @@ class BuildKernels(build_ext):
             if MODE == "require" and not isinstance(problem, NotNeeded):
                 raise CompileError(f"GRADCAM_FAST_BUILD=require, but no {name} library: {problem.reason}") from problem
             print(f"gradcam_fast: no {name} library: {problem.reason}", flush=True)
-            why = {"reason": problem.reason, "mend": problem.mend, "chosen": chosen, "log": problem.log}
-            return {"file": None, **why}
+            details = {"reason": problem.reason, "mend": problem.mend, "chosen": chosen, "log": problem.log}
+            return {"file": None, **details}
         return {"file": library.name, "reason": "built", **facts}
 
     @staticmethod
@@ -107,7 +106,7 @@ class BuildKernels(build_ext):
 
 
 class WheelForEveryPython(bdist_wheel):
-    """The libraries know no Python, so the wheel is bound to a platform at most."""
+    """Tags the wheel py3-none: the libraries do not use Python, so at most they depend on the platform."""
 
     def get_tag(self) -> tuple[str, str, str]:
         built = any(Path(self.bdist_dir or "").glob(f"{LIBRARIES.as_posix()}/lib*"))
@@ -115,7 +114,7 @@ class WheelForEveryPython(bdist_wheel):
 
 
 setup(
-    # A source distribution holds what the extensions depend on.
+    # Source distributions include these.
     ext_modules=[
         Extension(f"gradcam_fast._lib.{name}", SOURCES[name], depends=[*CSRC, *BUILD_TOOLS]) for name in BUILDERS
     ],

@@ -1,9 +1,9 @@
-"""How many instructions calls of the op take, counted by callgrind: the same on a busy machine as on an idle one.
+"""Counts the instructions of calls of the op with callgrind, which a busy machine does not change.
 
     python benchmarks/instructions.py             prints them as JSON
-    python benchmarks/instructions.py --store     makes them the baseline of this compiler and these instruction sets
+    python benchmarks/instructions.py --store     stores them as the baseline of this compiler and machine
 
-Needs valgrind with its headers (Debian: apt-get install valgrind), and a minute or two. Knows nothing of clocks.
+Needs valgrind with its headers (Debian: apt-get install valgrind), and a minute or two.
 """
 
 import ctypes
@@ -22,7 +22,7 @@ HERE = Path(__file__).parent
 BASELINES = HERE / "instructions.json"
 COMPILER = shlex.split(os.environ.get("CXX", "c++"))
 
-# Shape of the activations, targets, size of the map, dtype, method, and layout.
+# (shape of the activations, targets, size of the heatmap, dtype, method, layout)
 CASES = {
     "gradcam 2048x7x7": ((1, 2048, 7, 7), 1, 224, "float32", "gradcam", "planes"),
     "gradcam 512x14x14": ((1, 512, 14, 14), 1, 224, "float32", "gradcam", "planes"),
@@ -40,27 +40,27 @@ CASES = {
     "layercam 512x14x14": ((1, 512, 14, 14), 1, 224, "float32", "layercam", "planes"),
     "a call": ((1, 8, 2, 2), 1, 2, "float32", "gradcam", "planes"),
 }
-# Rows, of which every other number is zero, and the sides of the matrix.
+# (rows, inner, columns); every other number of a row is zero.
 SKINNY = {"skinny_mm": (2, 1024, 4096)}
 
 
 def missing():
-    """What has to be there and is not, in a sentence; None if all is there."""
+    """What is missing for counting, in a sentence; None if nothing is."""
     if platform.system() != "Linux":
         return "callgrind counts on Linux only"
     if shutil.which("valgrind") is None:
-        return "valgrind is not installed; on Debian, type: apt-get install valgrind"
+        return "valgrind is not installed; on Debian, run: apt-get install valgrind"
     return None
 
 
 def machine():
-    """What the counts depend on beside the sources: the compiler, and what valgrind offers of the processor."""
+    """What the counts depend on besides the sources: the compiler and the processor type."""
     version = subprocess.run([*COMPILER, "--version"], capture_output=True, text=True, check=True).stdout
     return f"{version.splitlines()[0]}, {platform.machine()}"
 
 
 def counted():
-    """Instructions by case, of one call on one thread when everything is warm."""
+    """Instructions by case: of one call, on one thread, after warm-up calls."""
     with tempfile.TemporaryDirectory() as folder:
         marks = Path(folder, "marks.so")
         subprocess.run([*COMPILER, "-x", "c", "-shared", "-fPIC", HERE / "instructions.c", "-o", marks], check=True)
@@ -73,14 +73,14 @@ def counted():
             stderr=subprocess.PIPE,
             check=True,
         )
-        found = {}
-        for each in Path(folder).glob("out.*"):
-            text = each.read_text()
+        totals = {}
+        for dump in Path(folder).glob("out.*"):
+            text = dump.read_text()
             name = re.search(r"^desc: Trigger: Client Request: (.*)$", text, re.MULTILINE)
             total = re.search(r"^summary: (\d+)$", text, re.MULTILINE)
             if name and total:
-                found[name[1]] = int(total[1])
-        return {name: found[name] for name in (*CASES, *SKINNY)}
+                totals[name[1]] = int(total[1])
+        return {name: totals[name] for name in (*CASES, *SKINNY)}
 
 
 def call_all(marks):

@@ -1,11 +1,11 @@
 #!/bin/sh
-# One visit to a machine with a GPU, of ten minutes at most and without a network: build, the GPU's tests, gpu.py.
+# Builds, runs the GPU's tests and gpu.py on a machine with a GPU, in ten minutes at most and without a network.
 #
-#     OUT=found COMMIT=$(git rev-parse HEAD) sh benchmarks/on_device.sh
+#     OUT=results COMMIT=$(git rev-parse HEAD) sh benchmarks/on_device.sh
 #
-# Leaves build.log, tests.log, gpu.json, gpu.txt and progress.log in $OUT. Ends with 1 if anything of it failed.
+# Writes build.log, tests.log, gpu.json, gpu.txt and progress.log to $OUT. Exits with 1 if a step failed.
 set -u
-: "${OUT:?names the folder for what is found}"
+: "${OUT:?must name the folder for the results}"
 mkdir -p "$OUT"
 OUT=$(cd "$OUT" && pwd)
 cd "$(dirname "$0")/.." || exit 2
@@ -24,7 +24,7 @@ echo "built in $(($(date +%s) - begun)) s"
 timeout 180 "$python" -m pytest -q -m gpu $(grep -rl --include='test_*.py' 'mark\.gpu' tests) >"$OUT/tests.log" 2>&1 || failed=1
 tail -n 15 "$OUT/tests.log"
 
-# What is left, less a minute to end in.
+# The remaining time, less a minute.
 seconds=$((540 - ($(date +%s) - begun)))
 [ "$seconds" -le 420 ] || seconds=420
 "$python" benchmarks/gpu.py --minutes "$(awk "BEGIN { print $seconds / 60 }")" --out "$OUT/gpu.json" \

@@ -1,7 +1,4 @@
-"""The read limit as a Python function: read_limit.cpp compiled against the torch that runs, with its threads.
-
-Knows nothing of what the bytes mean.
-"""
+"""The read limit of read_limit.cpp as a Python function, compiled against the installed torch."""
 
 import ctypes
 import functools

@@ -1,6 +1,6 @@
-"""The torch to build against, found and read without importing it, and what to say when building is impossible.
+"""Finds the torch to build against, without importing it.
 
-pip's isolated builds hide the installed packages, so the interpreters themselves are asked. Knows no compiler.
+pip's isolated builds hide the installed packages, so new interpreters are asked where torch is.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ LOG_LINES = 20
 
 
 class BuildProblem(Exception):
-    """Why a library could not be built, what to type first to mend it (if known), and the compiler's last words."""
+    """Why a library could not be built, the command that fixes it (if known), and the end of the compiler's output."""
 
     def __init__(self, reason: str, mend: str | None = None, log: str = "") -> None:
         super().__init__(reason)
@@ -32,12 +32,12 @@ class BuildProblem(Exception):
 
 
 class NotNeeded(BuildProblem):
-    """The library would have no use here, so its absence is no failure."""
+    """The library would be of no use here, so that even GRADCAM_FAST_BUILD=require accepts its absence."""
 
 
 @dataclass(frozen=True)
 class Torch:
-    """An installed torch, read and never imported; ``cuda`` is the CUDA release it was built for, if any."""
+    """An installed torch; ``cuda`` is the CUDA release it was built for, or None."""
 
     root: Path
     version: str
@@ -53,7 +53,7 @@ class Torch:
 
 
 def find_torch() -> Torch:
-    """The torch that this interpreter, or the activated environment, would import."""
+    """The torch of this interpreter, or of the activated environment; BuildProblem if none can be built against."""
     install = "pip install 'torch>={}.{}'".format(*OLDEST)
     root = next(_torch_roots(), None)
     if root is None:
@@ -74,14 +74,14 @@ def _torch_roots() -> Iterator[Path]:
     spec = importlib.util.find_spec("torch")
     if spec is not None and spec.origin is not None:
         yield Path(spec.origin).parent
-    # An isolated build sees only its own packages, so the interpreters are asked afresh without its variables.
+    # pip's isolation works by these variables; without them an interpreter sees its installed packages.
     environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONNOUSERSITE")}
-    question = "import importlib.util as u; s = u.find_spec('torch'); print(s and s.origin or '')"
+    program = "import importlib.util as u; s = u.find_spec('torch'); print(s and s.origin or '')"
     interpreters = [Path(sys.executable)]
     if "VIRTUAL_ENV" in os.environ:
         interpreters.append(Path(os.environ["VIRTUAL_ENV"], "bin", "python"))
     for interpreter in interpreters:
         if interpreter.exists():
-            answer = subprocess.run([interpreter, "-c", question], env=environment, capture_output=True, text=True)
+            answer = subprocess.run([interpreter, "-c", program], env=environment, capture_output=True, text=True)
             if answer.stdout.strip():
                 yield Path(answer.stdout.strip()).parent

@@ -1,7 +1,4 @@
-"""The compilers of this machine, and the one command that makes each library.
-
-Knows nothing of setuptools, and of torch only where its headers and libraries lie.
-"""
+"""Finds the compilers of this machine, and compiles each library with one command."""
 
 from __future__ import annotations
 
@@ -20,24 +17,24 @@ from .find_torch import OLDEST, BuildProblem, NotNeeded, Torch
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-# Relative, as the sources are, so that no path of this machine gets into the libraries.
+# Relative like the sources, so that the libraries contain no paths of this machine.
 INCLUDE = "-Icsrc"
 
 CUDA_ARCHITECTURES = "7.5;8.0;8.6;9.0+PTX"
 
-# Those of CUDA 12 hold ptxas only.
+# The nvidia-cuda-nvcc wheels of CUDA 12 hold ptxas only.
 WHEELS_HOLD_NVCC = 13
 
-# Contraction is off so that every code path rounds alike; symbols are hidden so that nothing of torch's
-# C++ headers leaks out of a library that must suit every torch; the prefix map keeps build paths out of messages.
+# No contraction, so that all instruction sets round alike. Hidden symbols, so that no symbol of torch's headers clashes
+# with those of another torch. The prefix maps below keep build paths out of messages.
 COMMON_FLAGS = ("-std=c++17", "-O3", f"-DTORCH_TARGET_VERSION=0x{OLDEST[0]:02x}{OLDEST[1]:02x}000000000000")
 CPU_FLAGS = ("-fPIC", "-fvisibility=hidden", "-fvisibility-inlines-hidden", "-ffp-contract=off", "-Wall", "-Wextra")
-# Without USE_CUDA the stable headers leave out the functions that find torch's current stream.
-# No code is linked across device files, and the device linker would write the build's paths into the library.
+# Without USE_CUDA the stable headers do not declare the functions that return the current stream. There is one device
+# file, so no device linker is needed, which would write paths of the build into the library.
 CUDA_FLAGS = (
     "-DUSE_CUDA",
     "-cudart=static",
-    # Every product rounded, as on the host, so that the device code tested there gives the same bits.
+    # Products are rounded as on the host, so that tests there see the same bits.
     "-fmad=false",
     "--threads=0",
     "--no-device-link",
@@ -46,7 +43,7 @@ CUDA_FLAGS = (
 
 
 def build_cpu(torch: Torch, sources: list[str], target: Path) -> dict[str, object]:
-    """Compile ``sources`` into the shared library ``target``; the facts of the build, or a BuildProblem."""
+    """Compile ``sources`` into ``target``; returns what build.json records, or raises BuildProblem."""
     compiler = _cxx()
     flags = [*COMMON_FLAGS, *CPU_FLAGS, *shlex.split(os.environ.get("CXXFLAGS", ""))]
     if sys.platform == "darwin":
@@ -66,17 +63,17 @@ def _cxx() -> list[str]:
     if os.environ.get("CXX"):
         compiler = shlex.split(os.environ["CXX"])
     else:
-        found = next(filter(shutil.which, ("c++", "g++", "clang++")), None)
-        if found is None:
+        name = next(filter(shutil.which, ("c++", "g++", "clang++")), None)
+        if name is None:
             raise BuildProblem("no C++ compiler was found: c++, g++ and clang++ are not on PATH", mend)
-        compiler = [found]
+        compiler = [name]
     if not _first_line([*compiler, "--version"]):
         raise BuildProblem(f"the C++ compiler {shlex.join(compiler)!r} does not run", mend)
     return compiler
 
 
 def build_cuda(torch: Torch, sources: list[str], target: Path) -> dict[str, object]:
-    """Compile ``sources`` with nvcc into the shared library ``target``; the facts of the build, or a BuildProblem."""
+    """Compile ``sources`` with nvcc into ``target``; returns what build.json records, or raises BuildProblem."""
     if torch.cuda is None:
         raise NotNeeded(f"it was built against torch {torch.version}, which is not a CUDA build")
     nvcc = find_nvcc(torch)
@@ -84,7 +81,7 @@ def build_cuda(torch: Torch, sources: list[str], target: Path) -> dict[str, obje
     flags = [*COMMON_FLAGS, *CUDA_FLAGS, *codes]
     if sys.platform != "darwin":
         flags.append("-Xlinker=--no-undefined,--exclude-libs,ALL")
-    # The toolkit's wheels keep their libraries where their own nvcc does not look.
+    # nvcc does not search the library folder of the toolkit's wheels.
     top = re.search(r"^#\$ TOP=(.*)$", _output([nvcc, "--dryrun", "-x", "cu", os.devnull]), re.MULTILINE)
     library_paths = [f"-L{torch.lib}", *([f"-L{top[1]}/lib"] if top else [])]
     paths = [INCLUDE, f"-isystem={torch.include}", f"-Xcompiler=-fmacro-prefix-map={torch.include}/=", *library_paths]
@@ -93,7 +90,7 @@ def build_cuda(torch: Torch, sources: list[str], target: Path) -> dict[str, obje
 
 
 def find_nvcc(torch: Torch) -> str:
-    """An nvcc of the CUDA major release that ``torch`` was built for."""
+    """The path of an nvcc of the CUDA major release that ``torch`` was built for."""
     assert torch.cuda is not None
     wanted = torch.cuda.split(".")[0]
     others = []
@@ -119,26 +116,26 @@ def _nvccs(torch: Torch) -> Iterator[str]:
 
 
 def _release(nvcc: str) -> str | None:
-    found = re.search(r"release (\d+\.\d+)", _output([nvcc, "--version"]))
-    return found[1] if found else None
+    match = re.search(r"release (\d+\.\d+)", _output([nvcc, "--version"]))
+    return match[1] if match else None
 
 
 def _architectures(nvcc: str) -> tuple[list[str], list[str]]:
-    """nvcc's options for the architectures asked for (or the usual ones it knows), and their names."""
+    """(nvcc options, names) of the architectures in the environment, or of CUDA_ARCHITECTURES as far as nvcc can."""
     names = ("GRADCAM_FAST_CUDA_ARCHS", "TORCH_CUDA_ARCH_LIST")
     variable = next((name for name in names if os.environ.get(name)), None)
-    asked = os.environ[variable] if variable else CUDA_ARCHITECTURES
-    known = set(re.findall(r"compute_(\w+)", _output([nvcc, "--list-gpu-arch"])))
+    requested = os.environ[variable] if variable else CUDA_ARCHITECTURES
+    supported = set(re.findall(r"compute_(\w+)", _output([nvcc, "--list-gpu-arch"])))
     codes: list[str] = []
-    for item in re.split(r"[;,\s]+", asked.strip("; ,")):
+    for item in re.split(r"[;,\s]+", requested.strip("; ,")):
         parts = re.fullmatch(r"(\d+)\.(\d)([af]?)(\+PTX)?", item)
         if parts is None:
-            raise BuildProblem(f"{variable}={asked!r} is not understood at {item!r}; write it like '8.0;9.0+PTX'")
+            raise BuildProblem(f"{variable}={requested!r} has the unknown item {item!r}; write it like '8.0;9.0+PTX'")
         number = parts[1] + parts[2]
-        if number in known:
+        if number in supported:
             codes += [f"sm_{number}{parts[3]}", *([f"compute_{number}{parts[3]}"] if parts[4] else [])]
         elif variable:
-            raise BuildProblem(f"{variable} names {item}, which nvcc {_release(nvcc)} does not know")
+            raise BuildProblem(f"{variable} names {item}, which nvcc {_release(nvcc)} does not support")
     if not variable and not any(code.startswith("compute_") for code in codes):
         codes += [code.replace("sm_", "compute_") for code in codes[-1:]]
     return [f"-gencode=arch={code.replace('sm_', 'compute_')},code={code}" for code in codes], codes
@@ -156,7 +153,7 @@ def _run(command: list[str], name: str) -> None:
 
 
 def _output(command: list[str]) -> str:
-    """What ``command`` prints, warnings included; nothing if it fails or is not there."""
+    """What ``command`` prints, warnings included; empty if it fails or does not exist."""
     try:
         done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
     except OSError:
