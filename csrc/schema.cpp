@@ -2,7 +2,7 @@
 #include <torch/csrc/stable/library.h>
 
 // activations (B,C,h,w); gradients (B,C,h,w) or (B,K,C,h,w); any strides. Returns heatmap (B[,K],height,width), raw_min
-// (B[,K]) and raw_max (B[,K]), float32. gradcam_fast/ops.py holds the checks, the fake kernel and the numbers of
+// (B[,K]) and raw_max (B[,K]), float32. gradcam_fast/ops/cam.py holds the checks, the fake kernel and the numbers of
 // `method` and `normalize`.
 STABLE_TORCH_LIBRARY(gradcam_fast, library) {
   library.def(

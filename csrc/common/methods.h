@@ -8,7 +8,7 @@
 
 namespace gradcam_fast {
 
-// gradcam_fast/contract.py lists the names in this order.
+// gradcam_fast/ops/arguments.py lists the names in this order.
 enum class Method : int64_t { gradcam, gradcam_plus_plus, xgradcam, hirescam, elementwise, layercam };
 enum class Normalize : int64_t { minmax, max, none };
 

@@ -11,7 +11,7 @@
 namespace gradcam_fast {
 namespace {
 
-// The fewest columns per thread; gradcam_fast/skinny.py calls the operator for many times as many.
+// The fewest columns per thread; gradcam_fast/ops/skinny_mm.py calls the operator for many times as many.
 constexpr int64_t MIN_COLUMNS_PER_THREAD = 128;
 
 Tensor skinny_mm(const Tensor& rows, const Tensor& matrix) {
