@@ -16,8 +16,11 @@ namespace {
 // A further thread pays only if it has this many numbers to read and write.
 constexpr int64_t MIN_WORK_PER_THREAD = 1 << 15;
 
+// What the scratch memory of a thread is for; each purpose has its own.
+enum class Scratch { weights, doubles, tiles_or_sums, candidates, maps, stretched_rows, finished_maps, tables };
+
 // Memory that lives as long as its thread, aligned to a vector, so that only a thread's first call allocates.
-template <int purpose>
+template <Scratch purpose>
 float* scratch(int64_t floats) {
   thread_local std::vector<float> memory;
   if (static_cast<int64_t>(memory.size()) < floats + LANES) memory.resize(floats + LANES);
@@ -34,19 +37,22 @@ int64_t part_begin(int64_t total, int64_t part, int64_t parts) {
 // The weights of the channels [begin, end) of a channels-last image.
 void weigh_channels_last(const Problem& problem, int64_t image, int64_t target, int64_t begin, int64_t end,
                          float* weights) {
-  double* doubles = reinterpret_cast<double*>(scratch<1>(4 * problem.channels));
+  double* doubles = reinterpret_cast<double*>(scratch<Scratch::doubles>(4 * problem.channels));
   kernels().weigh_channels_last(problem, image, target, begin, end, doubles, weights);
 }
 
 // The maps (K, positions) of a channels-last image at the positions [begin, end).
 void sum_channels_last(const Problem& problem, int64_t image, const float* weights, int64_t begin, int64_t end,
                        float* maps) {
-  kernels().sum_channels_last(problem, image, weights, begin, end, scratch<2>(problem.targets * LANES * LANES), maps);
+  kernels().sum_channels_last(problem, image, weights, begin, end,
+                              scratch<Scratch::tiles_or_sums>(problem.targets * LANES * LANES), maps);
 }
 
 // The partial maps (K, positions) of the slabs [begin, end) of an image.
 void sum_slabs(const Problem& problem, int64_t image, int64_t begin, int64_t end, float* maps) {
-  float* tiles = problem.needs_tiles() ? scratch<2>(2 * problem.channels_per_pass() * problem.positions()) : nullptr;
+  float* tiles = problem.needs_tiles()
+                     ? scratch<Scratch::tiles_or_sums>(2 * problem.channels_per_pass() * problem.positions())
+                     : nullptr;
   kernels().sum_slabs(problem, image, begin, end, tiles, maps);
 }
 
@@ -57,7 +63,7 @@ const ResizeTables& resize_tables_of(const Problem& problem) {
       tables.columns.out != problem.width) {
     const int64_t floats =
         ResizeTable::floats(problem.rows, problem.height) + ResizeTable::floats(problem.columns, problem.width);
-    kernels().fill_resize_tables(problem, scratch<7>(floats), tables);
+    kernels().fill_resize_tables(problem, scratch<Scratch::tables>(floats), tables);
   }
   return tables;
 }
@@ -67,7 +73,7 @@ struct ResultPointers {
 };
 
 FinishedMap finish_target(const Problem& problem, float* map, int64_t index, const ResultPointers& out) {
-  float* candidates = scratch<3>(problem.rows * (2 * problem.columns + LANES));
+  float* candidates = scratch<Scratch::candidates>(problem.rows * (2 * problem.columns + LANES));
   FinishedMap finished;
   kernels().finish(problem, resize_tables_of(problem), map, candidates, finished);
   out.raw_min[index] = finished.raw_min;
@@ -80,9 +86,9 @@ void run_by_image(const Problem& problem, int64_t grain, const ResultPointers& o
   const int64_t floats = problem.floats();
   const int64_t slabs_per_pass = problem.is_channels_last() ? 0 : std::min(problem.slabs_per_pass(), problem.slabs());
   torch::stable::parallel_for(0, problem.images, grain, [&](int64_t begin, int64_t end) {
-    float* maps = scratch<4>((1 + slabs_per_pass) * floats);
-    float* buffer = scratch<5>(stretched_floats(problem.width));
-    float* weights = scratch<0>(problem.weights_kept());
+    float* maps = scratch<Scratch::maps>((1 + slabs_per_pass) * floats);
+    float* buffer = scratch<Scratch::stretched_rows>(stretched_floats(problem.width));
+    float* weights = scratch<Scratch::weights>(problem.weights_kept());
     for (int64_t image = begin; image < end; ++image) {
       if (problem.is_channels_last()) {
         if (problem.weights_kept() != 0)
@@ -157,9 +163,10 @@ void run_together(const Problem& problem, int64_t threads, const ResultPointers&
   const int64_t slabs = is_channels_last ? 1 : problem.slabs();
   const int64_t all_slabs = problem.images * slabs;
   const int64_t targets = problem.images * problem.targets;
-  float* partials = scratch<4>(all_slabs * floats);
-  float* weights = scratch<0>(problem.images * problem.weights_kept());
-  FinishedMap* finished = reinterpret_cast<FinishedMap*>(scratch<6>(targets * sizeof(FinishedMap) / sizeof(float)));
+  float* partials = scratch<Scratch::maps>(all_slabs * floats);
+  float* weights = scratch<Scratch::weights>(problem.images * problem.weights_kept());
+  FinishedMap* finished =
+      reinterpret_cast<FinishedMap*>(scratch<Scratch::finished_maps>(targets * sizeof(FinishedMap) / sizeof(float)));
   const auto map_of = [&](int64_t index) {
     return partials + index / problem.targets * slabs * floats + index % problem.targets * problem.positions();
   };
@@ -198,7 +205,7 @@ void run_together(const Problem& problem, int64_t threads, const ResultPointers&
       for (int64_t slab = 1; slab < slabs; ++slab) kernels().add_partial(map + slab * floats, problem.positions(), map);
       finished[index] = finish_target(problem, map, index, out);
     });
-    float* buffer = scratch<5>(stretched_floats(problem.width));
+    float* buffer = scratch<Scratch::stretched_rows>(stretched_floats(problem.width));
     writing.work([&](int64_t job) {
       const int64_t index = job / bands;
       const int64_t band = job % bands;

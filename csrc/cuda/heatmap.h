@@ -6,23 +6,23 @@
 
 namespace gradcam_fast::gpu {
 
-// The maximum of each of the values over all threads of a block, returned to each. `scratch` holds `many` floats per
+// The maximum of each of the values over all threads of a block, returned to each. `scratch` holds `count` floats per
 // warp.
-template <class Machine, int many>
-GCF_DEVICE void max_of_block(Machine& machine, float (&values)[many], float* scratch) {
+template <class Machine, int count>
+GCF_DEVICE void max_of_block(Machine& machine, float (&values)[count], float* scratch) {
   struct alignas(16) Quad {
     float of[4];
   };
   const int lane = machine.thread() % WARP, warp = machine.thread() / WARP;
   for (int mask = WARP / 2; mask > 0; mask /= 2)
 #pragma unroll
-    for (int i = 0; i < many; ++i) values[i] = larger(machine.shuffle_xor(values[i], mask), values[i]);
+    for (int i = 0; i < count; ++i) values[i] = larger(machine.shuffle_xor(values[i], mask), values[i]);
 #pragma unroll
-  for (int i = 0; i < many; ++i)
+  for (int i = 0; i < count; ++i)
     if (lane == 0) scratch[i * WARPS + warp] = values[i];
   machine.sync();
 #pragma unroll
-  for (int i = 0; i < many * WARPS; i += 4) {
+  for (int i = 0; i < count * WARPS; i += 4) {
     const Quad quad = *reinterpret_cast<const Quad*>(scratch + i);
     const float most = larger(larger(quad.of[0], quad.of[1]), larger(quad.of[2], quad.of[3]));
     values[i / WARPS] = i % WARPS == 0 ? most : larger(most, values[i / WARPS]);

@@ -18,7 +18,7 @@ namespace gradcam_fast::gpu {
 
 // Feature maps in memory; strides in elements.
 //
-// even: positions are evenly spaced, also from the end of one row to the begin of the next. uniform: one number stands
+// even: positions are evenly spaced, also from the end of one row to the start of the next. uniform: one number stands
 // for all positions of a channel. pitch: if channels are contiguous, the numbers per channel (its positions, or 1 if
 // uniform), else 0.
 struct Strides {
@@ -73,10 +73,10 @@ inline Params make_params(const void* activations, const std::array<int64_t, 5>&
     const int64_t column = columns == 1 ? of[3] : of[4];
     const bool even = columns == 1 || rows == 1 || of[3] == columns * column;
     const bool uniform = even && (rows * columns == 1 || column == 0);
-    const auto follow = [&](int64_t apart, int64_t each) {
-      return even && (rows * columns == 1 || column == apart) && (channels == 1 || of[2] == each);
+    const auto is_contiguous = [&](int64_t position_stride, int64_t channel_stride) {
+      return even && (rows * columns == 1 || column == position_stride) && (channels == 1 || of[2] == channel_stride);
     };
-    const int64_t pitch = follow(1, rows * columns) ? rows * columns : follow(0, 1) ? 1 : 0;
+    const int64_t pitch = is_contiguous(1, rows * columns) ? rows * columns : is_contiguous(0, 1) ? 1 : 0;
     return Strides{of[0], of[1], of[2], of[3], column, even, uniform, static_cast<int>(pitch)};
   };
   const bool inside = channels > 1 && a[2] == 1 && g[2] == 1 && rows * columns > 1;

@@ -117,22 +117,22 @@ GCF_DEVICE int sum_packs(const Pack<Number>* activations, Factors factors, int p
                          float (&sums)[RUN]) {
   const int step = count * RUN, jump = count * positions;
   int left = channels;
-  const auto add = [&](auto many) {
-    Pack<Number> activation[many.value];
-    typename Factors::Loaded factor[many.value];
+  const auto add = [&](auto batch) {
+    Pack<Number> activation[batch.value];
+    typename Factors::Loaded factor[batch.value];
 #pragma unroll
-    for (int i = 0; i < many.value; ++i) {
+    for (int i = 0; i < batch.value; ++i) {
       activation[i] = activations[i * jump];
       factor[i] = factors.load(i * step, i * jump);
     }
 #pragma unroll
-    for (int i = 0; i < many.value; ++i)
+    for (int i = 0; i < batch.value; ++i)
 #pragma unroll
       for (int j = 0; j < RUN; ++j)
         add_term<method>(to_float(activation[i].of[j]), factors.factor(factor[i], j), sums[j]);
-    activations += many.value * jump;
-    factors.advance(many.value * step, many.value * jump);
-    left -= many.value * step;
+    activations += batch.value * jump;
+    factors.advance(batch.value * step, batch.value * jump);
+    left -= batch.value * step;
   };
 #pragma unroll 1
   while (left > step) add(std::integral_constant<int, 2>());
@@ -150,9 +150,9 @@ GCF_DEVICE void sum_slabs(Machine& machine, const Stages<Stored>& stages, float*
   const int group = params.positions.quotient(thread), place = thread - group * positions;
   const PackOfRun pack(place, params.positions);
   static_assert(STAGES == 2);
-  auto here = stages.chunk_at(stages.first, params.slabs.begin(stages.first));
-  stages.request(machine, here, 0);
-  auto next = stages.after(here);
+  auto current = stages.chunk_at(stages.first, params.slabs.begin(stages.first));
+  stages.request(machine, current, 0);
+  auto next = stages.after(current);
   stages.request(machine, next, 1);
   int stage = 0;
   bool begins = true;
@@ -163,8 +163,8 @@ GCF_DEVICE void sum_slabs(Machine& machine, const Stages<Stored>& stages, float*
     // After this the chunk has arrived for all threads.
     machine.template wait_for_copies<1>();
     machine.sync();
-    const int slab = here.slab - stages.first, channels = here.channels;
-    const bool ends = here.ends_slab;
+    const int slab = current.slab - stages.first, channels = current.channels;
+    const bool ends = current.ends_slab;
     const StagedMaps<Stored> a{stages.activations(stage), params.a.pitch}, g{stages.gradients(stage), params.g.pitch};
     if constexpr (weights_channels(method)) {
       weigh<method>(machine, params, a, g, 0, channels, scratch);
@@ -205,11 +205,11 @@ GCF_DEVICE void sum_slabs(Machine& machine, const Stages<Stored>& stages, float*
         for (float& sum : sums) sum = 0.0f;
       }
     }
-    if (ends && here.slab + 1 == stages.end) break;
+    if (ends && current.slab + 1 == stages.end) break;
     begins = ends;
     // All threads are done with this chunk, so its stage is free.
     machine.sync();
-    here = next;
+    current = next;
     next = stages.after(next);
     stages.request(machine, next, stage);
     stage = 1 - stage;
