@@ -16,10 +16,9 @@ from torch import nn
 from .._model.target_layer import TargetLayer, resolve_layers
 from .._model.warning import warn_caller
 from ..explanation import Explanation
-from .checks import CannotRecord
-from .fingerprint import fingerprint, unrecordable_because, versions
+from .checks import CannotRecord, buffer_versions, fingerprint, unrecordable_because
 from .recorder import CudaRecorder
-from .replay import Replay, can_be_padded, key_of, padded_size
+from .replay import RecordedExplanation, can_be_padded, padded_size, request_key
 
 if TYPE_CHECKING:
     from .._capture.capture import Request
@@ -27,25 +26,25 @@ if TYPE_CHECKING:
 
 __all__ = ["GraphCache"]
 
-# As many as there are padded batch sizes from 1 to 512.
+# There are 32 padded batch sizes from 1 to 512.
 MAX_RECORDINGS = 32
-# Keys of calls that came once.
-MAX_SEEN_ONCE = 64
+# Keys of which one request has come so far.
+MAX_KEYS_SEEN_ONCE = 64
 
 
 class GraphCache:
-    """The recordings of one explainer; call it with a request to have it explained.
+    """The recordings of one explainer; call the cache with a request to get its explanation.
 
-    A call is recorded when a call with the same key comes for the second time, so that what comes once (a last batch, a
-    function written in place) costs nothing. After new modes, hooks, modules or memory of the model everything is
-    recorded anew.
+    The second request with the same key is recorded, so that what comes only once (a last batch, a lambda as target)
+    costs nothing. When modes, hooks, modules or memory addresses of the model have changed, all recordings are
+    discarded.
 
     Args:
         model: the module that runs.
-        layers: those the caller named; None if they are found.
-        explain: from a request to its explanation.
-        explain_at: the same from given layers, without the host ever waiting for the device.
-        recorder: makes recordings; replaced in tests.
+        layers: the layers that the caller named; None if they are to be found.
+        explain: computes the explanation of a request.
+        explain_at: the same at given layers; the host never waits for the device.
+        recorder: makes the recordings; tests pass a fake one.
 
     Attributes:
         eager_because: why the last call was explained eagerly; None if it was replayed, or will be the next time.
@@ -65,22 +64,22 @@ class GraphCache:
         self._recorder_type = recorder
         self._recorder: Recorder | None = None
         self._lock = threading.Lock()
-        self._warned: set[str] = set()
-        self._seen_once: OrderedDict[Any, None] = OrderedDict()
-        # By key: a recording, or why there is none.
-        self._recordings: OrderedDict[Any, Replay | str] = OrderedDict()
-        # False once an image's score has changed with the images behind it in the batch.
-        self._pads = True
+        self._reasons_warned_of: set[str] = set()
+        self._keys_seen_once: OrderedDict[Any, None] = OrderedDict()
+        # By key: the recording, or why requests with this key cannot be recorded.
+        self._recordings: OrderedDict[Any, RecordedExplanation | str] = OrderedDict()
+        # False once the score of an image has been seen to depend on the images behind it in the batch.
+        self._may_pad = True
         self._fingerprint: list[Any] = []
 
     def __call__(self, request: Request) -> Explanation:
         """The explanation, from a recording if there is one."""
-        reason = self._recorder_type.refuses(request.images.device)
+        reason = self._recorder_type.unavailable_because(request.images.device)
         batch = request.geometry.batch
         if reason is None and batch:
-            pads = self._pads and can_be_padded(request)
+            pad = self._may_pad and can_be_padded(request)
             try:
-                key = key_of(request, padded_size(batch) if pads else batch)
+                key = request_key(request, padded_size(batch) if pad else batch)
             except TypeError as error:
                 reason = f"the inputs cannot be compared with those of other calls ({error})"
             else:
@@ -94,54 +93,58 @@ class GraphCache:
 
     def _set_reason(self, reason: str | None) -> None:
         self.eager_because = reason
-        if reason is not None and reason not in self._warned:
-            self._warned.add(reason)
+        if reason is not None and reason not in self._reasons_warned_of:
+            self._reasons_warned_of.add(reason)
             warn_caller(f"cuda_graph=True, but this runs eagerly: {reason}", RuntimeWarning)
 
     def _replay_or_record(self, request: Request, key: Any) -> tuple[Explanation | None, str | None]:
-        """The explanation, or None if it is to be made eagerly; and why calls with this key always run eagerly."""
+        """The explanation, or None if it is to be made eagerly; and why requests with this key always run eagerly."""
         recording = self._recordings.get(key)
-        if isinstance(recording, Replay):
+        if isinstance(recording, RecordedExplanation):
             self._recordings.move_to_end(key)
-            if recording.takes(request):
+            if recording.accepts(request):
                 explanation = self._replay(request, recording)
                 if explanation is not None:
                     return explanation, None
-            elif fingerprint(self._model) == self._fingerprint:
+            elif self._model_is_unchanged():
                 return None, None
         elif recording is not None:
-            if fingerprint(self._model) == self._fingerprint:
+            if self._model_is_unchanged():
                 return None, recording
-        elif key not in self._seen_once:
-            self._seen_once[key] = None
-            if len(self._seen_once) > MAX_SEEN_ONCE:
-                self._seen_once.popitem(last=False)
+        elif key not in self._keys_seen_once:
+            self._keys_seen_once[key] = None
+            if len(self._keys_seen_once) > MAX_KEYS_SEEN_ONCE:
+                self._keys_seen_once.popitem(last=False)
             return None, None
         return self._explain_and_record(request, key)
 
-    def _replay(self, request: Request, recording: Replay) -> Explanation | None:
-        """The explanation, or None if the model is no longer the one that was recorded."""
+    def _model_is_unchanged(self) -> bool:
+        return fingerprint(self._model) == self._fingerprint
+
+    def _replay(self, request: Request, recording: RecordedExplanation) -> Explanation | None:
+        """The explanation, or None if the model has changed since it was recorded."""
         assert self._recorder is not None
-        with self._recorder.turn():
-            recording.fill(request)
+        with self._recorder.exclusive_use():
+            recording.copy_in(request)
             recording.replay()
-            # Compared while the device works; the recording keeps alive the memory that it reads.
-            same = fingerprint(self._model) == self._fingerprint
-            return recording.explanation(request.geometry.batch) if same else None
+            # Compared while the device works; the recorder keeps the recorded memory allocated even if the model
+            # has replaced it.
+            return recording.copy_out(request.geometry.batch) if self._model_is_unchanged() else None
 
     def _explain_and_record(self, request: Request, key: Any) -> tuple[Explanation, str | None]:
+        """The explanation, and why requests with this key always run eagerly; None if one is recorded now."""
         model, device = self._model, request.images.device
-        marks, buffer_versions = fingerprint(model), versions(model)
-        # The eager explanation raises what is wrong with the request, and is the answer if the recording fails.
+        fingerprint_before, versions_before = fingerprint(model), buffer_versions(model)
+        # Raises the errors of the request, and is the answer if the recording fails.
         explanation = self._explain(request)
         reason = unrecordable_because(model, device)
-        if reason is None and (fingerprint(model), versions(model)) != (marks, buffer_versions):
-            reason = "the model replaces its tensors, or writes to its buffers, in its forward"
-        if marks != self._fingerprint:
-            self._forget()
-            self._fingerprint = marks
+        if reason is None and (fingerprint(model), buffer_versions(model)) != (fingerprint_before, versions_before):
+            reason = "the model's forward replaces its tensors or writes to its buffers"
+        if fingerprint_before != self._fingerprint:
+            self._discard_all()
+            self._fingerprint = fingerprint_before
         if reason is not None:
-            self._keep(key, reason)
+            self._store(key, reason)
             return explanation, reason
         if self._recorder is None:
             self._recorder = self._recorder_type(device)
@@ -150,43 +153,45 @@ class GraphCache:
         except Exception as error:
             reason = str(error) if isinstance(error, CannotRecord) else f"{type(error).__name__}: {error}"
             reason = reason.partition("\n")[0]
-            self._keep(key, reason)
+            self._store(key, reason)
             return explanation, reason
-        self._keep(key_of(request, recording.request.geometry.batch), recording)
+        self._store(request_key(request, recording.static_request.geometry.batch), recording)
         return self._replay(request, recording) or explanation, None
 
-    def _record(self, recorder: Recorder, request: Request, explanation: Explanation, batch: int) -> Replay:
+    def _record(
+        self, recorder: Recorder, request: Request, explanation: Explanation, batch: int
+    ) -> RecordedExplanation:
         names = [explanation.layer] if isinstance(explanation.layer, str) else explanation.layer
         layers = self._layers or resolve_layers(self._model, names) or ()
         device_type = request.images.device.type
         autocast, dtype = torch.is_autocast_enabled(device_type), torch.get_autocast_dtype(device_type)
 
         def explain(static_request: Request) -> Explanation:
-            # Weights that autocast has cast before are freed when the caller's autocast ends.
+            # Without autocast's cache: the weights it holds are freed when the caller's autocast ends.
             with torch.autocast(device_type, dtype, autocast, cache_enabled=False):
                 return self._explain_at(static_request, layers)
 
-        recording = Replay(request, batch, explain, recorder)
-        # Other batch sizes are padded to this one only if the next smaller one is.
-        if self._pads and can_be_padded(request) and padded_size(batch - 1) == batch:
-            with recorder.aside(), recorder.turn():
-                self._pads = recording.keeps_images_apart()
-            if not self._pads and batch != request.geometry.batch:
-                recording = Replay(request, request.geometry.batch, explain, recorder)
+        recording = RecordedExplanation(request, batch, explain, recorder)
+        # Smaller batches are padded to this size only if the next smaller one is.
+        if self._may_pad and can_be_padded(request) and padded_size(batch - 1) == batch:
+            with recorder.side_stream(), recorder.exclusive_use():
+                self._may_pad = recording.images_are_independent()
+            if not self._may_pad and batch != request.geometry.batch:
+                recording = RecordedExplanation(request, request.geometry.batch, explain, recorder)
         return recording
 
-    def _keep(self, key: Any, recording: Replay | str) -> None:
-        self._settle()
+    def _store(self, key: Any, recording: RecordedExplanation | str) -> None:
+        self._wait_for_last_replay()
         self._recordings[key] = recording
         if len(self._recordings) > MAX_RECORDINGS:
             self._recordings.popitem(last=False)
 
-    def _forget(self) -> None:
-        self._settle()
+    def _discard_all(self) -> None:
+        self._wait_for_last_replay()
         self._recordings.clear()
-        self._recorder, self._pads = None, True
+        self._recorder, self._may_pad = None, True
 
-    def _settle(self) -> None:
-        # Memory of a replay that is still running must not be given away.
+    def _wait_for_last_replay(self) -> None:
+        # Called before recordings are discarded: the memory of a replay that still runs must not be freed.
         if self._recorder is not None:
-            self._recorder.settle()
+            self._recorder.wait_for_last_use()

@@ -1,6 +1,7 @@
-"""A run that is watched, operation by operation, for what a capture would fail at, or hold wrongly in silence.
+"""What is checked before an explanation is recorded, and what is compared at every replay.
 
-Knows nothing of captures themselves, of models or of explanations.
+Before: modes and hooks of the model, then a dry run that looks at every operation. At every replay: a fingerprint of
+the model, which takes microseconds.
 """
 
 from __future__ import annotations
@@ -9,69 +10,140 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
+from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-__all__ = ["CannotRecord", "rehearse"]
+__all__ = ["CannotRecord", "buffer_versions", "dry_run", "fingerprint", "unrecordable_because"]
+
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+_PACKAGE = __name__.partition(".")[0]
+
+# Operations whose result the host must wait for: its values decide what is returned, or its shape.
+_SYNC_TAGS = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
+_INDEXING = {torch.ops.aten.index.Tensor, torch.ops.aten.index_put.default, torch.ops.aten.index_put_.default}
+# Operations that may copy between devices, and the position of the argument that they copy.
+_COPY_SOURCES = {torch.ops.aten._to_copy.default: 0, torch.ops.aten.copy_.default: 1}
 
 
 class CannotRecord(Exception):
-    """The function does something that no recording holds. No RuntimeError, which a backward may try to work around."""
+    """The function runs an operation that no recording can hold.
+
+    Not a RuntimeError: a batched backward answers those by going one target at a time.
+    """
 
 
-def rehearse(function: Callable[[], Any], device: torch.device) -> list[torch.UntypedStorage]:
-    """Run the function, and return the memory that it reads and has not made, unless a capture could not hold the run.
+def unrecordable_because(model: nn.Module, device: torch.device) -> str | None:
+    """Why the model cannot be replayed without its Python code; None if its modules show no reason."""
+    for name, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            return f"{_describe(name, module)} is scripted, and changes inside it cannot be detected"
+        if module.training:
+            return f"{_describe(name, module)} is in training mode; call model.eval()"
+        if any(_is_foreign(hook) for kind in _HOOKS for hook in getattr(module, kind).values()):
+            return f"{_describe(name, module)} has a hook, which would not run in a replay"
+    for tensor in (*model.parameters(), *model.buffers()):
+        if tensor.device not in (device, torch.device("cpu")):
+            return f"the model is partly on {tensor.device}, and the images are on {device}"
+    return None
 
-    Not all is seen: a tensor made of Python numbers on the device, for one, is noticed by the capture only.
+
+def _describe(name: str, module: nn.Module) -> str:
+    return f"module {name!r}" if name else f"the model ({type(module).__name__})"
+
+
+def _is_foreign(hook: Any) -> bool:
+    # Explanations of the same model in other threads register hooks of this package for the time of their call.
+    return type(hook).__module__.partition(".")[0] != _PACKAGE
+
+
+def dry_run(function: Callable[[], Any], device: torch.device) -> list[torch.UntypedStorage]:
+    """Run ``function``, and return the storages it reads but did not create.
+
+    A CUDA graph cannot record a host sync (the host waits for a result), and would silently freeze a copy from the
+    host (its memory may be gone at the replay): both are rejected. Not every one is seen: the copy in
+    ``torch.tensor(numbers, device=...)``, for one, makes only the capture itself fail.
 
     Raises:
-        CannotRecord: the host waits for the device, or memory of the host is copied, which need not be there later.
+        CannotRecord: the host waits for the device, or data is copied between host and device.
     """
-    with _Rehearsal(device.type) as rehearsal:
+    with _DryRun(device.type) as mode:
         function()
-    return list(rehearsal.read.values())
+    return list(mode.storages_read.values())
 
 
-class _Rehearsal(TorchDispatchMode):
-    """Looks at each operation before it runs, of the backward too."""
+class _DryRun(TorchDispatchMode):
+    """Checks every operation, also those of the backward."""
 
-    def __init__(self, kind: str) -> None:
+    def __init__(self, device_type: str) -> None:
         super().__init__()
-        self.kind = kind
-        self.read: dict[int, torch.UntypedStorage] = {}
-        self.made: set[int] = set()
+        self.device_type = device_type
+        self.storages_read: dict[int, torch.UntypedStorage] = {}
+        self.created: set[int] = set()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if args and isinstance(args[0], torch.Tensor) and args[0].device.type == self.kind and _waits(func, args):
+        on_device = args and isinstance(args[0], torch.Tensor) and args[0].device.type == self.device_type
+        if on_device and _needs_host_sync(func, args):
             raise CannotRecord(f"{func} makes the host wait for the device")
-        self.read.update((key, memory) for key, memory in _memory(args, kwargs) if key not in self.made)
+        self.storages_read.update((key, storage) for key, storage in _storages(args, kwargs) if key not in self.created)
         result = func(*args, **kwargs)
-        self.made.update(key for key, _ in _memory(result) if key not in self.read)
-        if func in _COPYING:
-            source = args[_COPYING[func]]
+        self.created.update(key for key, _ in _storages(result) if key not in self.storages_read)
+        if func in _COPY_SOURCES:
+            source = args[_COPY_SOURCES[func]]
             if source.device.type != result.device.type:
                 raise CannotRecord(f"{func} copies from {source.device} to {result.device} in every run")
         return result
 
 
-def _memory(*values: Any) -> Iterator[tuple[int, torch.UntypedStorage]]:
-    for each in tree_leaves(values):
-        if isinstance(each, torch.Tensor) and each.layout is torch.strided:
-            memory = each.untyped_storage()
-            yield memory._cdata, memory
+def _storages(*values: Any) -> Iterator[tuple[int, torch.UntypedStorage]]:
+    """The storages of all tensors in ``values``, with their identity."""
+    for leaf in tree_leaves(values):
+        if isinstance(leaf, torch.Tensor) and leaf.layout is torch.strided:
+            storage = leaf.untyped_storage()
+            yield storage._cdata, storage
 
 
-_WAITING = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
-_INDEXING = {torch.ops.aten.index.Tensor, torch.ops.aten.index_put.default, torch.ops.aten.index_put_.default}
-_COPYING = {torch.ops.aten._to_copy.default: 0, torch.ops.aten.copy_.default: 1}
-
-
-def _waits(func: Any, args: Any) -> bool:
+def _needs_host_sync(func: Any, args: Any) -> bool:
     if func not in _INDEXING:
-        return not _WAITING.isdisjoint(func.tags)
-    # Of a mask the host has to know how many are chosen; an index in its own memory it has to copy.
+        return not _SYNC_TAGS.isdisjoint(func.tags)
+    # A mask: the host must know how many elements it selects. An index in host memory: it is copied to the device.
     return any(
-        each is not None and (each.dtype in (torch.bool, torch.uint8) or each.device.type != args[0].device.type)
-        for each in args[1]
+        index is not None and (index.dtype in (torch.bool, torch.uint8) or index.device.type != args[0].device.type)
+        for index in args[1]
     )
+
+
+def fingerprint(model: nn.Module) -> list[Any]:
+    """Equal to an earlier fingerprint if modules, modes, hooks and the addresses of all tensors are the same.
+
+    Values written into the tensors do not count: a replay reads them anew. Module attributes that are neither
+    parameters, buffers nor modules are not included, nor is the inside of a scripted module.
+    """
+    marks: list[Any] = []
+    add, pending = marks.append, [model]
+    # Runs on every call, so: plain loops over the modules' own dictionaries, without the slow __getattr__.
+    while pending:
+        attributes = pending.pop().__dict__
+        if "training" not in attributes:  # scripted, which unrecordable_because refuses
+            continue
+        add(attributes["training"])
+        for parameter in attributes["_parameters"].values():
+            if parameter is not None:
+                add(parameter.data_ptr())
+        for buffer in attributes["_buffers"].values():
+            if buffer is not None:
+                add(buffer.data_ptr())
+        for kind in _HOOKS:
+            if attributes[kind]:
+                marks.extend(filter(_is_foreign, attributes[kind].values()))
+        for child in attributes["_modules"].values():
+            if child is not None:
+                add(child)
+                pending.append(child)
+    return marks
+
+
+def buffer_versions(model: nn.Module) -> list[Any]:
+    """Differs from an earlier list if a forward in between has written to a buffer or replaced one."""
+    return [(id(buffer), None if buffer.is_inference() else buffer._version) for buffer in model.buffers()]

@@ -1,7 +1,7 @@
-"""Recording what a function does on a CUDA device, and doing it again in one launch: streams, memory and failures.
+"""Records a function in a CUDA graph, to be run again in one launch: streams, memory, and what a failure leaves behind.
 
-Knows nothing of models or explanations. A function is recorded with the memory it was recorded on: what it reads must
-be written there before a replay, what it returned is overwritten there by the next.
+A recording belongs to the memory that it was made on: inputs must be written there before a replay, and every replay
+overwrites the outputs there.
 """
 
 from __future__ import annotations
@@ -14,109 +14,109 @@ from weakref import WeakKeyDictionary
 
 import torch
 
-from .checks import rehearse
+from .checks import dry_run
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
 __all__ = ["CudaRecorder", "Recorder"]
 
-# Libraries set themselves up, and choose their algorithms, in the first runs; as many as PyTorch's own examples have.
-_WARM_UPS = 3
+# The first runs initialise libraries and choose algorithms; PyTorch's own examples have as many.
+_WARM_UP_RUNS = 3
 
 # PyTorch allows one capture at a time in a process.
-_CAPTURING = threading.Lock()
+_CAPTURE_LOCK = threading.Lock()
 
 
 class Recorder(Protocol):
-    """Records functions for one device, to be replayed one at a time."""
+    """Records functions on one device; one recording is replayed at a time."""
 
     def __init__(self, device: torch.device) -> None: ...
 
     @staticmethod
-    def refuses(device: torch.device) -> str | None:
-        """Why nothing can be recorded or replayed on this device now, or None."""
+    def unavailable_because(device: torch.device) -> str | None:
+        """Why nothing can be recorded or replayed on this device now; None if it can."""
 
-    def aside(self) -> AbstractContextManager[None]:
-        """Where static memory is made, and ``record`` is called."""
+    def side_stream(self) -> AbstractContextManager[None]:
+        """Run the block on a stream of the recorder: static memory is allocated and ``record`` is called there."""
 
     def record(self, function: Callable[[], Any]) -> tuple[Any, Callable[[], None]]:
-        """What ``function`` returned, which lies still, and what fills it anew from what ``function`` read."""
+        """What ``function`` returned, in static memory, and the replay that computes it anew in that memory."""
 
-    def turn(self) -> AbstractContextManager[None]:
-        """Where static memory is written, replayed and read: after all turns before, whatever stream they were on."""
+    def exclusive_use(self) -> AbstractContextManager[None]:
+        """Write, replay and read static memory in the block: it runs after all earlier uses, on whatever stream."""
 
-    def settle(self) -> None:
-        """Wait until the last turn is over, so that memory can be given back."""
+    def wait_for_last_use(self) -> None:
+        """Make the host wait for the last use of static memory, so that the memory can be freed."""
 
 
 class CudaRecorder:
-    """A :class:`Recorder` by CUDA graphs that share one pool of memory."""
+    """A :class:`Recorder` by CUDA graphs that share one memory pool."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        # What is freed on a stream is used again on it: on these two no one else works. Not one for both, so that a
-        # library's workspace is made in the capture, and with it lies in the graphs' own memory.
-        self._side, self._capturing = torch.cuda.Stream(device), torch.cuda.Stream(device)
-        # Each with what it reads, which must not be given away while it may run.
+        # Nobody else works on these two streams, so nobody else reuses memory that was freed on them. They are two
+        # because a library's workspace belongs to one stream: it must be allocated in the capture, in the graphs' pool.
+        self._side_stream, self._capture_stream = torch.cuda.Stream(device), torch.cuda.Stream(device)
+        # Each graph with the storages it reads, which must stay allocated while it may run.
         self._graphs: WeakKeyDictionary[torch.cuda.CUDAGraph, Any] = WeakKeyDictionary()
-        self._over = torch.cuda.Event()
-        self._stream: torch.cuda.Stream | None = None
+        self._last_use_finished = torch.cuda.Event()
+        self._last_use_stream: torch.cuda.Stream | None = None
 
     @staticmethod
-    def refuses(device: torch.device) -> str | None:
+    def unavailable_because(device: torch.device) -> str | None:
         if device.type != "cuda":
             return f"the images are on {device}, and only CUDA devices have CUDA graphs"
         with torch.cuda.device(device):
             if torch.cuda.is_current_stream_capturing():
-                return "it is itself being captured in a CUDA graph"
+                return "the call itself is being captured in a CUDA graph"
         return None
 
     @contextmanager
-    def aside(self) -> Iterator[None]:
-        callers = torch.cuda.current_stream(self.device)
-        self._side.wait_stream(callers)
+    def side_stream(self) -> Iterator[None]:
+        callers_stream = torch.cuda.current_stream(self.device)
+        self._side_stream.wait_stream(callers_stream)
         try:
-            # Turns the callers' stream on again after a failed capture, too, which leaves its own turned on.
-            with torch.cuda.stream(self._side):
+            # Restores the caller's stream also after a failed capture, which leaves its own stream current.
+            with torch.cuda.stream(self._side_stream):
                 yield
         finally:
-            callers.wait_stream(self._side)
+            callers_stream.wait_stream(self._side_stream)
 
     def record(self, function: Callable[[], Any]) -> tuple[Any, Callable[[], None]]:
-        # The callers' random numbers shall be the same as without a recording.
+        # The caller's random numbers must be the same as without a recording.
         with torch.random.fork_rng([self.device]):
-            for _ in range(_WARM_UPS - 1):
+            for _ in range(_WARM_UP_RUNS - 1):
                 function()
-            # The last of them, when what the function keeps for the next run is there.
-            reads = rehearse(function, self.device)
+            # The dry run is the last one, when everything that the function caches between runs exists.
+            storages_read = dry_run(function, self.device)
         graph = torch.cuda.CUDAGraph()
-        # That of a graph that is still there: a pool cannot be used again after its last graph is gone.
-        pool = next((each.pool() for each in list(self._graphs)), None) or torch.cuda.graph_pool_handle()
+        # The pool of a graph that still exists: a pool cannot be used again after its last graph is gone.
+        pool = next((other.pool() for other in list(self._graphs)), None) or torch.cuda.graph_pool_handle()
         failure: BaseException | None = None
-        with _CAPTURING:
+        with _CAPTURE_LOCK:
             try:
-                # Other threads may go on working with the device, as they could not in the "global" mode.
-                with torch.cuda.graph(graph, pool=pool, stream=self._capturing, capture_error_mode="thread_local"):
+                # "thread_local": other threads may go on using the device, which the "global" mode forbids.
+                with torch.cuda.graph(graph, pool=pool, stream=self._capture_stream, capture_error_mode="thread_local"):
                     try:
                         output = function()
                     except BaseException as error:
                         failure = error
-            except Exception as error:  # what a capture does not allow makes its end fail, too
+            except Exception as error:  # an operation that a capture forbids also makes the end of the capture fail
                 failure = failure or error
             if failure is not None:
-                self._clear_away(graph, pool)
+                self._clean_up_failed_capture(graph, pool)
                 raise failure
-        self._graphs[graph] = reads
+        self._graphs[graph] = storages_read
         return output, graph.replay
 
-    def _clear_away(self, graph: torch.cuda.CUDAGraph, pool: Any) -> None:
-        """End what a failed capture has left behind, as the versions of PyTorch do in part."""
-        # Before 2.13 the allocator would ask the lost graph for ever. Later ones say that there is nothing to end.
+    def _clean_up_failed_capture(self, graph: torch.cuda.CUDAGraph, pool: Any) -> None:
+        """Undo what a failed capture has left behind; how much that is depends on the version of PyTorch."""
+        # Before 2.13 the allocator would go on asking the lost graph. Later versions raise: there is nothing to end.
         with suppress(Exception):
             torch._C._cuda_endAllocateToPool(self.device.index, pool)
         graph.reset()
-        # The generator may still think that it is captured, and then makes no random numbers.
+        # The random generator may still be in its capture state, and then refuses to make numbers.
         try:
             with torch.random.fork_rng([self.device]):
                 torch.rand(1, device=self.device)
@@ -125,16 +125,16 @@ class CudaRecorder:
             generator.graphsafe_set_state(generator.clone_state())
 
     @contextmanager
-    def turn(self) -> Iterator[None]:
+    def exclusive_use(self) -> Iterator[None]:
         stream = torch.cuda.current_stream(self.device)
-        if self._stream is not None and self._stream != stream:
-            stream.wait_event(self._over)
+        if self._last_use_stream is not None and self._last_use_stream != stream:
+            stream.wait_event(self._last_use_finished)
         try:
             yield
         finally:
-            self._over.record(stream)
-            self._stream = stream
+            self._last_use_finished.record(stream)
+            self._last_use_stream = stream
 
-    def settle(self) -> None:
-        if self._stream is not None:
-            self._over.synchronize()
+    def wait_for_last_use(self) -> None:
+        if self._last_use_stream is not None:
+            self._last_use_finished.synchronize()

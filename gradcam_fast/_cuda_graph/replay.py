@@ -1,7 +1,4 @@
-"""One recorded explanation: the memory it reads, filled with a call's images and targets, and its results cut out.
-
-Knows nothing of how recordings are made, or of when one may be used beyond what two calls must have in common.
-"""
+"""One recorded explanation: static inputs filled from a request, the replay, and a copy of the results."""
 
 from __future__ import annotations
 
@@ -23,9 +20,9 @@ if TYPE_CHECKING:
     from ..explanation import Explanation
     from .recorder import Recorder
 
-__all__ = ["Replay", "can_be_padded", "key_of", "padded_size"]
+__all__ = ["RecordedExplanation", "can_be_padded", "padded_size", "request_key"]
 
-_MAPS = ("heatmap", "score", "raw_min", "raw_max", "valid")
+_PER_IMAGE_RESULTS = ("heatmap", "score", "raw_min", "raw_max", "valid")
 
 
 def padded_size(batch: int) -> int:
@@ -40,125 +37,130 @@ def padded_size(batch: int) -> int:
 
 
 def can_be_padded(request: Request) -> bool:
-    """Whether all that there is one of per image is known: in other inputs and in functions there may be more."""
+    """Whether the images and the target are all that depends on the batch size.
+
+    Other inputs, and functions as targets, may depend on it, too.
+    """
     return len(request.inputs.args) + len(request.inputs.kwargs) == 1 and not callable(request.target)
 
 
-def key_of(request: Request, batch: int) -> Any:
-    """What two requests have in common if they can be answered by one recording for ``batch`` images.
+def request_key(request: Request, batch: int) -> Any:
+    """The key under which one recording for ``batch`` images answers every request with the same key.
 
     Raises:
-        TypeError: an input can be compared with no other.
+        TypeError: an input cannot be compared with those of other requests.
     """
     images, target = request.images, request.target
-    asked: Any = request.topk
+    target_key: Any = request.topk
     if callable(target):
-        # Another function may come to lie where this one was. A method is made anew whenever it is named.
-        asked = target if inspect.ismethod(target) else weakref.ref(target)
+        # A weak reference, because another function may later have the same id. A method is a new object each time it
+        # is looked up, so it is its own key.
+        target_key = target if inspect.ismethod(target) else weakref.ref(target)
     elif target is not None:
-        asked = "classes", tuple(target.shape[1:]) if isinstance(target, torch.Tensor) else ()
+        target_key = "classes", tuple(target.shape[1:]) if isinstance(target, torch.Tensor) else ()
 
-    def trait(value: Any) -> Any:
+    def input_key(value: Any) -> Any:
         if not isinstance(value, torch.Tensor):
             return type(value), value
         if value.device != images.device:
-            raise TypeError(f"an input is on {value.device} and the images on {images.device}")
+            raise TypeError(f"an input is on {value.device} and the images are on {images.device}")
         return value.shape[1:] if value is images else value.shape, value.dtype, value.device, _memory_format(value)
 
-    inputs, kind = request.inputs, images.device.type
-    autocast = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
-    key = (batch, *map(trait, inputs.args), *((name, trait(each)) for name, each in inputs.kwargs.items()))
-    key = (*key, asked, autocast)
+    inputs, device_type = request.inputs, images.device.type
+    autocast = torch.get_autocast_dtype(device_type) if torch.is_autocast_enabled(device_type) else None
+    positional = map(input_key, inputs.args)
+    named = ((name, input_key(value)) for name, value in inputs.kwargs.items())
+    key = (batch, *positional, *named, target_key, autocast)
     hash(key)
     return key
 
 
-def _memory_format(value: Tensor) -> torch.memory_format:
-    if not value.is_contiguous():
-        for each in (torch.channels_last, torch.channels_last_3d):
-            if value.is_contiguous(memory_format=each):
-                return each
+def _memory_format(tensor: Tensor) -> torch.memory_format:
+    if not tensor.is_contiguous():
+        for memory_format in (torch.channels_last, torch.channels_last_3d):
+            if tensor.is_contiguous(memory_format=memory_format):
+                return memory_format
     return torch.contiguous_format
 
 
-def _still(request: Request, batch: int) -> Request:
-    """The same request about ``batch`` images in memory of its own; images that are not there are zeros."""
+def _static_request(request: Request, batch: int) -> Request:
+    """A request of the same kind for ``batch`` images, whose tensors are new memory filled with zeros."""
     images, target = request.images, request.target
 
-    def kept(value: Tensor) -> Tensor:
+    def zeros_for(value: Tensor) -> Tensor:
         shape = (batch, *value.shape[1:]) if value is images else value.shape
         memory = torch.empty(shape, dtype=value.dtype, device=value.device, memory_format=_memory_format(value))
         return memory.zero_()
 
     if target is not None and not callable(target):
-        each = target.shape[1:] if isinstance(target, torch.Tensor) else ()
-        target = torch.zeros(batch, *each, dtype=torch.long, device=images.device)
+        targets_per_image = target.shape[1:] if isinstance(target, torch.Tensor) else ()
+        target = torch.zeros(batch, *targets_per_image, dtype=torch.long, device=images.device)
     geometry = replace(request.geometry, batch=batch)
-    return replace(request, inputs=request.inputs.map(kept), geometry=geometry, target=target)
+    return replace(request, inputs=request.inputs.map(zeros_for), geometry=geometry, target=target)
 
 
-class Replay:
-    """A recorded explanation: ``request`` lies where it is read, ``replay`` writes ``answer`` anew.
+class RecordedExplanation:
+    """A recording of ``explain``: ``replay`` reads ``static_request`` and overwrites ``static_explanation``.
 
     Args:
-        request: the first to be answered; the recording is for others of its key, too.
-        batch: the size it is padded to.
-        explained: what is recorded.
-        recorder: what records it.
+        request: the first request; the recording answers all requests with the same key.
+        batch: the batch size to record; a smaller batch is padded with zeros.
+        explain: the function to record.
+        recorder: records it.
     """
 
     def __init__(
-        self, request: Request, batch: int, explained: Callable[[Request], Explanation], recorder: Recorder
+        self, request: Request, batch: int, explain: Callable[[Request], Explanation], recorder: Recorder
     ) -> None:
-        # Images after these are zeros.
-        self.filled = 0
-        with recorder.aside():
-            self.request = _still(request, batch)
-            self.fill(request)
-            self.answer, self.replay = recorder.record(lambda: explained(self.request))
+        # Static images from this index on are zeros.
+        self._filled = 0
+        with recorder.side_stream():
+            self.static_request = _static_request(request, batch)
+            self.copy_in(request)
+            self.static_explanation, self.replay = recorder.record(lambda: explain(self.static_request))
 
-    def takes(self, request: Request) -> bool:
-        """Whether the classes asked for exist. Those in the device's memory are not looked at: the host would wait."""
+    def accepts(self, request: Request) -> bool:
+        """Whether the requested classes exist. Those in device memory are not checked: the host would wait for them."""
         target = request.target
         if target is None or callable(target) or (isinstance(target, torch.Tensor) and target.device.type != "cpu"):
             return True
-        count = as_class_logits(self.answer.logits, self.request.geometry.batch).shape[1]
-        low, high = (target, target) if isinstance(target, int) else map(int, target.aminmax())
-        return bool(0 <= low and high < count)
+        classes = as_class_logits(self.static_explanation.logits, self.static_request.geometry.batch).shape[1]
+        lowest, highest = (target, target) if isinstance(target, int) else map(int, target.aminmax())
+        return bool(0 <= lowest and highest < classes)
 
-    def fill(self, request: Request) -> None:
-        """Write what is asked to where the recording reads it."""
+    def copy_in(self, request: Request) -> None:
+        """Copy the inputs and targets of ``request`` into static memory."""
         batch = request.geometry.batch
-        for memory, given in zip(self.request.inputs.tensors, request.inputs.tensors, strict=True):
-            part = memory if memory.shape == given.shape else memory[:batch]
-            part.copy_(given, non_blocking=True)
-        if self.filled > batch:
-            self.request.images[batch : self.filled].zero_()
-        self.filled = batch
-        if isinstance(self.request.target, torch.Tensor):
-            chosen = self.request.target[:batch]
+        for static, value in zip(self.static_request.inputs.tensors, request.inputs.tensors, strict=True):
+            destination = static if static.shape == value.shape else static[:batch]
+            destination.copy_(value, non_blocking=True)
+        if self._filled > batch:
+            self.static_request.images[batch : self._filled].zero_()
+        self._filled = batch
+        if isinstance(self.static_request.target, torch.Tensor):
+            destination = self.static_request.target[:batch]
             if isinstance(request.target, torch.Tensor):
-                chosen.copy_(request.target, non_blocking=True)
+                destination.copy_(request.target, non_blocking=True)
             else:
-                chosen.fill_(request.target)
+                destination.fill_(request.target)
 
-    def explanation(self, batch: int) -> Explanation:
-        """A copy of the answer for the first ``batch`` images, which the next replay leaves alone."""
+    def copy_out(self, batch: int) -> Explanation:
+        """A copy of the results for the first ``batch`` images, which the next replay does not overwrite."""
 
-        def cut(value: Tensor) -> Tensor:
-            return (value[:batch] if self.request.geometry.batch != batch else value).clone()
+        def copy_of(value: Tensor) -> Tensor:
+            return (value[:batch] if self.static_request.geometry.batch != batch else value).clone()
 
-        answer = self.answer
-        target = None if answer.target is None else cut(answer.target)
-        maps = {name: cut(getattr(answer, name)) for name in _MAPS}
-        return replace(answer, logits=map_tensors(answer.logits, cut), target=target, **maps)
+        static = self.static_explanation
+        target = None if static.target is None else copy_of(static.target)
+        results = {name: copy_of(getattr(static, name)) for name in _PER_IMAGE_RESULTS}
+        return replace(static, logits=map_tensors(static.logits, copy_of), target=target, **results)
 
-    def keeps_images_apart(self) -> bool:
-        """Whether an image's score has the same bits whatever images come after it. The host waits for the device."""
+    def images_are_independent(self) -> bool:
+        """Whether the first image's score has the same bits whatever images follow. The host waits for the device."""
         scores = []
         for value in (0, 1):
-            self.request.images[1:].fill_(value)
+            self.static_request.images[1:].fill_(value)
             self.replay()
-            scores.append(self.answer.score[0].nan_to_num().clone())
-        self.filled = self.request.geometry.batch
+            scores.append(self.static_explanation.score[0].nan_to_num().clone())
+        self._filled = self.static_request.geometry.batch
         return torch.equal(*scores)

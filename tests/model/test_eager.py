@@ -10,7 +10,7 @@ import sys
 import pytest
 import torch
 from support.checkpointed import assert_same, explained, recomputed, twins
-from support.fake_recorder import graphed
+from support.fake_recorder import graph_explainer
 from support.networks import ConvNet, conv_relu, pooled_head, stateless
 from support.torchscript import scripted, traced
 from support.unchanged import unchanged
@@ -169,7 +169,7 @@ def test_a_model_with_a_scripted_part_is_not_recorded_as_a_cuda_graph(form, imag
     model = nn.Sequential(model.features[:3], model.features[3:], model.head).eval()
     expected = explain(model, images, layer="1")
     model[0] = scripted(model[0]) if form == "scripted" else traced(model[0], images)
-    explainer = graphed(model)
+    explainer = graph_explainer(model)
     with pytest.warns(RuntimeWarning, match="runs eagerly: module '0' is scripted"):
         for _ in range(3):
             torch.testing.assert_close(explainer(images).heatmap, expected.heatmap, rtol=0, atol=1e-5)

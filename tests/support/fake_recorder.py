@@ -1,6 +1,6 @@
-"""A recorder without a device: a replay runs the function again, into the memory that lay there from the recording.
+"""A recorder without CUDA graphs: a replay runs the function again and copies the results into the recorded tensors.
 
-So everything but the recording itself can be tested on a CPU. Knows nothing of models or keys.
+With it everything but the CUDA calls is tested on a CPU.
 """
 
 from contextlib import nullcontext
@@ -12,57 +12,62 @@ from gradcam_fast._capture.containers import map_tensors
 from gradcam_fast._cuda_graph.cache import GraphCache
 
 
-class StandIn:
-    """Like a CUDA graph it never raises: what it can no longer run it answers with NaN."""
+class FakeRecorder:
+    """A replay never raises, as a CUDA graph's never does: if the function no longer runs, the results are NaN."""
 
     def __init__(self, device):
         self.recordings, self.replays = [], 0
 
     @staticmethod
-    def refuses(device):
+    def unavailable_because(device):
         return None
 
-    def aside(self):
+    def side_stream(self):
         return nullcontext()
 
-    turn = aside
+    exclusive_use = side_stream
 
-    def settle(self):
+    def wait_for_last_use(self):
         pass
 
     def record(self, function):
-        still = copied(function())
+        recorded = copy_explanation(function())
+        static_tensors = explanation_tensors(recorded)
 
-        def again():
+        def replay():
             self.replays += 1
             try:
-                fresh = tensors(function())
+                results = explanation_tensors(function())
             except Exception:
-                fresh = [torch.zeros_like(each).fill_(torch.nan if each.is_floating_point() else 0) for each in memory]
-            for each, value in zip(memory, fresh, strict=True):
-                each.copy_(value) if each.shape == value.shape and each.dtype == value.dtype else each.zero_()
+                results = [
+                    torch.zeros_like(tensor).fill_(torch.nan if tensor.is_floating_point() else 0)
+                    for tensor in static_tensors
+                ]
+            for static, result in zip(static_tensors, results, strict=True):
+                same_kind = static.shape == result.shape and static.dtype == result.dtype
+                static.copy_(result) if same_kind else static.zero_()
 
-        memory = tensors(still)
-        self.recordings.append(still)
-        return still, again
+        self.recordings.append(recorded)
+        return recorded, replay
 
 
-def tensors(explanation):
+def explanation_tensors(explanation):
     """All tensors of an explanation, those of its logits last."""
-    maps = (explanation.heatmap, explanation.score, explanation.raw_min, explanation.raw_max, explanation.valid)
-    found = [*maps] if explanation.target is None else [*maps, explanation.target]
-    map_tensors(explanation.logits, lambda each: found.append(each) or each)
-    return found
+    tensors = [explanation.heatmap, explanation.score, explanation.raw_min, explanation.raw_max, explanation.valid]
+    if explanation.target is not None:
+        tensors.append(explanation.target)
+    map_tensors(explanation.logits, lambda tensor: tensors.append(tensor) or tensor)
+    return tensors
 
 
-def copied(explanation):
-    parts = {name: value.clone() for name, value in vars(explanation).items() if isinstance(value, torch.Tensor)}
-    parts["logits"] = map_tensors(explanation.logits, torch.Tensor.clone)
-    return gradcam_fast.Explanation(**vars(explanation) | parts)
+def copy_explanation(explanation):
+    fields = {name: value.clone() for name, value in vars(explanation).items() if isinstance(value, torch.Tensor)}
+    fields["logits"] = map_tensors(explanation.logits, torch.Tensor.clone)
+    return gradcam_fast.Explanation(**vars(explanation) | fields)
 
 
-def graphed(model, recorder=StandIn, **choices):
-    """An explainer whose graphs are made by the stand-in."""
+def graph_explainer(model, recorder=FakeRecorder, **choices):
+    """An explainer with ``cuda_graph=True`` whose recordings are made by the fake recorder."""
     explainer = gradcam_fast.Explainer(model, cuda_graph=True, **choices)
     explainer._graphs = GraphCache(
         explainer.model, explainer._layers, explainer._explain, explainer._explain_at, recorder
@@ -70,13 +75,20 @@ def graphed(model, recorder=StandIn, **choices):
     return explainer
 
 
-def recordings(explainer):
+def count_recordings(explainer):
     """How many recordings the explainer's present recorder has made."""
     recorder = explainer._graphs._recorder
     return 0 if recorder is None else len(recorder.recordings)
 
 
-def replays(explainer):
-    """How many replays there were of these."""
+def count_replays(explainer):
+    """How often these recordings were replayed."""
     recorder = explainer._graphs._recorder
     return 0 if recorder is None else recorder.replays
+
+
+def assert_same_explanation(explanation, expected):
+    """The same layer, type of logits, dtypes and bits."""
+    assert explanation.layer == expected.layer and type(explanation.logits) is type(expected.logits)
+    pairs = list(zip(explanation_tensors(explanation), explanation_tensors(expected), strict=True))
+    assert [one.dtype == other.dtype and torch.equal(one, other) for one, other in pairs] == [True] * len(pairs)

@@ -1,6 +1,6 @@
-"""What only a GPU can show of `cuda_graph=True`: that CUDA records the run, replays it, never waits, and recovers.
+"""What only a GPU can show of `cuda_graph=True`: CUDA records the run, replays it, never waits, and recovers.
 
-Skipped where there is no CUDA device. Keys, padding, changes and threads without one are in test_cuda_graph.py.
+Skipped where there is no CUDA device. What a CPU can show is in the other tests of this folder.
 """
 
 import warnings
@@ -30,24 +30,24 @@ TARGETS = {
 
 
 @pytest.fixture(autouse=True)
-def exact():
+def no_tf32():
     before = torch.backends.cudnn.allow_tf32
     torch.backends.cudnn.allow_tf32 = False
     yield
     torch.backends.cudnn.allow_tf32 = before
 
 
-def graphed(model, **choices):
-    """An explainer, and a function that asks it until it replays."""
+def replaying_explainer(model, **choices):
+    """An explainer, and a function that calls it three times and returns the last explanation, which is a replay."""
     explainer = gradcam_fast.Explainer(model, cuda_graph=True, **choices)
 
-    def ask(*question, **named):
+    def replay(*args, **kwargs):
         for _ in range(3):
-            found = explainer(*question, **named)
+            explanation = explainer(*args, **kwargs)
         assert explainer.eager_because is None, explainer.eager_because
-        return found
+        return explanation
 
-    return explainer, ask
+    return explainer, replay
 
 
 def network(dtype=torch.float32):
@@ -58,23 +58,23 @@ def batch_of(size, dtype=torch.float32):
     return torch.randn(size, 3, 64, 64, device="cuda", dtype=dtype)
 
 
-def assert_close(found, expected, tolerance=TOLERANCE[torch.float32]):
-    assert found.layer == expected.layer and torch.equal(found.valid, expected.valid)
+def assert_close(explanation, expected, tolerance=TOLERANCE[torch.float32]):
+    assert explanation.layer == expected.layer and torch.equal(explanation.valid, expected.valid)
     for name in ("heatmap", "logits", "score", "raw_min", "raw_max"):
-        one, other = getattr(found, name).double(), getattr(expected, name).double()
-        torch.testing.assert_close(one, other, rtol=tolerance, atol=tolerance)
-    assert (found.target is None) == (expected.target is None)
-    assert found.target is None or torch.equal(found.target, expected.target)
+        tensor, other = getattr(explanation, name).double(), getattr(expected, name).double()
+        torch.testing.assert_close(tensor, other, rtol=tolerance, atol=tolerance)
+    assert (explanation.target is None) == (expected.target is None)
+    assert explanation.target is None or torch.equal(explanation.target, expected.target)
 
 
-@pytest.mark.parametrize("asked", TARGETS)
+@pytest.mark.parametrize("targets", TARGETS)
 @pytest.mark.parametrize("batch", [1, 3, 8, 9, 33])
-def test_a_replay_agrees_with_an_eager_explanation(batch, asked):
+def test_a_replay_agrees_with_an_eager_explanation(batch, targets):
     model = network()
-    explainer, ask = graphed(model)
+    explainer, replay = replaying_explainer(model)
     for _ in range(2):
-        images, question = batch_of(batch), TARGETS[asked](batch)
-        assert_close(ask(images, **question), gradcam_fast.explain(model, images, **question))
+        images, arguments = batch_of(batch), TARGETS[targets](batch)
+        assert_close(replay(images, **arguments), gradcam_fast.explain(model, images, **arguments))
     assert len(explainer._graphs._recordings) == 1
 
 
@@ -84,21 +84,21 @@ def test_a_replay_agrees_with_an_eager_explanation(batch, asked):
 def test_methods_dtypes_and_layouts(layout, dtype, method):
     model = network(dtype).to(memory_format=layout)
     images = batch_of(5, dtype).contiguous(memory_format=layout)
-    _, ask = graphed(model, method=method, layer="features.3")
+    _, replay = replaying_explainer(model, method=method, layer="features.3")
     expected = gradcam_fast.explain(model, images, target=1, method=method, layer="features.3")
-    assert_close(ask(images, 1), expected, TOLERANCE[dtype])
+    assert_close(replay(images, 1), expected, TOLERANCE[dtype])
 
 
 def test_a_replay_never_waits_for_the_device():
-    explainer, ask = graphed(network())
-    images, chosen = batch_of(9), torch.arange(9, device="cuda") % 5
-    questions = ({}, {"target": 3}, {"target": chosen}, {"topk": 2})
-    for question in questions:
-        ask(images, **question)
+    explainer, replay = replaying_explainer(network())
+    images, classes = batch_of(9), torch.arange(9, device="cuda") % 5
+    calls = ({}, {"target": 3}, {"target": classes}, {"topk": 2})
+    for arguments in calls:
+        replay(images, **arguments)
     torch.cuda.set_sync_debug_mode("error")
     try:
-        for question in questions:
-            explainer(images, **question)
+        for arguments in calls:
+            explainer(images, **arguments)
             assert explainer.eager_because is None
     finally:
         torch.cuda.set_sync_debug_mode("default")
@@ -106,45 +106,45 @@ def test_a_replay_never_waits_for_the_device():
 
 def test_streams_wait_for_each_other():
     model = network()
-    explainer, ask = graphed(model)
+    explainer, replay = replaying_explainer(model)
     batches = [batch_of(4) for _ in range(6)]
     expected = [gradcam_fast.explain(model, batch, target=1) for batch in batches]
-    ask(batches[0], 1)
+    replay(batches[0], 1)
     torch.cuda.synchronize()
     streams = [torch.cuda.Stream() for _ in range(2)]
-    found = []
+    explanations = []
     for index, batch in enumerate(batches):
         with torch.cuda.stream(streams[index % 2]):
             torch.cuda._sleep(20_000_000 * (index % 2 == 0))
-            found.append(explainer(batch + 0, 1))
+            explanations.append(explainer(batch + 0, 1))
     torch.cuda.synchronize()
-    for one, other in zip(found, expected, strict=True):
-        assert_close(one, other)
+    for explanation, eager in zip(explanations, expected, strict=True):
+        assert_close(explanation, eager)
 
 
 def test_threads_with_streams_of_their_own():
     model = network()
-    explainer, _ = graphed(model)
+    explainer, _ = replaying_explainer(model)
     batches = [batch_of(1 + index % 3) for index in range(24)]
     expected = [gradcam_fast.explain(model, batch, target=1) for batch in batches]
     torch.cuda.synchronize()
 
     def work(batch):
         with torch.cuda.stream(torch.cuda.Stream()):
-            found = explainer(batch, 1)
+            explanation = explainer(batch, 1)
             torch.cuda.current_stream().synchronize()
-            return found
+            return explanation
 
     with ThreadPoolExecutor(4) as pool:
-        for one, other in zip(pool.map(work, batches), expected, strict=True):
-            assert_close(one, other)
+        for explanation, eager in zip(pool.map(work, batches), expected, strict=True):
+            assert_close(explanation, eager)
 
 
-def test_two_hundred_replays_leave_not_a_byte_behind():
+def test_two_hundred_replays_allocate_nothing_that_stays():
     images = [batch_of(size) for size in (9, 4, 1)]
-    explainer, ask = graphed(network())
+    explainer, replay = replaying_explainer(network())
     for batch in images:
-        ask(batch)
+        replay(batch)
     allocated = set()
     for index in range(200):
         explainer(images[index % 3])
@@ -153,82 +153,82 @@ def test_two_hundred_replays_leave_not_a_byte_behind():
     assert len(allocated) == 1
 
 
-def test_weights_written_in_place_are_seen_and_new_ones_are_recorded_anew():
+def test_weights_written_in_place_take_effect_and_new_ones_are_recorded_anew():
     model = network()
-    explainer, ask = graphed(model)
+    explainer, replay = replaying_explainer(model)
     images = batch_of(4)
-    before = ask(images, 1).score
+    before = replay(images, 1).score
     recorder = explainer._graphs._recorder
     with torch.no_grad():
         model.head[-1].weight.mul_(2)
-    found = explainer(images, 1)
-    assert_close(found, gradcam_fast.explain(model, images, target=1))
-    assert not torch.equal(found.score, before) and explainer._graphs._recorder is recorder
+    explanation = explainer(images, 1)
+    assert_close(explanation, gradcam_fast.explain(model, images, target=1))
+    assert not torch.equal(explanation.score, before) and explainer._graphs._recorder is recorder
     model.load_state_dict(network().state_dict(), assign=True)
     torch.cuda.empty_cache()
     assert_close(explainer(images, 1), gradcam_fast.explain(model, images, target=1))
     assert explainer._graphs._recorder is not recorder
     model.half()
     images = images.half()
-    assert_close(ask(images, 1), gradcam_fast.explain(model, images, target=1), TOLERANCE[torch.float16])
+    assert_close(replay(images, 1), gradcam_fast.explain(model, images, target=1), TOLERANCE[torch.float16])
 
 
 def test_autocast_is_recorded_without_its_cache():
     model = network()
-    explainer, ask = graphed(model)
+    explainer, replay = replaying_explainer(model)
     images = batch_of(4)
     with torch.autocast("cuda", torch.bfloat16):
-        assert ask(images, 1).logits.dtype == torch.bfloat16
+        assert replay(images, 1).logits.dtype == torch.bfloat16
     with torch.no_grad():
         model.head[-1].weight.mul_(2)
     with torch.autocast("cuda", torch.bfloat16):
-        found, expected = explainer(images, 1), gradcam_fast.explain(model, images, target=1)
-    assert_close(found, expected, TOLERANCE[torch.bfloat16])
+        explanation, expected = explainer(images, 1), gradcam_fast.explain(model, images, target=1)
+    assert_close(explanation, expected, TOLERANCE[torch.bfloat16])
 
 
-def asks_the_device(logits):
+def reads_a_value_on_the_host(logits):
     return logits * float(logits.abs().max() > 0)
 
 
-def makes_a_tensor_of_numbers(logits):
+def copies_numbers_to_the_device(logits):
     return logits * torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0], device=logits.device)
 
 
-def waits_for_the_device(logits):
+def synchronizes(logits):
     torch.cuda.synchronize()
     return logits
 
 
-@pytest.mark.parametrize("wrap", [asks_the_device, makes_a_tensor_of_numbers, waits_for_the_device])
-def test_a_model_that_cannot_be_recorded_is_explained_eagerly_and_the_process_is_well(wrap):
+@pytest.mark.parametrize("wrap", [reads_a_value_on_the_host, copies_numbers_to_the_device, synchronizes])
+def test_a_failed_recording_is_explained_eagerly_and_leaves_the_process_intact(wrap):
     model, images = Wrapped(wrap).cuda(), batch_of(4)
     explainer = gradcam_fast.Explainer(model, cuda_graph=True)
-    stream, random = torch.cuda.current_stream(), torch.cuda.get_rng_state()
-    with pytest.warns(RuntimeWarning, match="runs eagerly") as told:
+    stream, random_state = torch.cuda.current_stream(), torch.cuda.get_rng_state()
+    with pytest.warns(RuntimeWarning, match="runs eagerly") as caught:
         for _ in range(4):
             assert_close(explainer(images, 1), gradcam_fast.explain(model, images, target=1))
-    assert len([each for each in told if "runs eagerly" in str(each.message)]) == 1
+    assert len([warning for warning in caught if "runs eagerly" in str(warning.message)]) == 1
     assert torch.cuda.current_stream() == stream and not torch.cuda.is_current_stream_capturing()
-    assert torch.equal(torch.cuda.get_rng_state(), random)
+    assert torch.equal(torch.cuda.get_rng_state(), random_state)
     # Random numbers, memory and other recordings are as they were.
     assert torch.nn.functional.dropout(torch.ones(1000, device="cuda")).any()
-    well, ask = graphed(network())
-    assert_close(ask(images, 1), gradcam_fast.explain(well.model, images, target=1))
+    another, replay = replaying_explainer(network())
+    assert_close(replay(images, 1), gradcam_fast.explain(another.model, images, target=1))
     torch.cuda.synchronize()
     torch.cuda.empty_cache()
 
 
 def test_inside_a_callers_own_capture_it_runs_eagerly():
     model, images = network(), batch_of(4)
-    explainer, ask = graphed(model, layer="features.3")
-    ask(images, 1)
+    explainer, replay = replaying_explainer(model, layer="features.3")
+    replay(images, 1)
     graph = torch.cuda.CUDAGraph()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with torch.cuda.graph(graph):
-            found = explainer(images, torch.ones(4, dtype=torch.long, device="cuda"))
+            explanation = explainer(images, torch.ones(4, dtype=torch.long, device="cuda"))
     graph.replay()
-    assert_close(found, gradcam_fast.explain(model, images, target=1, layer="features.3"))
+    assert_close(explanation, gradcam_fast.explain(model, images, target=1, layer="features.3"))
 
 
 def test_random_numbers_are_those_of_an_eager_call():
