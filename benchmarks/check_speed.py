@@ -1,8 +1,8 @@
-"""Whether something got slower, told by what a busy machine does not change much: ratios in one run, and instructions.
+"""Checks that nothing got slower, by what a busy machine hardly changes: ratios within one run, instruction counts.
 
     make bench-check
 
-The bounds leave room for such a machine; what is really reached stands in REPORT.md. Not part of `make test`.
+The bounds leave room for a busy machine; the ratios reached on an idle one are in REPORT.md. Not part of `make test`.
 """
 
 import json
@@ -10,12 +10,13 @@ import json
 import instructions
 import pytest
 import torch
-from contenders import build, eager, predict
+from contenders import build, eager_cam, predict
 from read_limit import read_limit
 from test_op import inputs
 
 import gradcam_fast
 
+# By how much a count may differ from its baseline, relatively.
 SAME_COUNT = 0.03
 
 
@@ -23,7 +24,7 @@ SAME_COUNT = 0.03
 def test_an_explanation_costs_little_more_than_the_prediction(compare, name, batch, bound):
     model, images = build(name), torch.randn(batch, 3, 224, 224)
     prediction, explainer = predict(model), gradcam_fast.Explainer(model)
-    found = compare(
+    ratios = compare(
         "checks: explanations",
         f"{name}, B = {batch}",
         {
@@ -34,36 +35,36 @@ def test_an_explanation_costs_little_more_than_the_prediction(compare, name, bat
         ("explainer/inference", "ten/explainer"),
         seconds=15,
     )
-    assert found["explainer/inference"] <= bound
-    assert name != "resnet18" or found["ten/explainer"] <= 1.3
+    assert ratios["explainer/inference"] <= bound
+    assert name != "resnet18" or ratios["ten/explainer"] <= 1.3
 
 
 @pytest.mark.parametrize(
-    ("shape", "size", "faster", "bound"),
+    ("shape", "size", "speedup", "bound"),
     [((1, 2048, 7, 7), 224, 3.0, 2.5), ((8, 1280, 7, 7), 224, 4.0, 2.0), ((16, 2048, 7, 7), 224, 2.5, 1.6)],
 )
-def test_the_op_is_faster_than_eager_and_near_the_read_limit(compare, shape, size, faster, bound):
+def test_the_op_is_faster_than_eager_and_near_the_read_limit(compare, shape, size, speedup, bound):
     activations, gradients = inputs(shape)
     out = torch.empty(shape[0], size, size)
-    found = compare(
+    ratios = compare(
         "checks: the operator",
         f"{shape} to {size}",
         {
             "fused": lambda: gradcam_fast.cam(activations, gradients, size),
             "limit": lambda: read_limit(activations, gradients, out),
-            "eager": lambda: eager(activations, gradients, (size, size)),
+            "eager": lambda: eager_cam(activations, gradients, (size, size)),
         },
         ("eager/fused", "fused/limit"),
         seconds=3,
     )
-    assert found["eager/fused"] >= faster
-    assert found["fused/limit"] <= bound
+    assert ratios["eager/fused"] >= speedup
+    assert ratios["fused/limit"] <= bound
 
 
 def test_expanded_gradients_are_no_slower_than_written_out_ones(compare):
     activations, gradients = inputs((16, 2048, 7, 7))
     expanded = gradients[..., :1, :1].expand(gradients.shape)
-    found = compare(
+    ratios = compare(
         "checks: expanded gradients",
         "(16, 2048, 7, 7) to 224",
         {
@@ -73,19 +74,20 @@ def test_expanded_gradients_are_no_slower_than_written_out_ones(compare):
         ("expanded/written out",),
         seconds=3,
     )
-    assert found["expanded/written out"] <= 1.1
+    assert ratios["expanded/written out"] <= 1.1
 
 
 def test_the_op_takes_no_more_instructions_than_it_did():
-    if reason := instructions.missing():
+    if reason := instructions.missing_requirement():
         pytest.skip(reason)
-    baseline = json.loads(instructions.BASELINES.read_text(encoding="utf-8")).get(instructions.machine())
+    baseline = json.loads(instructions.BASELINES.read_text(encoding="utf-8")).get(instructions.compiler_and_machine())
     if baseline is None:
-        pytest.skip(f"no baseline for {instructions.machine()}; python benchmarks/instructions.py --store makes one")
-    found = instructions.counted()
+        store = "python benchmarks/instructions.py --store"
+        pytest.skip(f"no baseline for {instructions.compiler_and_machine()}; to store one, run: {store}")
+    counts = instructions.count_instructions()
     changed = {
         name: f"{baseline[name]} before, {count} now"
-        for name, count in found.items()
+        for name, count in counts.items()
         if abs(count / baseline[name] - 1) > SAME_COUNT
     }
-    assert not changed, f"{changed}; if that is for the better, python benchmarks/instructions.py --store keeps it"
+    assert not changed, f"{changed}; if this is intended, run: python benchmarks/instructions.py --store"

@@ -1,7 +1,7 @@
-"""Interleaved rounds for every benchmark, what the stored JSON holds beside the times, and tables at the end.
+"""Interleaved timing for every benchmark, what the stored JSON holds beside the times, and the tables at the end.
 
-pytest-benchmark times one function after another, so that a drifting machine favours one of them. What it times here is
-a round, in which all contenders take their turns.
+pytest-benchmark times one function after another, so a drifting clock favours one of them. Here it times rounds; every
+contender runs once in each round.
 """
 
 import random
@@ -16,40 +16,40 @@ import gradcam_fast
 
 TABLES = {}
 LIBRARIES = ("gradcam-fast", "torchvision", "captum", "grad-cam", "torchcam")
-LEAST_ROUNDS, MOST_ROUNDS = 8, 200
+MIN_ROUNDS, MAX_ROUNDS = 8, 200
 
 
 @pytest.fixture
 def compare(benchmark):
-    """compare(table, row, {"fused": f, "other": g}, ratios, rounds=...) times all by turns.
+    """compare(table, row, {"fused": f, "other": g}, ratios, rounds=...) times all of them in interleaved rounds.
 
-    ``ratios`` names pairs such as "other/fused". Instead of ``rounds``, ``seconds`` takes as many as about fit, at
-    least eight. Times, ratios of least and of median times, and ``facts`` go into extra_info and into the table;
-    returned are the ratios of least times.
+    ``ratios`` names pairs such as "other/fused". With ``seconds`` instead of ``rounds`` there are as many rounds as
+    about fit into this time, at least eight. Times, ratios of least and of median times, and ``facts`` go into
+    extra_info and into the table; the ratios of least times are returned.
     """
 
     def run(table, row, contenders, ratios, rounds=None, seconds=None, facts=None):
         times = {name: [] for name in contenders}
-        for each in contenders.values():
-            each()
+        for contender in contenders.values():
+            contender()
         start = time.perf_counter()
-        for each in contenders.values():
-            each()
+        for contender in contenders.values():
+            contender()
         if rounds is None:
-            fitting = seconds / (time.perf_counter() - start)
-            rounds = min(max(round(fitting), LEAST_ROUNDS), MOST_ROUNDS)
-        order, chance = list(contenders.items()), random.Random(0)
+            rounds_that_fit = seconds / (time.perf_counter() - start)
+            rounds = min(max(round(rounds_that_fit), MIN_ROUNDS), MAX_ROUNDS)
+        order, generator = list(contenders.items()), random.Random(0)
 
-        def take_turns():
-            for name, each in order:
+        def run_round():
+            for name, contender in order:
                 start = time.perf_counter()
-                each()
+                contender()
                 times[name].append(time.perf_counter() - start)
-            # Nobody always follows the same one, and finds in the caches what that one left there.
-            chance.shuffle(order)
+            # Shuffled, so that no contender always finds in the caches what the same other one left there.
+            generator.shuffle(order)
 
-        # What pytest-benchmark itself shows is a round.
-        benchmark.pedantic(take_turns, rounds=rounds, iterations=1)
+        # The times that pytest-benchmark itself shows are those of a round.
+        benchmark.pedantic(run_round, rounds=rounds, iterations=1)
         least = {name: min(taken) for name, taken in times.items()}
         median = {name: statistics.median(taken) for name, taken in times.items()}
         pairs = {pair: pair.split("/") for pair in ratios}
@@ -70,8 +70,8 @@ def compare(benchmark):
 
 
 def pytest_benchmark_update_machine_info(config, machine_info):
-    for private in ("node", "release"):
-        machine_info.pop(private, None)
+    for private_entry in ("node", "release"):
+        machine_info.pop(private_entry, None)
     machine_info["cpu"].pop("flags", None)
     machine_info["versions"] = {"torch": torch.__version__, **{name: _version(name) for name in LIBRARIES}}
     machine_info["threads"] = torch.get_num_threads()
@@ -81,8 +81,8 @@ def pytest_benchmark_update_machine_info(config, machine_info):
 
 def pytest_benchmark_update_json(config, benchmarks, output_json):
     output_json["commit_info"].pop("project", None)
-    for each in output_json["benchmarks"]:
-        each["stats"].pop("data", None)
+    for record in output_json["benchmarks"]:
+        record["stats"].pop("data", None)
 
 
 def _version(library):
@@ -96,7 +96,7 @@ def pytest_terminal_summary(terminalreporter):
     for table, rows in TABLES.items():
         write = terminalreporter.write_line
         terminalreporter.section(table)
-        write("ratios of least times, in brackets of medians; least time of each in milliseconds; all by turns")
+        write("ratios of least times (of medians) | least times in milliseconds; all in interleaved rounds")
         for row in rows:
             ratios = row["ratio of least"], row["ratio of medians"]
             cells = "  ".join(f"{pair} {ratios[0][pair]:.3f} ({ratios[1][pair]:.3f})" for pair in ratios[0])
@@ -104,7 +104,7 @@ def pytest_terminal_summary(terminalreporter):
             write(f"{row['row']:<26} {cells}  | {times}")
         kinds = ("ratio of least", "ratio of medians")
         for pair in rows[0]["ratio of least"]:
-            # Not everybody explains every network.
+            # Some contenders cannot explain every network.
             means = (
                 statistics.geometric_mean([row[kind][pair] for row in rows if pair in row[kind]]) for kind in kinds
             )

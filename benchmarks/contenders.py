@@ -1,7 +1,7 @@
-"""The networks that are explained, and the ways of explaining them that users have today, each as it is documented.
+"""The networks that are explained, and the contenders: the libraries that explain them, used as they document it.
 
-Every contender predicts, and gives for each image one heatmap in [0,1] of the class predicted: (B,H,W), at the images'
-size. Knows nothing of clocks, memory or reports.
+A contender is a function from images to heatmaps: it predicts, and returns for each image the heatmap of the predicted
+class, in [0,1] and at the images' size, (B,H,W).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 import gradcam_fast
 
-# By name in torchvision: how the network is called, and the layer gradcam_fast finds, which everybody is given.
+# By name in torchvision: the title in tables, and the layer that gradcam_fast finds, which all contenders explain.
 NETWORKS = {
     "resnet18": ("ResNet-18", "layer4"),
     "resnet50": ("ResNet-50", "layer4"),
@@ -28,47 +28,47 @@ NETWORKS = {
     "convnext_tiny": ("ConvNeXt-T", "features"),
     "vit_b_16": ("ViT-B/16", "encoder.layers.encoder_layer_11.ln_1"),
 }
-GRID = (14, 14)  # of ViT-B/16 at 224x224
+VIT_TOKEN_GRID = (14, 14)  # of ViT-B/16 at 224x224
 
 Contender = Callable[[Tensor], Tensor]
 
 
 @functools.lru_cache(maxsize=1)
 def build(name: str) -> nn.Module:
-    """A network of torchvision in eval mode with random weights under which it says something.
+    """A network of torchvision in eval mode, with random weights that give gradients of a usual size.
 
-    Batch-norm has seen one batch, else activations die out in a deep network; the head, which ViT starts with zeros, is
-    large enough that gradients are well above the absolute epsilons of some contenders.
+    Batch-norm has seen one batch, because otherwise activations vanish in a deep network. The last linear layer, which
+    ViT initialises with zeros, is large enough for gradients well above the absolute epsilons of some contenders.
     """
     models = importlib.import_module("torchvision.models")
     torch.manual_seed(0)
     model: nn.Module = getattr(models, name)(weights=None)
-    *_, last = (module for module in model.modules() if isinstance(module, nn.Linear))
+    *_, head = (module for module in model.modules() if isinstance(module, nn.Linear))
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
     for norm in norms:
         norm.momentum = 1.0
     with torch.no_grad():
-        last.weight.normal_()
+        head.weight.normal_()
         if norms:
             model.train()(torch.randn(2, 3, 224, 224))
     return model.eval()
 
 
-def sharing_weights(model: nn.Module) -> nn.Module:
-    """A copy for one contender: some leave their hooks in it, which would slow down the others and the prediction."""
+def copy_sharing_weights(model: nn.Module) -> nn.Module:
+    """A copy for one contender: some leave hooks in the model, which would slow down the others and the prediction."""
     return copy.deepcopy(model, {id(parameter): parameter for parameter in model.parameters()})
 
 
-def eager(activations: Tensor, gradients: Tensor, size: tuple[int, int]) -> Tensor:
-    """The op alone, (B,1,H,W), in the lines of plain PyTorch that it replaces."""
+def eager_cam(activations: Tensor, gradients: Tensor, size: tuple[int, int]) -> Tensor:
+    """What the op computes, in the lines of plain PyTorch that it replaces: (B,1,H,W)."""
     maps = (gradients.mean((2, 3), keepdim=True) * activations).sum(1, keepdim=True).relu()
     maps = F.interpolate(maps, size, mode="bilinear", align_corners=False)
-    low, high = maps.amin((2, 3), keepdim=True), maps.amax((2, 3), keepdim=True)
-    return (maps - low) / (high - low)
+    lowest, highest = maps.amin((2, 3), keepdim=True), maps.amax((2, 3), keepdim=True)
+    return (maps - lowest) / (highest - lowest)
 
 
 def predict(model: nn.Module) -> Callable[[Tensor], Tensor]:
-    """The prediction alone, which is what an explanation is measured by."""
+    """The prediction alone, to which explanations are compared."""
 
     def run(images: Tensor) -> Tensor:
         with torch.inference_mode():
@@ -83,17 +83,17 @@ def ours(model: nn.Module, layer: str) -> Contender:
 
 
 def recipe(model: nn.Module, layer: str) -> Contender:
-    """The quickest of the four published recipes, the third: one image at a time, a full backward."""
+    """The fastest of the four published recipes, the third: one image at a time, with a full backward."""
     if _is_transformer(model):
-        raise NotImplementedError("the recipe reads no tokens")
+        raise NotImplementedError("the recipe cannot read tokens")
     module = model.get_submodule(layer)
 
     def explain(image: Tensor) -> Tensor:
-        kept: dict[str, Tensor] = {}
+        captured: dict[str, Tensor] = {}
 
         def forward_hook(module: nn.Module, args: object, output: Tensor) -> None:
-            kept["maps"] = output
-            output.register_hook(lambda gradient: kept.update(gradients=gradient))
+            captured["activations"] = output
+            output.register_hook(lambda gradient: captured.update(gradients=gradient))
 
         handle = module.register_forward_hook(forward_hook)
         output = model(image)
@@ -102,8 +102,8 @@ def recipe(model: nn.Module, layer: str) -> Contender:
         one_hot[0][output.argmax(1).item()] = 1
         output.backward(gradient=one_hot)
         model.zero_grad()
-        weights = F.adaptive_avg_pool2d(kept["gradients"], 1)
-        heatmap = torch.relu((weights * kept["maps"]).sum(1, keepdim=True)).detach()
+        weights = F.adaptive_avg_pool2d(captured["gradients"], 1)
+        heatmap = torch.relu((weights * captured["activations"]).sum(1, keepdim=True)).detach()
         return _scaled(_upsampled(heatmap, image))
 
     return lambda images: torch.cat([explain(images[i : i + 1]) for i in range(len(images))])
@@ -112,7 +112,7 @@ def recipe(model: nn.Module, layer: str) -> Contender:
 def pytorch_grad_cam(model: nn.Module, layer: str) -> Contender:
     from pytorch_grad_cam import GradCAM
 
-    reshape = (lambda tokens: tokens[:, 1:].mT.unflatten(2, GRID)) if _is_transformer(model) else None
+    reshape = (lambda tokens: tokens[:, 1:].mT.unflatten(2, VIT_TOKEN_GRID)) if _is_transformer(model) else None
     cam = GradCAM(model, [model.get_submodule(layer)], reshape_transform=reshape)
     return lambda images: torch.from_numpy(cam(images, targets=None))
 
@@ -121,7 +121,7 @@ def torchcam(model: nn.Module, layer: str) -> Contender:
     from torchcam.methods import GradCAM
 
     if _is_transformer(model):
-        raise NotImplementedError("torchcam reads no tokens")
+        raise NotImplementedError("torchcam cannot read tokens")
     cam = GradCAM(model, layer)
 
     def explain(images: Tensor) -> Tensor:
@@ -133,11 +133,11 @@ def torchcam(model: nn.Module, layer: str) -> Contender:
 
 
 def captum(model: nn.Module, layer: str) -> Contender:
-    """It asks for the class: the prediction comes first, without a graph."""
+    """captum needs the class as an argument, so a prediction without a graph comes first."""
     from captum.attr import LayerAttribution, LayerGradCam
 
     if _is_transformer(model):
-        raise NotImplementedError("captum's Grad-CAM reads no tokens")
+        raise NotImplementedError("captum's Grad-CAM cannot read tokens")
     attribution = LayerGradCam(model, model.get_submodule(layer))
     prediction = predict(model)
 
@@ -158,19 +158,19 @@ CONTENDERS: dict[str, Callable[[nn.Module, str], Contender]] = {
 }
 
 
-def contenders(model: nn.Module, layer: str) -> dict[str, Contender]:
-    """Those that are installed and can explain this network, each with a copy of its own."""
-    found = {}
+def make_contenders(model: nn.Module, layer: str) -> dict[str, Contender]:
+    """The contenders that are installed and can explain this network, each with its own copy of it."""
+    contenders = {}
     for name, make in CONTENDERS.items():
         with contextlib.suppress(ImportError, NotImplementedError):
-            found[name] = make(sharing_weights(model), layer)
-    return found
+            contenders[name] = make(copy_sharing_weights(model), layer)
+    return contenders
 
 
-def apart(found: Tensor, expected: Tensor) -> float:
-    """The largest difference between two batches of heatmaps, both scaled to [0,1] first."""
-    found, expected = (_scaled(maps.cpu().double().unsqueeze(1)) for maps in (found, expected))
-    return float((found - expected).abs().max())
+def max_difference(heatmaps: Tensor, expected: Tensor) -> float:
+    """The largest difference between two batches of heatmaps, after both are scaled to [0,1]."""
+    heatmaps, expected = (_scaled(maps.cpu().double().unsqueeze(1)) for maps in (heatmaps, expected))
+    return float((heatmaps - expected).abs().max())
 
 
 def _is_transformer(model: nn.Module) -> bool:
@@ -182,5 +182,5 @@ def _upsampled(maps: Tensor, images: Tensor) -> Tensor:
 
 
 def _scaled(maps: Tensor) -> Tensor:
-    low, high = maps.amin((1, 2, 3), keepdim=True), maps.amax((1, 2, 3), keepdim=True)
-    return ((maps - low) / (high - low))[:, 0]
+    lowest, highest = maps.amin((1, 2, 3), keepdim=True), maps.amax((1, 2, 3), keepdim=True)
+    return ((maps - lowest) / (highest - lowest))[:, 0]

@@ -1,7 +1,4 @@
-"""What is timed on: a CUDA device's events, graphs and memory, and the host in its place when the program is tried.
-
-Knows nothing of heatmaps and of what the times mean.
-"""
+"""The device that is measured: a CUDA device's events, graphs and memory; or the host, to try the program."""
 
 from __future__ import annotations
 
@@ -28,7 +25,7 @@ class Cuda:
         torch.cuda.synchronize()
 
     def seconds(self, run: Callable[[], object], times: int) -> float:
-        """Device time of one of ``times`` runs queued one behind the other, between two events."""
+        """Device time per run, from two events around ``times`` runs queued one behind the other."""
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         start.record()
         for _ in range(times):
@@ -37,11 +34,11 @@ class Cuda:
         end.synchronize()
         return start.elapsed_time(end) / 1e3 / times
 
-    def captured(self, run: Callable[[], Result]) -> Callable[[], Result]:
-        """``run`` as the replay of one graph; its result lies in the same memory each time."""
+    def as_graph(self, run: Callable[[], Result]) -> Callable[[], Result]:
+        """``run`` as a replay of one CUDA graph, which writes its result into the same memory each time."""
         stream, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
         stream.wait_stream(torch.cuda.current_stream())
-        # Around the capture as well: one that fails does not put the current stream back.
+        # Around the capture as well: a capture that fails does not restore the current stream.
         with torch.cuda.stream(stream):
             for _ in range(2):
                 run()
@@ -55,8 +52,8 @@ class Cuda:
 
         return replay
 
-    def peak(self, run: Callable[[], Result]) -> tuple[Result, int]:
-        """The result, and the most bytes of tensors there were meanwhile above those there were before."""
+    def peak_bytes(self, run: Callable[[], Result]) -> tuple[Result, int]:
+        """The result, and the peak of allocated tensor bytes during the run, above those allocated before."""
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
@@ -69,13 +66,13 @@ class Cuda:
         return torch.cuda.mem_get_info()[0]
 
     def release(self) -> None:
-        """Give back what no tensor uses."""
+        """Return the cached memory that no tensor uses to the device."""
         torch.cuda.synchronize()
         torch.cuda.empty_cache()
 
 
 class Host:
-    """The host in a device's place: every path of the program runs, and no number means anything."""
+    """The host in place of a GPU: all of the program runs, but its numbers mean nothing."""
 
     kind = "cpu"
     cache_bytes = 1 << 15
@@ -89,10 +86,10 @@ class Host:
             run()
         return (time.perf_counter() - start) / times
 
-    def captured(self, run: Callable[[], Result]) -> Callable[[], Result]:
+    def as_graph(self, run: Callable[[], Result]) -> Callable[[], Result]:
         return run
 
-    def peak(self, run: Callable[[], Result]) -> tuple[Result, int]:
+    def peak_bytes(self, run: Callable[[], Result]) -> tuple[Result, int]:
         return run(), 0
 
     def free_bytes(self) -> int:
@@ -105,15 +102,15 @@ class Host:
 Device = Cuda | Host
 
 
-def copy_bytes_per_second(device: Device, most_bytes: int = 1 << 32, seconds: float = 0.5) -> tuple[int, float]:
-    """The size of one copy in bytes, and bytes read plus bytes written per second: the median of ``seconds`` of copies.
+def copy_bytes_per_second(device: Device, max_bytes: int = 1 << 32, seconds: float = 0.5) -> tuple[int, float]:
+    """The size of one copy, and the median of bytes read plus bytes written per second over ``seconds`` of copies.
 
-    Those of the first half do not count: a device that was idle takes a while to reach its clocks.
+    The first half is not counted, because an idle device takes a while to reach its clock speed.
     """
-    source = torch.randn(min(most_bytes, device.free_bytes() // 8) // 4, device=device.kind)
+    source = torch.randn(min(max_bytes, device.free_bytes() // 8) // 4, device=device.kind)
     target = torch.empty_like(source)
-    taken, end = [], time.monotonic() + seconds
-    while time.monotonic() < end or len(taken) < 4:
-        taken.append(device.seconds(lambda: target.copy_(source), 1))
+    seconds_taken, end = [], time.monotonic() + seconds
+    while time.monotonic() < end or len(seconds_taken) < 4:
+        seconds_taken.append(device.seconds(lambda: target.copy_(source), 1))
     bytes_copied = source.numel() * source.element_size()
-    return bytes_copied, 2 * bytes_copied / statistics.median(taken[len(taken) // 2 :])
+    return bytes_copied, 2 * bytes_copied / statistics.median(seconds_taken[len(seconds_taken) // 2 :])

@@ -1,7 +1,7 @@
-"""Whole explanations on a device beside the prediction, by everybody who can explain the network, by turns.
+"""Measures whole explanations on a device beside the prediction, for every contender, in interleaved rounds.
 
-Two times: a call among many queued ones, and a call alone, from an idle device to the finished heatmap. Knows nothing
-of reports, and of the networks and the other ways only what contenders.py says.
+Two times are measured: per call when many are queued, and of one call alone, from an idle device to the finished
+heatmap.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import contenders
 import torch
 from gpu_device import Device
 from gpu_machine import reason, without_paths
-from gpu_timing import TIME_WAS_UP, Budget, NotMeasured, by_turns, calls_for, summary
+from gpu_timing import TIME_WAS_UP, Budget, NotMeasured, calls_to_fill, interleave, summarize
 from torch import Tensor, nn
 
 import gradcam_fast
@@ -32,17 +32,17 @@ PLAN: list[Case] = list(
 )
 TRIAL = [("resnet18", "float32", 1), ("resnet18", "float32", 3), ("resnet18", "bfloat16", 2)]
 
-# How far another's map may be from ours, on [0,1], before it is marked: convolutions in TF32, or all in bfloat16.
-APART = {"float32": 1e-3, "bfloat16": 5e-2}
-COMPARED = 8
-# Calls until a graph is replayed: it may be made in the second.
-WARM = 3
-# It explains one image at a time, so that its time for a few of a large batch tells that for all.
-IMAGES_OF_THE_RECIPE = 16
+# Maps that differ more from ours, on [0,1], are marked; below are TF32 convolutions and bfloat16 arithmetic.
+MAX_DIFFERENCE = {"float32": 1e-3, "bfloat16": 5e-2}
+IMAGES_COMPARED = 8
+# Calls until a graph is replayed: it may be recorded in the second.
+GRAPH_WARM_UP_CALLS = 3
+# The recipe explains one image at a time, so a few images of a large batch are enough to know the time for all.
+IMAGES_FOR_THE_RECIPE = 16
 
 
-def planned(plan: Iterable[Case], pixels: int) -> list[dict[str, Any]]:
-    """The rows of the result, each unmeasured as yet and saying so."""
+def planned_rows(plan: Iterable[Case], pixels: int) -> list[dict[str, Any]]:
+    """The rows of the result, each marked as not measured yet."""
     return [
         {"network": contenders.NETWORKS[name][0], "torchvision": name, "dtype": dtype, "batch": batch}
         | {"pixels": pixels, "missing": TIME_WAS_UP, "runs": {}}
@@ -51,21 +51,21 @@ def planned(plan: Iterable[Case], pixels: int) -> list[dict[str, Any]]:
 
 
 def networks(device: Device, rows: list[dict[str, Any]]) -> Iterator[tuple[nn.Module, list[dict[str, Any]]]]:
-    """Each network and type of numbers with its rows, one at a time on the device; bfloat16 in channels_last."""
-    for name, own in itertools.groupby(rows, lambda row: row["torchvision"]):
+    """Each network in each dtype with its rows, one at a time on the device; bfloat16 in channels_last."""
+    for name, rows_of_network in itertools.groupby(rows, lambda row: row["torchvision"]):
         model = contenders.build(name)
-        for dtype, some in itertools.groupby(own, lambda row: row["dtype"]):
+        for dtype, rows_of_dtype in itertools.groupby(rows_of_network, lambda row: row["dtype"]):
             moved = copy.deepcopy(model).to(device.kind, getattr(torch, dtype))
             if dtype == "bfloat16":
                 moved = moved.to(memory_format=torch.channels_last)
-            yield moved, list(some)
+            yield moved, list(rows_of_dtype)
             del moved
             gc.collect()
             device.release()
 
 
-def measure(device: Device, model: nn.Module, row: dict[str, Any], share: Budget, whole: Budget) -> None:
-    """Fill in the row: of each contender how far its maps are from ours, memory and times; or why there is none."""
+def measure(device: Device, model: nn.Module, row: dict[str, Any], row_budget: Budget, total_budget: Budget) -> None:
+    """Fill in the row: each contender's difference from our maps, memory and times, or why it was not measured."""
     del row["missing"]
     images = torch.randn(row["batch"], 3, row["pixels"], row["pixels"], device=device.kind)
     images = images.to(getattr(torch, row["dtype"]))
@@ -73,33 +73,33 @@ def measure(device: Device, model: nn.Module, row: dict[str, Any], share: Budget
         images = images.to(memory_format=torch.channels_last)
     layer = contenders.NETWORKS[row["torchvision"]][1]
     turns, expected = {}, None
-    for name, make in _makers(device, layer).items():
+    for name, make in _contender_makers(device, layer).items():
         run = row["runs"][name] = {"images_timed": len(images)}
-        if whole.over():
+        if total_budget.expired():
             run["missing"] = TIME_WAS_UP
             continue
-        timed = images[:IMAGES_OF_THE_RECIPE] if name == "recipe" else images
+        timed = images[:IMAGES_FOR_THE_RECIPE] if name == "recipe" else images
         run["images_timed"] = len(timed)
         try:
-            warm = WARM if "graph" in name else 1
-            explain = make(contenders.sharing_weights(model))
-            found, turns[name] = _first_calls(device, explain, timed, warm, run)
+            warm_up_calls = GRAPH_WARM_UP_CALLS if "graph" in name else 1
+            explain = make(contenders.copy_sharing_weights(model))
+            heatmaps, turns[name] = _first_calls(device, explain, timed, warm_up_calls, run)
             if name == "explainer":
-                expected = found
+                expected = heatmaps
             elif "inference" not in name:
-                run.update(_compared(found, expected, row["dtype"]))
+                run.update(_compare_maps(heatmaps, expected, row["dtype"]))
         except Exception as error:
             turns.pop(name, None)
             run["missing"] = reason(error)
-    for name, taken in by_turns(turns, share, whole).items():
-        row["runs"][name].update({"missing": reason(taken)} if isinstance(taken, Exception) else summary(taken, "ms"))
+    for name, times in interleave(turns, row_budget, total_budget).items():
+        row["runs"][name].update({"missing": reason(times)} if isinstance(times, Exception) else summarize(times, "ms"))
     del turns
     gc.collect()
     device.release()
 
 
-def _makers(device: Device, layer: str) -> dict[str, Callable[[nn.Module], Callable[[Tensor], Tensor]]]:
-    """Each takes a model of its own; whoever cannot explain it raises, now or when it is called."""
+def _contender_makers(device: Device, layer: str) -> dict[str, Callable[[nn.Module], Callable[[Tensor], Tensor]]]:
+    """By name, what makes a contender from its own copy of the model; it raises, then or when called, if it cannot."""
     others = {
         name: lambda model, make=make: make(model, layer)
         for name, make in contenders.CONTENDERS.items()
@@ -115,15 +115,15 @@ def _makers(device: Device, layer: str) -> dict[str, Callable[[nn.Module], Calla
 
 
 def _graphed_inference(device: Device, model: nn.Module) -> Callable[[Tensor], Tensor]:
-    """One replay, which reads the images where a copy puts them; the logits are overwritten by the next."""
+    """The prediction as a replay: images are copied into static memory, and the next replay overwrites the logits."""
     graphs: list[tuple[Tensor, Callable[[], Tensor]]] = []
 
     def run(images: Tensor) -> Tensor:
         if not graphs:
-            held = images.clone()
-            graphs.append((held, device.captured(lambda: contenders.predict(model)(held))))
-        held, replay = graphs[0]
-        held.copy_(images)
+            static_images = images.clone()
+            graphs.append((static_images, device.as_graph(lambda: contenders.predict(model)(static_images))))
+        static_images, replay = graphs[0]
+        static_images.copy_(images)
         return replay()
 
     return run
@@ -142,19 +142,19 @@ def _graphed_explainer(model: nn.Module) -> Callable[[Tensor], Tensor]:
 
 
 def _first_calls(
-    device: Device, explain: Callable[[Tensor], Tensor], images: Tensor, warm: int, run: dict[str, Any]
+    device: Device, explain: Callable[[Tensor], Tensor], images: Tensor, warm_up_calls: int, run: dict[str, Any]
 ) -> tuple[Tensor, Callable[[], dict[str, float]]]:
-    """What the contender finds once it is warm, and a turn of it; memory and warnings go into ``run``."""
+    """The contender's heatmaps after its warm-up, and its turn; memory and warnings go into ``run``."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        peaks = [device.peak(lambda: explain(images))[1] for _ in range(warm)]
+        peaks = [device.peak_bytes(lambda: explain(images))[1] for _ in range(warm_up_calls)]
     if caught:
         run["warning"] = without_paths(caught[0].message)
     run["first_calls_peak_bytes"] = max(peaks)
     start = time.perf_counter()
-    found, run["later_call_peak_bytes"] = device.peak(lambda: explain(images))
-    calls = calls_for(time.perf_counter() - start, 0.03, 50)
-    found = found[:COMPARED].float().cpu()
+    heatmaps, run["later_call_peak_bytes"] = device.peak_bytes(lambda: explain(images))
+    calls = calls_to_fill(time.perf_counter() - start, 0.03, 50)
+    heatmaps = heatmaps[:IMAGES_COMPARED].float().cpu()
 
     def turn() -> dict[str, float]:
         device.synchronize()
@@ -170,15 +170,15 @@ def _first_calls(
             alone = time.perf_counter() - start
         return {"queued": queued, "alone": alone}
 
-    return found, turn
+    return heatmaps, turn
 
 
-def _compared(found: Tensor, expected: Tensor | None, dtype: str) -> dict[str, Any]:
+def _compare_maps(heatmaps: Tensor, expected: Tensor | None, dtype: str) -> dict[str, Any]:
     if expected is None:
         return {"images_compared": 0}
-    pairs = [(one.unsqueeze(0), other.unsqueeze(0)) for one, other in zip(found, expected, strict=False)]
-    apart = [contenders.apart(*pair) for pair in pairs]
-    # A map without an extent is NaN when it is scaled: near nothing, and no number in JSON.
-    far = [distance for distance in apart if not distance <= APART[dtype]]
-    largest = max(apart) if all(map(math.isfinite, apart)) else None
-    return {"images_compared": len(apart), "images_apart": len(far), "apart": largest}
+    pairs = [(one.unsqueeze(0), other.unsqueeze(0)) for one, other in zip(heatmaps, expected, strict=False)]
+    differences = [contenders.max_difference(*pair) for pair in pairs]
+    # A flat map becomes NaN when it is scaled; a NaN counts as differing, and JSON has no number for it.
+    differing = [difference for difference in differences if not difference <= MAX_DIFFERENCE[dtype]]
+    largest = max(differences) if all(map(math.isfinite, differences)) else None
+    return {"images_compared": len(differences), "images_differing": len(differing), "max_difference": largest}

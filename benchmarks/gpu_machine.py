@@ -1,7 +1,4 @@
-"""What the numbers were measured on and with: the machine, the versions, the settings, the commit.
-
-Names no host and no path. Knows nothing of what is measured.
-"""
+"""The environment of a measurement: machine, versions, settings, commit. Contains no host name and no path."""
 
 from __future__ import annotations
 
@@ -27,13 +24,13 @@ def machine(device: Device) -> dict[str, Any]:
     host = {"cpu": _processor(), "cpu_cores": os.cpu_count(), "system": platform.system()}
     if not isinstance(device, Cuda):
         return host
-    found = device.properties
+    properties = device.properties
     return {
-        "gpu": found.name,
-        "capability": f"{found.major}.{found.minor}",
-        "multiprocessors": found.multi_processor_count,
-        "memory_bytes": found.total_memory,
-        "cache_bytes": found.L2_cache_size,
+        "gpu": properties.name,
+        "capability": f"{properties.major}.{properties.minor}",
+        "multiprocessors": properties.multi_processor_count,
+        "memory_bytes": properties.total_memory,
+        "cache_bytes": properties.L2_cache_size,
         "driver": _driver(),
         **host,
     }
@@ -55,7 +52,7 @@ def versions() -> dict[str, Any]:
 
 
 def settings() -> dict[str, bool]:
-    """PyTorch's own defaults, which nothing here changes: they decide how float32 is multiplied."""
+    """PyTorch's own defaults, which nothing here changes; they decide how precisely float32 is multiplied."""
     return {
         "tf32_in_convolutions": torch.backends.cudnn.allow_tf32,
         "tf32_in_matrix_products": torch.backends.cuda.matmul.allow_tf32,
@@ -64,32 +61,33 @@ def settings() -> dict[str, bool]:
 
 
 def commit(given: str | None) -> dict[str, Any]:
-    """The commit and whether files differ from it; None where nobody knows.
+    """The commit, and whether files differ from it; None where git cannot tell.
 
-    ``given`` is for a machine without the repository: as ``git rev-parse HEAD`` prints it, and -dirty if files differ.
+    ``given`` is for a machine without the repository: the output of ``git rev-parse HEAD``, with -dirty appended if
+    files differ.
     """
     if given is not None:
         return {"commit": given.removesuffix("-dirty"), "dirty": given.endswith("-dirty")}
-    found = _output("git", "-C", str(HERE), "rev-parse", "HEAD")
+    head = _output("git", "-C", str(HERE), "rev-parse", "HEAD")
     changes = _output("git", "-C", str(HERE), "status", "--porcelain")
-    return {"commit": found, "dirty": None if found is None or changes is None else changes != ""}
+    return {"commit": head, "dirty": None if head is None or changes is None else changes != ""}
 
 
 def without_paths(text: object) -> str:
-    """The first line of a message, without the folders in it, and no longer than one reads."""
+    """The first 120 characters of a message's first line, without the folders in it."""
     lines = str(text).strip().splitlines() or [""]
     return re.sub(r"(?:/[^\s/:'\"]+)+/", "", lines[0])[:120]
 
 
 def reason(error: Exception) -> str:
-    """Why something was not measured, in the words of the report."""
+    """Why something was not measured, as the report shows it."""
     if isinstance(error, torch.OutOfMemoryError):
         return "out of memory"
-    says = without_paths(error)
+    message = without_paths(error)
     return (
-        says
+        message
         if isinstance(error, NotMeasured | NotImplementedError | ImportError)
-        else f"{type(error).__name__}: {says}"
+        else f"{type(error).__name__}: {message}"
     )
 
 
@@ -103,8 +101,8 @@ def _processor() -> str:
 
 
 def _driver() -> str | None:
-    found = _output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
-    return found.splitlines()[0] if found else None
+    output = _output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
+    return output.splitlines()[0] if output else None
 
 
 def _version(package: str) -> str | None:

@@ -1,4 +1,4 @@
-"""What gpu.py measured, as text for a terminal: the machine, the tables, the goals last. Knows no torch."""
+"""The results of gpu.py as text for a terminal: the environment, the tables, the goals last. Needs no torch."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import gpu_report
 
 
 def text(results: Mapping[str, Any], trial: bool = False) -> str:
-    """All of it; see :func:`gpu_report.tables` for ``trial`` and what is raised."""
-    found = {True: "met", False: "MISSED", None: "not all measured"}
-    goals = [[what, asked, seen, found[met]] for what, asked, seen, met in gpu_report.reach(results, trial)]
-    tables = [*gpu_report.tables(results, trial), ("Goals (medians)", ["what", "asked", "seen", ""], goals)]
+    """The whole text; see :func:`gpu_report.tables` for ``trial`` and the errors."""
+    words = {True: "met", False: "MISSED", None: "not all measured"}
+    goals = [[goal.name, goal.required, goal.measured, words[goal.met]] for goal in gpu_report.goals(results, trial)]
+    tables = [*gpu_report.tables(results, trial), ("Goals (medians)", ["goal", "required", "measured", ""], goals)]
     return "\n\n".join(["\n".join(heading(results)), *(aligned(*table) for table in tables)])
 
 
 def heading(results: Mapping[str, Any]) -> list[str]:
-    """On what, with what, when."""
+    """Machine, versions, commit, settings and copy bandwidth."""
     machine, versions, copy = results["machine"], results["versions"], results["copy"]
     changes = {True: ", with changes", False: "", None: ", changes not known"}[results["dirty"]]
     tf32 = (f"{name[8:]} {on}" for name, on in results["settings"].items() if name.startswith("tf32_in_"))
@@ -38,5 +38,5 @@ def aligned(title: str, header: list[str], rows: list[list[str]]) -> str:
     return "\n".join([title, *(line.rstrip() for line in lines)])
 
 
-def _speed(copy: Mapping[str, float], which: str) -> str:
-    return f"{copy[which]:.0f} GB/s" if which in copy else "not measured"
+def _speed(copy: Mapping[str, float], entry: str) -> str:
+    return f"{copy[entry]:.0f} GB/s" if entry in copy else "not measured"

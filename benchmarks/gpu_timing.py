@@ -1,7 +1,4 @@
-"""When to measure and how often: a deadline, turns in interleaved rounds, and rotation among inputs.
-
-Knows neither torch nor what is timed, so that it is tested without a device.
-"""
+"""When and how often to measure: a time budget, interleaved rounds, and rotation among inputs. Needs no torch."""
 
 from __future__ import annotations
 
@@ -11,10 +8,10 @@ import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-# A contender whose turn takes longer than this many seconds takes FEW turns, so that the quick ones can have MANY.
-SLOW = 0.25
-FEW = 3
-MANY = 20
+# A contender whose turn takes longer than SLOW_SECONDS has only MIN_ROUNDS turns; fast ones have up to MAX_ROUNDS.
+SLOW_SECONDS = 0.25
+MIN_ROUNDS = 3
+MAX_ROUNDS = 20
 
 PER_SECOND = {"ms": 1e3, "us": 1e6}
 
@@ -23,11 +20,11 @@ TIME_WAS_UP = "time was up"
 
 
 class NotMeasured(Exception):
-    """There is nothing to measure, for the reason given."""
+    """A measurement could not be made; the message is the reason."""
 
 
 class Budget:
-    """The seconds there are; what begins after the deadline is not begun."""
+    """A deadline: nothing may start after it."""
 
     def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
         self.clock = clock
@@ -36,66 +33,66 @@ class Budget:
     def left(self) -> float:
         return max(0.0, self._end - self.clock())
 
-    def over(self) -> bool:
+    def expired(self) -> bool:
         return self.left() == 0
 
-    def share(self, parts: int, most: float) -> Budget:
-        """A budget for one of ``parts`` pieces of work still to do, of at most ``most`` seconds."""
-        return Budget(min(most, self.left() / max(1, parts)), self.clock)
+    def share(self, parts: int, max_seconds: float) -> Budget:
+        """A budget for one of ``parts`` equal parts of the remaining work, at most ``max_seconds``."""
+        return Budget(min(max_seconds, self.left() / max(1, parts)), self.clock)
 
 
-def by_turns(
-    turns: Mapping[str, Callable[[], Seconds]], share: Budget, whole: Budget
+def interleave(
+    turns: Mapping[str, Callable[[], Seconds]], row_budget: Budget, total_budget: Budget
 ) -> dict[str, list[Seconds] | Exception]:
-    """What the turns of each contender took, so that a drifting machine favours none: everyone once in each round.
+    """The times of each contender's turns. Each contender has one turn in a round, so that clock drift favours none.
 
-    Rounds begin until ``share`` is over, but FEW at least; no turn begins once ``whole`` is over. Of a contender that
-    fails, or has no turn, the exception.
+    Rounds start until ``row_budget`` has expired, but at least MIN_ROUNDS; no turn starts once ``total_budget`` has.
+    A contender that fails or has no turn gets an exception in place of times.
     """
-    found: dict[str, list[Seconds]] = {name: [] for name in turns}
+    times: dict[str, list[Seconds]] = {name: [] for name in turns}
     failed: dict[str, Exception] = {}
     longest = dict.fromkeys(turns, 0.0)
-    for number in range(MANY):
-        if number >= FEW and share.over():
+    for number in range(MAX_ROUNDS):
+        if number >= MIN_ROUNDS and row_budget.expired():
             break
         for name, turn in turns.items():
-            if whole.over() or name in failed or (number >= FEW and longest[name] > SLOW):
+            if total_budget.expired() or name in failed or (number >= MIN_ROUNDS and longest[name] > SLOW_SECONDS):
                 continue
-            start = whole.clock()
+            start = total_budget.clock()
             try:
-                found[name].append(turn())
+                times[name].append(turn())
             except Exception as error:
                 failed[name] = error
-            longest[name] = max(longest[name], whole.clock() - start)
-    return {name: failed.get(name) or taken or NotMeasured(TIME_WAS_UP) for name, taken in found.items()}
+            longest[name] = max(longest[name], total_budget.clock() - start)
+    return {name: failed.get(name) or taken or NotMeasured(TIME_WAS_UP) for name, taken in times.items()}
 
 
-def summary(turns: Sequence[Seconds], unit: str) -> dict[str, float]:
-    """Least and median of all that the turns measured: {"host_us_least": ..., "host_us_median": ..., "rounds": 9}."""
-    numbers: dict[str, float] = {}
+def summarize(turns: Sequence[Seconds], unit: str) -> dict[str, float]:
+    """Least and median time of the turns: {"host_us_least": ..., "host_us_median": ..., "rounds": 9}."""
+    entries: dict[str, float] = {}
     for name in turns[0]:
         taken = [turn[name] * PER_SECOND[unit] for turn in turns]
-        numbers[f"{name}_{unit}_least"] = min(taken)
-        numbers[f"{name}_{unit}_median"] = statistics.median(taken)
-    return {**numbers, "rounds": len(turns)}
+        entries[f"{name}_{unit}_least"] = min(taken)
+        entries[f"{name}_{unit}_median"] = statistics.median(taken)
+    return {**entries, "rounds": len(turns)}
 
 
-def calls_for(seconds_per_call: float, seconds: float, most: int) -> int:
-    """How many calls fill ``seconds``: at least one."""
-    return max(1, min(most, math.ceil(seconds / max(seconds_per_call, 1e-9))))
+def calls_to_fill(seconds_per_call: float, seconds: float, max_calls: int) -> int:
+    """How many calls fill ``seconds``: from 1 to ``max_calls``."""
+    return max(1, min(max_calls, math.ceil(seconds / max(seconds_per_call, 1e-9))))
 
 
 def sets_to_rotate(bytes_per_set: int, cache_bytes: int) -> int:
-    """How many input sets it takes for none to be in the cache when its turn comes again: four caches full."""
+    """How many input sets fill four caches, so that none is still in the cache when its turn comes again."""
     return max(1, math.ceil(4 * cache_bytes / bytes_per_set))
 
 
 def rotation(sets: Iterable[Sequence[object]], run: Callable[..., object]) -> Callable[[int], None]:
-    """A function that calls ``run`` so many times, going on around the sets where the last call of it ended."""
-    around = itertools.cycle(list(sets))
+    """A function that calls ``run`` a given number of times, on the sets in a cycle; it resumes where it ended."""
+    cycle = itertools.cycle(list(sets))
 
-    def calls(number: int) -> None:
-        for chosen in itertools.islice(around, number):
-            run(*chosen)
+    def run_calls(count: int) -> None:
+        for arguments in itertools.islice(cycle, count):
+            run(*arguments)
 
-    return calls
+    return run_calls

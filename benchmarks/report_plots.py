@@ -1,14 +1,11 @@
-"""The report's plots: costs beside the prediction, how they grow, and the operator against the speed of memory.
-
-Knows nothing of tables or of how things are measured.
-"""
+"""The plots of the report: libraries beside the prediction, how the cost grows, the operator beside the read limit."""
 
 import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-# Okabe and Ito's colours, which colour-blind readers tell apart. One contender, one colour.
+# The Okabe-Ito palette, which colour-blind readers can tell apart. Each contender has the same colour in all plots.
 COLORS = {
     "explainer": "#D55E00",
     "torchcam": "#56B4E9",
@@ -27,8 +24,8 @@ GROWTH = {
 
 
 def draw(name, tables, folder):
-    """The markdown that shows the plot of the table ``name``, which is drawn now; nothing for a table without one."""
-    if name in GROWTH and name == next(iter(each for each in GROWTH if each in tables)):
+    """Draw the plot of the table ``name``, if it has one, and return the markdown lines that show it."""
+    if name in GROWTH and name == next(table for table in GROWTH if table in tables):
         return [_save(_growth(tables), folder, "growth", "How the cost of an explanation grows")]
     if name in PLOTS:
         plot, file, caption = PLOTS[name]
@@ -38,42 +35,42 @@ def draw(name, tables, folder):
 
 def _save(figure, folder, file, caption):
     (folder / "plots").mkdir(exist_ok=True)
-    # Without the version of matplotlib in it the same numbers give the same file.
+    # Without matplotlib's version in the metadata, so that the same numbers give the same file.
     figure.savefig(folder / "plots" / f"{file}.png", dpi=110, metadata={"Software": None})
     plt.close(figure)
     return f"![{caption}](plots/{file}.png)\n"
 
 
 def _beside_others(records):
-    names = [name for name in COLORS if any(name in each["least seconds"] for each in records)]
+    names = [name for name in COLORS if any(name in record["least seconds"] for record in records)]
     figure, axes = plt.subplots(figsize=(9, 0.42 * len(records) + 1.6), layout="constrained")
     height = 0.8 / len(names)
-    for place, name in enumerate(names):
+    for position, name in enumerate(names):
         rows = [
-            (row + place * height, each["least seconds"][name] / each["least seconds"]["inference"])
-            for row, each in enumerate(records)
-            if name in each["least seconds"]
+            (row + position * height, record["least seconds"][name] / record["least seconds"]["inference"])
+            for row, record in enumerate(records)
+            if name in record["least seconds"]
         ]
         axes.barh(*zip(*rows, strict=True), height=height, color=COLORS[name], label=LABELS.get(name, name))
     axes.axvline(1, color="black", linewidth=1)
-    axes.set_yticks([row + 0.4 - height / 2 for row in range(len(records))], [each["row"] for each in records])
+    axes.set_yticks([row + 0.4 - height / 2 for row in range(len(records))], [record["row"] for record in records])
     axes.invert_yaxis()
     axes.set_xlim(left=0)
     axes.margins(y=0.01)
     axes.set_xlabel("time, in predictions (the line: the prediction alone)")
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=len(names), frameon=False, fontsize=9)
-    _plain(axes)
+    _hide_spines(axes)
     return figure
 
 
 def _growth(tables):
-    """In predictions of the same images, which take turns with the explanations: times alone would show the clock."""
+    """Costs are ratios to the prediction of the same images in the same rounds; times alone would show clock drift."""
     present = [name for name in GROWTH if name in tables]
     figure, grid = plt.subplots(2, 2, figsize=(10, 6.4), layout="constrained")
     for axes, name in zip(grid.flat, present, strict=False):
-        rows = [each["row"] for each in tables[name]]
-        least = [each["least seconds"] for each in tables[name]]
-        costs = [each["explainer"] / each["inference"] for each in least]
+        rows = [record["row"] for record in tables[name]]
+        least_times = [record["least seconds"] for record in tables[name]]
+        costs = [times["explainer"] / times["inference"] for times in least_times]
         axes.axhline(1, color="black", linewidth=1)
         axes.plot(range(len(rows)), costs, "o-", color=COLORS["explainer"], markersize=4)
         axes.set_xticks(range(len(rows)), rows, rotation=0 if rows[0].isdigit() else 30)
@@ -81,7 +78,7 @@ def _growth(tables):
         axes.set_title(name, fontsize=10)
         axes.set_xlabel(GROWTH[name])
         axes.set_ylabel("explanation, in predictions")
-        _plain(axes)
+        _hide_spines(axes)
     for axes in list(grid.flat)[len(present) :]:
         axes.axis("off")
     return figure
@@ -89,24 +86,24 @@ def _growth(tables):
 
 def _operator(records):
     figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
-    records = sorted(records, key=lambda each: each["bytes"])
-    megabytes = [each["bytes"] / 1e6 for each in records]
-    kinds = {"compiled": "#0072B2", "eager": "#56B4E9", "fused": COLORS["explainer"]}
-    for kind, color in kinds.items():
-        times = [each["least seconds"][kind] * 1e3 for each in records]
-        axes.plot(megabytes, times, "o", color=color, label={"compiled": "torch.compile"}.get(kind, kind))
-    limit = [each["least seconds"]["limit"] * 1e3 for each in records]
+    records = sorted(records, key=lambda record: record["bytes"])
+    megabytes = [record["bytes"] / 1e6 for record in records]
+    colors = {"compiled": "#0072B2", "eager": "#56B4E9", "fused": COLORS["explainer"]}
+    for name, color in colors.items():
+        times = [record["least seconds"][name] * 1e3 for record in records]
+        axes.plot(megabytes, times, "o", color=color, label={"compiled": "torch.compile"}.get(name, name))
+    limit = [record["least seconds"]["limit"] * 1e3 for record in records]
     axes.plot(megabytes, limit, "-", color="black", label="limit: read and write once")
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.set_xlabel("activations, gradients and map, MB")
     axes.set_ylabel("least time, ms")
     axes.legend(frameon=False)
-    _plain(axes)
+    _hide_spines(axes)
     return figure
 
 
-def _plain(axes):
+def _hide_spines(axes):
     axes.spines[["top", "right"]].set_visible(False)
 
 

@@ -1,9 +1,9 @@
-"""What an explanation costs beside the prediction, and beside what users explain with today.
+"""The cost of an explanation beside the prediction, and beside other libraries.
 
     make bench BENCH=benchmarks/test_end_to_end.py
 
-Seven networks with random weights, 224x224, all contenders by turns. Nothing here fails on a clock. On a GPU the same
-contenders are measured by gpu.py.
+Seven networks with random weights, 224x224, all contenders in interleaved rounds. No test fails because of a time. On a
+GPU the same contenders are measured by gpu.py.
 """
 
 import functools
@@ -15,24 +15,26 @@ from pathlib import Path
 
 import pytest
 import torch
-from contenders import CONTENDERS, NETWORKS, apart, build, contenders, predict
+from contenders import CONTENDERS, NETWORKS, build, make_contenders, max_difference, predict
 
 import gradcam_fast
 
 SIDE = 224
 BATCHES = (1, 8)
-# Maps may differ by rounding, and some add an epsilon before they divide.
-SAME_MAP = 1e-4
+# Same maps may differ by rounding, and by the epsilon that some contenders add before they divide.
+MAX_DIFFERENCE = 1e-4
 
 
 def photos(batch):
     return torch.randn(batch, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(batch))
 
 
-EVERYWHERE = pytest.mark.parametrize(("name", "batch"), [(name, batch) for name in NETWORKS for batch in BATCHES])
+EVERY_NETWORK_AND_BATCH = pytest.mark.parametrize(
+    ("name", "batch"), [(name, batch) for name in NETWORKS for batch in BATCHES]
+)
 
 
-@EVERYWHERE
+@EVERY_NETWORK_AND_BATCH
 def test_an_explanation_beside_the_prediction(compare, name, batch):
     model, images = build(name), photos(batch)
     prediction, explainer = predict(model), gradcam_fast.Explainer(model)
@@ -51,54 +53,54 @@ def test_an_explanation_beside_the_prediction(compare, name, batch):
     )
 
 
-@EVERYWHERE
+@EVERY_NETWORK_AND_BATCH
 def test_an_explanation_beside_other_libraries(compare, name, batch):
     model, images, (title, layer) = build(name), photos(batch), NETWORKS[name]
-    prediction, rivals = predict(model), contenders(model, layer)
+    prediction, contenders = predict(model), make_contenders(model, layer)
     expected = gradcam_fast.explain(model, images).heatmap
-    differences = {rival: apart(explain(images), expected) for rival, explain in rivals.items()}
+    differences = {other: max_difference(explain(images), expected) for other, explain in contenders.items()}
     compare(
         "an explanation beside other libraries",
         f"{title}, B = {batch}",
         {
-            **{rival: functools.partial(explain, images) for rival, explain in rivals.items()},
+            **{other: functools.partial(explain, images) for other, explain in contenders.items()},
             "inference": lambda: prediction(images),
         },
-        [f"{rival}/explainer" for rival in rivals if rival != "explainer"],
+        [f"{other}/explainer" for other in contenders if other != "explainer"],
         seconds=25,
         facts={
             "largest difference of the maps": differences,
-            "another map": [rival for rival, difference in differences.items() if difference > SAME_MAP],
+            "another map": [other for other, difference in differences.items() if difference > MAX_DIFFERENCE],
         },
     )
 
 
-def resident(name, batch, contender):
-    """What a process of its own needs beyond its model and images, in bytes; None of a contender that cannot."""
-    run = subprocess.run(
-        [sys.executable, Path(__file__).with_name("resident.py"), name, str(batch), contender],
-        # What is freed is given back at once: without that a peak depends on where in the heap things came to lie.
+def peak_bytes(name, batch, contender):
+    """Peak memory of a separate process beyond model and images; None if the contender cannot explain the network."""
+    done = subprocess.run(
+        [sys.executable, Path(__file__).with_name("peak_memory.py"), name, str(batch), contender],
+        # So that malloc returns freed tensors to the system at once; otherwise the peak depends on heap fragmentation.
         env={**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads()), "MALLOC_MMAP_THRESHOLD_": "65536"},
         stdout=subprocess.PIPE,
         text=True,
         check=True,
     )
-    return json.loads(run.stdout)
+    return json.loads(done.stdout)
 
 
-@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux's account of resident memory")
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="Linux only: reads /proc")
 @pytest.mark.parametrize(("name", "batch"), [("resnet50", 1), ("resnet50", 8), ("vgg16", 8)])
 def test_peak_memory(benchmark, name, batch):
     title, layer = NETWORKS[name]
-    found = gradcam_fast.features.feature_maps(build(name), photos(batch), layer=layer)
-    maps = found.activations.nbytes + found.gradients.nbytes + batch * SIDE * SIDE * 4
+    features = gradcam_fast.features.feature_maps(build(name), photos(batch), layer=layer)
+    map_bytes = features.activations.nbytes + features.gradients.nbytes + batch * SIDE * SIDE * 4
     contenders = ("inference", "explainer, layer named", *CONTENDERS)
-    peaks = benchmark.pedantic(lambda: {each: resident(name, batch, each) for each in contenders})
+    peaks = benchmark.pedantic(lambda: {contender: peak_bytes(name, batch, contender) for contender in contenders})
     benchmark.extra_info.update(
         {
             "table": "peak memory",
             "row": f"{title}, B = {batch}",
             "peak bytes": {contender: peak for contender, peak in peaks.items() if peak is not None},
-            "bytes of activations, gradients and maps": maps,
+            "bytes of activations, gradients and maps": map_bytes,
         }
     )

@@ -1,8 +1,8 @@
-"""A folder of 512 photos through the command line's pipeline, beside the same pipeline that only decodes and predicts.
+"""A folder of 512 photos through the command line's pipeline, beside the same pipeline that only reads and predicts.
 
     make bench
 
-The target: overlays cost at most 15 % on top, with ResNet-18 at batch 32 on two cores. Nothing here fails on a clock.
+Goal: overlays cost at most 15 % more, with ResNet-18 at batch 32 on two cores. No test fails because of a time.
 """
 
 import itertools
@@ -29,15 +29,15 @@ COUNT, SIDE, BATCH = 512, 512, 32
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
-    """Crops of real photos, so that their JPEGs take as long to read as photos do."""
+    """Crops of real photos, so that their JPEGs take as long to read as real ones."""
     folder = tmp_path_factory.mktemp("photos")
-    chance = random.Random(0)
-    sources = [Image.fromarray(each).convert("RGB") for each in (data.astronaut(), data.chelsea(), data.coffee())]
+    generator = random.Random(0)
+    sources = [Image.fromarray(pixels).convert("RGB") for pixels in (data.astronaut(), data.chelsea(), data.coffee())]
     for number, source in zip(range(COUNT), itertools.cycle(sources)):
-        side = chance.randrange(200, min(source.size))
-        left, top = (chance.randrange(length - side + 1) for length in source.size)
+        side = generator.randrange(200, min(source.size))
+        left, top = (generator.randrange(length - side + 1) for length in source.size)
         photo = source.resize((SIDE, SIDE), Image.Resampling.BICUBIC, box=(left, top, left + side, top + side))
-        photo = ImageEnhance.Brightness(photo).enhance(chance.uniform(0.7, 1.3))
+        photo = ImageEnhance.Brightness(photo).enhance(generator.uniform(0.7, 1.3))
         photo.save(folder / f"{number:03}.jpg", quality=90)
     return folder
 
@@ -50,23 +50,23 @@ def network():
 
 
 def predict(network, photos):
-    """The pipeline with nothing behind the forward."""
+    """The pipeline with nothing after the forward."""
 
-    def look(inputs):
+    def forward(inputs):
         with torch.no_grad():
             logits = network.model(torch.cat(inputs))
         return lambda: list(logits)
 
-    flowing = run_stages(
+    results = run_stages(
         [photo.path for photo in photos],
         lambda path: network.preprocess([read_photo(path)]),
-        look,
+        forward,
         lambda _, logits: logits,
         batch=BATCH,
         workers=cores(),
         skip=(),
     )
-    assert sum(logits.isfinite().all().item() for _, logits in flowing) == COUNT
+    assert sum(logits.isfinite().all().item() for _, logits in results) == COUNT
 
 
 def explain(network, photos, out):
@@ -77,13 +77,13 @@ def explain(network, photos, out):
 
 
 def test_a_folder_of_photos_against_predicting_alone(compare, network, photos, tmp_path):
-    found = find_photos([photos], tmp_path, pytest.fail)
+    found_photos = find_photos([photos], tmp_path, pytest.fail)
     compare(
         "a folder of photos on the command line",
         "512 JPEGs of 512x512, ResNet-18, batch 32",
         {
-            "overlays": lambda: explain(network, found, tmp_path),
-            "predict": lambda: predict(network, found),
+            "overlays": lambda: explain(network, found_photos, tmp_path),
+            "predict": lambda: predict(network, found_photos),
         },
         ("overlays/predict",),
         rounds=2,

@@ -1,8 +1,8 @@
-"""How the cost of an explanation grows: with the batch, the image, the number of targets, and the depth of the layer.
+"""How the cost of an explanation grows with batch size, image size, number of targets, and depth of the layer.
 
     make bench BENCH=benchmarks/test_growth.py
 
-All beside the prediction of the same images, by turns. Nothing here fails on a clock.
+Each beside the prediction of the same images, in interleaved rounds. No test fails because of a time.
 """
 
 import pytest

@@ -1,17 +1,18 @@
-"""The op beside eager PyTorch, torch.compile of the same lines, and the time of merely touching its memory.
+"""The op beside eager PyTorch, torch.compile of the same lines, and the read limit.
 
     make bench BENCH=benchmarks/test_op.py
 
-Nothing here fails on a clock.
+No test fails because of a time.
 """
 
 import pytest
 import torch
-from contenders import eager
+from contenders import eager_cam
 from read_limit import read_limit
 
 import gradcam_fast
 from gradcam_fast.ops import skinny_mm
+from gradcam_fast.ops.arguments import METHODS
 
 SHAPES = [
     ((1, 2048, 7, 7), 224, 300),
@@ -33,8 +34,8 @@ def inputs(shape, dtype=torch.float32):
 def test_against_eager_compiled_and_the_read_limit(compare, shape, side, rounds):
     activations, gradients = inputs(shape)
     out = torch.empty(shape[0], side, side)
-    compiled = torch.compile(eager, dynamic=False)
-    expected = eager(activations, gradients, (side, side))[:, 0]
+    compiled = torch.compile(eager_cam, dynamic=False)
+    expected = eager_cam(activations, gradients, (side, side))[:, 0]
     torch.testing.assert_close(gradcam_fast.cam(activations, gradients, side)[0], expected, rtol=0, atol=2e-5)
     compare(
         "the operator",
@@ -42,7 +43,7 @@ def test_against_eager_compiled_and_the_read_limit(compare, shape, side, rounds)
         {
             "fused": lambda: gradcam_fast.cam(activations, gradients, side),
             "limit": lambda: read_limit(activations, gradients, out),
-            "eager": lambda: eager(activations, gradients, (side, side)),
+            "eager": lambda: eager_cam(activations, gradients, (side, side)),
             "compiled": lambda: compiled(activations, gradients, (side, side)),
         },
         ("eager/fused", "compiled/fused", "fused/limit"),
@@ -57,7 +58,8 @@ def test_other_types_and_layouts_against_float32_in_planes(compare, shape, side,
     bfloat16, half = inputs(shape, torch.bfloat16), inputs(shape, torch.float16)
     last = [maps.to(memory_format=torch.channels_last) for maps in (activations, gradients)]
     tokens = [maps.flatten(2).mT.contiguous().mT.unflatten(2, shape[2:]) for maps in (activations, gradients)]
-    # As behind global average pooling. Each contender has inputs of its own, and finds none of them read by another.
+    # Expanded gradients, as global average pooling gives them. Each contender has its own inputs, so that no other has
+    # brought them into the cache.
     expanded = activations.clone(), gradients[:, :, :1, :1].clone().expand(shape)
     compare(
         "types and layouts",
@@ -78,34 +80,34 @@ def test_other_types_and_layouts_against_float32_in_planes(compare, shape, side,
 @pytest.mark.parametrize(("shape", "side", "rounds"), SHAPES[2:6])
 def test_other_methods_against_gradcam(compare, shape, side, rounds):
     activations, gradients = inputs(shape)
-    # Most maps come out of a ReLU. It matters to one: Grad-CAM++ divides in double precision where a channel sums up to
-    # less than zero.
+    # Most layers end in a ReLU. It matters to Grad-CAM++ alone, which divides in double precision where the sum of a
+    # channel is negative.
     activations = activations.relu()
     methods = {
         method: lambda method=method: gradcam_fast.cam(activations, gradients, side, method=method)
-        for method in gradcam_fast.ops.arguments.METHODS
+        for method in METHODS
     }
     ratios = [f"{method}/gradcam" for method in methods if method != "gradcam"]
     compare("methods", f"{shape} to {side}", methods, ratios, rounds=rounds)
 
 
-# The last exceeds the cache with one target, too: what ten cost is then decided by memory alone.
-TEN = [*SHAPES[:3], SHAPES[5], ((8, 1280, 7, 7), 56, 200), ((64, 2048, 7, 7), 56, 20)]
+# The last one exceeds the cache even with one target, so that memory alone decides what ten cost.
+TEN_TARGETS_SHAPES = [*SHAPES[:3], SHAPES[5], ((8, 1280, 7, 7), 56, 200), ((64, 2048, 7, 7), 56, 20)]
 
 
-@pytest.mark.parametrize(("shape", "side", "rounds"), TEN)
+@pytest.mark.parametrize(("shape", "side", "rounds"), TEN_TARGETS_SHAPES)
 def test_ten_targets_against_one(compare, shape, side, rounds):
     activations, gradients = inputs(shape)
     ten = torch.randn(shape[0], 10, *shape[1:])
-    out, outs = torch.empty(shape[0], side, side), torch.empty(shape[0], 10, side, side)
+    one_map, ten_maps = torch.empty(shape[0], side, side), torch.empty(shape[0], 10, side, side)
     compare(
         "ten targets that share the activations",
         f"{shape} to {side}",
         {
             "one": lambda: gradcam_fast.cam(activations, gradients, side),
             "ten": lambda: gradcam_fast.cam(activations, ten, side),
-            "one_limit": lambda: read_limit(activations, gradients, out),
-            "ten_limit": lambda: read_limit(activations, ten, outs),
+            "one_limit": lambda: read_limit(activations, gradients, one_map),
+            "ten_limit": lambda: read_limit(activations, ten, ten_maps),
         },
         ("ten/one", "ten_limit/one_limit", "ten/ten_limit"),
         rounds=rounds,
@@ -115,10 +117,10 @@ def test_ten_targets_against_one(compare, shape, side, rounds):
 @pytest.mark.parametrize("rows", [1, 10])
 @pytest.mark.parametrize(("inner", "columns", "rounds"), [(4096, 4096, 60), (4096, 25088, 15)])
 def test_a_few_rows_times_a_large_matrix(compare, inner, columns, rows, rounds):
-    """The two hidden layers of VGG16's head, in the backward of one image, for one class or ten."""
+    """The backward of one image through the two hidden layers of VGG16's head, for one class or ten."""
     torch.manual_seed(0)
     gradients = torch.randn(rows, inner)
-    silenced = gradients * (torch.rand(inner) < 0.5)
+    half_zero = gradients * (torch.rand(inner) < 0.5)
     weight, out = torch.randn(inner, columns), torch.empty(rows, columns)
     half = weight[: inner // 2]
     compare(
@@ -128,8 +130,8 @@ def test_a_few_rows_times_a_large_matrix(compare, inner, columns, rows, rounds):
             "all": lambda: skinny_mm.mm(gradients, weight),
             "mm": lambda: torch.mm(gradients, weight),
             "limit": lambda: read_limit(half, weight[inner // 2 :], out),
-            "half zero": lambda: skinny_mm.mm(silenced, weight),
-            "mm half zero": lambda: torch.mm(silenced, weight),
+            "half zero": lambda: skinny_mm.mm(half_zero, weight),
+            "mm half zero": lambda: torch.mm(half_zero, weight),
             "half limit": lambda: read_limit(half[: inner // 4], half[inner // 4 :], out),
         },
         ("mm/all", "all/limit", "mm half zero/half zero", "half zero/half limit"),

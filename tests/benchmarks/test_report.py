@@ -1,4 +1,4 @@
-"""The report says what the stored records say: ratios, marks, bounds, means; and of a GPU only what was made on one."""
+"""The report shows what the stored records contain: ratios, marks, bounds, means; GPU numbers only from a GPU."""
 
 import importlib
 import sys
@@ -33,7 +33,7 @@ def record(table, row, least, medians, pairs, **facts):
     }
 
 
-def stored(*records):
+def benchmark_json(*records):
     return {
         "machine_info": {
             "versions": {"torch": "2.14.1", "captum": None},
@@ -51,34 +51,34 @@ def stored(*records):
     }
 
 
-def written(report, folder, *records):
-    report.write(stored(*records), folder)
+def report_lines(report, folder, *records):
+    report.write(benchmark_json(*records), folder)
     return (folder / "REPORT.md").read_text().splitlines()
 
 
-def test_machine_versions_commit_and_date_are_on_it(report, tmp_path):
-    lines = written(report, tmp_path)
+def test_the_report_names_machine_versions_commit_and_date(report, tmp_path):
+    lines = report_lines(report, tmp_path)
     assert (
         "Machine: A processor, 2 threads, Linux x86_64, Python 3.11.7. Versions: torch 2.14.1. Kernel: fused. Commit "
         "0123456, with changes not committed. 2026-01-02." in lines
     )
-    assert "Nothing has been measured on a GPU; what `make gpu` stores on one goes here." in lines
+    assert "Nothing has been measured on a GPU yet; the results of `make gpu` will be shown here." in lines
 
 
-def test_an_explanation_is_told_in_predictions(report, tmp_path):
+def test_the_cost_of_an_explanation_is_a_ratio_to_the_prediction(report, tmp_path):
     least, medians = ({"explainer": a, "inference": 0.02, "ten": b} for a, b in ((0.021, 0.042), (0.022, 0.033)))
     pairs = ("explainer/inference", "ten/explainer")
-    lines = written(
+    lines = report_lines(
         report, tmp_path, record("an explanation beside the prediction", "A net, B = 1", least, medians, pairs)
     )
     assert "| A net, B = 1 | 20 ms | 1.050 (1.100) | 2.000 (1.500) |" in lines
 
 
-def test_another_map_has_a_star_and_who_is_missing_a_dash(report, tmp_path):
+def test_a_differing_map_has_a_star_and_a_missing_library_a_dash(report, tmp_path):
     times = {"explainer": 0.02, "inference": 0.01, "torchcam": 0.03, "captum": 0.05}
     facts = {"another map": ["captum"], "largest difference of the maps": {"captum": 0.5, "torchcam": 0.0}}
     pairs = ("torchcam/explainer", "captum/explainer")
-    lines = written(
+    lines = report_lines(
         report, tmp_path, record("an explanation beside other libraries", "A net", times, times, pairs, **facts)
     )
     assert "| A net | 2.00 | - | 3.00 | 5.00* | - | - | 1.50 | 2.50 | - |" in lines
@@ -86,7 +86,7 @@ def test_another_map_has_a_star_and_who_is_missing_a_dash(report, tmp_path):
     assert (tmp_path / "plots" / "libraries.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_memory_is_held_against_prediction_maps_and_five_percent(report, tmp_path):
+def test_the_memory_bound_is_prediction_and_maps_plus_five_percent(report, tmp_path):
     peaks = {"inference": 100e6, "explainer": 130e6, "explainer, layer named": 120e6, "torchcam": 900e6}
     memory = {
         "extra_info": {
@@ -96,7 +96,7 @@ def test_memory_is_held_against_prediction_maps_and_five_percent(report, tmp_pat
             "bytes of activations, gradients and maps": 20e6,
         }
     }
-    assert "| A net | 100 | 120 | 130 | 126 | - | 900 | - | - |" in written(report, tmp_path, memory)
+    assert "| A net | 100 | 120 | 130 | 126 | - | 900 | - | - |" in report_lines(report, tmp_path, memory)
 
 
 def test_a_table_of_ratios_ends_with_geometric_means(report, tmp_path):
@@ -104,7 +104,7 @@ def test_a_table_of_ratios_ends_with_geometric_means(report, tmp_path):
         record("methods", name, {"a": above, "b": 1.0}, {"a": 2 * above, "b": 1.0}, ("a/b",))
         for name, above in (("one", 2.0), ("two", 8.0))
     ]
-    lines = written(report, tmp_path, *rows)
+    lines = report_lines(report, tmp_path, *rows)
     assert lines[lines.index("|  | a / b |") :][2:5] == [
         "| one | 2.00 (4.00) |",
         "| two | 8.00 (16.00) |",
@@ -112,7 +112,7 @@ def test_a_table_of_ratios_ends_with_geometric_means(report, tmp_path):
     ]
 
 
-def test_how_costs_grow_is_one_plot_over_its_tables(report, tmp_path):
+def test_the_growth_tables_share_one_plot(report, tmp_path):
     tables = list(importlib.import_module("report_plots").GROWTH)[:2]
     rows = [
         record(table, str(x), {"explainer": x * 0.011, "inference": x * 0.01}, {"explainer": 1, "inference": 1}, [pair])
@@ -120,13 +120,13 @@ def test_how_costs_grow_is_one_plot_over_its_tables(report, tmp_path):
         for x in (1, 2)
         for pair in ["explainer/inference"]
     ]
-    lines = written(report, tmp_path, *rows)
+    lines = report_lines(report, tmp_path, *rows)
     assert lines.count("![How the cost of an explanation grows](plots/growth.png)") == 1
     assert lines.count("| 2 | 22 ms | 20 ms | 1.100 (1.000) |") == 2
 
 
-def test_what_a_trial_of_gpu_py_wrote_never_gets_in(report, tmp_path):
+def test_the_results_of_a_trial_are_never_reported(report, tmp_path):
     trial = {"device": "cpu, trial, no GPU numbers", "machine": {}, "versions": {}, "dirty": False, "op": []}
     with pytest.raises(ValueError, match="no numbers of a GPU"):
-        report.write(stored(), tmp_path, [trial])
+        report.write(benchmark_json(), tmp_path, [trial])
     assert not (tmp_path / "REPORT.md").exists()
