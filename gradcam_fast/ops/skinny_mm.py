@@ -1,6 +1,6 @@
-"""The product of a few rows and a large matrix, by an operator of ours where it takes less time than PyTorch's.
+"""The product of a few rows and a large matrix, by an operator of this library where it is faster than PyTorch's.
 
-What decides is how much of the matrix is read, and from how many places at a time. Knows nothing of gradients.
+Its time is that of reading the matrix: it skips the rows of the matrix that meet only zeros.
 """
 
 from __future__ import annotations
@@ -18,30 +18,32 @@ if TYPE_CHECKING:
 
 __all__ = ["is_skinny", "mm", "pays"]
 
-# Numbers in a matrix, 16 MB of them: more than most processors keep in the cache of one core.
-_LARGE = 1 << 22
-# Threads share its columns, and each reads a row's piece at a time.
-_WIDE = 1 << 10
-# With more rows arithmetic decides, and not reading.
-_FEW = 16
+# Elements of the smallest matrix: 16 MB, more than most processors keep in the cache of one core.
+_MIN_ELEMENTS = 1 << 22
+# Threads share the columns, and each reads a piece of one row at a time.
+_MIN_COLUMNS = 1 << 10
+# With more rows the arithmetic takes longer than reading the matrix.
+_MAX_ROWS = 16
 
 
 def pays(rows: int, sides: Sequence[int]) -> bool:
-    """Whether the operator is there, and quicker than ``torch.mm`` for so many rows and a matrix of these sides."""
-    return rows <= _FEW and math.prod(sides) >= _LARGE and sides[1] >= _WIDE and kernel_for("cpu")
+    """Whether the operator is built, and faster than ``torch.mm`` for so many rows and a matrix of these sides."""
+    return rows <= _MAX_ROWS and math.prod(sides) >= _MIN_ELEMENTS and sides[1] >= _MIN_COLUMNS and kernel_for("cpu")
 
 
 def is_skinny(rows: Tensor, matrix: Tensor) -> bool:
-    """Whether the operator will multiply them: (N,R) and (R,M), strided float32 on the CPU, and it pays."""
-    plain = all(each.is_cpu and each.dtype == torch.float32 and each.layout is torch.strided for each in (rows, matrix))
-    return plain and matrix.stride(1) == 1 and pays(len(rows), matrix.shape)
+    """Whether the operator multiplies rows (N,R) and a matrix (R,M): strided float32 on the CPU, where it pays."""
+    fits = all(
+        factor.is_cpu and factor.dtype == torch.float32 and factor.layout is torch.strided for factor in (rows, matrix)
+    )
+    return fits and matrix.stride(1) == 1 and pays(len(rows), matrix.shape)
 
 
 def mm(rows: Tensor, matrix: Tensor) -> Tensor:
     """``rows`` (N,R) times ``matrix`` (R,M), as ``torch.mm``.
 
-    If it is skinny, rows of the matrix that meet only zeros are not read and count as zeros, and the bits are the same
-    on any number of threads.
+    If ``is_skinny``, rows of the matrix that meet only zeros are not read and count as zeros, and the bits are the same
+    for any number of threads.
 
     Example:
         >>> import torch

@@ -1,4 +1,4 @@
-"""The product of a few rows and a large matrix: as exact as PyTorch's, and what meets only zeros is not read."""
+"""The product of a few rows and a large matrix: as exact as PyTorch's, without the rows that meet only zeros."""
 
 import pytest
 import torch
@@ -85,7 +85,7 @@ def test_bits_do_not_depend_on_the_number_of_threads():
             found.append(product(rows, matrix))
     finally:
         torch.set_num_threads(threads)
-    assert all(torch.equal(each, found[0]) for each in found)
+    assert all(torch.equal(matrix, found[0]) for matrix in found)
 
 
 @pytest.mark.parametrize(
