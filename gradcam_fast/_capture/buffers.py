@@ -10,29 +10,32 @@ import torch
 from torch import nn
 from torch.nn.modules import module as torch_module
 
+from .hooks import ModuleHooks, has_forward_hooks
+
 __all__ = ["preserve_buffers"]
 
 # One explanation at a time swaps buffers: two models may share a module.
 _SWAPPING = threading.RLock()
 
+_ATTRIBUTES = ("_buffers", "_modules", "_forward_hooks", "_forward_pre_hooks")
+
 
 @contextmanager
-def preserve_buffers(model: nn.Module, *, all_modules: bool = False) -> Iterator[bool]:
+def preserve_buffers(model: nn.Module, *, all_modules: bool = False) -> Iterator[ModuleHooks]:
     """Give the modules in training mode copies of their buffers, and the buffers themselves back at the end.
 
     With ``all_modules`` those in eval mode get copies, too: what they write belongs to a prediction, and a trial run is
     none.
 
-    Yields whether a module has had a hook of ``register_backward_hook``: PyTorch puts such a hook on a node of the
-    graph, where it cannot be seen.
+    Yields the kinds of hooks that the modules have.
 
     What a training step in another thread writes to these buffers meanwhile is lost. The context must last until the
     gradients are taken, because batch-norm's backward reads the buffers of its forward; and must be entered outside
     inference mode, whose copies no graph could save.
     """
-    modules, has_hidden_hooks = _modules_with_buffers(model, all_modules)
+    modules, hooks = _modules_with_buffers(model, all_modules)
     if not modules:
-        yield has_hidden_hooks
+        yield hooks
         return
     with _SWAPPING:
         originals = [dict(module._buffers.items()) for module in modules]
@@ -44,7 +47,7 @@ def preserve_buffers(model: nn.Module, *, all_modules: bool = False) -> Iterator
             for module, buffers in zip(modules, originals, strict=True):
                 for name, buffer in buffers.items():
                     setattr(module, name, copies.get(id(buffer)))
-            yield has_hidden_hooks
+            yield hooks
         finally:
             for module, buffers in zip(modules, originals, strict=True):
                 for name in set(module._buffers.keys()) - buffers.keys():
@@ -53,23 +56,26 @@ def preserve_buffers(model: nn.Module, *, all_modules: bool = False) -> Iterator
                     setattr(module, name, buffer)
 
 
-def _modules_with_buffers(model: nn.Module, all_modules: bool) -> tuple[list[nn.Module], bool]:
-    """Modules with buffers, those in training mode or all; and whether any module has had a non-full backward hook.
+def _modules_with_buffers(model: nn.Module, all_modules: bool) -> tuple[list[nn.Module], ModuleHooks]:
+    """Modules with buffers, those in training mode or all; and the kinds of hooks that any module has.
 
     ``nn.Module.modules()`` takes twice as long. After a forward no module is in the cache, so each attribute is read at
     most once.
     """
-    modules, has_hidden_hooks = [], torch_module._global_is_full_backward_hook is False
+    modules, has_backward_hooks = [], torch_module._global_is_full_backward_hook is False
+    has_hooks = bool(torch_module._global_forward_hooks or torch_module._global_forward_pre_hooks)
     pending: list[nn.Module | None] = [model]
     for module in pending:
         if module is not None:
             attributes = module.__dict__
             if "_modules" not in attributes:  # traced by torch.jit: the attributes are those of another module
-                attributes = {name: getattr(module, name) for name in ("_buffers", "_modules")}
+                attributes = {name: getattr(module, name) for name in _ATTRIBUTES}
             if attributes["_buffers"] and (all_modules or module.training):
                 modules.append(module)
             if attributes["_modules"]:
                 pending.extend(attributes["_modules"].values())
+            if has_forward_hooks(attributes["_forward_hooks"], attributes["_forward_pre_hooks"]):
+                has_hooks = True
             if attributes.get("_is_full_backward_hook") is False:
-                has_hidden_hooks = True
-    return modules, has_hidden_hooks
+                has_backward_hooks = True
+    return modules, ModuleHooks(has_backward_hooks, has_hooks)

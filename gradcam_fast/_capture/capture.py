@@ -17,7 +17,7 @@ from ..exceptions import NotSpatial
 from .buffers import preserve_buffers
 from .containers import detach_tensors, tensors_in
 from .gradients import differentiate
-from .hooks import forward_with_activations
+from .hooks import count_hooks, forward_with_activations
 from .image_selection import selected_images
 from .scores import pick_logits, scores_of
 
@@ -109,7 +109,8 @@ def capture(model: nn.Module, request: Request, layers: Sequence[TargetLayer]) -
     # The mean over several layers must not depend on the caller's order: a sum of floats does.
     ordered = sorted(layers, key=lambda layer: layer.name)
     # A checkpointed part runs again in the backward, and must run there as in the forward: so the contexts include it.
-    with torch.inference_mode(False), preserve_buffers(model) as has_hidden_hooks, force_eager():
+    with torch.inference_mode(False), preserve_buffers(model) as module_hooks, force_eager():
+        hooks_before = count_hooks()
         enable_grad = model in _NEED_GRAD_ENABLED
         returned, activations, handed_onward = forward_with_activations(
             model, request.inputs, ordered, enable_grad=enable_grad
@@ -122,12 +123,15 @@ def capture(model: nn.Module, request: Request, layers: Sequence[TargetLayer]) -
                 model, request.inputs, ordered, enable_grad=True
             )
             logits, scores, classes = request.scores(returned)
-        has_hooks = [has_hidden_hooks or bool(maps._backward_hooks) or maps.retains_grad for maps in handed_onward]
+        has_hooks = [module_hooks.backward or bool(maps._backward_hooks) or maps.retains_grad for maps in handed_onward]
         del handed_onward
-        picked = None if has_hidden_hooks else request.picked_logits(logits, classes)
+        picked = None if module_hooks.backward else request.picked_logits(logits, classes)
         selected = request.selected(logits)
         any_selected = selected is None or len(selected) > 0
-        gradients = differentiate(scores, activations, ordered, has_hooks, picked) if any_selected else []
+        unhooked = not any((*module_hooks, *has_hooks)) and count_hooks() == hooks_before
+        gradients = (
+            differentiate(scores, activations, ordered, has_hooks, picked, unhooked=unhooked) if any_selected else []
+        )
         if enable_grad:
             _NEED_GRAD_ENABLED.add(model)
         with torch.no_grad():

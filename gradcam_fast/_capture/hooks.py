@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 
 from ..exceptions import LayerNotRun
 from .containers import feature_tensor, replace_tensor
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from .._model.inputs import Inputs
     from .._model.target_layer import TargetLayer
 
-__all__ = ["forward_with_activations"]
+__all__ = ["ModuleHooks", "count_hooks", "forward_with_activations", "has_forward_hooks"]
 
 # How often a module ran in its last forward: the next forward records a graph only from the last call on.
 _CALL_COUNTS: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
@@ -28,6 +29,44 @@ _RECORD_EVERY_CALL = 0
 # PyTorch 2.10 caches the weights that autocast has cast without a graph; a later training step in the same autocast
 # block would get no gradient through them.
 _CLEARS_AUTOCAST_CACHE = torch.__version__ < "2.11"
+
+# Guards the count of the hooks that this module has registered.
+_REGISTERING = threading.Lock()
+_own_hooks = 0
+
+
+class ModuleHooks(NamedTuple):
+    """Kinds of hooks on a model's modules whose effect on a graph cannot be seen in the graph."""
+
+    # A hook of register_backward_hook: PyTorch puts it on a node of the graph.
+    backward: bool
+    # A forward hook may make a tensor retain its gradient.
+    forward: bool
+
+
+def count_hooks() -> int:
+    """How many hooks others have registered in this process so far, on modules, tensors or nodes of a graph.
+
+    If the count has not changed since before a forward, no tensor or node of the forward's graph has a hook. PyTorch
+    numbers the handles of hooks, and that is the only place where hooks on tensors and nodes show.
+    """
+    with _REGISTERING:
+        return RemovableHandle.next_id - _own_hooks
+
+
+def has_forward_hooks(forward_hooks: Mapping[int, Any], forward_pre_hooks: Mapping[int, Any]) -> bool:
+    """Whether any of a module's hooks is not of an explanation, such as one in another thread."""
+    return bool(forward_pre_hooks) or (
+        bool(forward_hooks)
+        and not all(isinstance(hook, (_CaptureHook, _RecaptureHook)) for hook in list(forward_hooks.values()))
+    )
+
+
+def _register_forward_hook(module: nn.Module, hook: Any, *, prepend: bool = False) -> RemovableHandle:
+    global _own_hooks
+    with _REGISTERING:
+        _own_hooks += 1
+        return module.register_forward_hook(hook, prepend=prepend)
 
 
 def forward_with_activations(
@@ -134,8 +173,8 @@ def _run_hooked(model: nn.Module, inputs: Inputs, hooks: Sequence[_CaptureHook],
             hook.reset()
             module = hook.layer.module
             if module._forward_hooks:
-                handles.append(module.register_forward_hook(_RecaptureHook(hook)))
-            handles.append(module.register_forward_hook(hook, prepend=True))
+                handles.append(_register_forward_hook(module, _RecaptureHook(hook)))
+            handles.append(_register_forward_hook(module, hook, prepend=True))
         with torch.set_grad_enabled(enable_grad):
             return inputs(model)
     finally:

@@ -1,95 +1,76 @@
-"""A backward pass that does not multiply zeros, where there may be enough of them to make that worthwhile.
+"""A backward that leaves out products with zeros, of K targets at once, where there may be enough zeros to gain time.
 
-A head that reads the class token sends a gradient to this token alone, and to this token alone it goes back until the
-attention of the last block spreads it. And what goes back to few images through a large linear layer, as VGG's and
-AlexNet's are, is decided by reading the layer's weight, of which half or more meets the zeros of hidden units that a
-ReLU has silenced. Zero times infinity or NaN counts as zero here. Knows nothing of models.
+A head that reads the class token sends a gradient to that token alone, and it stays there back to the attention of the
+last block. And for few images, a large linear layer such as VGG's is as slow as its weight is long, half of which or
+more meets the zeros of hidden units that a ReLU has silenced. Zero times infinity or NaN counts as zero here.
+
+``sparse_gradients`` is all that others use. Without this folder and the one call, the ordinary backward gives the same
+gradients.
 """
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
-from torch.autograd.graph import GradientEdge
+from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from ..ops import skinny_mm
-from . import arithmetic, attention, moves, products  # noqa: F401 (what they know of PyTorch's operations)
-from .blocks import Blocks, bundle, made, written_out
+from .blocks import BlockGradient
+from .graph import backward, plan
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["without_zeros", "worthwhile"]
+__all__ = ["sparse_gradients"]
 
-# Among how many operations nearest to the scores a large layer is looked for.
-_NEAR = 16
+# A large linear layer is looked for among the operations nearest to the scores.
+_NEAREST = 16
 
 
-def worthwhile(start: Tensor | GradientEdge, activations: Sequence[Tensor], count: int) -> bool:
-    """Whether that is tried: on the CPU, whose attention it knows and where the numbers of a ReLU can be looked at.
+def sparse_gradients(
+    start: Tensor | GradientEdge, sources: Sequence[Tensor | GradientEdge], seeds: Tensor, activations: Sequence[Tensor]
+) -> list[Tensor | None] | None:
+    """The gradients (K,...) of the sources for K seeds (K,...) at the start; None for a source without one.
 
-    And only if all activations are tokens (B,N,C), or if the gradients of ``count`` scores go from ``start`` through a
-    large linear layer.
+    The graph is walked once, and None is returned for all if the ordinary backward has to run: one of the operations is
+    not known or has tensors saved by hooks, or zeros save no time. Nothing has run then. Hooks on tensors and nodes
+    cannot be seen in a graph: the caller vouches that there are none.
     """
-    return all(each.is_cpu for each in activations) and (
-        all(each.dim() == 3 for each in activations)
-        or (activations[0].dtype == torch.float32 and _large_layer_near(start, count))
-    )
-
-
-def without_zeros(
-    start: Tensor | GradientEdge, sources: Sequence[Tensor | GradientEdge], seeds: Tensor
-) -> list[Tensor] | None:
-    """The gradients (K,...) of the sources for K seeds (K,...) at the start, in one backward; None if it fails.
-
-    The graph is kept, so that it can be walked as ever then.
-    """
-    try:
-        with made() as references:
-            gradients = _gradients(start, sources, seeds)
-    except Exception:  # a hook or function of the model's own may want memory, or to know something of each target
-        gradients = None
-    if any(each() is not None for each in references):
-        _take_back()
+    start = start if isinstance(start, GradientEdge) else get_gradient_edge(start)
+    # Anomaly detection looks at what PyTorch's engine computes; blocks would fix the sizes that a trace leaves open.
+    if torch.is_anomaly_enabled() or _has_symbolic_sizes(activations) or not _is_worthwhile(start, seeds, activations):
         return None
-    return gradients
+    edges = [source if isinstance(source, GradientEdge) else get_gradient_edge(source) for source in sources]
+    operations = plan(start, edges)
+    if operations is None:
+        return None
+    with torch.no_grad():
+        gradients = backward(operations, start, edges, BlockGradient.from_dense(seeds))
+        return [None if gradient is None else gradient.dense() for gradient in gradients]
 
 
-def _take_back() -> None:
-    """What was kept shall be PyTorch's own: ``.grad`` of a tensor that retains it will come anew, others stay."""
-    for each in gc.get_objects():
-        if issubclass(type(each), torch.Tensor) and (each.is_leaf or each.retains_grad):
-            if isinstance(each.grad, Blocks):
-                each.grad = written_out(each.grad).sum(0) if each.is_leaf else None
-
-
-def _gradients(
-    start: Tensor | GradientEdge, sources: Sequence[Tensor | GradientEdge], seeds: Tensor
-) -> list[Tensor] | None:
-    found = torch.autograd.grad(
-        start,
-        sources,  # type: ignore[arg-type] # tensors and edges, mixed
-        bundle(seeds),
-        retain_graph=True,
-        allow_unused=True,
+def _is_worthwhile(start: GradientEdge, seeds: Tensor, activations: Sequence[Tensor]) -> bool:
+    """Whether all activations are tokens (B,N,C), or the way from the start goes through a large linear layer."""
+    return all(maps.is_cpu for maps in activations) and (
+        all(maps.dim() == 3 for maps in activations)
+        or (activations[0].dtype == torch.float32 and _has_large_linear(start, seeds.shape[:2].numel()))
     )
-    # A hook may have put another tensor in their place, and a score need not depend on a layer.
-    whole = [written_out(each) for each in found if isinstance(each, Blocks) and each.targets == len(seeds)]
-    return whole if len(whole) == len(found) else None
 
 
-def _large_layer_near(start: Tensor | GradientEdge, count: int) -> bool:
-    first = start.node if isinstance(start, GradientEdge) else start.grad_fn
-    nodes = [] if first is None else [first]
+def _has_large_linear(start: GradientEdge, rows: int) -> bool:
+    nodes = [start.node]
     for node in nodes:
         if node.name() in ("AddmmBackward0", "MmBackward0"):
             inputs, outputs = node._saved_mat2_sym_sizes  # type: ignore[attr-defined]
-            if skinny_mm.pays(count, (outputs, inputs)):
+            if skinny_mm.pays(rows, (outputs, inputs)):
                 return True
-        nodes += [each for each, _ in node.next_functions if each is not None and each not in nodes]
-        if len(nodes) > _NEAR:
+        nodes += [before for before, _ in node.next_functions if before is not None and before not in nodes]
+        if len(nodes) > _NEAREST:
             break
     return False
+
+
+def _has_symbolic_sizes(activations: Sequence[Tensor]) -> bool:
+    return not all(isinstance(size, int) for maps in activations for size in maps.shape)

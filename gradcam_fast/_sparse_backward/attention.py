@@ -1,125 +1,127 @@
-"""The backward of PyTorch's fused attention on the CPU, for few queries: products of vectors."""
+"""PyTorch's fused attention on the CPU, where few queries have a gradient: products of vectors."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
-from .blocks import Block, Blocks, Outer, Range, axes_of, bundle, cut, lengths, on
-from .products import FEW
+from .blocks import Block, BlockGradient, Interval, OuterProduct, block_lengths, narrow_to, split_axes
+from .matmul import MAX_RANK
+from .rules import Operation, rule
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+__all__: list[str] = []
 
-@on("_scaled_dot_product_flash_attention_for_cpu_backward.default")
-def _attention_backward(
-    operation: Any,
-    gradient: Tensor,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    out: Tensor,
-    logsumexp: Tensor,
-    dropout: float,
-    causal: bool,
-    *,
-    attn_mask: Tensor | None = None,
-    scale: float | None = None,
-) -> tuple[Blocks, Blocks, Blocks] | None:
-    """The backward of attention (B,heads,N,C) where few queries have a gradient: the others have no part in any."""
-    among_themselves = query.shape == key.shape == value.shape
-    if causal or attn_mask is not None or dropout or not among_themselves or not isinstance(gradient, Blocks):
+
+@rule("ScaledDotProductFlashAttentionForCpuBackward0", applies=lambda operation: operation.wanted == [0, 1, 2])
+def _attention(operation: Operation, gradient: BlockGradient) -> tuple[BlockGradient, ...] | None:
+    """The gradients of queries, keys and values (B,heads,N,C); queries without a gradient have no part in any."""
+    query, key, value = (operation.saved(name) for name in ("query", "key", "value"))
+    plain = operation.saved("dropout_p") == 0 and not operation.saved("is_causal")
+    if not plain or operation.saved("attn_mask") is not None or not query.shape == key.shape == value.shape:
         return None
-    asked = _asked(gradient)
-    count = sum(many for _, many in asked)
+    intervals = _query_intervals(gradient)
+    count = sum(length for _, length in intervals)
     if not 0 < 4 * count <= gradient.shape[2]:
         return None
-    of_out = _queries(gradient, asked)
-    places = torch.cat([torch.arange(first, first + many) for first, many in asked])
-    query, out, logsumexp = (each.index_select(2, places) for each in (query, out, logsumexp))
-    if count > FEW:
-        found = [operation(each, query, key, value, out, logsumexp, 0.0, False, scale=scale) for each in of_out]
-        of_query, of_key, of_value = (torch.stack(each) for each in zip(*found, strict=True))
-        return _among_zeros(gradient, asked, of_query), bundle(of_key), bundle(of_value)
+    out, logsumexp, scale = (operation.saved(name) for name in ("output", "logsumexp", "scale"))
+    of_out = _query_rows(gradient, intervals)
+    places = torch.cat([torch.arange(start, start + length, device=query.device) for start, length in intervals])
+    query, out, logsumexp = (tensor.index_select(2, places) for tensor in (query, out, logsumexp))
+    if count > MAX_RANK:
+        backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+        per_target = [
+            backward(of_target, query, key, value, out, logsumexp, 0.0, False, scale=scale) for of_target in of_out
+        ]
+        of_query, of_key, of_value = (torch.stack(gradients) for gradients in zip(*per_target, strict=True))
+        return (
+            _among_zeros(gradient, intervals, of_query),
+            BlockGradient.from_dense(of_key),
+            BlockGradient.from_dense(of_value),
+        )
     of_scores, weights = _through_softmax(of_out, query, key, value, out, logsumexp, scale)
-    of_query = _of_all_targets(of_scores, key.to(of_scores.dtype))
+    of_query = _rows_times(of_scores, key.to(of_scores.dtype))
     return (
-        _among_zeros(gradient, asked, of_query),
-        _outer(gradient, of_scores, query[None]),
-        _outer(gradient, weights[None], of_out),
+        _among_zeros(gradient, intervals, of_query),
+        _outer_product(gradient, of_scores, query[None]),
+        _outer_product(gradient, weights[None], of_out),
     )
 
 
 def _through_softmax(
     of_out: Tensor, query: Tensor, key: Tensor, value: Tensor, out: Tensor, logsumexp: Tensor, scale: float | None
 ) -> tuple[Tensor, Tensor]:
-    """The scores' gradients (K,B,heads,queries,N) and the weights (B,heads,queries,N), as precise as the sums."""
-    query, key, value, out, of_out = (each.to(logsumexp.dtype) for each in (query, key, value, out, of_out))
+    """Gradients of the attention scores (K,B,heads,queries,N), and the weights (B,heads,queries,N), in the sums' dtype.
+
+    Attention keeps its sums in float32 where the inputs have fewer bits.
+    """
+    query, key, value, out, of_out = (tensor.to(logsumexp.dtype) for tensor in (query, key, value, out, of_out))
     scale = query.shape[3] ** -0.5 if scale is None else scale
     weights = torch.exp(query @ key.mT * scale - logsumexp.unsqueeze(3))
-    of_weights = _of_all_targets(of_out, value.mT)
+    of_weights = _rows_times(of_out, value.mT)
     return weights * (of_weights - (of_out * out).sum(4, keepdim=True)) * scale, weights
 
 
-def _of_all_targets(rows: Tensor, matrices: Tensor) -> Tensor:
-    """(K,B,heads,queries,M) times (B,heads,M,P): each matrix is read once."""
+def _rows_times(rows: Tensor, matrices: Tensor) -> Tensor:
+    """Rows (K,B,heads,queries,M) of all targets times matrices (B,heads,M,P); each matrix is read once."""
     together = rows.permute(1, 2, 0, 3, 4).flatten(2, 3)
     return (together @ matrices).unflatten(2, (len(rows), -1)).permute(2, 0, 1, 3, 4)
 
 
-def _asked(gradient: Blocks) -> list[tuple[int, int]]:
-    """First of neighbouring queries with a gradient and how many these are, in order; nothing if all may have one."""
+def _query_intervals(gradient: BlockGradient) -> list[tuple[int, int]]:
+    """The queries with a gradient as (start, length), in order and merged; empty if all queries may have one."""
     axis = gradient.first_axis(2)
-    if len(gradient.axes[2]) != 1 or any(block.ranges[axis] is None for block in gradient.blocks):
+    if len(gradient.axes[2]) != 1 or any(block.intervals[axis] is None for block in gradient.blocks):
         return []
-    asked: list[tuple[int, int]] = []
-    for first, count in sorted(block.ranges[axis] or (0, 0) for block in gradient.blocks):
-        if asked and first <= sum(asked[-1]):
-            begin, before = asked[-1]
-            asked[-1] = begin, max(before, first + count - begin)
+    merged: list[tuple[int, int]] = []
+    for start, length in sorted(block.intervals[axis] or (0, 0) for block in gradient.blocks):
+        if merged and start <= sum(merged[-1]):
+            earlier, before = merged[-1]
+            merged[-1] = earlier, max(before, start + length - earlier)
         else:
-            asked.append((first, count))
-    return asked
+            merged.append((start, length))
+    return merged
 
 
-def _queries(gradient: Blocks, asked: list[tuple[int, int]]) -> Tensor:
-    """The gradients of the queries asked, side by side, (K,B,heads,queries,C)."""
+def _query_rows(gradient: BlockGradient, intervals: list[tuple[int, int]]) -> Tensor:
+    """The gradients of the queries in the intervals, side by side, (K,B,heads,queries,C)."""
     axis, sizes = gradient.first_axis(2), gradient.sizes
-    sizes[axis] = sum(count for _, count in asked)
-    whole = torch.zeros(gradient.targets, *sizes, dtype=gradient.dtype, device=gradient.device)
+    sizes[axis] = sum(length for _, length in intervals)
+    first = gradient.blocks[0].tensors()[0]
+    rows = torch.zeros(gradient.targets, *sizes, dtype=first.dtype, device=first.device)
     for block in gradient.blocks:
-        ranges = list(block.ranges)
-        begin, count = ranges[axis] or (0, 0)
-        left_out = begin
-        for first, many in asked:
-            left_out -= min(many, max(begin - first, 0))
-        ranges[axis] = (begin - left_out, count)
-        cut(whole, ranges).add_(block.numbers())
-    return whole.reshape(-1, *gradient.shape[:2], sizes[axis], gradient.shape[3])
+        block_intervals = list(block.intervals)
+        start, length = block_intervals[axis] or (0, 0)
+        skipped = start - sum(min(many, max(start - begin, 0)) for begin, many in intervals)
+        block_intervals[axis] = (start - skipped, length)
+        narrow_to(rows, block_intervals).add_(block.dense())
+    return rows.reshape(-1, *gradient.shape[:2], sizes[axis], gradient.shape[3])
 
 
-def _among_zeros(gradient: Blocks, asked: list[tuple[int, int]], rows: Tensor) -> Blocks:
-    """These gradients (K,B,heads,queries,C) of queries where they were asked."""
-    axes = axes_of(gradient.shape)
-    some: list[Range] = [None] * sum(map(len, axes))
+def _among_zeros(gradient: BlockGradient, intervals: list[tuple[int, int]], rows: Tensor) -> BlockGradient:
+    """Gradients (K,B,heads,queries,C) of the queries in the intervals, at their places among all queries."""
+    axes = split_axes(gradient.shape)
+    sizes = [size for dimension in axes for size in dimension]
+    block_intervals: list[Interval] = [None] * len(sizes)
     blocks = []
-    for asked_here, here in zip(asked, rows.split([count for _, count in asked], 3), strict=True):
-        some[sum(map(len, axes[:2]))] = asked_here
-        shape = lengths([size for each in axes for size in each], some)
-        blocks.append(Block(tuple(some), here.to(gradient.dtype).reshape(-1, *shape)))
-    return Blocks(axes, blocks)
+    for interval, part in zip(intervals, rows.split([length for _, length in intervals], 3), strict=True):
+        block_intervals[sum(map(len, axes[:2]))] = interval
+        values = part.to(gradient.dtype).reshape(-1, *block_lengths(sizes, block_intervals))
+        blocks.append(Block(tuple(block_intervals), values))
+    return BlockGradient(axes, blocks)
 
 
-def _outer(gradient: Blocks, left: Tensor, right: Tensor) -> Blocks:
-    """The sum over the queries of left (K,B,heads,queries,N) times right (K,B,heads,queries,C)."""
-    axes = axes_of(gradient.shape)
+def _outer_product(gradient: BlockGradient, left: Tensor, right: Tensor) -> BlockGradient:
+    """The sum over the queries of left (K or 1,B,heads,queries,N) times right (K or 1,B,heads,queries,C)."""
+    axes = split_axes(gradient.shape)
 
-    def factor(numbers: Tensor) -> Tensor:
-        numbers = numbers.movedim(3, 5).to(gradient.dtype)
-        sizes = [size for size, axis in zip(numbers.shape[1:5], axes, strict=True) if axis]
-        return numbers.reshape(-1, *sizes, numbers.shape[5])
+    def factor(tensor: Tensor) -> Tensor:
+        tensor = tensor.movedim(3, 5).to(gradient.dtype)
+        sizes = [size for size, dimension in zip(tensor.shape[1:5], axes, strict=True) if dimension]
+        return tensor.reshape(-1, *sizes, tensor.shape[5])
 
-    whole = Block((None,) * sum(map(len, axes)), Outer(factor(left.unsqueeze(5)), factor(right.unsqueeze(4))))
-    return Blocks(axes, [whole])
+    values = OuterProduct(factor(left.unsqueeze(5)), factor(right.unsqueeze(4)))
+    return BlockGradient(axes, [Block((None,) * sum(map(len, axes)), values)])

@@ -1,22 +1,16 @@
-"""A gradient that is zero but for a few blocks, so that a backward pass need not multiply the zeros.
+"""Gradients of several targets that are zero outside a few blocks, as plain data.
 
-A head that reads the class token sends a gradient to this token alone. It stays there through norms and linear layers
-until attention spreads it, and even then each head gives to all keys and values one row times one column. A PyTorch
-tensor of such a gradient's shape here stands for its blocks, and for several targets' at once. Knows nothing of models,
-nor of any operation: the modules beside it do.
+A head that reads the class token sends a gradient to that token alone. It stays there through norms and linear layers
+until attention spreads it, and even then each head's gradient at the keys and the values is an outer product.
 """
 
 from __future__ import annotations
 
 import math
-import threading
-import weakref
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
-from torch.utils._pytree import tree_flatten, tree_unflatten
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,245 +18,168 @@ if TYPE_CHECKING:
 __all__ = [
     "Axes",
     "Block",
-    "Blocks",
-    "Outer",
-    "Range",
-    "added",
-    "axes_of",
-    "beside",
-    "bundle",
-    "cut",
-    "lengths",
-    "longer_than_one",
-    "made",
-    "on",
-    "run",
-    "squeezed",
-    "written_out",
+    "BlockGradient",
+    "Interval",
+    "OuterProduct",
+    "add_blocks",
+    "axes_longer_than_one",
+    "block_lengths",
+    "narrow_to",
+    "part_beside",
+    "split_axes",
+    "squeeze_axes",
 ]
 
-# Along an axis: None for all of it, or the first place and how many.
-Range = tuple[int, int] | None
-# What each dimension is made of, the outermost first; a dimension of one place of nothing.
+# (start, length) along an axis; None is the whole axis.
+Interval = tuple[int, int] | None
+# For each dimension the sizes of the axes it is split into, outermost first; a dimension of size 1 has no axis.
 Axes = tuple[tuple[int, ...], ...]
 
-# More blocks than a last transformer block's queries, keys and values are.
-_MANY = 8
-
-_WAYS: dict[Any, Callable[..., Any]] = {}
+# Sums of more blocks are stored densely. The queries, keys and values of a last transformer block are fewer.
+_MAX_BLOCKS = 8
 
 
-class _Made(threading.local):
-    references: list[weakref.ref[Blocks]] | None = None
-
-
-_MADE = _Made()
-
-
-@contextmanager
-def made() -> Iterator[list[weakref.ref[Blocks]]]:
-    """All Blocks that this thread makes meanwhile."""
-    references: list[weakref.ref[Blocks]] = []
-    before, _MADE.references = _MADE.references, references
-    try:
-        yield references
-    finally:
-        _MADE.references = before
-
-
-class Outer(NamedTuple):
-    """Two factors, broadcast and multiplied, summed over one more dimension behind the axes."""
+class OuterProduct(NamedTuple):
+    """Values as two factors (K or 1, *lengths or 1, rank): their broadcast product, summed over the rank."""
 
     left: Tensor
     right: Tensor
 
-    def multiplied(self) -> Tensor:
+    def multiply(self) -> Tensor:
         sizes = torch.broadcast_shapes(self.left.shape, self.right.shape)
-        axes = [longer_than_one(each) for each in self]
-        every, rank = sorted({*axes[0], *axes[1]}), len(sizes) - 1
-        factors = ((squeezed(each), [*own, rank]) for each, own in zip(self, axes, strict=True))
-        return torch.einsum(*(part for factor in factors for part in factor), every).reshape(sizes[:-1])
+        left_axes, right_axes = (axes_longer_than_one(factor) for factor in self)
+        rank = len(sizes) - 1
+        product = torch.einsum(
+            squeeze_axes(self.left),
+            [*left_axes, rank],
+            squeeze_axes(self.right),
+            [*right_axes, rank],
+            sorted({*left_axes, *right_axes}),
+        )
+        return product.reshape(sizes[:-1])
 
 
 class Block(NamedTuple):
-    """Where it lies along each axis, and what is there: of all targets, or if these agree of one, then the axes."""
+    """A nonzero block: its interval along each axis, and its values, shaped (K or 1, *lengths)."""
 
-    ranges: tuple[Range, ...]
-    values: Tensor | Outer
+    intervals: tuple[Interval, ...]
+    values: Tensor | OuterProduct
 
     def tensors(self) -> tuple[Tensor, ...]:
-        return tuple(self.values) if isinstance(self.values, Outer) else (self.values,)
+        return tuple(self.values) if isinstance(self.values, OuterProduct) else (self.values,)
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Block:
-        made = [function(each) for each in self.tensors()]
-        return Block(self.ranges, Outer(*made) if len(made) > 1 else made[0])
+        """The block with the function applied to its values, or to both factors of them."""
+        if isinstance(self.values, OuterProduct):
+            return Block(self.intervals, OuterProduct(*map(function, self.values)))
+        return Block(self.intervals, function(self.values))
 
-    def numbers(self) -> Tensor:
-        return self.values.multiplied() if isinstance(self.values, Outer) else self.values
+    def dense(self) -> Tensor:
+        return self.values.multiply() if isinstance(self.values, OuterProduct) else self.values
 
 
-class Blocks(torch.Tensor):
-    """The sum of blocks among zeros."""
+class BlockGradient:
+    """The gradients (K,*shape) of K targets: the sum of the blocks, and zero outside them.
 
-    axes: Axes
-    blocks: Sequence[Block]
-    targets: int
+    A block of one target's values belongs to all K targets alike.
+    """
 
-    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
-
-    @staticmethod
-    def __new__(cls, axes: Iterable[tuple[int, ...]], blocks: Sequence[Block]) -> Blocks:
-        axes = tuple(axes)
-        values = [each for block in blocks for each in block.tensors()]
-        shape = [math.prod(each) for each in axes]
-        self = torch.Tensor._make_wrapper_subclass(cls, shape, dtype=values[0].dtype, device=values[0].device)
-        # Who asks for its memory shall have an error, not a null pointer.
-        torch._C._set_throw_on_mutable_data_ptr(self)
-        self.axes, self.blocks, self.targets = axes, blocks, max(each.shape[0] for each in values)
-        if _MADE.references is not None:
-            _MADE.references.append(weakref.ref(self))
-        return self
+    def __init__(self, axes: Iterable[tuple[int, ...]], blocks: Sequence[Block]) -> None:
+        self.axes: Axes = tuple(axes)
+        self.blocks = blocks
+        self.shape = tuple(math.prod(sizes) for sizes in self.axes)
 
     @classmethod
-    def __torch_dispatch__(  # type: ignore[override]
-        cls, operation: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
-        return run(operation, args, kwargs or {})
+    def from_dense(cls, gradients: Tensor) -> BlockGradient:
+        """One block that holds all of the gradients (K,*shape)."""
+        axes = split_axes(gradients.shape[1:])
+        sizes = [size for dimension in axes for size in dimension]
+        return cls(axes, [Block((None,) * len(sizes), gradients.reshape(len(gradients), *sizes))])
+
+    @property
+    def targets(self) -> int:
+        return max(len(tensor) for block in self.blocks for tensor in block.tensors())
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.blocks[0].tensors()[0].dtype
 
     @property
     def sizes(self) -> list[int]:
-        """Of the axes."""
-        return [size for each in self.axes for size in each]
+        """The sizes of all axes."""
+        return [size for dimension in self.axes for size in dimension]
 
-    def first_axis(self, dim: int) -> int:
-        """Of a dimension, or if it is made of none, of those behind it."""
-        return sum(map(len, self.axes[:dim]))
+    def first_axis(self, dimension: int) -> int:
+        """The number of the dimension's first axis; if it has none, of the next dimension's."""
+        return sum(map(len, self.axes[:dimension]))
 
-
-def on(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Marks the way in which operations of these names are done on blocks; it returns None where that cannot be.
-
-    Names that this PyTorch does not know are passed over.
-    """
-
-    def mark(way: Callable[..., Any]) -> Callable[..., Any]:
-        for name in names:
-            packet, overload = name.split(".")
-            operation = getattr(getattr(torch.ops.aten, packet, None), overload, None)
-            if operation is not None:
-                _WAYS[operation] = way
-        return way
-
-    return mark
+    def dense(self) -> Tensor:
+        """All values, (K,*shape)."""
+        sizes, shape = self.sizes, (self.targets, *self.shape)
+        whole = [block.dense() for block in self.blocks if not any(block.intervals)]
+        partial = [block for block in self.blocks if any(block.intervals)]
+        if len(whole) == 1 and not partial:
+            return whole[0].expand(shape[0], *sizes).reshape(shape)
+        first = self.blocks[0].tensors()[0]
+        total = torch.zeros(shape[0], *sizes, dtype=first.dtype, device=first.device)
+        for values in whole:
+            total.add_(values)
+        for block in partial:
+            narrow_to(total, block.intervals).add_(block.dense())
+        return total.reshape(shape)
 
 
-def run(operation: Any, args: Any, kwargs: Any) -> Any:
-    """An operation some of whose arguments are Blocks: on their blocks, else on all numbers, target by target.
-
-    Raises:
-        TypeError: it would write into one of them, or tells what need not be so of each target.
-    """
-    way = _WAYS.get(operation)
-    found = None if way is None else way(operation, *args, **kwargs)
-    return _on_all_numbers(operation, args, kwargs) if found is None else found
-
-
-def _on_all_numbers(operation: Any, args: Any, kwargs: Any) -> Any:
-    if operation._schema.is_mutable:
-        raise TypeError(f"{operation} would write into a gradient that is not there")
-    given, form = tree_flatten((args, kwargs))
-    numbers = [written_out(each) if isinstance(each, Blocks) else [each] for each in given]
-    results = []
-    for k in range(max(map(len, numbers))):
-        # Memory of their own, in order: what an operation does with strides it does as their shape lets it expect.
-        own = [
-            each[k % len(each)].clone(memory_format=torch.contiguous_format) if isinstance(whole, Blocks) else each[0]
-            for whole, each in zip(given, numbers, strict=True)
-        ]
-        args, kwargs = tree_unflatten(own, form)
-        results.append(operation(*args, **kwargs))
-    together = []
-    for each in zip(*(tree_flatten(result)[0] for result in results), strict=True):
-        if len(each) > 1 and each[0] is not None and not isinstance(each[0], torch.Tensor):
-            raise TypeError(f"{operation} tells one thing of the gradients of {len(each)} targets")
-        together.append(bundle(torch.stack(each)) if isinstance(each[0], torch.Tensor) else each[0])
-    return tree_unflatten(together, tree_flatten(results[0])[1])
-
-
-def bundle(gradients: Tensor) -> Blocks:
-    """The gradients (K,...) of K targets as one (...)."""
-    axes = axes_of(gradients.shape[1:])
-    sizes = [size for each in axes for size in each]
-    return Blocks(axes, [Block((None,) * len(sizes), gradients.reshape(-1, *sizes))])
-
-
-def written_out(gradient: Blocks) -> Tensor:
-    """All numbers of all its targets, (K,...)."""
-    first, *others = sorted(gradient.blocks, key=lambda block: any(block.ranges))
-    shape = gradient.targets, *gradient.sizes
-    if any(first.ranges):
-        others.insert(0, first)
-        whole = torch.zeros(shape, dtype=gradient.dtype, device=gradient.device)
-    else:
-        whole = first.numbers().expand(shape)
-        if others:
-            whole = whole.clone(memory_format=torch.contiguous_format)
-    for block in others:
-        cut(whole, block.ranges).add_(block.numbers())
-    return whole.reshape(-1, *gradient.shape)
-
-
-def axes_of(shape: Sequence[int]) -> Axes:
+def split_axes(shape: Iterable[int]) -> Axes:
+    """One axis for each dimension of this shape that is longer than 1."""
     return tuple((size,) if size != 1 else () for size in shape)
 
 
-def lengths(sizes: Sequence[int], ranges: Sequence[Range]) -> list[int]:
-    """How many places a block has along axes of these sizes."""
-    return [size if each is None else each[1] for size, each in zip(sizes, ranges, strict=True)]
+def block_lengths(sizes: Sequence[int], intervals: Sequence[Interval]) -> list[int]:
+    """A block's length along axes of these sizes."""
+    return [size if interval is None else interval[1] for size, interval in zip(sizes, intervals, strict=True)]
 
 
-def cut(numbers: Tensor, ranges: Sequence[Range]) -> Tensor:
-    """What lies where a block does, of a tensor with targets and all axes; those of one place are broadcast."""
-    for axis, each in enumerate(ranges, 1):
-        if each is not None and numbers.shape[axis] != 1:
-            numbers = numbers.narrow(axis, *each)
-    return numbers
+def narrow_to(tensor: Tensor, intervals: Sequence[Interval]) -> Tensor:
+    """A view of the part of a tensor (K,*axes) inside the intervals; axes of size 1 are left to broadcasting."""
+    for axis, interval in enumerate(intervals, 1):
+        if interval is not None and tensor.shape[axis] != 1:
+            tensor = tensor.narrow(axis, *interval)
+    return tensor
 
 
-def beside(numbers: Tensor, gradient: Blocks, block: Block) -> Tensor | None:
-    """What of a tensor lies where a block does; None if the gradient would have to be broadcast to it."""
-    missing = gradient.dim() - numbers.dim()
-    shape = (1,) * missing + tuple(numbers.shape)
+def part_beside(block: Block, gradient: BlockGradient, tensor: Tensor) -> Tensor:
+    """The part of a tensor, which is broadcast to the gradient's shape, at the block's place, shaped like the block."""
+    shape = (1,) * (len(gradient.shape) - tensor.dim()) + tuple(tensor.shape)
     parts = [1]
-    for size, whole, each in zip(shape, gradient.shape, gradient.axes, strict=missing >= 0):
-        if size not in (1, whole):
-            return None
-        parts += each if size != 1 else (1,) * len(each)
-    return None if missing < 0 else cut(numbers.reshape(parts), block.ranges)
+    for size, sizes in zip(shape, gradient.axes, strict=True):
+        parts += sizes if size != 1 else (1,) * len(sizes)
+    return narrow_to(tensor.reshape(parts), block.intervals)
 
 
-def added(axes: Iterable[tuple[int, ...]], blocks: Iterable[Block]) -> Blocks:
-    """The sum of blocks: those at the same places as one, and written out where they are many or fill the whole."""
-    found: dict[tuple[Range, ...], Block] = {}
+def add_blocks(axes: Iterable[tuple[int, ...]], blocks: Iterable[Block]) -> BlockGradient:
+    """The sum of the blocks: one block per place, and a dense one where they are many or as large as the whole."""
+    sums: dict[tuple[Interval, ...], Block] = {}
     for block in blocks:
-        before = found.get(block.ranges)
-        found[block.ranges] = block if before is None else Block(block.ranges, before.numbers() + block.numbers())
-    gradient = Blocks(axes, list(found.values()))
+        earlier = sums.get(block.intervals)
+        sums[block.intervals] = block if earlier is None else Block(block.intervals, earlier.dense() + block.dense())
+    gradient = BlockGradient(axes, list(sums.values()))
     sizes = gradient.sizes
     stored = sum(
-        math.prod(lengths(sizes, block.ranges)) for block in gradient.blocks if not isinstance(block.values, Outer)
+        math.prod(block_lengths(sizes, block.intervals))
+        for block in gradient.blocks
+        if not isinstance(block.values, OuterProduct)
     )
-    if len(found) > 1 and (len(found) > _MANY or stored >= gradient.numel()):
-        whole = written_out(gradient).reshape(-1, *sizes)
-        return Blocks(gradient.axes, [Block((None,) * len(sizes), whole)])
+    if len(sums) > 1 and (len(sums) > _MAX_BLOCKS or stored >= math.prod(sizes)):
+        whole = gradient.dense().reshape(-1, *sizes)
+        return BlockGradient(gradient.axes, [Block((None,) * len(sizes), whole)])
     return gradient
 
 
-def longer_than_one(numbers: Tensor) -> list[int]:
-    """Which dimensions before the last have more than one place."""
-    return [axis for axis, size in enumerate(numbers.shape[:-1]) if size != 1]
+def axes_longer_than_one(factor: Tensor) -> list[int]:
+    """The axes of a factor, without its rank, that are not broadcast."""
+    return [axis for axis, size in enumerate(factor.shape[:-1]) if size != 1]
 
 
-def squeezed(numbers: Tensor) -> Tensor:
-    """Without the others."""
-    return numbers.reshape([*(size for size in numbers.shape[:-1] if size != 1), numbers.shape[-1]])
+def squeeze_axes(factor: Tensor) -> Tensor:
+    """The factor with only those axes, and its rank."""
+    return factor.reshape([*(size for size in factor.shape[:-1] if size != 1), factor.shape[-1]])
