@@ -1,7 +1,7 @@
 """Where a network reads its class token, the backward leaves out the zeros of all other tokens: same maps.
 
-Behind a large linear layer it leaves out the part of its weight that meets only zeros. test_rules.py has the operations
-one by one, test_decision.py the graphs that are left to the ordinary backward.
+Behind a large linear layer it leaves out the part of its weight that meets only zeros. test_block_rules.py has the
+operations one by one, test_decision.py the graphs that are left to the ordinary backward.
 """
 
 from concurrent.futures import ThreadPoolExecutor
