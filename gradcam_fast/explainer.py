@@ -13,8 +13,14 @@ from ._capture.capture import Request, capture
 from ._capture.image_selection import check_when, empty_results, select_images
 from ._capture.scores import check_target
 from ._cuda_graph.cache import GraphCache
-from ._layer_search.search import capture_at_found_layer, capture_at_remembered_layer
+from ._layer_search.search import (
+    ask_for_patches,
+    capture_at_found_layers,
+    capture_at_remembered_layers,
+    known_patch_tokens,
+)
 from ._layout.feature_layout import ImageGeometry, check_tokens
+from ._layout.token_grid import UnknownPatches
 from ._model.inputs import ImageAxes, check_inputs, unwrap_model
 from ._model.target_layer import resolve_layers
 from ._model.warning import warn_caller
@@ -124,14 +130,19 @@ class Explainer:
 
     def _request(self, images: Images, target: Target = None, topk: int | None = None) -> Request:
         inputs, batch = check_inputs(self._model, self._axes.rank, images)
-        geometry = ImageGeometry(batch.shape[0], self._axes.sides(batch), self._axes.patches)
+        patch_tokens = known_patch_tokens(self._model, batch)
+        geometry = ImageGeometry(batch.shape[0], self._axes.sides(batch), self._axes.patches, patch_tokens)
         target = check_target(target, topk, geometry.batch)
         return Request(inputs, geometry, target, topk, self._output, self._tokens, self._when)
 
     def _capture(self, request: Request) -> Capture:
         if self._layers:
+            try:
+                return capture(self._model, request, self._layers)
+            except UnknownPatches as unknown:
+                ask_for_patches(self._model, request, unknown.count)
             return capture(self._model, request, self._layers)
-        return capture_at_remembered_layer(self._model, request) or capture_at_found_layer(self._model, request)
+        return capture_at_remembered_layers(self._model, request) or capture_at_found_layers(self._model, request)
 
     def _explain(self, request: Request) -> Explanation:
         """The explanation from the layers that were named or are found."""
@@ -139,7 +150,7 @@ class Explainer:
         explanation = self._explanation(captured, request)
         empty = gradients_vanished(explanation.valid, captured.gradients)
         if empty and captured.layer_remembered:
-            captured = capture_at_found_layer(self._model, request)
+            captured = capture_at_found_layers(self._model, request)
             explanation = self._explanation(captured, request)
             empty = gradients_vanished(explanation.valid, captured.gradients)
         if empty:

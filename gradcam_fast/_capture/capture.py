@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from .._layout.feature_layout import FeatureLayout, ImageGeometry, infer_layout
-from .._layout.token_grid import UnreadableLayout
+from .._layout.token_grid import UnknownPatches, UnreadableLayout
 from .._model.eager import force_eager
 from ..exceptions import NotSpatial
 from .buffers import preserve_buffers
@@ -100,8 +100,18 @@ class Capture:
 _NEED_GRAD_ENABLED: WeakSet[nn.Module] = WeakSet()
 
 
-def capture(model: nn.Module, request: Request, layers: Sequence[TargetLayer]) -> Capture:
+def capture(
+    model: nn.Module,
+    request: Request,
+    layers: Sequence[TargetLayer],
+    *,
+    check_scores: Callable[[Tensor, Any], None] | None = None,
+) -> Capture:
     """Run the model once, and differentiate the scores with respect to the layers' activations.
+
+    Args:
+        check_scores: called with the scores and what the model returned, both with their graph, before the backward; it
+            may raise a LayerError.
 
     Raises:
         LayerError: a layer cannot be explained.
@@ -123,6 +133,8 @@ def capture(model: nn.Module, request: Request, layers: Sequence[TargetLayer]) -
                 model, request.inputs, ordered, enable_grad=True
             )
             logits, scores, classes = request.scores(returned)
+        if check_scores is not None:
+            check_scores(scores, returned)
         has_hooks = [module_hooks.backward or bool(maps._backward_hooks) or maps.retains_grad for maps in handed_onward]
         del handed_onward
         picked = None if module_hooks.backward else request.picked_logits(logits, classes)
@@ -149,5 +161,7 @@ def capture(model: nn.Module, request: Request, layers: Sequence[TargetLayer]) -
 def _layout(request: Request, layer: TargetLayer, maps: Tensor) -> FeatureLayout:
     try:
         return request.layout(layer.module, maps)
+    except UnknownPatches:
+        raise
     except UnreadableLayout as reason:
         raise NotSpatial(layer.name, maps.shape, request.geometry.batch, reason) from None

@@ -11,7 +11,7 @@ import torch
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["detach_tensors", "feature_tensor", "map_tensors", "replace_tensor", "tensors_in"]
+__all__ = ["all_tensors", "detach_tensors", "feature_tensor", "map_tensors", "replace_tensor", "tensors_in"]
 
 
 def tensors_in(output: Any) -> list[Tensor]:
@@ -23,6 +23,18 @@ def tensors_in(output: Any) -> list[Tensor]:
 def feature_tensor(output: Any) -> Tensor | None:
     """The feature maps in a layer's output: its first floating tensor, or None."""
     return next((tensor for tensor in tensors_in(output) if tensor.dtype.is_floating_point), None)
+
+
+def all_tensors(output: Any) -> list[Tensor]:
+    """Every tensor in ``output``, however deep, in the order of its containers."""
+    tensors: list[Tensor] = []
+
+    def add(tensor: Tensor) -> Tensor:
+        tensors.append(tensor)
+        return tensor
+
+    map_tensors(output, add)
+    return tensors
 
 
 def replace_tensor(output: Any, old: Tensor, new: Tensor) -> Any:

@@ -9,22 +9,24 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import nn
 
-from .._capture.containers import tensors_in
+from .._capture.containers import all_tensors, tensors_in
 from .._capture.scores import pick_logits
 from .._layout.token_grid import fits
 from .._model.inputs import convolutions, per_side
+from .dominance import dominators
+from .graph_walk import output_leaves
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from .._layout.feature_layout import FeatureLayout
     from .._layout.token_grid import Grid
-    from .trace import Candidate
+    from .trace import TracedMap
 
-__all__ = ["choose", "cuts_patches", "is_feature_map", "passes_on"]
+__all__ = ["Choice", "choose", "cuts_patches", "is_feature_map", "passes_on"]
 
-# Gradients are asked for this many candidates at a time, from the output backwards.
-_CANDIDATES_PER_BACKWARD = 8
+# A pooled gradient that is so small beside the mean absolute gradient is what rounding leaves of zero.
+_NOISE = 1e-5
 
 
 class Rule(NamedTuple):
@@ -83,23 +85,67 @@ def cuts_patches(module: nn.Module) -> bool:
     return math.prod(stride) > 1 and stride == per_side(layers[0], layers[0].kernel_size)
 
 
-def choose(candidates: list[Candidate], logits: Any, scores: Tensor, size: Grid) -> tuple[Candidate | None, bool]:
-    """The layer to explain, and whether its gradient is not zero; None if the scores depend on no candidate.
+class Choice(NamedTuple):
+    """The layers to explain, and whether their gradients are not zero (else only the graph speaks for them)."""
+
+    maps: list[TracedMap]
+    has_gradient: bool
+
+
+def choose(maps: list[TracedMap], returned: Any, logits: Any, scores: Tensor, size: Grid) -> Choice:
+    """The last map that dominates the scores, or the maps that do so together; no maps if there are none.
 
     Args:
-        candidates: in execution order.
-        logits: of the model, with their graph.
+        maps: of a trial run, in execution order.
+        returned: what the model returned, with its graph.
+        logits: what ``output`` picked of that.
         scores: (B,) or (B,K), with their graph.
         size: (H,W) of the images.
     """
-    tokens = [candidate for candidate in candidates if candidate.layout.kind == "tokens"]
-    if tokens:
-        # Among tokens, four axes may be (B, heads, tokens, features).
-        candidates = [candidate for candidate in candidates if candidate.layout.fits]
+    maps = [traced for traced in maps if traced.of_images]
+    excluded = _excluded(maps, returned, logits, scores, size)
+    dense = bool(_dense_shapes(logits, scores, size))
+
+    def qualifies(traced: TracedMap, gradient: Tensor) -> bool:
+        if traced in excluded or not traced.last_call or _is_noise(gradient):
+            return False
+        return not dense or _direction_varies(gradient)
+
+    found = dominators(maps, scores, seed=1.0, reaches=torch.any, qualifies=qualifies)
+    if found:
+        return Choice(found, True)
+    # Zero times NaN is NaN: where zero weights stop every gradient, only what is not connected stays zero. A batch
+    # without images, and a score that is zero for want of a detection, are connected all the same.
+    for seed, reaches in ((torch.nan, torch.any), (1.0, lambda gradient: True)):
+        found = dominators(
+            maps,
+            scores,
+            seed=seed,
+            reaches=reaches,
+            qualifies=lambda traced, gradient: traced.last_call and traced not in excluded,
+        )
+        if found:
+            return Choice(found, False)
+    return Choice([], False)
+
+
+def _excluded(maps: list[TracedMap], returned: Any, logits: Any, scores: Tensor, size: Grid) -> list[TracedMap]:
+    """Maps that are the model's own output, or are no maps among tokens."""
+    own = {id(leaf) for leaf in output_leaves(scores, all_tensors(returned))}
+    tokens = [traced for traced in maps if traced.layout.kind == "tokens"]
     dense = _dense_shapes(logits, scores, size)
-    # A depth map (B,H,W), say, has no features.
-    candidates = [candidate for candidate in candidates if candidate not in tokens or candidate.maps.shape not in dense]
-    return _last_with_gradient(candidates, scores, dense=bool(dense))
+    return [
+        traced
+        for traced in maps
+        # Among tokens, four axes may be (B, heads, tokens, features). A depth map (B,H,W) has no features.
+        if id(traced.leaf) in own or (tokens and not traced.layout.fits) or (traced in tokens and traced.shape in dense)
+    ]
+
+
+def _is_noise(gradient: Tensor) -> bool:
+    """Whether the gradient (B,C,h,w) pools to less than float32 tells from zero, as behind a softmax over positions."""
+    values = gradient.double().flatten(2)
+    return bool(values.mean(2).abs().amax() <= _NOISE * values.abs().mean(2).amax())
 
 
 def _dense_shapes(output: Any, scores: Tensor, size: Grid) -> list[tuple[int, ...]]:
@@ -120,40 +166,6 @@ def _is_dense(logits: Tensor, size: Grid) -> bool:
     if logits.dim() == len(size) + 1 == 3:
         return fits(tuple(logits.shape[1:]), size)
     return logits.dim() > 3 and logits.shape[2:].numel() > 1
-
-
-def _last_with_gradient(candidates: list[Candidate], scores: Tensor, *, dense: bool) -> tuple[Candidate | None, bool]:
-    """The last candidate whose gradient is not zero, and True; else the last that the scores depend on, and False.
-
-    Before a dense output (segmentation) the gradient must have more than one direction among the channels: where it has
-    one at all positions (at the class maps, and before a last 1x1 convolution), pooling it forgets the position.
-    """
-    total = scores.sum()
-    if candidate := _last_reached(candidates, total, 1.0, _direction_varies if dense else torch.any):
-        return candidate, True
-    # Zero times NaN is NaN: where zero weights stop every gradient, only what is not connected stays zero. A batch
-    # without images, and a score that is zero for want of a detection, are connected all the same.
-    for seed, reaches in ((torch.nan, torch.any), (1.0, lambda gradient: True)):
-        if candidate := _last_reached(candidates, total, seed, reaches):
-            return candidate, False
-    return None, False
-
-
-def _last_reached(
-    candidates: list[Candidate], total: Tensor, seed: float, reaches: Callable[[Tensor], Any]
-) -> Candidate | None:
-    """The last candidate for whose gradient (B,C,h,w) ``reaches`` is true, with ``seed`` as the score's gradient."""
-    seeds = torch.full_like(total, seed)
-    for end in range(len(candidates), 0, -_CANDIDATES_PER_BACKWARD):
-        group = candidates[max(0, end - _CANDIDATES_PER_BACKWARD) : end]
-        with torch.autograd.set_detect_anomaly(False):
-            gradients = torch.autograd.grad(
-                total, [candidate.maps for candidate in group], seeds, retain_graph=True, allow_unused=True
-            )
-        for candidate, gradient in zip(reversed(group), reversed(gradients), strict=True):
-            if gradient is not None and reaches(candidate.layout(gradient)):
-                return candidate
-    return None
 
 
 def _direction_varies(gradient: Tensor) -> bool:

@@ -1,11 +1,9 @@
-"""The layer to explain when the caller names none: remembered from a request like this one, or found by trial runs."""
+"""The layers to explain when the caller names none: remembered, or found by a trial run."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from functools import partial
-from types import CellType
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
@@ -13,131 +11,196 @@ import torch
 from torch import nn
 
 from .._capture.capture import Capture, capture
+from .._capture.containers import all_tensors
+from .._capture.scores import as_class_logits
+from .._layout.token_grid import UnknownPatches
 from .._model.eager import eager_module, eager_modules
 from .._model.target_layer import TargetLayer
 from .._model.warning import warn_caller
 from ..exceptions import LayerError, NoLayerFound, ScoreDetached
+from .graph_walk import output_parts, signature
 from .rules import choose, cuts_patches
 from .trace import Trace, trial_run
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from .._capture.capture import Request
+    from .._layout.token_grid import PatchTokens
+    from .graph_walk import Signature
 
-__all__ = ["capture_at_found_layer", "capture_at_remembered_layer"]
+__all__ = ["ask_for_patches", "capture_at_found_layers", "capture_at_remembered_layers", "known_patch_tokens"]
 
-# The layer found for each model and key of a request.
-_FOUND: WeakKeyDictionary[nn.Module, dict[Any, str]] = WeakKeyDictionary()
+# For each model and shape of an image: which tokens are patches, by their number.
+_PATCH_TOKENS: WeakKeyDictionary[nn.Module, dict[tuple[int, ...], dict[int, PatchTokens | str]]] = WeakKeyDictionary()
 
-# A graph behind all of a network's outputs takes as much memory as training it; behind the last 32 it takes little.
-_LAST_OUTPUTS = 32
+# For each model and key of a request: the layers found for each signature of its scores, the last used ones last.
+_FOUND: WeakKeyDictionary[nn.Module, dict[Any, dict[Signature, tuple[str, ...]]]] = WeakKeyDictionary()
 
 
-def capture_at_remembered_layer(model: nn.Module, request: Request) -> Capture | None:
-    """The capture at the layer found for an earlier request of the same key; None if that layer no longer serves."""
-    name = _FOUND.get(model, {}).get(_key(request))
-    if name is None:
+class _OtherSignature(LayerError):
+    """The scores come from other parts of the model's output than the layers were found for."""
+
+    def __init__(self, actual: Signature) -> None:
+        self.actual = actual
+
+
+def known_patch_tokens(model: nn.Module, images: Tensor) -> dict[int, PatchTokens | str]:
+    """What trial runs on images of this shape have told about the model's tokens; they add to it."""
+    return _PATCH_TOKENS.setdefault(model, {}).setdefault(tuple(images.shape[1:]), {})
+
+
+def ask_for_patches(model: nn.Module, request: Request, count: int) -> None:
+    """Let a trial run tell which of ``count`` tokens are patches."""
+    request = _on_first_image(model, request) or request
+    with trial_run(model, request.inputs):
+        Trace({module: name for name, module in reversed(eager_modules(model).items())}, request).run(model)
+    known = request.geometry.patch_tokens
+    assert known is not None
+    known.setdefault(count, str(UnknownPatches(count)))
+
+
+def capture_at_remembered_layers(model: nn.Module, request: Request) -> Capture | None:
+    """The capture at the layers found for an earlier request of this kind; None if there are none that still serve."""
+    found = _FOUND.get(model, {}).get(_key(request))
+    if not found:
+        return None
+    expected = next(reversed(found))
+    try:
+        return _capture_if(expected, model, request, found)
+    except _OtherSignature as other:
+        if other.actual not in found:
+            return None
+        expected = other.actual
+    except LayerError:  # the scores no longer depend on these layers
         return None
     try:
-        layer = TargetLayer(name, eager_module(model.get_submodule(name)))
+        return _capture_if(expected, model, request, found)
+    except LayerError:
+        return None
+
+
+def _capture_if(
+    expected: Signature, model: nn.Module, request: Request, found: dict[Signature, tuple[str, ...]]
+) -> Capture | None:
+    """The capture at the layers found for this signature, if the scores have it."""
+
+    def check(scores: Tensor, returned: Any) -> None:
+        actual = signature(scores, all_tensors(returned))
+        if actual != expected:
+            raise _OtherSignature(actual)
+
+    try:
+        layers = [TargetLayer(name, eager_module(model.get_submodule(name))) for name in found[expected]]
     except AttributeError:  # the model was rebuilt
         return None
-    try:
-        return replace(capture(model, request, (layer,)), layer_remembered=True)
-    except LayerError:  # the score depends on something else than it did when the layer was found
-        return None
+    captured = capture(model, request, layers, check_scores=check)
+    found[expected] = found.pop(expected)
+    return replace(captured, layer_remembered=True)
 
 
-def capture_at_found_layer(model: nn.Module, request: Request) -> Capture:
-    """The capture at the layer that trial runs find now, whatever was found before.
+def capture_at_found_layers(model: nn.Module, request: Request) -> Capture:
+    """The capture at the layers that a trial run finds now, whatever was found before.
 
     Raises:
         NoLayerFound: the model has no spatial feature map that the score depends on.
         ScoreDetached: the score has no graph.
     """
-    key = _key(request)
-    _FOUND.get(model, {}).pop(key, None)
-    layer, has_gradient = _find(model, _on_one_image(model, request))
-    # Where every gradient vanishes (a head of zeros, an empty batch) the next request may find a better layer.
-    if has_gradient:
-        _FOUND.setdefault(model, {})[key] = layer.name
-    return capture(model, request, (layer,))
+    layers, has_gradient = _find(model, request)
+    found = _FOUND.setdefault(model, {}).setdefault(_key(request), {})
+
+    def remember(scores: Tensor, returned: Any) -> None:
+        actual = signature(scores, all_tensors(returned))
+        found.pop(actual, None)
+        # Where every gradient vanishes (a head of zeros, an empty batch) the next request may find better layers.
+        # Scores that come from nothing the model returned cannot be told apart.
+        if has_gradient and actual:
+            found[actual] = tuple(layer.name for layer in layers)
+
+    return capture(model, request, layers, check_scores=remember)
 
 
-def _on_one_image(model: nn.Module, request: Request) -> Request:
-    """The request about its first image alone, unless something may depend on the whole batch."""
-    alone = len(request.inputs.args) == 1 and not callable(request.target) and not model.training
-    if not alone or request.geometry.batch <= 1:
-        return request
+def _find(model: nn.Module, request: Request) -> tuple[tuple[TargetLayer, ...], bool]:
+    """The layers found on the first image alone, or on the whole batch if something needs it."""
+    first = _on_first_image(model, request)
+    if first is None:
+        return _find_on(model, request)
+    try:
+        return _find_on(model, first)
+    except NoLayerFound:
+        raise
+    except Exception:  # the model or a callable of the caller's needs the whole batch, or is wrong on that, too
+        return _find_on(model, request)
+
+
+def _on_first_image(model: nn.Module, request: Request) -> Request | None:
+    """The request about its first image; None if there is one image only, several inputs, or a training mode."""
+    if request.geometry.batch < 2 or len(request.inputs.args) != 1 or model.training:
+        return None
+    target = request.target
+    if isinstance(target, torch.Tensor):  # all classes of the batch: they decide together
+        target = target.reshape(1, -1)
     first = request.inputs.map(lambda images: images[:1])
-    return replace(request, inputs=first, geometry=replace(request.geometry, batch=1), target=None, topk=None)
+    return replace(request, inputs=first, geometry=replace(request.geometry, batch=1), target=target)
 
 
-def _find(model: nn.Module, request: Request) -> tuple[TargetLayer, bool]:
-    """The last feature map that the scores depend on, and whether its gradient is not zero.
-
-    First only the last outputs are traced; if the layer is not among them, all of them are.
-    """
+def _find_on(model: nn.Module, request: Request) -> tuple[tuple[TargetLayer, ...], bool]:
     names = {module: name for name, module in reversed(eager_modules(model).items())}
     with trial_run(model, request.inputs):
-        for skipped in _outputs_to_skip(model, request, names):
-            trace = Trace(names, request.layout, skipped)
-            returned = trace.run(model, request.inputs)
+        trace = Trace(names, request)
+        returned = trace.run(model)
+        with torch.enable_grad():
             logits, scores, _ = request.scores(returned)
-            if len(request.inputs.tensors) > 1 and request.images.numel():
-                _drop_candidates_of_other_inputs(trace, model, request)
-            candidate, has_gradient = None, False
-            if scores.requires_grad:
-                candidate, has_gradient = choose(trace.candidates, logits, scores, request.geometry.size)
-            if has_gradient:
-                break
-    if not scores.requires_grad:
-        raise ScoreDetached(
-            f"the score does not depend on any layer of {type(model).__name__}: it was detached, or the model "
-            "turns gradients off; explain a score that is still attached to what the model returned"
-        )
-    if candidate is None:
-        raise NoLayerFound(
-            f"{type(model).__name__} has no spatial feature map (B,C,h,w), nor tokens (B,N,C) of a grid, with more "
-            f"than one position that the score depends on{trace.unreadable and f' ({trace.unreadable})'}; name a "
-            "layer with layer=..., or explain a larger image"
-        )
-    if trace.unreadable and cuts_patches(candidate.module):
+            if not scores.requires_grad:
+                raise ScoreDetached(
+                    f"the score does not depend on any layer of {type(model).__name__}: it was detached, or the model "
+                    "turns gradients off; explain a score that is still attached to what the model returned"
+                )
+            scores = _of_any_class(request, returned, logits, scores)
+            choice = choose(trace.maps, returned, logits, scores, request.geometry.size)
+    if not choice.maps:
+        raise _no_layer_found(model, trace)
+    only = choice.maps[0]
+    if trace.unreadable and len(choice.maps) == 1 and cuts_patches(only.module):
         warn_caller(
-            f"the layer found, {candidate.name!r}, only cuts the images into patches, as no later one can be read: "
+            f"the layer found, {only.name!r}, only cuts the images into patches, as no later one can be read: "
             f"{trace.unreadable}; or name a layer with layer=..."
         )
-    return TargetLayer(candidate.name, candidate.module), has_gradient
+    return tuple(TargetLayer(traced.name, traced.module) for traced in choice.maps), choice.has_gradient
 
 
-def _outputs_to_skip(model: nn.Module, request: Request, names: dict[nn.Module, str]) -> list[int]:
-    """How many outputs each trace skips: all but the last, among which the layer nearly always is; then none."""
-    if len(names) <= _LAST_OUTPUTS:
-        return [0]
-    count = Trace(names, request.layout, math.inf)
-    count.run(model, request.inputs)
-    return [count.outputs - _LAST_OUTPUTS, 0] if count.outputs > _LAST_OUTPUTS else [0]
+def _of_any_class(request: Request, returned: Any, logits: Any, scores: Tensor) -> Tensor:
+    """A score of all classes instead of some, where all of them have the same layers: the class asked cannot matter.
+
+    They have if one operation makes all logits. Where several do (a coarse and a fine head in one tensor), classes that
+    were named decide, and of the highest logits all decide, because the class predicted must not.
+    """
+    if callable(request.target):
+        return scores
+    named = request.target is not None
+    if named and len(output_parts(scores, all_tensors(returned))) > 1:
+        return scores
+    class_logits = as_class_logits(logits, request.geometry.batch)
+    weights = torch.arange(1, class_logits.shape[1] + 1, device=class_logits.device).cos().to(class_logits.dtype)
+    return class_logits @ weights
 
 
-def _drop_candidates_of_other_inputs(trace: Trace, model: nn.Module, request: Request) -> None:
-    """Keep the candidates that change with the images: not what was made of a text or of another picture."""
-    images = request.images
-    other_images = request.inputs.map(lambda value: torch.randn_like(value) if value is images else value)
-    other = Trace(trace.names, trace.infer_layout, trace.skipped)
-    other.run(model, other_images)
-    other_maps = {candidate.module: candidate.maps for candidate in other.candidates}
-    candidates = [candidate for candidate in trace.candidates if candidate.module in other_maps]
-    trace.candidates = [
-        candidate for candidate in candidates if not torch.equal(candidate.maps, other_maps[candidate.module])
-    ]
-    if candidates and not trace.candidates:
-        trace.unreadable = f"{candidates[-1].name!r} was last run on another input than the first one of images"
+def _no_layer_found(model: nn.Module, trace: Trace) -> NoLayerFound:
+    reason = trace.unreadable
+    if trace.maps and not any(traced.of_images and traced.last_call for traced in trace.maps):
+        reason = f"{trace.maps[-1].name!r} was last run on another input than the first one of images"
+    return NoLayerFound(
+        f"{type(model).__name__} has no spatial feature map (B,C,h,w), nor tokens (B,N,C) of a grid, with more "
+        f"than one position that the score depends on{reason and f' ({reason})'}; name a "
+        "layer with layer=..., or explain a larger image"
+    )
 
 
 def _key(request: Request) -> Any:
-    """Requests with one key are about the same layer, as far as can be known without running the model."""
+    """Requests with one key and one signature of their scores are about the same layers."""
+    kind = "callable" if callable(request.target) else "classes" if request.target is not None else "highest logits"
     tokens = _code_of(request.tokens) if callable(request.tokens) else request.tokens
-    target = _code_of(request.target) if callable(request.target) else None
-    return tuple(request.images.shape[1:]), tokens, target, _code_of(request.output), _constants_of(request.output)
+    return tuple(request.images.shape[1:]), tokens, kind
 
 
 def _code_of(function: Any) -> Any:
@@ -145,13 +208,3 @@ def _code_of(function: Any) -> Any:
     if isinstance(function, partial):
         return _code_of(function.func)
     return getattr(getattr(function, "__func__", function), "__code__", type(function))
-
-
-def _constants_of(function: Any) -> tuple[int | str, ...]:
-    """The strings and integers that a function holds in its closure and defaults, such as the name of a head."""
-    if isinstance(function, partial):
-        bound = (*function.args, *function.keywords.values())
-        return (*(value for value in bound if isinstance(value, (int, str))), *_constants_of(function.func))
-    cells = [cell for cell in getattr(function, "__closure__", None) or () if cell != CellType()]
-    values = (*(cell.cell_contents for cell in cells), *(getattr(function, "__defaults__", None) or ()))
-    return tuple(value for value in values if isinstance(value, (int, str)))

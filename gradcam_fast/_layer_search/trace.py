@@ -1,9 +1,10 @@
-"""A trial run of a model: hooks note every feature map in the order made, with a graph behind the last of them."""
+"""A trial run of a model: hooks note every feature map in the order made, and cut the graph there."""
 
 from __future__ import annotations
 
 import math
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -11,21 +12,24 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
+from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.nn.modules.conv import _ConvNd
 
 from .._capture.buffers import preserve_buffers
 from .._capture.containers import feature_tensor, replace_tensor, tensors_in
-from .._layout.token_grid import KnownGrids, UnreadableLayout
+from .._layout.token_grid import KnownGrids, PatchTokens, UnknownPatches, UnreadableLayout, infer_grid, shown
 from .._model.eager import force_eager
+from .graph_walk import leaves_behind
 from .rules import is_feature_map, passes_on
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from .._capture.capture import Request
     from .._layout.feature_layout import FeatureLayout
     from .._model.inputs import Inputs
 
-__all__ = ["Candidate", "Trace", "trial_run"]
+__all__ = ["Trace", "TracedMap", "trial_run"]
 
 
 @contextmanager
@@ -41,14 +45,29 @@ def trial_run(model: nn.Module, inputs: Inputs) -> Iterator[None]:
         yield
 
 
-@dataclass
-class Candidate:
-    """A feature map as it was made, and the outermost module that returned it."""
+@dataclass(eq=False)
+class TracedMap:
+    """A feature map of a trial run.
+
+    Attributes:
+        name: dotted name of the outermost module that returned it.
+        module: that module.
+        shape: of the maps.
+        behind: the graph from here back to the maps before; None if there is none.
+        leaf: where the graph of what follows begins.
+        layout: how the maps lie.
+        of_images: whether the maps depend on the images.
+        last_call: whether the module did not run again; the capture keeps the last call.
+    """
 
     name: str
     module: nn.Module
-    maps: Tensor
+    shape: torch.Size
+    behind: GradientEdge | None
+    leaf: Tensor
     layout: FeatureLayout
+    of_images: bool
+    last_call: bool = True
 
 
 @dataclass
@@ -57,36 +76,41 @@ class Trace:
 
     Args:
         names: the dotted name of each module.
-        infer_layout: from a module and its output to the layout.
-        skipped: so many outputs at the start only have their grids noted and leave no graph, which is what takes
-            memory; infinity counts outputs and notes nothing else.
+        request: what is asked, about the images that the model runs on.
 
     Attributes:
-        outputs: how many tensors modules returned.
-        candidates: in execution order.
+        maps: in execution order.
         unreadable: why the last output of three axes could not be read; empty if there is none.
     """
 
     names: dict[nn.Module, str]
-    infer_layout: Callable[[nn.Module, Tensor], FeatureLayout]
-    skipped: float
-    outputs: int = 0
-    candidates: list[Candidate] = field(default_factory=list)
+    request: Request
+    maps: list[TracedMap] = field(default_factory=list)
     unreadable: str = ""
     _thread: int = field(default_factory=threading.get_ident)
     _grids: KnownGrids = field(default_factory=KnownGrids)
-    # Tensors handed onward, which keep their identity while they are kept here, and the candidate each is a copy of.
-    _onward: dict[tuple[int, int], tuple[Tensor, Candidate | None]] = field(default_factory=dict)
+    # Tensors handed onward by identity and version, and the map each is a copy of.
+    _onward: dict[tuple[int, int], tuple[weakref.ref[Tensor], TracedMap | None]] = field(default_factory=dict)
+    # The last map of each module.
+    _by_module: dict[nn.Module, TracedMap] = field(default_factory=dict)
+    # The leaves that depend on the images, by identity.
+    _of_images: dict[int, Tensor] = field(default_factory=dict)
 
-    def run(self, model: nn.Module, inputs: Inputs) -> Any:
+    def run(self, model: nn.Module) -> Any:
         """Run the model under the hooks; return its output."""
         handles = []
         try:
             for module in self.names:
                 # Before the module's own hooks, which may keep its output for later in the forward.
                 handles.append(module.register_forward_hook(self, prepend=True))
-            with torch.set_grad_enabled(not self.skipped):
-                return inputs.map(torch.clone)(model)
+            with torch.enable_grad():
+                images = self.request.images.detach().clone().requires_grad_()
+                self._of_images[id(images)] = images
+                # A copy of the leaf, so that the model may write into its input.
+                inputs = self.request.inputs.map(
+                    lambda value: images.clone() if value is self.request.images else value.clone()
+                )
+                return inputs(model)
         finally:
             for handle in handles:
                 handle.remove()
@@ -96,57 +120,164 @@ class Trace:
         returned = feature_tensor(output)
         if threading.get_ident() != self._thread or returned is None:
             return None
-        self.outputs += 1
-        if self.outputs <= self.skipped:
-            if self.skipped < math.inf:
-                self._read(module, returned)
-            return None
+        grad_was_enabled = torch.is_grad_enabled()
         torch.set_grad_enabled(True)
-        name = self.names[module]
-        # Of a module that runs again only the last call can be captured.
-        self.candidates = [candidate for candidate in self.candidates if candidate.module is not module]
-        if (known := self._onward.get(_identity(returned))) is not None:
-            candidate = known[1]
+        if (earlier := self._by_module.pop(module, None)) is not None:
+            earlier.last_call = False
+        if self._was_handed_onward(returned):
+            traced = self._onward[_identity(returned)][1]
             # A module that also returns something else (a pooled vector) may have made that of the maps.
-            returns_only_maps = len(tensors_in(output)) == 1
-            if candidate and returns_only_maps and candidate.name.startswith(f"{name}."):
-                candidate.name, candidate.module = name, module
+            if traced is not None and len(tensors_in(output)) == 1:
+                self._rename(traced, module)
             return None
-        if passes_on(module) and not any(_identity(tensor) in self._onward for tensor in tensors_in(args)):
+        if passes_on(module) and not any(map(self._was_handed_onward, tensors_in(args))):
             return None  # the module around it may have made this, a sum say
-        # The operation that made an output without a graph is unknown; it may have been pooling.
-        origin_unknown = self.skipped and not returned.requires_grad
         maps = returned if returned.requires_grad else returned.detach().requires_grad_()
-        candidate = None
+        # Made without a graph: of the images, if the model has turned gradients off or detached what the module took.
+        untraceable = len(self.request.inputs.tensors) == 1 and (
+            not grad_was_enabled or any(tensor.is_floating_point() for tensor in tensors_in(args))
+        )
+        if untraceable and not returned.requires_grad:
+            self._of_images[id(maps)] = maps
         layout = self._read(module, maps)
-        if layout and not origin_unknown and is_feature_map(module, maps, layout):
-            candidate = Candidate(name, module, maps, layout)
-            self.candidates.append(candidate)
-        # The tensor handed onward may be changed in place; the candidate keeps the maps as they were made.
-        onward = maps.clone()
-        self._onward[_identity(onward)] = onward, candidate
-        return replace_tensor(output, returned, onward)
+        if layout and is_feature_map(module, maps, layout):
+            # No memory but one zero: the leaf is added to the maps, so that none of them has to be kept.
+            leaf = maps.new_zeros(()).expand_as(maps).requires_grad_()
+            of_images = self._depends_on_images(maps) if returned.requires_grad else untraceable
+            if of_images:
+                self._of_images[id(leaf)] = leaf
+            traced = self._by_module[module] = TracedMap(
+                self.names[module],
+                module,
+                maps.shape,
+                get_gradient_edge(maps) if returned.requires_grad else None,
+                leaf,
+                layout,
+                of_images,
+            )
+            self.maps.append(traced)
+            onward = maps.detach() + leaf
+        else:
+            traced = None
+            onward = returned if returned.requires_grad else maps.clone()
+        self._onward[_identity(onward)] = weakref.ref(onward), traced
+        return None if onward is returned else replace_tensor(output, returned, onward)
+
+    def _was_handed_onward(self, tensor: Tensor) -> bool:
+        known = self._onward.get(_identity(tensor))
+        return known is not None and known[0]() is tensor
+
+    def _rename(self, traced: TracedMap, module: nn.Module) -> None:
+        """Name a map after a module around the one that made it: one activation may stand in many blocks."""
+        if any(inner is traced.module for inner in module.modules()):
+            if self._by_module.get(traced.module) is traced:
+                del self._by_module[traced.module]
+            self._by_module[module] = traced
+            traced.name, traced.module, traced.last_call = self.names[module], module, True
+
+    def _depends_on_images(self, maps: Tensor) -> bool:
+        return any(id(leaf) in self._of_images for leaf in leaves_behind(maps.grad_fn))
 
     def _read(self, module: nn.Module, maps: Tensor) -> FeatureLayout | None:
         try:
-            layout = self.infer_layout(module, maps)
+            layout = self._layout(module, maps)
         except UnreadableLayout as reason:
             if maps.dim() == 3:
                 self.unreadable = f"layer {self.names[module]!r} returns shape {tuple(maps.shape)}, {reason}"
             return None
         if isinstance(module, _ConvNd) and layout.kind == "planes":
             self._grids.add(maps)
-        if layout.inferred_prefix is None:
+        if layout.inferred_extras is None or layout.patch_tokens is not None:
             return layout
         patches = layout(maps)
-        if self._grids.can_be_patches(patches, layout.inferred_prefix):
+        if self._grids.can_be_patches(patches, layout.inferred_extras):
             return layout
-        grid = "x".join(map(str, patches.shape[2:]))
-        self.unreadable = (
-            f"layer {self.names[module]!r} returns shape {tuple(maps.shape)}, whose tokens would be {grid} patches, "
-            "but no convolution made such a grid; say which grid it is with tokens=..."
-        )
+        self.unreadable = f"layer {self.names[module]!r} returns shape {tuple(maps.shape)}, " + _no_such_grid(patches)
         return None
+
+    def _layout(self, module: nn.Module, maps: Tensor) -> FeatureLayout:
+        try:
+            return self.request.layout(module, maps)
+        except UnknownPatches as unknown:
+            cut = self._grids.smallest()
+            if cut is None:
+                raise
+            known = self.request.geometry.patch_tokens
+            assert known is not None
+            if math.prod(cut) <= unknown.count:
+                known[unknown.count] = self._ask_for_patches(maps, unknown.count)
+            else:
+                known[unknown.count] = (
+                    f"whose {unknown.count} tokens are fewer than the {shown(cut)} patches that the model cuts, and "
+                    "which of these they are is not known; give tokens=(h,w), or a callable"
+                )
+        return self.request.layout(module, maps)
+
+    def _ask_for_patches(self, maps: Tensor, count: int) -> PatchTokens | str:
+        """Which tokens are patches: those that depend on the images where so many tokens come first, unmixed."""
+        axis = 1 if maps.shape[1] == count else 0
+        places = self._tokens_of_images(maps, axis)
+        geometry = self.request.geometry
+        grids = self._grids.of(len(places))
+        if len(grids) == 1:
+            return PatchTokens(places, grids[0])
+        described = f"of whose {count} tokens {len(places)} depend on some of the image's positions"
+        if len(grids) > 1:
+            ways = " or ".join(map(shown, grids))
+            return f"{described}, which may be {ways} patches; say which with tokens=(h,w)"
+        try:
+            found = PatchTokens(places, infer_grid(len(places), geometry.size, geometry.patches, extras=(0,)))
+        except UnreadableLayout:
+            return f"{described}, which is no grid of patches; give tokens=(h,w), or a callable"
+        planes = found.select(maps, axis).transpose(0, 1) if axis == 0 else found.select(maps, axis)
+        patches = planes.transpose(-1, -2).unflatten(-1, found.grid)
+        if self._grids.can_be_patches(patches, count - len(places)):
+            return found
+        return _no_such_grid(patches)
+
+    def _tokens_of_images(self, maps: Tensor, axis: int) -> tuple[int, ...]:
+        """The tokens that change with some positions of the images: where the Jacobian times a vector is not zero."""
+        leaves = [leaf for leaf in leaves_behind(maps.grad_fn) if id(leaf) in self._of_images]
+        if not leaves:
+            return ()
+        # The product of the Jacobian is the gradient of its transposed product, which is linear in these.
+        cotangent = torch.zeros_like(maps, requires_grad=True)
+        transposed = torch.autograd.grad(maps, leaves, cotangent, create_graph=True, retain_graph=True)
+        others = [other for other in range(maps.dim()) if other != axis]
+
+        def changed_by(directions: list[Tensor]) -> Tensor:
+            total = torch.stack([(part * way).sum() for part, way in zip(transposed, directions, strict=True)]).sum()
+            return torch.autograd.grad(total, cotangent, retain_graph=True)[0].abs().sum(others) != 0
+
+        everywhere = [torch.randn_like(part) for part in transposed]
+        layouts = {id(traced.leaf): traced.layout for traced in self.maps}
+        views = [layouts.get(id(leaf), _as_planes) for leaf in leaves]
+        first, last = (
+            [_at_position(way, view, end) for way, view in zip(everywhere, views, strict=True)] for end in (0, -1)
+        )
+        try:
+            # A token that changes with the first position and with the last is of all of them, a mean say: no patch.
+            changes = changed_by(everywhere) & ~(changed_by(first) & changed_by(last))
+        except RuntimeError:  # fused attention has no second derivative, and has mixed the tokens
+            return ()
+        return tuple(changes.nonzero()[:, 0].tolist())
+
+
+def _as_planes(maps: Tensor) -> Tensor:
+    return maps
+
+
+def _at_position(values: Tensor, view: Callable[[Tensor], Tensor], end: int) -> Tensor:
+    """The values at the first (0) or last (-1) position of feature maps; zeros elsewhere."""
+    kept = torch.zeros_like(values)
+    place = (slice(None), slice(None)) + (end,) * (view(kept).dim() - 2)
+    view(kept)[place] = view(values)[place]
+    return kept
+
+
+def _no_such_grid(patches: Tensor) -> str:
+    grid = shown(tuple(patches.shape[2:]))
+    return f"whose tokens would be {grid} patches, but no convolution made such a grid; say which it is with tokens=..."
 
 
 def _identity(tensor: Tensor) -> tuple[int, int]:

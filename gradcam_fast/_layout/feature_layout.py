@@ -15,7 +15,7 @@ from weakref import WeakSet
 import torch
 from torch import nn
 
-from .token_grid import UnreadableLayout, fits, infer_grid
+from .token_grid import PatchTokens, UnknownPatches, UnreadableLayout, fits, infer_grid, patch_grid
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,11 +37,14 @@ class ImageGeometry:
         batch: number of images.
         size: their sides in pixels, (H,W); one side for series, three for volumes.
         patches: strides of the model's convolutions, one of which may be the patch size.
+        patch_tokens: by the number of tokens, which of them are patches, or why that cannot be said; what is not in it
+            has to be asked of the model. None: the patches are taken to be the last tokens.
     """
 
     batch: int
     size: Grid
     patches: tuple[Grid, ...] = ()
+    patch_tokens: dict[int, PatchTokens | str] | None = None
 
     @property
     def axes(self) -> str:
@@ -59,16 +62,32 @@ class FeatureLayout:
         view: the function that makes the view.
         kind: "planes", "channels last", "tokens" or "callable".
         fits: whether the grid has the proportions of the images.
-        inferred_prefix: number of tokens before the patches, if that number and the grid were inferred.
+        inferred_extras: number of tokens that are no patches, if that number and the grid were inferred.
+        patch_tokens: which tokens are patches, if these are not simply the last.
+        token_axis: the axis of the tokens in the layer's output.
     """
 
     view: Callable[[Tensor], Tensor]
     kind: str
     fits: bool = True
-    inferred_prefix: int | None = None
+    inferred_extras: int | None = None
+    patch_tokens: PatchTokens | None = None
+    token_axis: int = 1
 
     def __call__(self, maps: Tensor) -> Tensor:
         return self.view(maps)
+
+    def only_positions(self, gradient: Tensor) -> Tensor:
+        """A gradient of the layer's output with zeros for what is no position: class and register tokens, words."""
+        if self.kind != "tokens":
+            return gradient
+        kept = torch.zeros_like(gradient)
+        if self.patch_tokens is None:
+            self.view(kept).copy_(self.view(gradient))
+        else:
+            places = torch.tensor(self.patch_tokens.places, device=gradient.device)
+            kept.index_copy_(self.token_axis, places, gradient.index_select(self.token_axis, places))
+        return kept
 
 
 def check_tokens(tokens: Any) -> Tokens:
@@ -120,17 +139,49 @@ def infer_layout(module: nn.Module, maps: Tensor, geometry: ImageGeometry, token
 
 
 def _token_layout(count: int, geometry: ImageGeometry, tokens: Any, *, tokens_first: bool) -> FeatureLayout:
-    grid = tokens if isinstance(tokens, tuple) else infer_grid(count, geometry.size, geometry.patches)
-    prefix = count - math.prod(grid)
-    rank = len(geometry.size)
+    axis = 0 if tokens_first else 1
+    known = None if isinstance(tokens, tuple) else (geometry.patch_tokens or {}).get(count)
+    if isinstance(known, str):
+        raise UnreadableLayout(known)
+    extras: int | None
+    if isinstance(tokens, tuple):
+        grid, extras = tokens, None
+    elif known is not None:
+        grid, extras = known.grid, count - len(known.places)
+    else:
+        grid = _count_grid(count, geometry)
+        extras = count - math.prod(grid)
+    rank, prefix = len(geometry.size), count - math.prod(grid)
     if prefix < 0 or len(grid) != rank:
         raise UnreadableLayout(f"whose {count} tokens do not hold the grid tokens={grid} of {rank}-D images")
 
     def view(maps: Tensor) -> Tensor:
-        patches = maps[prefix:].transpose(0, -2) if tokens_first else maps[..., prefix:, :]
+        # (B,K,N,C) are gradients of K targets; (N,K,B,C) those of tokens that come before the batch.
+        token_axis = 0 if tokens_first else maps.dim() - 2
+        patches = maps.narrow(token_axis, prefix, count - prefix) if known is None else known.select(maps, token_axis)
+        if tokens_first:
+            patches = patches.transpose(0, -2)
         return patches.transpose(-1, -2).unflatten(-1, grid)
 
-    return FeatureLayout(view, "tokens", inferred_prefix=prefix if tokens == "auto" else None)
+    return FeatureLayout(view, "tokens", inferred_extras=extras, patch_tokens=known, token_axis=axis)
+
+
+def _count_grid(count: int, geometry: ImageGeometry) -> Grid:
+    """The grid of so many tokens, told by their number alone.
+
+    Raises:
+        UnknownPatches: some of them are no patches, and the model is to be asked which.
+    """
+    if geometry.patch_tokens is None:
+        return infer_grid(count, geometry.size, geometry.patches)
+    grid = patch_grid(count, geometry.size, geometry.patches, extras=(0,))
+    if grid is not None:
+        return grid
+    try:
+        infer_grid(count, geometry.size, geometry.patches)
+    except UnreadableLayout as reason:
+        raise UnknownPatches(count, reason) from None
+    raise UnknownPatches(count)
 
 
 def _layout_by_callable(tokens: Callable[[Tensor], Tensor], maps: Tensor, geometry: ImageGeometry) -> FeatureLayout:

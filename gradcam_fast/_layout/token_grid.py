@@ -9,19 +9,32 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, TypeAlias
+
+import torch
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["Grid", "KnownGrids", "UnreadableLayout", "fits", "infer_grid"]
+__all__ = [
+    "Grid",
+    "KnownGrids",
+    "PatchTokens",
+    "UnknownPatches",
+    "UnreadableLayout",
+    "fits",
+    "infer_grid",
+    "patch_grid",
+    "shown",
+]
 
 Grid: TypeAlias = tuple[int, ...]
 
-# How many class and register tokens stand before the patches: none, a class token, DeiT's distillation token too, four
-# or eight registers with or without a class token.
-PREFIX_COUNTS = (0, 1, 2, 4, 5, 8, 9)
+# How many class and register tokens there may be: none, a class token, DeiT's distillation token too, four or eight
+# registers with or without a class token.
+EXTRA_COUNTS = (0, 1, 2, 4, 5, 8, 9)
 
 # A merging layer makes of a grid of patches one with a half or a quarter of the sides.
 _MERGING_SHIFTS = (1, 2)
@@ -29,6 +42,41 @@ _MERGING_SHIFTS = (1, 2)
 
 class UnreadableLayout(ValueError):
     """A layer's output is no feature map of the images; the message says what came and what was expected."""
+
+
+class UnknownPatches(UnreadableLayout):
+    """Some of the tokens are no patches, and the model has not been asked yet which ones are."""
+
+    def __init__(self, count: int, reason: object = None) -> None:
+        super().__init__(
+            reason or f"of whose {count} tokens it is not known which are patches; give tokens=(h,w), or a callable"
+        )
+        self.count = count
+
+
+@dataclass(frozen=True)
+class PatchTokens:
+    """Which of a number of tokens are patches, in the order of their grid.
+
+    Attributes:
+        places: of the patches among the tokens, rising.
+        grid: (h,w) of the patches.
+    """
+
+    places: tuple[int, ...]
+    grid: Grid
+
+    def select(self, tokens: Tensor, axis: int) -> Tensor:
+        """The patches among ``tokens``; a view if they lie beside each other."""
+        first, count = self.places[0], len(self.places)
+        if self.places[-1] - first + 1 == count:
+            return tokens.narrow(axis, first, count)
+        return tokens.index_select(axis, torch.tensor(self.places, device=tokens.device))
+
+
+def shown(grid: Grid) -> str:
+    """A grid as messages name it: 14x14."""
+    return "x".join(map(str, grid))
 
 
 @lru_cache(maxsize=256)
@@ -40,8 +88,8 @@ def fits(grid: Grid, size: Grid) -> bool:
 
 
 @lru_cache(maxsize=256)
-def infer_grid(count: int, size: Grid, patches: tuple[Grid, ...] = ()) -> Grid:
-    """The grid of ``count`` tokens on images of this size, some of them class and register tokens in front.
+def infer_grid(count: int, size: Grid, patches: tuple[Grid, ...] = (), extras: tuple[int, ...] = EXTRA_COUNTS) -> Grid:
+    """The grid of ``count`` tokens on images of this size, some of which are class and register tokens.
 
     First the patches that the model's convolutions cut are tried, merged as few times as possible. If none fits, any
     square patch that tiles the images: exact tilings first, then those with a remainder cut off or padded.
@@ -50,36 +98,43 @@ def infer_grid(count: int, size: Grid, patches: tuple[Grid, ...] = ()) -> Grid:
         count: number of tokens.
         size: (H,W) of the images in pixels.
         patches: strides (h,w) of the model's convolutions.
+        extras: how many tokens may be no patches.
 
     Raises:
         UnreadableLayout: no grid fits, or several do.
     """
-    for same_in_time, merges in itertools.product((True, False), range(5)):
-        grids = {grid for patch in patches for grid in _patch_grids(size, patch, merges, same_in_time)}
-        grids = {grid for grid in grids if math.prod(grid) > 1 and count - math.prod(grid) in PREFIX_COUNTS}
-        if len(grids) == 1:
-            return grids.pop()
-        if grids:
-            break
+    grid = patch_grid(count, size, patches, extras)
+    if grid is not None:
+        return grid
     exact: set[tuple[Grid, int]] = set()
     rounded: set[tuple[Grid, int]] = set()
     for patch_side in range(1, max(size) + 1):
         fitting = exact if all(side % patch_side == 0 for side in size) else rounded
         for grid in {tuple(side // patch_side for side in size), tuple(-(-side // patch_side) for side in size)}:
             prefix = count - math.prod(grid)
-            if math.prod(grid) > 1 and prefix in PREFIX_COUNTS:
+            if math.prod(grid) > 1 and prefix in extras:
                 fitting.add((grid, prefix))
-    sides = "x".join(map(str, size))
+    sides = shown(size)
     for fitting in (exact, rounded):
         if len(fitting) == 1:
             return next(iter(fitting))[0]
         if fitting:
-            ways = " or ".join(f"{'x'.join(map(str, grid))} after {prefix}" for grid, prefix in sorted(fitting))
+            ways = " or ".join(f"{shown(grid)} after {prefix}" for grid, prefix in sorted(fitting))
             raise UnreadableLayout(f"whose {count} tokens on {sides} images may be {ways}; say which with tokens=(h,w)")
     raise UnreadableLayout(
-        f"whose {count} tokens fit no grid of patches on {sides} images after {PREFIX_COUNTS[0]} to "
-        f"{PREFIX_COUNTS[-1]} others; give tokens=(h,w), or a callable"
+        f"whose {count} tokens fit no grid of patches on {sides} images after {extras[0]} to "
+        f"{extras[-1]} others; give tokens=(h,w), or a callable"
     )
+
+
+def patch_grid(count: int, size: Grid, patches: tuple[Grid, ...], extras: tuple[int, ...]) -> Grid | None:
+    """The grid of the patches that the model's convolutions cut, merged as few times as possible; None if none fits."""
+    for same_in_time, merges in itertools.product((True, False), range(5)):
+        grids = {grid for patch in patches for grid in _patch_grids(size, patch, merges, same_in_time)}
+        grids = {grid for grid in grids if math.prod(grid) > 1 and count - math.prod(grid) in extras}
+        if grids:
+            return grids.pop() if len(grids) == 1 else None
+    return None
 
 
 def _patch_grids(size: Grid, patch: Grid, merges: int, same_in_time: bool) -> Iterator[Grid]:
@@ -120,6 +175,14 @@ class KnownGrids:
         if known:
             self._remember(grid, channels)
         return known
+
+    def smallest(self) -> Grid | None:
+        """The grid of the fewest patches; None if no convolution has run."""
+        return min((grid for grid in self.channels if math.prod(grid) > 1), key=math.prod, default=None)
+
+    def of(self, count: int) -> list[Grid]:
+        """The grids of so many positions."""
+        return [grid for grid in self.channels if math.prod(grid) == count]
 
     def _remember(self, grid: Grid, channels: int) -> None:
         self.channels[grid] = min(channels, self.channels.get(grid, channels))

@@ -149,15 +149,16 @@ def test_global_module_hooks_act_in_an_explanation(always, images):
     assert torch.equal(explain(model, images, layer="features.3").logits, logits)
 
 
-@pytest.mark.parametrize("layer", ["features.3", None])
-def test_an_always_called_hook_is_called_once_when_the_model_raises(layer, images):
+@pytest.mark.parametrize(("layer", "forwards"), [("features.3", 1), (None, 2)])
+def test_an_always_called_hook_is_called_once_a_forward_when_the_model_raises(layer, forwards, images):
+    """A search tries one image, and then the whole batch, for the model may need it."""
     model, runs = ConvNet(), []
     model.head[4].register_forward_pre_hook(lambda *_: 1 / 0)
     model.head.register_forward_hook(lambda *_: runs.append("head"), always_call=True)
     model.features[3].register_forward_hook(lambda *_: runs.append("layer"), always_call=True)
     with unchanged(model), pytest.raises(ZeroDivisionError):
         explain(model, images, layer=layer)
-    assert runs == ["layer", "head"]
+    assert runs == ["layer", "head"] * forwards
 
 
 @pytest.mark.filterwarnings("error")
@@ -233,4 +234,5 @@ def test_maps_that_a_hook_of_the_model_keeps_count_in_the_gradient(layer, change
         assert torch.equal(explanation.logits, logits)
         expected = cam(kept[0].detach(), gradients, (16, 16), normalize="none", relu=False)[0]
         torch.testing.assert_close(explanation.heatmap, expected)
-    assert explain(model, images, target=1, relu=False).layer == "high"
+    # The decoder reads both, and `high` is made of `low`.
+    assert explain(model, images, target=1, relu=False).layer == "low"

@@ -61,12 +61,13 @@ TIMM = {
     "poolformer_s12": (96, "stages", PLANES, 3),
     "mixer_s32_224": (224, "norm", 0, 7),
     "resmlp_12_224": (224, "norm", 0, 14),
-    "cait_xxs24_224": (224, "blocks_token_only.1.norm1", 1, 14),
+    # Both layers of class attention read the trunk.
+    "cait_xxs24_224": (224, "blocks", 0, 14),
     "xcit_nano_12_p16_224": (224, "cls_attn_blocks.1.norm1", 1, 14),
     "beit_base_patch16_224": (224, "blocks.11", 1, 14),
-    "coat_tiny": (224, "parallel_blocks.5.norm14", 1, 7),
+    # The last map that its three parallel scales are made of.
+    "coat_tiny": (224, "serial_blocks2.1", 1, 28),
     "hiera_tiny_224": (224, "blocks.11", 0, 7),
-    "crossvit_tiny_240": (240, "blocks.2.fusion.1.norm1", 1, 20),
 }
 
 
@@ -84,6 +85,18 @@ def test_the_layer_found_in_timm_networks(family):
     own_size = timm.get_pretrained_cfg(family).input_size[-1]
     options = {} if side == own_size or TIMM[family][2] in (PLANES, LAST) else {"img_size": side}
     assert_explained(timm.create_model(family, **options), *TIMM[family])
+
+
+def test_two_trunks_of_a_timm_network_are_explained_together():
+    timm = pytest.importorskip("timm")
+    model, images = timm.create_model("crossvit_tiny_240").eval(), torch.randn(2, 3, 240, 240)
+    explanation = explain(model, images, relu=False)
+    layers = ("blocks.2.fusion.0.norm1", "blocks.2.fusion.1.norm1")
+    assert explanation.layer == layers and explanation.valid.all()
+    single = [explain(model, images, layer=layer, relu=False).heatmap for layer in layers]
+    mean = torch.stack(single).double().mean(0)
+    low, high = mean.amin((1, 2), keepdim=True), mean.amax((1, 2), keepdim=True)
+    torch.testing.assert_close(explanation.heatmap.double(), (mean - low) / (high - low), rtol=0, atol=RECIPE_PARITY)
 
 
 def small(**changes):

@@ -59,8 +59,6 @@ def test_tokens_are_explained_behind_any_number_of_class_tokens(class_tokens, si
 )
 def test_tokens_gives_the_grid_by_shape_or_callable(tokens):
     model, images = PatchNet(3), torch.randn(2, 3, 64, 40)
-    with pytest.raises(ValueError, match="43 tokens"):
-        explain(model, images, layer="norm")
     for target in ([1, 4], [[1, 4], [0, 2]]):
         heatmap = explain(model, images, layer="norm", target=target, tokens=tokens).heatmap
         for i, classes in enumerate(target):
@@ -113,7 +111,7 @@ def test_tokens_may_come_before_the_batch(method, class_tokens, batch):
         for choices in ({}, {"topk": 3}, {"target": [[1, 0]] * len(images), "tokens": (3, 3)}):
             explanation = explain(model, images, method=method, **choices)
             expected = explain(batch_first, images, method=method, **choices)
-            assert explanation.layer == expected.layer == ("norm" if class_tokens else "mix")
+            assert explanation.layer == expected.layer == "norm"
             torch.testing.assert_close(explanation.heatmap, expected.heatmap, rtol=0, atol=RECIPE_PARITY)
     by_callable = {"tokens": lambda maps: maps[class_tokens:].permute(1, 2, 0).unflatten(-1, (3, 3))}
     choices = {"method": method, "topk": 3, "layer": "norm"}
@@ -138,7 +136,7 @@ class Videos(nn.Module):
 def test_videos_with_frames_before_channels_are_explained():
     model, videos = Videos(), torch.randn(2, 8, 3, 64, 64)
     activations, gradients, _ = naive.full_graph(model, "norm", videos, naive.highest)
-    assert explain(model, videos).layer == "mix"
+    assert explain(model, videos).layer == "norm"
     for choices in ({}, {"tokens": (4, 4, 4)}):
         explanation = explain(model, videos, relu=False, layer="norm", **choices)
         assert explanation.heatmap.shape == (2, 8, 64, 64)

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from support.networks import PatchNet
+from support.networks import MaskedPatchNet
 from support.refusals import assert_says
 from torch import nn
 
@@ -66,12 +66,56 @@ def test_the_strides_of_the_convolutions_decide_the_grid(count, size, patch, exp
 
 
 def test_the_grid_given_by_tokens_makes_a_later_layer_readable():
-    model, images = PatchNet(3), torch.randn(2, 3, 64, 40)
-    message = r"'patch', only cuts .* layer 'mix' .* 43 tokens .*tokens=.*layer="
+    model, images = MaskedPatchNet(3), torch.randn(2, 3, 64, 40)
+    message = r"'patch', only cuts .* layer '(norm|mix)' .* 17 tokens are fewer than the 8x5 patches .*tokens=.*layer="
     with pytest.warns(UserWarning, match=message) as warnings:
         assert Explainer(model)(images).layer == "patch"
     assert warnings[0].filename == __file__
-    assert Explainer(model, tokens=(8, 5))(images).layer == "norm"
+    with pytest.raises(ValueError, match="17 tokens are fewer than the 8x5 patches that the model cuts"):
+        explain(model, images, layer="norm")
+    assert Explainer(model, tokens=(7, 2))(images).layer == "norm"
+
+
+class ExtraTokens(nn.Module):
+    """Patches of 8x8, between or beside extra tokens that read from them."""
+
+    def __init__(self, places, count=1, stride=8):
+        super().__init__()
+        self.patch, self.extra = nn.Conv2d(3, 16, 8, stride), nn.Parameter(torch.randn(count, 16))
+        self.block = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True, norm_first=True, dropout=0)
+        self.head, self.places = nn.Linear(16, 5), places
+        self.eval()
+
+    def forward(self, images):
+        patches = self.patch(images).flatten(2).mT
+        at = {"front": 0, "middle": patches.shape[1] // 2, "end": patches.shape[1]}[self.places]
+        extra = self.extra.expand(len(images), -1, -1)
+        tokens = self.block(torch.cat([patches[:, :at], extra, patches[:, at:]], 1))
+        return self.head(tokens[:, at])
+
+
+@pytest.mark.parametrize("layer", ["block.norm1", None])
+@pytest.mark.parametrize("count", [1, 3, 4, 11])
+@pytest.mark.parametrize("places", ["front", "middle", "end"])
+def test_the_model_tells_which_tokens_are_patches(places, count, layer):
+    model, images = ExtraTokens(places, count), torch.randn(2, 3, 48, 32)
+    at = {"front": 0, "middle": 12, "end": 24}[places]
+
+    def patches(tokens):
+        return torch.cat([tokens[:, :at], tokens[:, at + count :]], 1).mT.unflatten(-1, (6, 4))
+
+    expected = explain(model, images, target=[[1, 2]] * 2, layer="block.norm1", tokens=patches, relu=False)
+    for _ in range(2):
+        explanation = explain(model, images, target=[[1, 2]] * 2, layer=layer, relu=False)
+        assert explanation.layer == "block.norm1"
+        torch.testing.assert_close(explanation.heatmap, expected.heatmap, rtol=0, atol=1e-6)
+
+
+def test_overlapping_patches_have_the_grid_that_their_convolution_made():
+    model, images = ExtraTokens("front", stride=5), torch.randn(1, 3, 48, 63)
+    explanation = explain(model, images, relu=False)
+    planes = explain(model, images, layer="block.norm1", tokens=(9, 12), relu=False)
+    assert explanation.layer == "block.norm1" and torch.equal(explanation.heatmap, planes.heatmap)
 
 
 def test_a_model_of_tokens_without_a_grid_is_refused_with_their_number():
@@ -131,12 +175,12 @@ def test_queries_are_not_taken_for_patches(queries):
     assert explain(Detector(queries), torch.randn(2, 3, 64, 64), relu=False).layer == "encoder"
 
 
-def test_the_warning_names_the_grid_that_queries_would_have():
+def test_the_warning_says_that_queries_do_not_depend_on_the_image():
     torch.manual_seed(1)
     model = Detector(100)
     del model.encoder
     model.encoder = lambda tokens: tokens
-    message = r"'backbone', only cuts .* whose tokens would be 10x10 patches, but no convolution .*tokens=.*layer="
+    message = r"'backbone', only cuts .* of whose 100 tokens 0 depend on some .*tokens=.*layer="
     with pytest.warns(UserWarning, match=message):
         assert explain(model, torch.randn(2, 3, 64, 64), relu=False).layer == "backbone"
 
@@ -179,4 +223,4 @@ def test_a_convolution_inside_patches_does_not_decide_their_grid():
             return self.head((tokens + self.mix(tokens, tokens, tokens)[0])[:, 0])
 
     torch.manual_seed(1)
-    assert explain(Nested(), torch.randn(2, 3, 30, 30), relu=False).layer == "mix"
+    assert explain(Nested(), torch.randn(2, 3, 30, 30), relu=False).layer == "norm"

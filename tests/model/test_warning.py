@@ -5,7 +5,7 @@ import warnings
 
 import pytest
 import torch
-from support.networks import ConvNet, PatchNet
+from support.networks import ConvNet, MaskedPatchNet
 
 from gradcam_fast import Explainer, explain
 from gradcam_fast._model.warning import warn_caller
@@ -28,7 +28,7 @@ def through_feature_maps(model, images):
 @pytest.mark.parametrize("call", [through_explain, through_an_explainer, through_feature_maps])
 def test_a_warning_of_the_search_points_to_the_callers_line(call):
     with pytest.warns(UserWarning, match="only cuts the images into patches") as caught:
-        _, line = call(PatchNet(3), torch.randn(1, 3, 64, 40))
+        _, line = call(MaskedPatchNet(3), torch.randn(1, 3, 64, 40))
     assert [(warning.filename, warning.lineno) for warning in caught] == [(__file__, line)]
 
 

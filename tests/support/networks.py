@@ -203,3 +203,12 @@ class PatchNet(nn.Module):
         tokens = self.norm(torch.cat([self.class_tokens.expand(len(images), -1, -1), patches], 1))
         tokens = tokens + self.mix(tokens, tokens, tokens)[0]
         return self.head(tokens[:, 0] if self.class_tokens.shape[1] else tokens.mean(1))
+
+
+class MaskedPatchNet(PatchNet):
+    """A third of the patches, as a masked autoencoder's encoder sees them."""
+
+    def forward(self, images):
+        patches = self.patch(images).flatten(2).mT
+        tokens = self.norm(torch.cat([self.class_tokens.expand(len(images), -1, -1), patches[:, ::3]], 1))
+        return self.head((tokens + self.mix(tokens, tokens, tokens)[0])[:, 0])

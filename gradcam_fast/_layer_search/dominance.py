@@ -1,0 +1,135 @@
+"""The last feature map through which all of the score's dependence on the image's positions goes: a dominator.
+
+A trial run cuts the graph at every feature map. The scores' gradient is then pushed back from map to map, the last map
+first. Maps that wait for their turn and have gradient at their positions are the frontier: together they hold all that
+the scores see of the images. A frontier of one map is a dominator. Where there is none (two trunks), the last maps of
+all branches together are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch.autograd.graph import GradientEdge, get_gradient_edge
+
+from .graph_walk import leaves_behind
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from .trace import TracedMap
+
+__all__ = ["dominators"]
+
+# The place of the scores among the maps.
+_SCORES = -1
+
+
+def dominators(
+    maps: Sequence[TracedMap],
+    scores: Tensor,
+    *,
+    seed: float,
+    reaches: Callable[[Tensor], object],
+    qualifies: Callable[[TracedMap, Tensor], bool],
+) -> list[TracedMap]:
+    """The last map that dominates the scores and qualifies, or the maps that do so together; empty if there are none.
+
+    What flows through class tokens counts only until it reaches positions: a gradient at a map's class tokens alone
+    passes through, and where positions have gradient, that of the class tokens beside them goes no further.
+
+    Args:
+        maps: in execution order.
+        scores: (B,) or (B,K), with their graph.
+        seed: the gradient of the scores' sum.
+        reaches: from the gradient (B,C,h,w) at a map's positions to whether it counts.
+        qualifies: from a map and that gradient to whether the map can be explained.
+    """
+    return _Sweep(maps, reaches, qualifies).run(scores.sum(), seed)
+
+
+class _Sweep:
+    def __init__(
+        self,
+        maps: Sequence[TracedMap],
+        reaches: Callable[[Tensor], object],
+        qualifies: Callable[[TracedMap, Tensor], bool],
+    ) -> None:
+        self.maps, self.reaches, self.qualifies = maps, reaches, qualifies
+        self.place_of = {id(traced.leaf): place for place, traced in enumerate(maps)}
+        # Of the maps that wait for their turn: gradient, and the maps (or scores) whose positions it came from.
+        self.gradients: dict[int, Tensor] = {}
+        self.origins: dict[int, set[int]] = {}
+        # Maps with gradient at their positions, behind each map.
+        self.behind: dict[int, set[int]] = {}
+        self.qualified: set[int] = set()
+
+    def run(self, total: Tensor, seed: float) -> list[TracedMap]:
+        self.push(get_gradient_edge(total), torch.full_like(total, seed), {_SCORES})
+        reached_the_images = False
+        while self.gradients:
+            place = max(self.gradients)
+            gradient = self.gradients[place]
+            positions = self.maps[place].layout(gradient)
+            has_positions = bool(self.reaches(positions))
+            if has_positions and self.qualifies(self.maps[place], positions):
+                self.qualified.add(place)
+                if not reached_the_images and self.frontier() == [place]:
+                    return [self.maps[place]]
+            del self.gradients[place]
+            if has_positions:
+                gradient = self.maps[place].layout.only_positions(gradient)
+            origins = {place} if has_positions else self.origins[place]
+            behind = self.maps[place].behind
+            if (behind is None or not self.push(behind, gradient, origins)) and has_positions:
+                reached_the_images = True
+        return [self.maps[place] for place in self.together()]
+
+    def push(self, root: GradientEdge, gradient: Tensor, origins: set[int]) -> bool:
+        """Send a gradient from ``root`` to the maps directly behind; whether there are any."""
+        leaves = [leaf for leaf in leaves_behind(root.node) if id(leaf) in self.place_of]
+        if not leaves:
+            return False
+        with torch.autograd.set_detect_anomaly(False):
+            arriving = torch.autograd.grad(root, leaves, gradient, allow_unused=True, retain_graph=True)
+        for leaf, part in zip(leaves, arriving, strict=True):
+            if part is None:
+                continue
+            place = self.place_of[id(leaf)]
+            if self.reaches(self.maps[place].layout(part)):
+                for origin in origins:
+                    self.behind.setdefault(origin, set()).add(place)
+            self.origins.setdefault(place, set()).update(origins)
+            self.gradients[place] = self.gradients[place] + part if place in self.gradients else part
+        return True
+
+    def frontier(self) -> list[int]:
+        return [place for place, part in self.gradients.items() if self.reaches(self.maps[place].layout(part))]
+
+    def together(self) -> list[int]:
+        """The last qualified maps of all branches, but for those that all of the branches of others lead to."""
+        last = self.last_qualified(_SCORES)
+        for place in sorted(last):
+            if len(last) > 1 and not self.bypasses(place, last - {place}):
+                last.remove(place)
+        return sorted(last)
+
+    def last_qualified(self, place: int) -> set[int]:
+        last: set[int] = set()
+        for behind in self.behind.get(place, ()):
+            last |= {behind} if behind in self.qualified else self.last_qualified(behind)
+        return last
+
+    def bypasses(self, place: int, others: set[int]) -> bool:
+        """Whether a way from this map to the images goes through none of the others."""
+        pending, seen = [place], set(others)
+        while pending:
+            earlier = pending.pop()
+            behind = self.behind.get(earlier, set())
+            if not behind:
+                return True
+            pending.extend(behind - seen)
+            seen |= behind
+        return False
