@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from ._capture.containers import feature_tensor
+from ._layer_search.search import ask_for_patches
 from ._layer_search.trace import trial_run
-from ._layout.token_grid import UnreadableLayout
+from ._layout.token_grid import UnknownPatches, UnreadableLayout
 from ._model.eager import eager_modules
 from .explainer import Explainer
 
 if TYPE_CHECKING:
+    from ._capture.capture import Request
     from .types import Images
 
 __all__ = ["LayerInfo", "list_layers"]
@@ -30,19 +33,22 @@ class LayerInfo:
         kind: the name of its class.
         shape: the shape of its output for the images given.
         grid: (h,w) of its feature maps.
+        call: which call of the module this is, from 0.
     """
 
     name: str
     kind: str
     shape: tuple[int, ...]
     grid: tuple[int, ...]
+    call: int = 0
 
 
 def list_layers(model: nn.Module, images: Images) -> list[LayerInfo]:
     """The layers of ``model`` that can be explained on ``images``, in the order in which they finish.
 
-    The model runs once. Modules that only return their input (``nn.Identity``) are left out; of a module that runs
-    several times the last call counts.
+    The model runs once, and twice more if it has to be asked which of its tokens are patches. Modules that only return
+    their input (``nn.Identity``) are left out. A module that runs several times has a row for each call; one that
+    stands in several places (an activation that blocks share) is named after the place where it runs.
 
     Args:
         model: as in :func:`gradcam_fast.explain`.
@@ -55,32 +61,66 @@ def list_layers(model: nn.Module, images: Images) -> list[LayerInfo]:
         >>> import torch
         >>> model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.Flatten(), torch.nn.Linear(1568, 5))
         >>> list_layers(model, torch.rand(1, 3, 16, 16))
-        [LayerInfo(name='0', kind='Conv2d', shape=(1, 8, 14, 14), grid=(14, 14))]
+        [LayerInfo(name='0', kind='Conv2d', shape=(1, 8, 14, 14), grid=(14, 14), call=0)]
     """
     explainer = Explainer(model)
     request = explainer._request(images)
-    layers: dict[str, LayerInfo] = {}
-    this_thread = threading.get_ident()
+    listing = _Listing(request)
+    listing.run(explainer.model)
+    if listing.unknown:
+        for count in listing.unknown:
+            ask_for_patches(explainer.model, request, count)
+        listing = _Listing(request)
+        listing.run(explainer.model)
+    return listing.layers
 
-    def note(name: str, module: nn.Module, output: Any) -> None:
-        maps = feature_tensor(output)
-        if threading.get_ident() != this_thread or maps is None:
-            return
+
+@dataclass
+class _Listing:
+    """Hooks on all modules, for the thread that made it, that note each output."""
+
+    request: Request
+    layers: list[LayerInfo] = field(default_factory=list)
+    # Numbers of tokens of which the model has not been asked yet which are patches.
+    unknown: set[int] = field(default_factory=set)
+    _running: list[str] = field(default_factory=list)
+    _calls: Counter[str] = field(default_factory=Counter)
+    _thread: int = field(default_factory=threading.get_ident)
+
+    def run(self, model: nn.Module) -> None:
+        names: dict[nn.Module, list[str]] = {}
+        for name, module in eager_modules(model).items():
+            names.setdefault(module, []).append(name)
+        handles = []
         try:
-            grid = tuple(request.layout(module, maps)(maps).shape[2:])
-        except UnreadableLayout:
-            return
-        layers.pop(name, None)  # the last call of a module decides its place, too
-        layers[name] = LayerInfo(name, type(module).__name__, tuple(maps.shape), grid)
+            for module, places in names.items():
+                handles.append(module.register_forward_pre_hook(lambda m, _, places=places: self.enter(places)))
+                handles.append(module.register_forward_hook(lambda m, _, output: self.leave(m, output)))
+            with trial_run(model, self.request.inputs), torch.no_grad():
+                self.request.inputs(model)
+        finally:
+            for handle in handles:
+                handle.remove()
 
-    handles = []
-    try:
-        for name, module in eager_modules(explainer.model).items():
-            if not isinstance(module, nn.Identity):
-                handles.append(module.register_forward_hook(lambda m, _, output, name=name: note(name, m, output)))
-        with trial_run(explainer.model, request.inputs), torch.no_grad():
-            request.inputs(explainer.model)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return list(layers.values())
+    def enter(self, places: list[str]) -> None:
+        if threading.get_ident() == self._thread:
+            around = self._running[-1] + "." if self._running else ""
+            self._running.append(next((name for name in places if name.startswith(around)), places[0]))
+
+    def leave(self, module: nn.Module, output: Any) -> None:
+        if threading.get_ident() != self._thread:
+            return
+        name = self._running.pop()
+        maps = feature_tensor(output)
+        if maps is None or isinstance(module, nn.Identity):
+            return
+        call = self._calls[name]
+        self._calls[name] += 1
+        try:
+            grid = tuple(self.request.layout(module, maps)(maps).shape[2:])
+        except UnknownPatches as unknown:
+            self.unknown.add(unknown.count)
+        except UnreadableLayout:
+            pass
+        else:
+            self.layers.append(LayerInfo(name, type(module).__name__, tuple(maps.shape), grid, call))

@@ -47,11 +47,21 @@ class TwoSizes(nn.Module):
         return self.same(self.tower(self.down(self.tower(images)))).mean((2, 3))
 
 
-def test_the_last_call_of_a_module_decides_its_shape_and_place_and_identities_are_left_out():
+def test_each_call_of_a_module_has_a_row_of_its_own_and_identities_are_left_out():
     assert list_layers(TwoSizes(), torch.randn(1, 3, 16, 12)) == [
+        LayerInfo("tower", "Conv2d", (1, 3, 16, 12), (16, 12)),
         LayerInfo("down", "MaxPool2d", (1, 3, 8, 6), (8, 6)),
-        LayerInfo("tower", "Conv2d", (1, 3, 8, 6), (8, 6)),
+        LayerInfo("tower", "Conv2d", (1, 3, 8, 6), (8, 6), call=1),
     ]
+
+
+def test_a_module_in_several_places_is_named_after_the_place_where_it_runs():
+    activation = nn.ReLU()
+    model = nn.Sequential(nn.Sequential(nn.Conv2d(3, 4, 3), activation), nn.Sequential(nn.Conv2d(4, 5, 3), activation))
+    assert [(layer.name, layer.grid, layer.call) for layer in list_layers(model, torch.randn(1, 3, 9, 9))] == [
+        ("0.0", (7, 7), 0), ("0.1", (7, 7), 0), ("0", (7, 7), 0),
+        ("1.0", (5, 5), 0), ("1.1", (5, 5), 0), ("1", (5, 5), 0),
+    ]  # fmt: skip
 
 
 def test_the_layers_of_series_and_of_channels_last_maps():

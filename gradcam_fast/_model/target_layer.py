@@ -36,7 +36,15 @@ def resolve_layers(model: nn.Module, layer: Layer) -> tuple[TargetLayer, ...] | 
     choices = layer if isinstance(layer, (list, tuple)) else (layer,)
     if not choices:
         raise ValueError("layer=[] names no layer; give at least one, or layer=None to have one found")
-    return tuple(_resolve(model, choice) for choice in choices)
+    return tuple(_check_runs(_resolve(model, choice)) for choice in choices)
+
+
+def _check_runs(layer: TargetLayer) -> TargetLayer:
+    if isinstance(layer.module, (nn.ModuleList, nn.ModuleDict)):
+        last = next(reversed(list(layer.module.named_children())), None)
+        use = f"use {layer.name + '.' + last[0]!r}" if last else "name a layer that runs"
+        raise ValueError(f"layer {layer.name!r} is a {type(layer.module).__name__}, a container that never runs; {use}")
+    return layer
 
 
 def _resolve(model: nn.Module, choice: Any) -> TargetLayer:

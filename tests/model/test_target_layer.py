@@ -3,6 +3,8 @@
 import pytest
 import torch
 from support.networks import ConvNet
+from support.refusals import assert_says
+from torch import nn
 
 import gradcam_fast
 from gradcam_fast._model.target_layer import TargetLayer, resolve_layers
@@ -64,3 +66,20 @@ def test_a_module_outside_the_model_and_the_model_itself_are_refused():
         resolve_layers(model, model)
     with pytest.raises(ValueError, match="layer Conv2d is not a module of this model"):
         resolve_layers(model, ConvNet().features[0])
+
+
+@pytest.mark.parametrize(
+    ("container", "parts"),
+    [
+        (nn.ModuleList([nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3)]), ("'blocks' is a ModuleList", "use 'blocks.1'")),
+        (nn.ModuleDict({"a": nn.Conv2d(3, 4, 3)}), ("'blocks' is a ModuleDict", "use 'blocks.a'")),
+        (nn.ModuleList(), ("'blocks' is a ModuleList", "never runs", "name a layer that runs")),
+    ],
+)
+def test_a_container_that_never_runs_is_refused_with_a_layer_inside(container, parts):
+    model = nn.Sequential()
+    model.blocks = container
+    for layer in ("blocks", container):
+        with pytest.raises(ValueError) as refusal:
+            resolve_layers(model, layer)
+        assert_says(refusal, ValueError, parts)
