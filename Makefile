@@ -1,4 +1,5 @@
-# make demo: explain real photos.  make test: everything that has to hold.  VENV=... reuses an environment.
+# make demo: explain real photos.  make test: run after every change.  make test-all: what CI runs.
+# VENV=... reuses an environment.
 PYTHON ?= python3
 VENV ?= .venv
 # auto, cpu, never or require; see setup.py.
@@ -10,7 +11,7 @@ DEV := $(VENV)/.dev-$(GRADCAM_FAST_BUILD)
 CXX_SOURCES := $(wildcard $(foreach kind,cpp h inl cu,csrc/*.$(kind) csrc/*/*.$(kind)) benchmarks/*.c benchmarks/*.cpp tests/*/*.cpp tests/*/*.h tools/*/*.cpp tools/*/*.h)
 BUILD_INPUTS := pyproject.toml setup.py constraints.txt $(wildcard csrc/*.* csrc/*/*.* build_tools/*.py)
 
-.PHONY: demo test bench bench-check gpu lint format clean one-binary sanitize aarch64
+.PHONY: demo test test-slow test-all bench bench-check gpu lint format clean one-binary sanitize aarch64
 
 # Without the record of a build nothing is installed, whatever the stamps say.
 ifeq ($(wildcard gradcam_fast/_lib/build.json),)
@@ -20,8 +21,18 @@ endif
 demo: $(DEMO)
 	$(BIN)/gradcam-fast demo
 
+# One process a core and one thread a process.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist worksteal
+
 test: lint
-	$(BIN)/python -m pytest
+	$(PYTEST) -m "not slow"
+
+# What make test leaves out: wheels, installs, and the tests of the tools.
+test-slow: $(DEV)
+	$(PYTEST) -m slow
+
+test-all: test
+	$(MAKE) test-slow
 
 # Less than an hour; BENCH=benchmarks/test_op.py takes a part of it. Contenders go by turns, and nothing fails on a clock.
 BENCH ?= benchmarks

@@ -17,6 +17,9 @@ import pytest
 import torch
 from support.installs import ROOT, TORCH, build_wheel, copy_of_the_tree, needs_compiler, run
 
+# One wheel holds the CUDA kernels for every architecture: compiling them takes minutes.
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="session")
 def wheel(tmp_path_factory):

@@ -12,6 +12,9 @@ from pathlib import Path
 import pytest
 from support.installs import copy_of_the_tree, empty_environment, needs_compiler, run
 
+# Almost every test compiles and installs the package anew.
+pytestmark = pytest.mark.slow
+
 # Without the CUDA library and optimisation a build takes half the time.
 QUICK = {"GRADCAM_FAST_BUILD": "cpu", "CXXFLAGS": "-O0"}
 NO_COMPILER = {"PATH": os.devnull, "CUDA_HOME": "", "CUDA_PATH": ""}

@@ -11,6 +11,9 @@ import pytest
 from support.installs import needs_compiler
 from support.sources import CSRC, cuda_build, cuda_flags, find_torch, toolchain
 
+# Downloads 80 MB and compiles every source.
+pytestmark = pytest.mark.slow
+
 OLDEST = "{}.{}.0".format(*find_torch.OLDEST)
 
 

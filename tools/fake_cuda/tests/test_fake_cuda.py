@@ -22,7 +22,11 @@ ROOT = Path(__file__).parents[3]
 TOOLS = ROOT / "tools"
 TESTS = ROOT / "tests"
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="libraries are loaded first by LD_PRELOAD")
+pytestmark = [
+    # Compiles the CUDA kernels again and starts eight processes with PyTorch.
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform != "linux", reason="libraries are loaded first by LD_PRELOAD"),
+]
 
 
 @pytest.fixture(scope="session")

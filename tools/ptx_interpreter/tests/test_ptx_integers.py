@@ -7,6 +7,9 @@ import pytest
 from ptx_interpreter import Fault
 from small_kernels import compute
 
+# A change of the package leaves the interpreter as it is.
+pytestmark = pytest.mark.slow
+
 
 def integer_pairs(kind):
     """All pairs of some integers of a type, its limits among them."""

@@ -7,6 +7,9 @@ import numpy as np
 import pytest
 from ptx_interpreter.races import Clock, Tracker
 
+# A change of the package leaves the interpreter as it is.
+pytestmark = pytest.mark.slow
+
 BLOCKS, THREADS, PIECES = 2, 64, 6
 LANES = np.arange(BLOCKS * THREADS)
 

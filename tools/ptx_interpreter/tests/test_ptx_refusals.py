@@ -8,6 +8,9 @@ import pytest
 from ptx_interpreter import Fault, Unsupported
 from small_kernels import run
 
+# A change of the package leaves the interpreter as it is.
+pytestmark = pytest.mark.slow
+
 GIVEN = np.arange(64, dtype=np.uint32).tobytes()
 ORDERS = ["together", "forwards", "backwards"]
 

@@ -8,6 +8,9 @@ import pytest
 from ptx_interpreter import Profile
 from small_kernels import run
 
+# A change of the package leaves the interpreter as it is.
+pytestmark = pytest.mark.slow
+
 BYTES = bytes(number % 255 + 1 for number in range(512))
 GIVEN = np.arange(256, dtype=np.uint32).tobytes()
 STORE = "st.global.u32 [%at], %r1;"
