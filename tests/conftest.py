@@ -45,7 +45,7 @@ def gpu_on_host(tmp_path_factory):
     """The module that gpu_on_host.cpp makes."""
     from support import extensions
 
-    return extensions.build("gpu_on_host", tmp_path_factory.mktemp("gpu_on_host"))
+    return extensions.load("gpu_on_host", tmp_path_factory)
 
 
 @pytest.fixture(scope="session")

@@ -16,6 +16,7 @@ import zipfile
 import pytest
 import torch
 from support.installs import ROOT, TORCH, build_wheel, copy_of_the_tree, needs_compiler, run
+from support.shared import folder_filled_once
 
 # One wheel holds the CUDA kernels for every architecture: compiling them takes minutes.
 pytestmark = pytest.mark.slow
@@ -23,16 +24,19 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="session")
 def wheel(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("wheel")
-    # Optimisation takes most of the build's time, and only tests that run the kernels need it.
-    quick = {} if os.environ.get("OTHER_PYTHON") else {"CXXFLAGS": "-O0"}
-    return build_wheel(copy_of_the_tree(folder / "tree"), folder, **quick)
+    def build(folder):
+        # Optimisation takes most of the build's time, and only tests that run the kernels need it.
+        quick = {} if os.environ.get("OTHER_PYTHON") else {"CXXFLAGS": "-O0"}
+        wheel = build_wheel(copy_of_the_tree(folder / "tree"), folder, **quick)
+        with zipfile.ZipFile(wheel) as archive:
+            archive.extractall(folder / "unpacked")
+
+    (wheel,) = folder_filled_once(tmp_path_factory, "wheel", build).glob("*.whl")
+    return wheel
 
 
 @pytest.fixture(scope="session")
 def unpacked(wheel):
-    with zipfile.ZipFile(wheel) as archive:
-        archive.extractall(wheel.parent / "unpacked")
     return wheel.parent / "unpacked"
 
 

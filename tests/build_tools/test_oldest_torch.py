@@ -9,6 +9,7 @@ import zipfile
 
 import pytest
 from support.installs import needs_compiler
+from support.shared import folder_filled_once
 from support.sources import CSRC, cuda_build, cuda_flags, find_torch, toolchain
 
 # Downloads 80 MB and compiles every source.
@@ -17,9 +18,12 @@ pytestmark = pytest.mark.slow
 OLDEST = "{}.{}.0".format(*find_torch.OLDEST)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def include(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("oldest")
+    return folder_filled_once(tmp_path_factory, "oldest_torch", fetch_headers) / "torch" / "include"
+
+
+def fetch_headers(folder):
     # The smallest wheel with all headers: 80 MB instead of 900.
     where = ("--platform=macosx_11_0_arm64", "--python-version=3.11", "--only-binary=:all:", "--retries=1")
     pip = [sys.executable, "-m", "pip", "download", "--no-deps", *where, "-d", folder, f"torch=={OLDEST}"]
@@ -30,7 +34,6 @@ def include(tmp_path_factory):
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(folder, [name for name in archive.namelist() if name.startswith("torch/include/")])
     wheel.unlink()
-    return folder / "torch" / "include"
 
 
 @needs_compiler

@@ -6,13 +6,14 @@ instructions stand for speed. What ptxas makes of the PTX is not tested. Needs a
 
 import re
 import subprocess
-from functools import cache
+from functools import cache, partial
 
 import pytest
 import torch
 from ptx_interpreter import Fault, Module, Profile
 from support import device_code
 from support.op_cases import LAYOUTS, inputs
+from support.shared import folder_filled_once
 from support.sources import CSRC, cuda_build, cuda_flags
 from test_gpu_on_host import BLOCKS, DTYPES
 
@@ -29,14 +30,16 @@ def compiled(tmp_path_factory):
     """compiled(architecture): the PTX of all kernels for it."""
     torch_here, nvcc = cuda_build()
     flags = cuda_flags(*NOT_FOR_PTX)
-    source, folder = CSRC / "cuda" / "cam.cu", tmp_path_factory.mktemp("ptx")
+    source = CSRC / "cuda" / "cam.cu"
+
+    def write(architecture, folder):
+        command = [nvcc, "-ptx", f"-arch={architecture}", *flags, f"-I{CSRC}", f"-isystem={torch_here.include}", source]
+        subprocess.run([*command, "-o", folder / "kernels.ptx"], check=True)
 
     @cache
     def compile_for(architecture):
-        target = folder / f"{architecture}.ptx"
-        command = [nvcc, "-ptx", f"-arch={architecture}", *flags, f"-I{CSRC}", f"-isystem={torch_here.include}", source]
-        subprocess.run([*command, "-o", target], check=True)
-        return Module(target.read_text())
+        folder = folder_filled_once(tmp_path_factory, f"ptx_{architecture}", partial(write, architecture))
+        return Module((folder / "kernels.ptx").read_text())
 
     return compile_for
 

@@ -8,9 +8,9 @@ import pytest
 from support import extensions
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def math_(tmp_path_factory):
-    return extensions.build("white_box", tmp_path_factory.mktemp("white_box"))
+    return extensions.load("white_box", tmp_path_factory)
 
 
 SIDES = [1, 2, 3, 5, 7, 14, 40, 224]

@@ -10,10 +10,12 @@ import re
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
+from support.shared import folder_filled_once
 from support.sources import CSRC, cuda_build, cuda_flags
 
 import gradcam_fast
@@ -21,6 +23,7 @@ import gradcam_fast
 ROOT = Path(__file__).parents[3]
 TOOLS = ROOT / "tools"
 TESTS = ROOT / "tests"
+RUNTIME = "libfake_cuda.so"
 
 pytestmark = [
     # Compiles the CUDA kernels again and starts eight processes with PyTorch.
@@ -39,8 +42,30 @@ def run_python(tmp_path_factory):
     torch_here, nvcc = cuda_build()
     if int(torch_here.cuda.split(".")[0]) < 13:
         pytest.skip(f"the runtime is that of CUDA 13, and torch {torch_here.version} is for CUDA {torch_here.cuda}")
-    folder = tmp_path_factory.mktemp("fake_cuda")
-    runtime = folder / "libfake_cuda.so"
+    folder = folder_filled_once(tmp_path_factory, "fake_cuda", partial(build, torch_here, nvcc))
+
+    def run(*arguments, **environment):
+        paths = {
+            "LD_PRELOAD": folder / RUNTIME,
+            "LD_LIBRARY_PATH": folder,
+            "PYTHONPATH": f"{folder / 'site'}:{TESTS}:{TOOLS}",
+        }
+        variables = os.environ | {"OMP_NUM_THREADS": "1"} | {name: str(path) for name, path in paths.items()}
+        return subprocess.run(
+            [sys.executable, *map(str, arguments)],
+            env=variables | environment,
+            capture_output=True,
+            text=True,
+            cwd=folder,
+            timeout=1800,
+        )
+
+    return run
+
+
+def build(torch_here, nvcc, folder):
+    """The devices, and a copy of the package whose CUDA library is linked to them."""
+    runtime = folder / RUNTIME
     compile_host_code = [nvcc, "-shared", "-cudart=none", "-std=c++17", "--no-device-link"]
     includes = [f"-I{CSRC}", f"-I{TESTS / 'csrc'}"]
     host = "-Xcompiler=-fPIC,-w,-O2,-ffp-contract=off,-fvisibility=hidden"
@@ -59,20 +84,6 @@ def run_python(tmp_path_factory):
     subprocess.run(
         [nvcc, "-shared", "-cudart=none", "-arch=compute_90", *flags, *sources, *link, "-o", library], check=True
     )
-
-    def run(*arguments, **environment):
-        paths = {"LD_PRELOAD": runtime, "LD_LIBRARY_PATH": folder, "PYTHONPATH": f"{package.parent}:{TESTS}:{TOOLS}"}
-        variables = os.environ | {"OMP_NUM_THREADS": "1"} | {name: str(path) for name, path in paths.items()}
-        return subprocess.run(
-            [sys.executable, *map(str, arguments)],
-            env=variables | environment,
-            capture_output=True,
-            text=True,
-            cwd=folder,
-            timeout=1800,
-        )
-
-    return run
 
 
 @pytest.fixture(scope="session")
