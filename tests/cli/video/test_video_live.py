@@ -18,6 +18,13 @@ BRIGHT = ExplainOptions(target=0, layer="brightness")
 PAUSE = 0.03
 
 
+@pytest.fixture(scope="module", autouse=True)
+def everything_imported(tmp_path_factory):
+    """The first explanation and the first film of a process take longer than a frame lasts here."""
+    film = tmp_path_factory.mktemp("first") / "out.mp4"
+    explain_video(bright_network(), iter(pictures(2)), film, BRIGHT, tell=lambda _: None)
+
+
 @pytest.fixture(autouse=True)
 def interrupts():
     """A job in the background of a shell is started with SIGINT ignored, and Python then leaves it so."""
