@@ -26,7 +26,7 @@ pytestmark = pytest.mark.slow
 def wheel(tmp_path_factory):
     def build(folder):
         # Optimisation takes most of the build's time, and only tests that run the kernels need it.
-        quick = {} if os.environ.get("OTHER_PYTHON") else {"CXXFLAGS": "-O0"}
+        quick = {} if os.environ.get("OTHER_PYTHON") else {"CXXFLAGS": "-O0", "NVCC_APPEND_FLAGS": "-Xptxas=-O0"}
         wheel = build_wheel(copy_of_the_tree(folder / "tree"), folder, **quick)
         with zipfile.ZipFile(wheel) as archive:
             archive.extractall(folder / "unpacked")
