@@ -46,8 +46,8 @@ class Explainer:
             the buffers of modules in training mode (batch-norm's running statistics) are put back afterwards; what a
             training step in another thread writes to them meanwhile is lost.
         layer: dotted name, module, or a list of these (the mean of their maps); None finds the last spatial feature
-            map that the score depends on, by trial runs, once per model, image size, and place in the code where
-            callables for ``target``, ``output`` and ``tokens`` are written.
+            map through which all of the score's dependence on the image goes (or the last maps of all branches
+            together), by one trial run for each model, image size, and part of the model's output that is explained.
         method: ``gradcam``, ``gradcam++``, ``xgradcam``, ``hirescam``, ``elementwise`` or ``layercam``;
             formulas and papers in :func:`gradcam_fast.reference.raw_map`.
         size: (H,W) of the heatmaps in pixels, or one integer for all sides; None = the images' own.
@@ -201,8 +201,9 @@ def explain(
 ) -> Explanation:
     """Predict a batch and show where the model looked: one forward, and per image and class one heatmap.
 
-    The first call for a model and image size runs the model one to three times more (with several inputs two to five
-    times), on one image if it can, to find the layer; name a ``layer`` to spare that.
+    The first call for a model and image size makes a trial run to find the layer: on one image if the model can, in
+    the time of at most three predictions of it and less memory than 1.5 training steps. Name a ``layer`` to spare that.
+    A transformer with extra tokens is asked once which of its tokens are patches, also for a named layer.
 
     Args:
         model: any ``nn.Module``; it is left exactly as it was.
