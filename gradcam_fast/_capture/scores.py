@@ -62,7 +62,8 @@ def check_target(target: Any, topk: int | None, batch: int) -> Any:
     """Refuse a target that cannot fit, before the model runs; lists become integer tensors.
 
     Returns:
-        None, an int, an integer tensor (B,) or (B,K), or a callable; a list of B callables becomes one.
+        None, an int, an integer tensor (B,) or (B,K), or a callable; a list of B callables becomes one, and one row
+        (1,K) the same K classes for every image.
     """
     if topk is not None:
         if target is not None:
@@ -95,10 +96,12 @@ def check_target(target: Any, topk: int | None, batch: int) -> Any:
         raise TypeError(f"target has dtype {target.dtype}; give integer class indices")
     if target.dim() == 0:
         target = target.expand(batch)
+    if target.dim() == 2 and len(target) == 1:
+        target = target.expand(batch, -1)
     if target.dim() not in (1, 2) or target.shape[0] != batch or 0 in target.shape[1:]:
         raise ValueError(
             f"target has shape {tuple(target.shape)} for a batch of {batch}; expected ({batch},), one class per image, "
-            f"or ({batch}, K), K classes per image"
+            f"or ({batch}, K), K classes per image; [[1, 2]] explains both classes for every image"
         )
     return target.long()
 

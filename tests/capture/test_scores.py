@@ -66,6 +66,15 @@ def test_rows_of_targets_are_several_classes_per_image(classes, form, images):
     assert explanation.raw_max.shape == explanation.raw_min.shape == explanation.valid.shape == explanation.target.shape
 
 
+@pytest.mark.parametrize("form", [list, torch.tensor])
+@pytest.mark.parametrize("row", [[1, 2], [3]])
+def test_one_row_of_targets_is_for_every_image(row, form, images):
+    model = ConvNet()
+    explanation = gradcam_fast.explain(model, images, target=form([row]), layer=LAYER)
+    expected = gradcam_fast.explain(model, images, target=[row] * 3, layer=LAYER)
+    assert explanation.target.tolist() == [row] * 3 and torch.equal(explanation.heatmap, expected.heatmap)
+
+
 @pytest.mark.parametrize("k", [1, 2, 5])
 def test_topk_explains_the_highest_logits_in_their_order(k, images):
     model = ConvNet()
