@@ -27,6 +27,7 @@ from ._model.warning import warn_caller
 from .explanation import Explanation
 from .ops.arguments import METHODS, NORMALIZATIONS, check_choice, check_relu, check_size
 from .ops.heatmaps import gradients_vanished, heatmaps
+from .targets.class_names import without_names
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -132,7 +133,7 @@ class Explainer:
         inputs, batch = check_inputs(self._model, self._axes.rank, images)
         patch_tokens = known_patch_tokens(self._model, batch)
         geometry = ImageGeometry(batch.shape[0], self._axes.sides(batch), self._axes.patches, patch_tokens)
-        target = check_target(target, topk, geometry.batch)
+        target = check_target(without_names(target, self._model), topk, geometry.batch)
         return Request(inputs, geometry, target, topk, self._output, self._tokens, self._when)
 
     def _capture(self, request: Request) -> Capture:
@@ -211,9 +212,11 @@ def explain(
             of one. A tuple is passed as ``model(*images)``, a dict as ``model(**images)``; the first 4-D tensor counts:
             the layer is found among those that see it.
             Time series (B,C,L) go to models of 1-D convolutions, volumes (B,C,D,H,W) to those of 3-D ones.
-        target: None = each image's highest logit; a class index; (B,) or (B,K) indices as integer tensor or list; or
-            a callable that turns what the model returns (or what ``output`` picks) into (B,) or (B,K) scores; or a
-            list of B callables, each from one image's part of that (its logits) to one score.
+        target: None = each image's highest logit; a class index; (B,) or (B,K) indices as integer tensor or list, where
+            one row, ``[[1, 2]]``, is for every image; names instead of indices, where the model has them
+            (:func:`gradcam_fast.targets.named`); a callable that turns what the model returns (or what ``output``
+            picks) into (B,) or (B,K) scores, such as those of ``gradcam_fast.targets``; or a list of B callables, each
+            from one image's part of that (its logits) to one score.
         topk: explain the K highest logits of each image instead.
         layer, method, size, normalize, relu, output, tokens: see :class:`Explainer` (and its ``cuda_graph``, ``when``).
 
@@ -228,9 +231,9 @@ def explain(
         gradcam_fast.exceptions.NoLayerFound: no layer was named and none can be explained.
 
     Warns:
-        UserWarning: on the CPU, when every gradient at the layer is zero. Elsewhere see ``valid``; looking would make
-        the host wait for the device. When the layer found only cuts the images into patches, because the tokens behind
-        it cannot be read.
+        UserWarning: on the CPU, when every gradient at the layer is zero.
+        Elsewhere see ``valid``; looking would make the host wait for the device. When the layer found only cuts the
+        images into patches, because the tokens behind it cannot be read.
 
     Example:
         >>> import torch, gradcam_fast

@@ -12,8 +12,8 @@ __all__ = ["Images", "Layer", "Output", "Size", "Target", "Tokens", "When"]
 Images: TypeAlias = Tensor | Sequence[Any] | Mapping[str, Any]
 """(B,C,H,W) or (C,H,W); a tuple or dict when the model has several inputs."""
 
-Target: TypeAlias = int | Tensor | Sequence[Any] | Callable[[Any], Tensor] | None
-"""A class, (B,) or (B,K) classes, a callable from the output to (B,) or (B,K) scores, or None (the highest logit)."""
+Target: TypeAlias = int | str | Tensor | Sequence[Any] | Callable[[Any], Tensor] | None
+"""A class or its name, (B,) or (B,K) classes, a callable from the output to scores, or None (the highest logit)."""
 
 Layer: TypeAlias = str | nn.Module | Sequence[str | nn.Module] | None
 """A dotted name, a module of the model, a list of these, or None (found automatically)."""

@@ -7,6 +7,7 @@ import pytest
 import torch
 from support.networks import ConvNet, Shaped, stateless
 from support.tolerances import SAME_INPUTS
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn import functional as F
 
 import gradcam_fast
@@ -141,12 +142,17 @@ def test_a_class_the_model_is_sure_of_has_a_map_for_its_logit_and_none_for_its_p
 
 DENSE, ROWS = torch.randn(2, 3, 4, 4), torch.randn(2, 3)
 BOX = [[0.0, 0.0, 2.0, 2.0]]
+DENSE_BOXES = torch.cat([torch.rand(2, 4, 9), torch.rand(2, 3, 9)], 1)
 PREDICTION = {"boxes": torch.rand(5, 4), "labels": torch.ones(5, dtype=torch.long), "scores": torch.rand(5)}
 TARGETS_AND_OUTPUTS = {
     "segmentation": (targets.segmentation([0, 1], torch.ones(4, 4, dtype=torch.bool)), DENSE),
     "similarity": (targets.similarity(torch.ones(3)), ROWS),
     "regression": (targets.regression([0, 2]), ROWS),
     "probability": (targets.probability([0, 2]), ROWS),
+    "binary": (targets.binary(), ROWS[:, :1]),
+    "finer": (targets.finer(), ROWS),
+    "finer of listed rivals": (targets.finer([0, 2], [1], weights="softmax"), ROWS),
+    "dense detection": (targets.detection([BOX] * 2, [[1]] * 2), DENSE_BOXES),
     "detection": (targets.detection(BOX, [1]), [PREDICTION]),
 }
 
@@ -161,7 +167,13 @@ def test_no_target_makes_the_host_wait_for_the_device(name):
     assert target(without_data).device.type == "meta"
 
 
-@pytest.mark.parametrize("name", ["segmentation", "similarity", "regression", "probability"])
+@pytest.mark.parametrize("name", TARGETS_AND_OUTPUTS)
+def test_every_target_can_be_traced(name):
+    target, output = TARGETS_AND_OUTPUTS[name]
+    assert torch.equal(make_fx(target)(output)(output), target(output))
+
+
+@pytest.mark.parametrize("name", [name for name in TARGETS_AND_OUTPUTS if name != "detection"])
 def test_scores_of_half_precision_are_computed_in_single(name):
     target, output = TARGETS_AND_OUTPUTS[name]
     score = target(output.bfloat16())
