@@ -148,11 +148,11 @@ class Explainer:
     def _explain(self, request: Request) -> Explanation:
         """The explanation from the layers that were named or are found."""
         captured = self._capture(request)
-        explanation = self._explanation(captured, request)
+        explanation = self._explanation(captured, request, may_wait=True)
         empty = gradients_vanished(explanation.valid, captured.gradients)
         if empty and captured.layer_remembered:
             captured = capture_at_found_layers(self._model, request)
-            explanation = self._explanation(captured, request)
+            explanation = self._explanation(captured, request, may_wait=True)
             empty = gradients_vanished(explanation.valid, captured.gradients)
         if empty:
             warn_caller(
@@ -163,16 +163,23 @@ class Explainer:
 
     def _explain_at(self, request: Request, layers: Sequence[TargetLayer]) -> Explanation:
         """The explanation from these layers, without the host ever waiting for the device."""
-        return self._explanation(capture(self._model, request, layers), request)
+        return self._explanation(capture(self._model, request, layers), request, may_wait=False)
 
-    def _explanation(self, captured: Capture, request: Request) -> Explanation:
+    def _explanation(self, captured: Capture, request: Request, *, may_wait: bool) -> Explanation:
+        size = self._size or request.geometry.size
         with torch.inference_mode(False), torch.no_grad():
-            heatmap, raw_min, raw_max, valid = self._results(captured, self._size or request.geometry.size)
+            heatmap, raw_min, raw_max, valid, codes = self._results(captured, size, may_wait=may_wait)
         layer = captured.layers[0] if len(captured.layers) == 1 else captured.layers
-        return Explanation(heatmap, captured.logits, captured.target, captured.scores, raw_min, raw_max, valid, layer)
+        return Explanation(
+            heatmap, captured.logits, captured.target, captured.scores, raw_min, raw_max, valid, layer, codes
+        )
 
-    def _results(self, captured: Capture, size: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        to_heatmaps = partial(heatmaps, size=size, method=self._method, normalize=self._normalize, relu=self._relu)
+    def _results(
+        self, captured: Capture, size: tuple[int, ...], *, may_wait: bool
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        to_heatmaps = partial(
+            heatmaps, size=size, method=self._method, normalize=self._normalize, relu=self._relu, may_wait=may_wait
+        )
         if captured.selected is None:
             return to_heatmaps(captured.activations, captured.gradients)
         device = captured.activations[0].device
@@ -221,8 +228,8 @@ def explain(
         layer, method, size, normalize, relu, output, tokens: see :class:`Explainer` (and its ``cuda_graph``, ``when``).
 
     Returns:
-        Explanation: heatmap (B,H,W), or (B,K,H,W) for K targets, logits, target, score, extremes, validity, layer. Of
-        series the heatmap is (B,L), of volumes (B,D,H,W).
+        Explanation: heatmap (B,H,W), or (B,K,H,W) for K targets, logits, target, score, extremes, validity, layer, and
+        ``reason``, a word for each heatmap that shows nothing. Of series the heatmap is (B,L), of volumes (B,D,H,W).
 
     Raises:
         TypeError, ValueError: an argument that cannot work; before the model runs where it can be known.
@@ -232,7 +239,7 @@ def explain(
 
     Warns:
         UserWarning: on the CPU, when every gradient at the layer is zero.
-        Elsewhere see ``valid``; looking would make the host wait for the device. When the layer found only cuts the
+        Elsewhere see ``reason``; looking would make the host wait for the device. When the layer found only cuts the
         images into patches, because the tokens behind it cannot be read.
 
     Example:

@@ -5,10 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["Explanation"]
+__all__ = ["REASONS", "Explanation"]
+
+REASONS = ("", "only counter-evidence", "no gradient", "not finite", "flat", "not chosen")
+"""Why a heatmap shows nothing; ``Explanation.reason_codes`` are places in this tuple."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,8 +30,9 @@ class Explanation:
             mean of their normalised maps. NaN for images that ``when`` did not choose.
         raw_max: largest value likewise; NaN also where the activations or gradients are not finite.
         valid: bool, (B,) or (B,K): the map is finite and not flat (and, under ``max``, somewhere positive), so the
-            heatmap shows something.
+            heatmap shows something; ``reason`` says in words why not.
         layer: dotted name of the layer explained; a tuple of names when there are several.
+        reason_codes: uint8, (B,) or (B,K): ``reason`` as places in ``gradcam_fast.explanation.REASONS``, on the device.
 
     All tensors are on the images' device and none requires grad.
     """
@@ -39,12 +45,41 @@ class Explanation:
     raw_max: Tensor
     valid: Tensor
     layer: str | tuple[str, ...]
+    reason_codes: Tensor | None = None
+
+    @property
+    def reason(self) -> list[Any]:
+        """Why each heatmap shows nothing: a list of B words, or of B lists of K words; "" for a valid one.
+
+        - ``"only counter-evidence"``: the image speaks against the score, wherever it matters; ReLU left nothing. With
+          ``relu=False`` the map shows where.
+        - ``"no gradient"``: the score does not change with the layer's output, or so little that it is rounding noise:
+          a saturated probability, a head of zeros, a softmax over the positions, a box that nothing was found for.
+        - ``"not finite"``: activations, gradients or the map hold NaN or Inf.
+        - ``"flat"``: the map has the same value everywhere.
+        - ``"not chosen"``: ``when`` did not choose the image.
+
+        Of several layers, whose maps are averaged, all have no gradient, or one has only counter-evidence. Reading it
+        makes the host wait for the device.
+        """
+        codes = self._codes_of_valid() if self.reason_codes is None else self.reason_codes
+        return _in_words(codes.tolist())
+
+    def _codes_of_valid(self) -> Tensor:
+        """The codes of an explanation that was put together by hand."""
+        not_finite, flat = map(REASONS.index, ("not finite", "flat"))
+        return torch.where(self.valid, 0, torch.where(self.raw_max.isnan(), not_finite, flat))
 
     def __repr__(self) -> str:
-        """Shapes instead of tens of thousands of numbers."""
+        """Shapes instead of tens of thousands of numbers, and how many heatmaps are valid."""
         shape, valid = tuple(self.heatmap.shape), self.valid
         layer = self.layer if isinstance(self.layer, str) else ", ".join(self.layer)
-        return f"Explanation(heatmap {shape} at {layer}, target {_short(self.target)}, valid {_short(valid)})"
+        counts = f"{int(valid.sum())} of {valid.numel()} valid"
+        return f"Explanation(heatmap {shape} at {layer}, target {_short(self.target)}, {counts})"
+
+
+def _in_words(codes: Any) -> Any:
+    return [_in_words(row) for row in codes] if isinstance(codes, list) else REASONS[codes]
 
 
 def _short(tensor: Tensor | None) -> str:

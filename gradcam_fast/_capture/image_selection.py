@@ -6,10 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ..explanation import REASONS
+
 if TYPE_CHECKING:
     from torch import Tensor
 
     from ..types import When
+
+_NOT_CHOSEN = REASONS.index("not chosen")
 
 __all__ = ["check_when", "empty_results", "select_images", "selected_images"]
 
@@ -66,8 +70,10 @@ def select_images(maps: Tensor, indices: Tensor) -> Tensor:
 
 def empty_results(
     shape: tuple[int, ...], size: tuple[int, ...], device: torch.device
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Heatmap, raw_min, raw_max and valid of images that are not explained: zeros, NaN, NaN and False.
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Heatmap, raw_min, raw_max, valid and reason_codes of images that are not explained.
+
+    Zeros, NaN, NaN, False and the code of "not chosen".
 
     Args:
         shape: (B,) or (B,K).
@@ -75,4 +81,4 @@ def empty_results(
     """
     raw_min, raw_max = torch.full((2, *shape), torch.nan, device=device)
     heatmap, valid = torch.zeros(*shape, *size, device=device), torch.zeros(shape, dtype=torch.bool, device=device)
-    return heatmap, raw_min, raw_max, valid
+    return heatmap, raw_min, raw_max, valid, torch.full_like(valid, _NOT_CHOSEN, dtype=torch.uint8)

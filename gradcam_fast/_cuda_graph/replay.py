@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["RecordedExplanation", "can_be_padded", "padded_size", "request_key"]
 
-_PER_IMAGE_RESULTS = ("heatmap", "score", "raw_min", "raw_max", "valid")
+_PER_IMAGE_RESULTS = ("heatmap", "score", "raw_min", "raw_max", "valid", "reason_codes")
 
 
 def padded_size(batch: int) -> int:

@@ -1,4 +1,4 @@
-"""Heatmaps of one or several layers: calls the op at each layer, averages their maps, and marks the valid ones."""
+"""Heatmaps of one or several layers: calls the op at each layer, averages their maps, and says which show nothing."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ..explanation import REASONS
 from .cam import cam
 from .reference import normalise
 
@@ -14,6 +15,14 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 __all__ = ["gradients_vanished", "heatmaps"]
+
+_COUNTER_EVIDENCE, _NO_GRADIENT, _NOT_FINITE, _FLAT = map(
+    REASONS.index, ("only counter-evidence", "no gradient", "not finite", "flat")
+)
+# Methods whose weights are never negative: a gradient that speaks against the score makes no negative value, but none.
+_WITHOUT_NEGATIVE_WEIGHTS = ("gradcam++", "elementwise", "layercam")
+# A pooled gradient that is so small beside the mean absolute gradient is what rounding leaves of zero.
+_NOISE = 1e-5
 
 
 def heatmaps(
@@ -24,7 +33,8 @@ def heatmaps(
     method: str,
     normalize: str,
     relu: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    may_wait: bool = False,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Compute the heatmaps (B[,K],H,W) of one layer; of several layers the mean of their heatmaps, normalised again.
 
     Args:
@@ -32,10 +42,12 @@ def heatmaps(
         gradients: for each layer (B[,K],C,h,w).
         size: the sides of the heatmap, as many as the activations have after C.
         method, normalize, relu: as in :func:`gradcam_fast.cam`.
+        may_wait: whether values on the CPU may be looked at, which saves time where all heatmaps are valid.
 
     Returns:
         heatmap; raw_min and raw_max (B[,K]), the extremes before the (last) normalisation; valid (B[,K]), whether the
-        maps of all layers are finite and the heatmap is not flat.
+        maps of all layers are finite and the heatmap is not flat; reason_codes (B[,K]), why it is not, as places in
+        ``REASONS``.
     """
     per_layer = [
         cam(a, g, size, method=method, normalize=normalize, relu=relu)
@@ -54,7 +66,41 @@ def heatmaps(
     valid = high > low
     if normalize == "max":
         valid &= high > 0
-    return heatmap.float(), low.float(), high.float(), valid
+    if may_wait and valid.device.type == "cpu" and valid.all():
+        codes = torch.zeros_like(valid, dtype=torch.uint8)
+    else:
+        # Without ReLU, only "max" leaves out what is negative.
+        vanished = torch.stack(
+            [_no_gradient(g, a.dim() - 2, method) for a, g in zip(activations, gradients, strict=True)]
+        )
+        codes = torch.where(vanished.all(0), _NO_GRADIENT, _FLAT)
+        if relu or normalize == "max":
+            against = [_speaks_against(a, g, method) for a, g in zip(activations, gradients, strict=True)]
+            codes = torch.where(torch.stack(against).any(0) & ~vanished.all(0), _COUNTER_EVIDENCE, codes)
+        codes = torch.where(high.isnan(), _NOT_FINITE, codes).masked_fill(valid, 0).to(torch.uint8)
+    return heatmap.float(), low.float(), high.float(), valid, codes
+
+
+def _no_gradient(gradients: Tensor, rank: int, method: str) -> Tensor:
+    """Whether gradients (B[,K],C,h,w) are zero, or (B[,K]) what the method pools of them is rounding noise."""
+    positions = tuple(range(-rank, 0))
+    if all(gradients.stride(axis) == 0 for axis in positions):  # the same at all positions
+        return ~gradients.flatten(-rank)[..., 0].any(-1)
+    dtype = torch.promote_types(gradients.dtype, torch.float32)
+    size = gradients.abs().sum(positions, dtype=dtype)
+    if method != "gradcam":
+        return ~size.any(-1)
+    return gradients.sum(positions, dtype=dtype).abs().amax(-1) <= _NOISE * size.amax(-1)
+
+
+def _speaks_against(activations: Tensor, gradients: Tensor, method: str) -> Tensor:
+    """Whether the map has a negative value before ReLU, or, of methods without any, a negative product went into it."""
+    grid = tuple(activations.shape[2:])
+    if method in _WITHOUT_NEGATIVE_WEIGHTS:
+        _, _, high = cam(-activations, gradients, grid, method="elementwise", normalize="none")
+        return high > 0
+    _, low, _ = cam(activations, gradients, grid, method=method, normalize="none", relu=False)
+    return low < 0
 
 
 def gradients_vanished(valid: Tensor, gradients: Sequence[Tensor]) -> bool:

@@ -53,7 +53,8 @@ class FakeRecorder:
 
 def explanation_tensors(explanation):
     """All tensors of an explanation, those of its logits last."""
-    tensors = [explanation.heatmap, explanation.score, explanation.raw_min, explanation.raw_max, explanation.valid]
+    names = ("heatmap", "score", "raw_min", "raw_max", "valid", "reason_codes")
+    tensors = [getattr(explanation, name) for name in names]
     if explanation.target is not None:
         tensors.append(explanation.target)
     map_tensors(explanation.logits, lambda tensor: tensors.append(tensor) or tensor)
