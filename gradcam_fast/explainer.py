@@ -13,6 +13,7 @@ from ._capture.capture import Request, capture
 from ._capture.image_selection import check_when, empty_results, select_images
 from ._capture.scores import check_target
 from ._cuda_graph.cache import GraphCache
+from ._layer_search.advice import advice_without_gradient
 from ._layer_search.search import (
     ask_for_patches,
     capture_at_found_layers,
@@ -112,6 +113,8 @@ class Explainer:
         self._output = output
         self._layers = resolve_layers(self._model, layer)
         self._when = check_when(when, cuda_graph=cuda_graph)
+        # Made for the first batch without any gradient at the named layers.
+        self._advice: str | None = None
         self._graphs = GraphCache(self._model, self._layers, self._explain, self._explain_at) if cuda_graph else None
 
     def __call__(self, images: Images, target: Target = None, topk: int | None = None) -> Explanation:
@@ -155,9 +158,12 @@ class Explainer:
             explanation = self._explanation(captured, request, may_wait=True)
             empty = gradients_vanished(explanation.valid, captured.gradients)
         if empty:
+            if self._layers and self._advice is None:
+                self._advice = advice_without_gradient(self._model, request, self._layers)
+            advice = self._advice or "choose another layer or target (a saturated sigmoid or a head of zeros has none)"
             warn_caller(
                 f"the gradient of the score at layer {', '.join(map(repr, captured.layers))} is zero everywhere, so the"
-                " heatmaps are empty; choose another layer or target (a saturated sigmoid or a head of zeros has none)"
+                f" heatmaps are empty; {advice}"
             )
         return explanation
 
@@ -238,7 +244,7 @@ def explain(
         gradcam_fast.exceptions.NoLayerFound: no layer was named and none can be explained.
 
     Warns:
-        UserWarning: on the CPU, when every gradient at the layer is zero.
+        UserWarning: on the CPU, when every gradient at the layer is zero, with a layer that has one if it was named.
         Elsewhere see ``reason``; looking would make the host wait for the device. When the layer found only cuts the
         images into patches, because the tokens behind it cannot be read.
 
