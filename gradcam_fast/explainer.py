@@ -152,18 +152,23 @@ class Explainer:
         """The explanation from the layers that were named or are found."""
         captured = self._capture(request)
         explanation = self._explanation(captured, request, may_wait=True)
-        empty = gradients_vanished(explanation.valid, captured.gradients)
+        empty = gradients_vanished(explanation.reason_codes)
         if empty and captured.layer_remembered:
             captured = capture_at_found_layers(self._model, request)
             explanation = self._explanation(captured, request, may_wait=True)
-            empty = gradients_vanished(explanation.valid, captured.gradients)
+            empty = gradients_vanished(explanation.reason_codes)
         if empty:
             if self._layers and self._advice is None:
                 self._advice = advice_without_gradient(self._model, request, self._layers)
             advice = self._advice or "choose another layer or target (a saturated sigmoid or a head of zeros has none)"
+            problem = (
+                "has a mean of no more than rounding noise (as behind a softmax over the positions), so the heatmaps "
+                "mean nothing"
+                if any(maps.any() for maps in captured.gradients)
+                else "is zero everywhere, so the heatmaps are empty"
+            )
             warn_caller(
-                f"the gradient of the score at layer {', '.join(map(repr, captured.layers))} is zero everywhere, so the"
-                f" heatmaps are empty; {advice}"
+                f"the gradient of the score at layer {', '.join(map(repr, captured.layers))} {problem}; {advice}"
             )
         return explanation
 

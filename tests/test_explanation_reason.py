@@ -172,3 +172,30 @@ def test_an_explanation_put_together_by_hand_has_words_too():
 
 def test_an_empty_batch_has_no_words(images):
     assert gradcam_fast.explain(ConvNet(), images[:0], layer=LAYER).reason == []
+
+
+class SoftmaxOverPositions(nn.Module):
+    """The weights of an attention pooling: their gradient sums to zero over the positions."""
+
+    def __init__(self):
+        super().__init__()
+        self.trunk, self.attention = nn.Conv2d(3, 16, 3, 2, 1), nn.Conv2d(16, 1, 1)
+        self.head = nn.Linear(16, 5)
+        self.eval()
+
+    def forward(self, images):
+        maps = self.trunk(images).relu()
+        weights = self.attention(maps).flatten(2).softmax(2)
+        return self.head((maps.flatten(2) * weights).sum(2))
+
+
+def test_a_pooled_gradient_of_rounding_noise_is_not_valid_and_a_warning_says_so(images):
+    model = SoftmaxOverPositions()
+    with pytest.warns(UserWarning, match="'attention' has a mean of no more than rounding noise .*softmax"):
+        explanation = gradcam_fast.explain(model, images, target=1, layer="attention", relu=False)
+    assert not explanation.valid.any() and explanation.reason == ["no gradient"] * 3
+    found = gradcam_fast.explain(model, images, target=1, relu=False)
+    assert found.layer == "trunk" and found.valid.all() and found.reason == [""] * 3
+    # Methods that do not pool the gradient have something to show there.
+    by_position = gradcam_fast.explain(model, images, target=1, layer="attention", relu=False, method="hirescam")
+    assert by_position.valid.all()

@@ -46,8 +46,8 @@ def heatmaps(
 
     Returns:
         heatmap; raw_min and raw_max (B[,K]), the extremes before the (last) normalisation; valid (B[,K]), whether the
-        maps of all layers are finite and the heatmap is not flat; reason_codes (B[,K]), why it is not, as places in
-        ``REASONS``.
+        maps of all layers are finite, the heatmap is not flat and it is made of more than rounding noise; reason_codes
+        (B[,K]), why it is not, as places in ``REASONS``.
     """
     per_layer = [
         cam(a, g, size, method=method, normalize=normalize, relu=relu)
@@ -66,6 +66,10 @@ def heatmaps(
     valid = high > low
     if normalize == "max":
         valid &= high > 0
+    if method == "gradcam":
+        noise = [_pools_to_noise(g, a.dim() - 2) for a, g in zip(activations, gradients, strict=True)]
+        if all(of_layer is not None for of_layer in noise):
+            valid &= ~torch.stack([of_layer for of_layer in noise if of_layer is not None]).all(0)
     if may_wait and valid.device.type == "cpu" and valid.all():
         codes = torch.zeros_like(valid, dtype=torch.uint8)
     else:
@@ -81,16 +85,28 @@ def heatmaps(
     return heatmap.float(), low.float(), high.float(), valid, codes
 
 
+def _pools_to_noise(gradients: Tensor, rank: int) -> Tensor | None:
+    """Whether (B[,K]) the mean over the positions of gradients (B[,K],C,h,w) is rounding noise, or they are zero.
+
+    None if it cannot be, because the gradients are expanded: the same at all positions.
+    """
+    positions = tuple(range(-rank, 0))
+    if all(gradients.stride(axis) == 0 for axis in positions):
+        return None
+    dtype = torch.promote_types(gradients.dtype, torch.float32)
+    magnitude = gradients.abs().sum(positions, dtype=dtype)
+    return gradients.sum(positions, dtype=dtype).abs().amax(-1) <= _NOISE * magnitude.amax(-1)
+
+
 def _no_gradient(gradients: Tensor, rank: int, method: str) -> Tensor:
     """Whether gradients (B[,K],C,h,w) are zero, or (B[,K]) what the method pools of them is rounding noise."""
+    noise = _pools_to_noise(gradients, rank) if method == "gradcam" else None
+    if noise is not None:
+        return noise
     positions = tuple(range(-rank, 0))
-    if all(gradients.stride(axis) == 0 for axis in positions):  # the same at all positions
+    if all(gradients.stride(axis) == 0 for axis in positions):
         return ~gradients.flatten(-rank)[..., 0].any(-1)
-    dtype = torch.promote_types(gradients.dtype, torch.float32)
-    size = gradients.abs().sum(positions, dtype=dtype)
-    if method != "gradcam":
-        return ~size.any(-1)
-    return gradients.sum(positions, dtype=dtype).abs().amax(-1) <= _NOISE * size.amax(-1)
+    return ~gradients.abs().sum(positions, dtype=torch.promote_types(gradients.dtype, torch.float32)).any(-1)
 
 
 def _speaks_against(activations: Tensor, gradients: Tensor, method: str) -> Tensor:
@@ -103,11 +119,11 @@ def _speaks_against(activations: Tensor, gradients: Tensor, method: str) -> Tens
     return low < 0
 
 
-def gradients_vanished(valid: Tensor, gradients: Sequence[Tensor]) -> bool:
-    """Tell whether no heatmap is valid because every gradient is zero.
+def gradients_vanished(reason_codes: Tensor | None) -> bool:
+    """Whether all heatmaps show nothing because their gradients are zero or pool to rounding noise.
 
-    False on other devices than the CPU, where reading the gradients would make the host wait.
+    False on other devices than the CPU, where reading the codes would make the host wait.
     """
-    if valid.device.type != "cpu" or len(valid) == 0 or not gradients:
+    if reason_codes is None or reason_codes.device.type != "cpu" or len(reason_codes) == 0:
         return False
-    return not (valid.any() or any(maps.any() for maps in gradients))
+    return bool((reason_codes == _NO_GRADIENT).all())
