@@ -40,7 +40,8 @@ def resolve_layers(model: nn.Module, layer: Layer) -> tuple[TargetLayer, ...] | 
 
 
 def _check_runs(layer: TargetLayer) -> TargetLayer:
-    if isinstance(layer.module, (nn.ModuleList, nn.ModuleDict)):
+    # Some subclasses, such as DenseNet's blocks, do run.
+    if type(layer.module).forward is nn.Module.forward:
         last = next(reversed(list(layer.module.named_children())), None)
         use = f"use {layer.name + '.' + last[0]!r}" if last else "name a layer that runs"
         raise ValueError(f"layer {layer.name!r} is a {type(layer.module).__name__}, a container that never runs; {use}")

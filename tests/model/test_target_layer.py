@@ -68,6 +68,21 @@ def test_a_module_outside_the_model_and_the_model_itself_are_refused():
         resolve_layers(model, ConvNet().features[0])
 
 
+def test_a_container_with_a_forward_of_its_own_runs_and_is_explained(images):
+    class Stages(nn.ModuleDict):
+        def forward(self, maps):
+            return self["second"](self["first"](maps))
+
+    model = nn.Sequential(
+        Stages({"first": nn.Conv2d(3, 4, 3), "second": nn.ReLU()}),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(4, 5),
+    )
+    for layer in ("0", None):
+        assert gradcam_fast.explain(model, images, layer=layer, relu=False).layer == "0"
+
+
 @pytest.mark.parametrize(
     ("container", "parts"),
     [
