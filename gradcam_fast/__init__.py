@@ -8,7 +8,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from . import exceptions, targets
+from . import exceptions
 from .explainer import Explainer, explain
 from .explanation import Explanation
 from .ops import reference
@@ -17,7 +17,7 @@ from .ops.cam import cam
 from .visual.overlay import overlay
 
 if TYPE_CHECKING:
-    from . import features, layers
+    from . import features, layers, targets
     from .visual import figures as figures
 
 __version__ = "0.1.0"
@@ -37,7 +37,7 @@ __all__ = [
 ]
 
 # Imported when first asked for. figures needs matplotlib, so it is not in __all__: `import *` must not fail without it.
-_ON_DEMAND = {"features": ".features", "figures": ".visual.figures", "layers": ".layers"}
+_ON_DEMAND = {"features": ".features", "figures": ".visual.figures", "layers": ".layers", "targets": ".targets"}
 
 
 def __getattr__(name: str) -> Any:

@@ -12,8 +12,6 @@ from torch import nn
 from ._capture.capture import Request, capture
 from ._capture.image_selection import check_when, empty_results, select_images
 from ._capture.scores import check_target
-from ._cuda_graph.cache import GraphCache
-from ._layer_search.advice import advice_without_gradient
 from ._layer_search.search import (
     ask_for_patches,
     capture_at_found_layers,
@@ -28,12 +26,12 @@ from ._model.warning import warn_caller
 from .explanation import Explanation
 from .ops.arguments import METHODS, NORMALIZATIONS, check_choice, check_relu, check_size
 from .ops.heatmaps import gradients_vanished, heatmaps
-from .targets.class_names import without_names
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from ._capture.capture import Capture
+    from ._cuda_graph.cache import GraphCache
     from ._model.target_layer import TargetLayer
     from .types import Images, Layer, Output, Size, Target, Tokens, When
 
@@ -115,7 +113,7 @@ class Explainer:
         self._when = check_when(when, cuda_graph=cuda_graph)
         # Made for the first batch without any gradient at the named layers.
         self._advice: str | None = None
-        self._graphs = GraphCache(self._model, self._layers, self._explain, self._explain_at) if cuda_graph else None
+        self._graphs = self._new_graph_cache() if cuda_graph else None
 
     def __call__(self, images: Images, target: Target = None, topk: int | None = None) -> Explanation:
         """Explain a batch; see :func:`gradcam_fast.explain` for the arguments."""
@@ -132,11 +130,21 @@ class Explainer:
         """Why the last call with ``cuda_graph=True`` ran eagerly; None if it was replayed, or will be the next time."""
         return None if self._graphs is None else self._graphs.eager_because
 
+    def _new_graph_cache(self) -> GraphCache:
+        # Imported here, as all that few programs need: importing the package takes a quarter less.
+        from ._cuda_graph.cache import GraphCache
+
+        return GraphCache(self._model, self._layers, self._explain, self._explain_at)
+
     def _request(self, images: Images, target: Target = None, topk: int | None = None) -> Request:
         inputs, batch = check_inputs(self._model, self._axes.rank, images)
         patch_tokens = known_patch_tokens(self._model, batch)
         geometry = ImageGeometry(batch.shape[0], self._axes.sides(batch), self._axes.patches, patch_tokens)
-        target = check_target(without_names(target, self._model), topk, geometry.batch)
+        if isinstance(target, (str, list, tuple)):
+            from .targets.class_names import without_names
+
+            target = without_names(target, self._model)
+        target = check_target(target, topk, geometry.batch)
         return Request(inputs, geometry, target, topk, self._output, self._tokens, self._when)
 
     def _capture(self, request: Request) -> Capture:
@@ -159,6 +167,8 @@ class Explainer:
             empty = gradients_vanished(explanation.reason_codes)
         if empty:
             if self._layers and self._advice is None:
+                from ._layer_search.advice import advice_without_gradient
+
                 self._advice = advice_without_gradient(self._model, request, self._layers)
             advice = self._advice or "choose another layer or target (a saturated sigmoid or a head of zeros has none)"
             problem = (
