@@ -1,11 +1,12 @@
-"""A backward that leaves out products with zeros, of K targets at once, where there may be enough zeros to gain time.
+"""A backward for K targets at once that leaves out products with zeros, where there may be enough zeros to save time.
 
-A head that reads the class token sends a gradient to that token alone, and it stays there back to the attention of the
-last block. And for few images, a large linear layer such as VGG's is as slow as its weight is long, half of which or
-more meets the zeros of hidden units that a ReLU has silenced. Zero times infinity or NaN counts as zero here.
+A head that reads only the class token has a gradient at that token alone, and the gradient stays there back to the
+attention of the last block. And for few images, a large linear layer such as VGG's takes as long as reading its weight;
+half of the rows or more belong to hidden units that the ReLU has set to zero, and need not be read. Zero times infinity
+or NaN counts as zero here.
 
-``sparse_gradients`` is all that others use. Without this folder and the one call, the ordinary backward gives the same
-gradients.
+Other modules call ``sparse_gradients`` only. Without this folder and that one call, the ordinary backward gives the
+same gradients.
 """
 
 from __future__ import annotations
@@ -25,21 +26,22 @@ if TYPE_CHECKING:
 
 __all__ = ["sparse_gradients"]
 
-# A large linear layer is looked for among the operations nearest to the scores.
-_NEAREST = 16
+# A large linear layer is looked for among this many operations nearest to the scores.
+_MAX_NODES_SEARCHED = 16
 
 
 def sparse_gradients(
     start: Tensor | GradientEdge, sources: Sequence[Tensor | GradientEdge], seeds: Tensor, activations: Sequence[Tensor]
 ) -> list[Tensor | None] | None:
-    """The gradients (K,...) of the sources for K seeds (K,...) at the start; None for a source without one.
+    """The gradients (K,...) of the sources for K seeds (K,...) at the start; None for a source without a gradient.
 
-    The graph is walked once, and None is returned for all if the ordinary backward has to run: one of the operations is
-    not known or has tensors saved by hooks, or zeros save no time. Nothing has run then. Hooks on tensors and nodes
-    cannot be seen in a graph: the caller vouches that there are none.
+    One walk over the graph decides before anything is computed. The result is None if the ordinary backward has to run:
+    an operation is not known or has tensors saved by hooks, or zeros would save no time. A graph does not show the
+    hooks on its tensors and nodes, so the caller must make sure that there are none.
     """
     start = start if isinstance(start, GradientEdge) else get_gradient_edge(start)
-    # Anomaly detection looks at what PyTorch's engine computes; blocks would fix the sizes that a trace leaves open.
+    # Anomaly detection checks what PyTorch's engine computes, so the engine has to run. Symbolic sizes are those of a
+    # trace for any batch size; blocks would fix them.
     if torch.is_anomaly_enabled() or _has_symbolic_sizes(activations) or not _is_worthwhile(start, seeds, activations):
         return None
     edges = [source if isinstance(source, GradientEdge) else get_gradient_edge(source) for source in sources]
@@ -52,7 +54,7 @@ def sparse_gradients(
 
 
 def _is_worthwhile(start: GradientEdge, seeds: Tensor, activations: Sequence[Tensor]) -> bool:
-    """Whether all activations are tokens (B,N,C), or the way from the start goes through a large linear layer."""
+    """Whether zeros may save time: on the CPU, for tokens (B,N,C), or if a large linear layer is near the start."""
     return all(maps.is_cpu for maps in activations) and (
         all(maps.dim() == 3 for maps in activations)
         or (activations[0].dtype == torch.float32 and _has_large_linear(start, seeds.shape[:2].numel()))
@@ -67,7 +69,7 @@ def _has_large_linear(start: GradientEdge, rows: int) -> bool:
             if skinny_mm.pays(rows, (outputs, inputs)):
                 return True
         nodes += [before for before, _ in node.next_functions if before is not None and before not in nodes]
-        if len(nodes) > _NEAREST:
+        if len(nodes) > _MAX_NODES_SEARCHED:
             break
     return False
 

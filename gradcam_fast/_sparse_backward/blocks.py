@@ -25,7 +25,7 @@ __all__ = [
     "axes_longer_than_one",
     "block_lengths",
     "narrow_to",
-    "part_beside",
+    "part_at_block",
     "split_axes",
     "squeeze_axes",
 ]
@@ -35,7 +35,7 @@ Interval = tuple[int, int] | None
 # For each dimension the sizes of the axes it is split into, outermost first; a dimension of size 1 has no axis.
 Axes = tuple[tuple[int, ...], ...]
 
-# Sums of more blocks are stored densely. The queries, keys and values of a last transformer block are fewer.
+# Sums of more blocks are stored densely. The gradient of the queries, keys and values of one attention layer has fewer.
 _MAX_BLOCKS = 8
 
 
@@ -69,7 +69,7 @@ class Block(NamedTuple):
         return tuple(self.values) if isinstance(self.values, OuterProduct) else (self.values,)
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Block:
-        """The block with the function applied to its values, or to both factors of them."""
+        """The block with the function applied to its values, or to both factors if they are an outer product."""
         if isinstance(self.values, OuterProduct):
             return Block(self.intervals, OuterProduct(*map(function, self.values)))
         return Block(self.intervals, function(self.values))
@@ -81,7 +81,7 @@ class Block(NamedTuple):
 class BlockGradient:
     """The gradients (K,*shape) of K targets: the sum of the blocks, and zero outside them.
 
-    A block of one target's values belongs to all K targets alike.
+    A block whose values are shaped (1, *lengths) is the same for all K targets.
     """
 
     def __init__(self, axes: Iterable[tuple[int, ...]], blocks: Sequence[Block]) -> None:
@@ -110,19 +110,19 @@ class BlockGradient:
         return [size for dimension in self.axes for size in dimension]
 
     def first_axis(self, dimension: int) -> int:
-        """The number of the dimension's first axis; if it has none, of the next dimension's."""
+        """The index of the dimension's first axis; if the dimension has no axis, of the next dimension's first axis."""
         return sum(map(len, self.axes[:dimension]))
 
     def dense(self) -> Tensor:
         """All values, (K,*shape)."""
         sizes, shape = self.sizes, (self.targets, *self.shape)
-        whole = [block.dense() for block in self.blocks if not any(block.intervals)]
+        full = [block.dense() for block in self.blocks if not any(block.intervals)]
         partial = [block for block in self.blocks if any(block.intervals)]
-        if len(whole) == 1 and not partial:
-            return whole[0].expand(shape[0], *sizes).reshape(shape)
+        if len(full) == 1 and not partial:
+            return full[0].expand(shape[0], *sizes).reshape(shape)
         first = self.blocks[0].tensors()[0]
         total = torch.zeros(shape[0], *sizes, dtype=first.dtype, device=first.device)
-        for values in whole:
+        for values in full:
             total.add_(values)
         for block in partial:
             narrow_to(total, block.intervals).add_(block.dense())
@@ -147,17 +147,20 @@ def narrow_to(tensor: Tensor, intervals: Sequence[Interval]) -> Tensor:
     return tensor
 
 
-def part_beside(block: Block, gradient: BlockGradient, tensor: Tensor) -> Tensor:
-    """The part of a tensor, which is broadcast to the gradient's shape, at the block's place, shaped like the block."""
+def part_at_block(block: Block, gradient: BlockGradient, tensor: Tensor) -> Tensor:
+    """The part of a tensor inside the block, shaped like the block; the tensor broadcasts to the gradient's shape."""
     shape = (1,) * (len(gradient.shape) - tensor.dim()) + tuple(tensor.shape)
-    parts = [1]
+    axis_sizes = [1]
     for size, sizes in zip(shape, gradient.axes, strict=True):
-        parts += sizes if size != 1 else (1,) * len(sizes)
-    return narrow_to(tensor.reshape(parts), block.intervals)
+        axis_sizes += sizes if size != 1 else (1,) * len(sizes)
+    return narrow_to(tensor.reshape(axis_sizes), block.intervals)
 
 
 def add_blocks(axes: Iterable[tuple[int, ...]], blocks: Iterable[Block]) -> BlockGradient:
-    """The sum of the blocks: one block per place, and a dense one where they are many or as large as the whole."""
+    """The sum of the blocks, with one block per place; a single dense block if that is simpler.
+
+    It is simpler if there are many blocks, or if together they are as large as the whole gradient.
+    """
     sums: dict[tuple[Interval, ...], Block] = {}
     for block in blocks:
         earlier = sums.get(block.intervals)
@@ -176,10 +179,10 @@ def add_blocks(axes: Iterable[tuple[int, ...]], blocks: Iterable[Block]) -> Bloc
 
 
 def axes_longer_than_one(factor: Tensor) -> list[int]:
-    """The axes of a factor, without its rank, that are not broadcast."""
+    """The axes of a factor that are not broadcast; its last axis, the rank, is not counted."""
     return [axis for axis, size in enumerate(factor.shape[:-1]) if size != 1]
 
 
 def squeeze_axes(factor: Tensor) -> Tensor:
-    """The factor with only those axes, and its rank."""
+    """The factor without its axes of size 1; its last axis, the rank, stays."""
     return factor.reshape([*(size for size in factor.shape[:-1] if size != 1), factor.shape[-1]])

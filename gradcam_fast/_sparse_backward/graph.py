@@ -1,4 +1,4 @@
-"""One walk over the autograd graph decides whether a backward can run in blocks; then it runs, without the engine."""
+"""Decides by one walk over the autograd graph whether a backward can run in blocks, and runs it without the engine."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.autograd.graph import GradientEdge
 
-from . import attention, elementwise, matmul  # noqa: F401 (they fill the table of rules)
+from . import attention, elementwise, matmul  # noqa: F401 (they fill BACKWARD_RULES)
 from .blocks import BlockGradient
+from .known_operations import BACKWARD_RULES, Operation, is_known
 from .reshaping import add_gradients
-from .rules import RULES, Operation, is_known
 
 if TYPE_CHECKING:
     from torch.autograd.graph import Node
@@ -35,10 +35,13 @@ def plan(start: GradientEdge, sources: Sequence[GradientEdge]) -> list[Operation
 
 
 def _between(start: Node, sources: set[Node]) -> dict[Node, Sequence[Any]]:
-    """The nodes on the paths to the sources, each before those it leads to, with the metadata of its outputs."""
+    """The nodes on the paths from the start to the sources, with the metadata of their outputs.
+
+    A node comes before all nodes that it leads to.
+    """
     # Whether a node leads to a source; None while its inputs are visited.
     leads: dict[Node | None, bool | None] = {None: False}
-    after_inputs: list[Node] = []
+    inputs_first: list[Node] = []
     pending: list[Any] = [start]
     while pending:
         node = pending[-1]
@@ -50,37 +53,39 @@ def _between(start: Node, sources: set[Node]) -> dict[Node, Sequence[Any]]:
         if leads[node] is None:
             leads[node] = node in sources or any(leads[before] for before, _ in node.next_functions)
             if leads[node]:
-                after_inputs.append(node)
-    return {node: node._input_metadata for node in reversed(after_inputs)}
+                inputs_first.append(node)
+    return {node: node._input_metadata for node in reversed(inputs_first)}
 
 
 def backward(
     operations: Sequence[Operation], start: GradientEdge, sources: Sequence[GradientEdge], gradient: BlockGradient
 ) -> list[BlockGradient | None]:
-    """The gradients of the sources for this gradient of the start; None for a source that has none."""
+    """The gradients of the sources for this gradient of the start; None for a source without a gradient."""
     gradients = {(start.node, start.output_nr): gradient}
-    kept = {(source.node, source.output_nr) for source in sources}
+    source_outputs = {(source.node, source.output_nr) for source in sources}
     for operation in operations:
         outputs = [(operation.node, i) for i in range(len(operation.outputs))]
-        given = [gradients.get(output) for output in outputs]
-        if any(given):
-            of_inputs = _through(operation, given)
-            for edge, metadata, of_input in zip(operation.edges, operation.inputs, of_inputs, strict=True):
-                if edge is not None and of_input is not None:
-                    fitted = _fit(of_input, metadata)
+        output_gradients = [gradients.get(output) for output in outputs]
+        if any(output_gradients):
+            input_gradients = _input_gradients(operation, output_gradients)
+            for edge, metadata, input_gradient in zip(operation.edges, operation.inputs, input_gradients, strict=True):
+                if edge is not None and input_gradient is not None:
+                    fitted = _fit(input_gradient, metadata)
                     gradients[edge] = add_gradients(gradients[edge], fitted) if edge in gradients else fitted
         for output in outputs:
-            if output not in kept:
+            if output not in source_outputs:
                 gradients.pop(output, None)
     return [gradients.get((source.node, source.output_nr)) for source in sources]
 
 
-def _through(operation: Operation, gradients: Sequence[BlockGradient | None]) -> Sequence[BlockGradient | None]:
-    """The gradients of the operation's inputs: in blocks if its rule can, else by PyTorch from the dense gradients."""
-    found = RULES[operation.node.name()].backward(operation, gradients)
-    if isinstance(found, BlockGradient):
-        return [found if edge else None for edge in operation.edges]
-    return _by_pytorch(operation, gradients) if found is None else found
+def _input_gradients(
+    operation: Operation, output_gradients: Sequence[BlockGradient | None]
+) -> Sequence[BlockGradient | None]:
+    """The gradients of an operation's inputs: by its rule in blocks, or else by PyTorch from the dense gradients."""
+    gradients = BACKWARD_RULES[operation.node.name()].backward(operation, output_gradients)
+    if isinstance(gradients, BlockGradient):
+        return [gradients if edge else None for edge in operation.edges]
+    return _by_pytorch(operation, output_gradients) if gradients is None else gradients
 
 
 def _by_pytorch(operation: Operation, gradients: Sequence[BlockGradient | None]) -> list[BlockGradient | None]:
@@ -91,12 +96,12 @@ def _by_pytorch(operation: Operation, gradients: Sequence[BlockGradient | None])
     ]
     node: Any = operation.node
     per_target = []
-    for of_outputs in zip(*dense, strict=True):
-        of_inputs = node(*of_outputs)
-        per_target.append(of_inputs if isinstance(of_inputs, tuple) else (of_inputs,))
+    for output_gradients in zip(*dense, strict=True):
+        input_gradients = node(*output_gradients)
+        per_target.append(input_gradients if isinstance(input_gradients, tuple) else (input_gradients,))
     return [
-        None if of_targets[0] is None else BlockGradient.from_dense(torch.stack(of_targets))
-        for of_targets in zip(*per_target, strict=True)
+        None if of_one_input[0] is None else BlockGradient.from_dense(torch.stack(of_one_input))
+        for of_one_input in zip(*per_target, strict=True)
     ]
 
 

@@ -19,32 +19,34 @@ from .blocks import (
     split_axes,
     squeeze_axes,
 )
-from .rules import Operation, rule
+from .known_operations import Operation, backward_rule
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 __all__ = ["MAX_RANK"]
 
-# The largest rank of an outer product; beyond it, its factors are no less work than its values.
+# The largest rank of an outer product; above it, its factors are no less work than its values.
 MAX_RANK = 8
 
 
-@rule("MmBackward0")
+@backward_rule("MmBackward0")
 def _mm(operation: Operation, gradient: BlockGradient) -> BlockGradient:
     return _rows_times(gradient, operation.saved("mat2").t())
 
 
-@rule("AddmmBackward0", applies=lambda operation: operation.wanted == [1] and operation.saved("alpha") == 1)
+@backward_rule(
+    "AddmmBackward0", applies=lambda operation: operation.used_inputs == [1] and operation.saved("alpha") == 1
+)
 def _addmm(operation: Operation, gradient: BlockGradient) -> BlockGradient:
     return _rows_times(gradient, operation.saved("mat2").t())
 
 
-@rule("BmmBackward0", applies=lambda operation: True)
+@backward_rule("BmmBackward0", applies=lambda operation: True)
 def _bmm(operation: Operation, gradient: BlockGradient) -> tuple[BlockGradient | None, ...]:
     return (
-        _batch_times(gradient, operation.saved("mat2").mT) if 0 in operation.wanted else None,
-        _matrices_times(operation.saved("self").mT, gradient) if 1 in operation.wanted else None,
+        _batch_times(gradient, operation.saved("mat2").mT) if 0 in operation.used_inputs else None,
+        _matrices_times(operation.saved("self").mT, gradient) if 1 in operation.used_inputs else None,
     )
 
 
@@ -67,7 +69,7 @@ def _batch_times(gradient: BlockGradient, matrices: Tensor) -> BlockGradient:
     """The gradient (D,N,R) times matrices (D,R,M)."""
     batch, rows, columns = gradient.axes
     if matrices.stride(0) == 0:
-        # One matrix for all: a linear layer whose parameters need no gradient.
+        # The matrices are one expanded matrix: a linear layer whose parameters need no gradient.
         product = _rows_times(BlockGradient([batch + rows, columns], gradient.blocks), matrices[0])
         return BlockGradient([batch, rows, *product.axes[1:]], product.blocks)
     out = split_axes(matrices.shape[2:])
@@ -79,8 +81,8 @@ def _batch_times(gradient: BlockGradient, matrices: Tensor) -> BlockGradient:
         count, width = (math.prod(block_lengths(*pair)) for pair in ((batch, of_batch), (columns, of_columns)))
         values = block.dense().reshape(-1, count, math.prod(block_lengths(rows, of_rows)), width)
         # The rows of all targets side by side, so that each matrix is read once.
-        together = values.transpose(0, 1).flatten(1, 2)
-        product = torch.bmm(together, part.reshape(count, width, -1)).unflatten(1, (len(values), -1))
+        rows_of_all_targets = values.transpose(0, 1).flatten(1, 2)
+        product = torch.bmm(rows_of_all_targets, part.reshape(count, width, -1)).unflatten(1, (len(values), -1))
         shape = -1, *block_lengths(batch + rows, of_batch + of_rows), *out[0]
         intervals = (*of_batch, *of_rows, *[None] * len(out[0]))
         blocks.append(Block(intervals, product.transpose(0, 1).reshape(shape)))
@@ -88,7 +90,7 @@ def _batch_times(gradient: BlockGradient, matrices: Tensor) -> BlockGradient:
 
 
 def _matrices_times(matrices: Tensor, gradient: BlockGradient) -> BlockGradient:
-    """Matrices (D,P,N) times the gradient (D,N,C); if few of its rows are nonzero, columns times these rows."""
+    """Matrices (D,P,N) times the gradient (D,N,C); if few rows of the gradient are nonzero, as outer products."""
     batch, rows, columns = gradient.axes
     axis, out = len(batch), split_axes(matrices.shape[1:2])[0]
     blocks = []
@@ -116,7 +118,11 @@ def _times(values: Tensor, matrix: Tensor) -> Tensor:
 
 
 def _outer_times(values: OuterProduct, matrix: Tensor, rows: int) -> Tensor:
-    """The same for an outer product: one factor times the matrix, then times the other, where that is less work."""
+    """An outer product (K, rows, columns) times (columns, M).
+
+    One factor is multiplied with the matrix, and the result with the other factor, if this takes fewer multiplications
+    than writing out the outer product.
+    """
     sizes = torch.broadcast_shapes(values.left.shape, values.right.shape)
     rank, out = len(sizes) - 1, len(sizes)
     columns = {axis + rows + 1 for axis in axes_longer_than_one(matrix)}
@@ -125,20 +131,20 @@ def _outer_times(values: OuterProduct, matrix: Tensor, rows: int) -> Tensor:
     def multiplications(*factors: set[int]) -> int:
         return math.prod(sizes[axis] for axis in set().union(*factors))
 
-    def kept(first: set[int], second: set[int]) -> set[int]:
+    def axes_between(first: set[int], second: set[int]) -> set[int]:
         return {axis for axis in first | columns if axis <= rows or axis in second}
 
     def work(first: set[int], second: set[int]) -> int:
-        return sizes[rank] * (multiplications(first, columns) + multiplications(kept(first, second), second))
+        return sizes[rank] * (multiplications(first, columns) + multiplications(axes_between(first, second), second))
 
     orders = [(left, right, *values), (right, left, *values[::-1])]
     first, second, first_factor, second_factor = min(orders, key=lambda order: work(*order[:2]))
     if work(first, second) > multiplications(left, right, columns):
         return _times(values.multiply(), matrix)
-    between = sorted(kept(first, second))
+    between = sorted(axes_between(first, second))
     first_axes, second_axes = [*sorted(first), rank], [*sorted(second), rank]
     of_product = [*between, rank, out]
     of_matrix = [*sorted(columns), out]
     product = torch.einsum(squeeze_axes(first_factor), first_axes, squeeze_axes(matrix), of_matrix, of_product)
-    rest = sorted(axis for axis in left | right if axis <= rows)
-    return torch.einsum(squeeze_axes(second_factor), second_axes, product, of_product, [*rest, out])
+    result_axes = sorted(axis for axis in left | right if axis <= rows)
+    return torch.einsum(squeeze_axes(second_factor), second_axes, product, of_product, [*result_axes, out])

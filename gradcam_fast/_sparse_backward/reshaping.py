@@ -1,4 +1,4 @@
-"""Operations that keep a gradient's values and put them in another place or shape."""
+"""Operations that keep the values of a gradient and change their places or its shape."""
 
 from __future__ import annotations
 
@@ -6,28 +6,28 @@ import math
 from collections.abc import Mapping, Sequence
 
 from .blocks import Block, BlockGradient, add_blocks
-from .rules import RULES, Operation, Rule, rule, signed
+from .known_operations import BACKWARD_RULES, BackwardRule, Operation, backward_rule, signed
 
 __all__ = ["add_gradients", "permute", "reshape", "share_axes", "stack"]
 
 
 def reshape(gradient: BlockGradient, shape: Sequence[int]) -> BlockGradient | None:
-    """The gradient in another shape; None if that would split an axis which a block does not fill."""
+    """The gradient in another shape; None if an axis would be split that a block does not fill."""
     sizes = gradient.sizes
     pieces: list[list[int]] = [[] for _ in sizes]
-    axes, axis, left = [], -1, 1
+    axes, axis, remaining = [], -1, 1
     for size in shape:
         parts: list[int] = []
         while size != 1:
-            if left == 1:
+            if remaining == 1:
                 axis += 1
-                left = sizes[axis]
-            part = math.gcd(size, left)
-            if part not in (size, left):
+                remaining = sizes[axis]
+            part = math.gcd(size, remaining)
+            if part not in (size, remaining):
                 return None
             pieces[axis].append(part)
             parts.append(part)
-            size, left = size // part, left // part
+            size, remaining = size // part, remaining // part
         axes.append(tuple(parts))
     blocks = gradient.blocks
     for axis in reversed(range(len(sizes))):
@@ -60,47 +60,47 @@ def permute(gradient: BlockGradient, order: Sequence[int]) -> BlockGradient:
 
 
 def share_axes(gradients: Sequence[BlockGradient]) -> list[BlockGradient] | None:
-    """Gradients of one shape, split into the axes of the most finely split; None if that cannot be."""
+    """Gradients of one shape, all split into the axes of the most finely split one; None if that is not possible."""
     finest = max(gradients, key=lambda gradient: len(gradient.sizes))
-    same = []
+    aligned = []
     for gradient in gradients:
         if gradient.axes != finest.axes:
             finer = reshape(gradient, finest.sizes)
             if finer is None or finer.sizes != finest.sizes:
                 return None
             gradient = BlockGradient(finest.axes, finer.blocks)
-        same.append(gradient)
-    return same
+        aligned.append(gradient)
+    return aligned
 
 
-def add_gradients(one: BlockGradient, other: BlockGradient) -> BlockGradient:
+def add_gradients(a: BlockGradient, b: BlockGradient) -> BlockGradient:
     """The sum of two gradients of one shape."""
-    same = share_axes([one, other])
-    if same is None:
-        return BlockGradient.from_dense(one.dense() + other.dense())
-    return add_blocks(same[0].axes, [*same[0].blocks, *same[1].blocks])
+    aligned = share_axes([a, b])
+    if aligned is None:
+        return BlockGradient.from_dense(a.dense() + b.dense())
+    return add_blocks(aligned[0].axes, [*aligned[0].blocks, *aligned[1].blocks])
 
 
 def stack(gradients: Mapping[int, BlockGradient], count: int, dim: int) -> BlockGradient | None:
-    """The gradients at their places of a new dimension of size ``count``, zeros at its other places."""
-    same = share_axes(list(gradients.values()))
-    if same is None:
+    """The gradients along a new dimension of size ``count``, each at its index; zeros at all other indices."""
+    aligned = share_axes(list(gradients.values()))
+    if aligned is None:
         return None
-    axes, new = list(same[0].axes), same[0].first_axis(dim)
+    axes, new_axis = list(aligned[0].axes), aligned[0].first_axis(dim)
     axes.insert(dim, (count,) if count > 1 else ())
     if count == 1:
-        return BlockGradient(axes, same[0].blocks)
+        return BlockGradient(axes, aligned[0].blocks)
     blocks = [
-        block.map(lambda values: values.unsqueeze(new + 1))._replace(
-            intervals=(*block.intervals[:new], (place, 1), *block.intervals[new:])
+        block.map(lambda values: values.unsqueeze(new_axis + 1))._replace(
+            intervals=(*block.intervals[:new_axis], (index, 1), *block.intervals[new_axis:])
         )
-        for place, gradient in zip(gradients, same, strict=True)
+        for index, gradient in zip(gradients, aligned, strict=True)
         for block in gradient.blocks
     ]
     return add_blocks(axes, blocks)
 
 
-@rule(
+@backward_rule(
     "ReshapeAliasBackward0",
     "ViewBackward0",
     "UnsafeViewBackward0",
@@ -113,39 +113,41 @@ def _view(operation: Operation, gradient: BlockGradient) -> BlockGradient | None
     return reshape(gradient, operation.inputs[0].shape)
 
 
-# A gradient is summed over what was broadcast, and converted to the input's dtype, wherever it arrives.
-@rule("AliasBackward0", "CloneBackward0", "ExpandBackward0", "ToCopyBackward0")
+# Expanding and converting need nothing here: graph._fit fits every gradient to the shape and dtype of its input.
+@backward_rule("AliasBackward0", "CloneBackward0", "ExpandBackward0", "ToCopyBackward0")
 def _identity(operation: Operation, gradient: BlockGradient) -> BlockGradient:
     return gradient
 
 
-@rule("PermuteBackward0")
+@backward_rule("PermuteBackward0")
 def _permute(operation: Operation, gradient: BlockGradient) -> BlockGradient:
     order = [signed(dim) % len(gradient.shape) for dim in operation.saved("dims")]
     return permute(gradient, [order.index(dim) for dim in range(len(order))])
 
 
-@rule("TransposeBackward0")
+@backward_rule("TransposeBackward0")
 def _transpose(operation: Operation, gradient: BlockGradient) -> BlockGradient:
     order = list(range(len(gradient.shape)))
-    one, other = signed(operation.saved("dim0")), signed(operation.saved("dim1"))
-    order[one], order[other] = order[other], order[one]
+    dim0, dim1 = signed(operation.saved("dim0")), signed(operation.saved("dim1"))
+    order[dim0], order[dim1] = order[dim1], order[dim0]
     return permute(gradient, order)
 
 
-@rule("TBackward0")
+@backward_rule("TBackward0")
 def _t(operation: Operation, gradient: BlockGradient) -> BlockGradient:
     return permute(gradient, range(len(gradient.shape))[::-1])
 
 
-@rule("SelectBackward0")
+@backward_rule("SelectBackward0")
 def _select(operation: Operation, gradient: BlockGradient) -> BlockGradient | None:
     shape = operation.inputs[0].shape
     dim = signed(operation.saved("dim")) % len(shape)
     return stack({signed(operation.saved("index")) % shape[dim]: gradient}, shape[dim], dim)
 
 
-@rule("SliceBackward0", applies=lambda operation: operation.wanted == [0] and operation.saved("step") == 1)
+@backward_rule(
+    "SliceBackward0", applies=lambda operation: operation.used_inputs == [0] and operation.saved("step") == 1
+)
 def _slice(operation: Operation, gradient: BlockGradient) -> BlockGradient | None:
     shape = operation.inputs[0].shape
     dim = signed(operation.saved("dim")) % len(shape)
@@ -156,13 +158,15 @@ def _slice(operation: Operation, gradient: BlockGradient) -> BlockGradient | Non
         return None
     start = signed(operation.saved("start"))
     start = max(start + shape[dim], 0) if start < 0 else start
-    axes, behind = list(gradient.axes), axis + len(gradient.axes[dim])
+    axes, next_axis = list(gradient.axes), axis + len(gradient.axes[dim])
     axes[dim] = (shape[dim],)
 
     def place(block: Block) -> Block:
         # A dimension of size 1 has no axis yet.
         block_with_axis = block if count > 1 else block.map(lambda values: values.unsqueeze(axis + 1))
-        return block_with_axis._replace(intervals=(*block.intervals[:axis], (start, count), *block.intervals[behind:]))
+        return block_with_axis._replace(
+            intervals=(*block.intervals[:axis], (start, count), *block.intervals[next_axis:])
+        )
 
     return BlockGradient(axes, [place(block) for block in gradient.blocks])
 
@@ -186,5 +190,5 @@ def _into_equal_parts(operation: Operation) -> bool:
     return all(output.shape == operation.outputs[0].shape for output in operation.outputs)
 
 
-RULES["UnbindBackward0"] = Rule(_unbind, lambda operation: True)
-RULES["SplitBackward0"] = RULES["SplitWithSizesBackward0"] = Rule(_split, _into_equal_parts)
+BACKWARD_RULES["UnbindBackward0"] = BackwardRule(_unbind, lambda operation: True)
+BACKWARD_RULES["SplitBackward0"] = BACKWARD_RULES["SplitWithSizesBackward0"] = BackwardRule(_split, _into_equal_parts)

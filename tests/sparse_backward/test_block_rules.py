@@ -10,8 +10,8 @@ from torch.nn import functional as F
 
 from gradcam_fast._sparse_backward import graph
 from gradcam_fast._sparse_backward.blocks import Block, BlockGradient, OuterProduct
+from gradcam_fast._sparse_backward.known_operations import BACKWARD_RULES, is_known
 from gradcam_fast._sparse_backward.reshaping import add_gradients, reshape
-from gradcam_fast._sparse_backward.rules import RULES, is_known
 from gradcam_fast.ops import skinny_mm
 
 TARGETS = pytest.mark.parametrize("targets", [1, 3])
@@ -247,7 +247,7 @@ def test_every_rule_is_met_by_a_test_of_this_file(monkeypatch):
     for shape, forward in [*cases, ((2, 1, 6, 8), lambda x: F.scaled_dot_product_attention(x, x, x))]:
         inputs = torch.randn(shape, requires_grad=True)
         graph.plan(get_gradient_edge(forward(inputs)), [get_gradient_edge(inputs)])
-    assert set(RULES) - met == set()
+    assert set(BACKWARD_RULES) - met == set()
 
 
 @TARGETS
@@ -427,7 +427,7 @@ def test_what_a_block_gives_is_multiplied_by_few_rows_and_columns_only(monkeypat
     # Each part of the sum has a gradient of its own: it is started at the three parts.
     start, sources = get_gradient_edge(parts[0]), [get_gradient_edge(inputs)]
     operations = graph.plan(start, sources)
-    graph_backward = graph.RULES["UnbindBackward0"].backward
+    graph_backward = graph.BACKWARD_RULES["UnbindBackward0"].backward
     stacked = graph_backward(operations[0], three)
     with torch.no_grad():
         graph.backward(operations[1:], get_gradient_edge(parts[0])._replace(node=operations[1].node), sources, stacked)

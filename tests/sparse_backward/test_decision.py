@@ -18,7 +18,7 @@ import gradcam_fast
 from gradcam_fast._capture import gradients
 from gradcam_fast._capture.hooks import count_hooks
 from gradcam_fast._sparse_backward import sparse_gradients
-from gradcam_fast._sparse_backward.rules import RULES
+from gradcam_fast._sparse_backward.known_operations import BACKWARD_RULES
 
 LAST = "encoder.layers.encoder_layer_1.ln_1"
 ONE, THREE = {"target": 1}, {"target": [[1, 2, 0]] * 3}
@@ -358,7 +358,7 @@ def test_an_operation_without_a_rule_is_in_the_way(model, pictures, sparse, betw
 
 def test_without_pytorchs_own_name_of_an_operation_the_maps_are_the_same(model, pictures, monkeypatch, sparse):
     expected = explain(model, pictures)
-    monkeypatch.delitem(RULES, "ScaledDotProductFlashAttentionForCpuBackward0")
+    monkeypatch.delitem(BACKWARD_RULES, "ScaledDotProductFlashAttentionForCpuBackward0")
     assert_close(explain(model, pictures), expected)
     assert sparse == [True, False]
 

@@ -1,6 +1,6 @@
-"""The table of known operations, by the names of their nodes in the autograd graph, and what makes a node a known one.
+"""The operations whose backward can run in blocks: a table by the names of their nodes in the autograd graph.
 
-The modules that import ``rule`` fill the table.
+Modules that import ``backward_rule`` fill the table. ``is_known`` decides whether a node is of the table.
 """
 
 from __future__ import annotations
@@ -17,16 +17,20 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.autograd.graph import Node
 
-__all__ = ["RULES", "Operation", "is_known", "rule", "signed"]
+__all__ = ["BACKWARD_RULES", "BackwardRule", "Operation", "backward_rule", "is_known", "signed"]
 
-# The gradient of the only wanted input, or of each input; None if the blocks cannot be kept.
-Result = BlockGradient | tuple[BlockGradient | None, ...] | None
+# The gradient of the only used input, or a gradient for each input; None if PyTorch has to compute them.
+InputGradients = BlockGradient | tuple[BlockGradient | None, ...] | None
 
 
 class Operation(NamedTuple):
-    """A node of the autograd graph, and the edges and tensors of its inputs; None for inputs whose gradient is unused.
+    """A node of the autograd graph, seen as the operation of the forward that it differentiates.
 
-    ``outputs`` and ``inputs`` are PyTorch's own notes on the shape, dtype and device of the node's tensors.
+    Attributes:
+        node: the node.
+        outputs: PyTorch's metadata (shape, dtype, device) of each output of the operation.
+        edges: for each input, the node and output that made it; None if the gradient of the input is not used.
+        inputs: PyTorch's metadata of each input; None likewise.
     """
 
     node: Node
@@ -35,48 +39,51 @@ class Operation(NamedTuple):
     inputs: tuple[Any, ...]
 
     @property
-    def wanted(self) -> list[int]:
-        """The inputs whose gradients are used."""
+    def used_inputs(self) -> list[int]:
+        """The indices of the inputs whose gradients are used."""
         return [i for i, edge in enumerate(self.edges) if edge is not None]
 
     def saved(self, name: str) -> Any:
-        """What the forward saved under this name for the backward.
+        """The value that the forward saved under this name for the backward.
 
         Raises:
-            RuntimeError: it has been freed, or changed in place since.
+            RuntimeError: the value has been freed, or changed in place.
         """
         return getattr(self.node, f"_saved_{name}")
 
 
-class Rule(NamedTuple):
+class BackwardRule(NamedTuple):
     """How an operation carries a gradient from its outputs to its inputs, and for which nodes of its name."""
 
-    backward: Callable[[Operation, Sequence[BlockGradient | None]], Result]
+    backward: Callable[[Operation, Sequence[BlockGradient | None]], InputGradients]
     applies: Callable[[Operation], bool]
 
 
-RULES: dict[str, Rule] = {}
+BACKWARD_RULES: dict[str, BackwardRule] = {}
 
 
-def rule(
-    *names: str, applies: Callable[[Operation], bool] = lambda operation: operation.wanted == [0]
-) -> Callable[[Callable[[Operation, BlockGradient], Result]], Callable[[Operation, BlockGradient], Result]]:
-    """Enter a function into the table under the names of nodes; it takes the gradient of their only output."""
+SingleOutputBackward = Callable[[Operation, BlockGradient], InputGradients]
 
-    def enter(function: Callable[[Operation, BlockGradient], Result]) -> Callable[[Operation, BlockGradient], Result]:
-        def backward(operation: Operation, gradients: Sequence[BlockGradient | None]) -> Result:
+
+def backward_rule(
+    *names: str, applies: Callable[[Operation], bool] = lambda operation: operation.used_inputs == [0]
+) -> Callable[[SingleOutputBackward], SingleOutputBackward]:
+    """Register a function for nodes of these names; it takes the gradient of their only output."""
+
+    def register(function: SingleOutputBackward) -> SingleOutputBackward:
+        def backward(operation: Operation, gradients: Sequence[BlockGradient | None]) -> InputGradients:
             assert gradients[0] is not None
             return function(operation, gradients[0])
 
-        RULES.update(dict.fromkeys(names, Rule(backward, applies)))
+        BACKWARD_RULES.update(dict.fromkeys(names, BackwardRule(backward, applies)))
         return function
 
-    return enter
+    return register
 
 
 def is_known(operation: Operation) -> bool:
-    """Whether the table has a rule for the operation, and its tensors are ordinary ones on the CPU."""
-    entry = RULES.get(operation.node.name())
+    """Whether the table has a backward_rule for the operation, and its tensors are ordinary ones on the CPU."""
+    entry = BACKWARD_RULES.get(operation.node.name())
     return (
         entry is not None
         and all(map(_is_ordinary, operation.outputs))
@@ -116,5 +123,5 @@ def _saved_tensors(node: Node) -> Iterator[Any]:
 
 
 def signed(number: int) -> int:
-    """A dimension or index as it was given: nodes keep negative ones modulo 2**64."""
+    """A dimension or index that a node saved, with its sign: nodes store negative numbers modulo 2**64."""
     return number - (1 << 64) if number >> 63 else number
