@@ -59,8 +59,10 @@ BEFORE = [
     argument({"target": [[0, 1], [2], [3, 4]]}, ValueError, "target"),
     argument({"target": torch.zeros(3, 1, 1, dtype=torch.long)}, ValueError, "target", "(3, 1, 1)", "(3, K)"),
     argument({"target": torch.zeros(3, 0, dtype=torch.long)}, ValueError, "target", "(3, 0)"),
-    argument({"target": [torch.sum] * 2}, ValueError, "2 functions", "batch of 3", "for each image"),
-    argument({"target": [torch.sum, 1, 2]}, ValueError, "1 functions and 3 targets", "batch of 3", "for each image"),
+    argument({"target": [torch.sum] * 2}, ValueError, "2 of them functions", "batch of 3", "for each image"),
+    argument(
+        {"target": [torch.sum, 1, 2]}, ValueError, "3 targets, 1 of them functions", "batch of 3", "for each image"
+    ),
     argument({"target": numpy.array([None, "a", 1], object)}, ValueError, "target", "rectangular", "indices"),
     argument({"target": -1}, ValueError, "target", "-1", "0"),
     argument({"output": "logits"}, TypeError, "output", "'logits'", "callable"),

@@ -1,4 +1,4 @@
-"""Buffers during an explanation: modules in training mode write to copies, for an explanation is no training step."""
+"""Buffers during an explanation: modules in training mode write to copies."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ _ATTRIBUTES = ("_buffers", "_modules", "_forward_hooks", "_forward_pre_hooks")
 
 @contextmanager
 def preserve_buffers(model: nn.Module, *, all_modules: bool = False) -> Iterator[ModuleHooks]:
-    """Give the modules in training mode copies of their buffers, and the buffers themselves back at the end.
+    """Give modules in training mode copies of their buffers, and put the original buffers back at the end.
 
-    With ``all_modules`` those in eval mode get copies, too: what they write belongs to a prediction, and a trial run is
-    none.
+    An explanation is not a training step, so it must not update running statistics. With ``all_modules``, modules in
+    eval mode get copies too: a trial run is not a prediction, so it must not update what predictions update.
 
     Yields the kinds of hooks that the modules have.
 
-    What a training step in another thread writes to these buffers meanwhile is lost. The context must last until the
-    gradients are taken, because batch-norm's backward reads the buffers of its forward; and must be entered outside
-    inference mode, whose copies no graph could save.
+    If a training step in another thread writes to these buffers meanwhile, its values are lost. The context must last
+    until the gradients are taken, because batch-norm's backward reads the buffers of its forward. It must be entered
+    outside inference mode, because autograd cannot save copies made in inference mode.
     """
     modules, hooks = _modules_with_buffers(model, all_modules)
     if not modules:
@@ -57,10 +57,10 @@ def preserve_buffers(model: nn.Module, *, all_modules: bool = False) -> Iterator
 
 
 def _modules_with_buffers(model: nn.Module, all_modules: bool) -> tuple[list[nn.Module], ModuleHooks]:
-    """Modules with buffers, those in training mode or all; and the kinds of hooks that any module has.
+    """The modules with buffers (in training mode, or all), and the kinds of hooks that any module has.
 
-    ``nn.Module.modules()`` takes twice as long. After a forward no module is in the cache, so each attribute is read at
-    most once.
+    ``nn.Module.modules()`` would take twice as long. After a forward the processor's cache holds no module, so each
+    attribute is read at most once.
     """
     modules, has_backward_hooks = [], torch_module._global_is_full_backward_hook is False
     has_hooks = bool(torch_module._global_forward_hooks or torch_module._global_forward_pre_hooks)

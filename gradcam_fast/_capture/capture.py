@@ -33,7 +33,7 @@ __all__ = ["Capture", "Request", "capture"]
 
 @dataclass(frozen=True)
 class Request:
-    """What a caller asks about one batch; all arguments are checked."""
+    """The arguments of one call about one batch, all checked."""
 
     inputs: Inputs
     geometry: ImageGeometry
@@ -50,7 +50,7 @@ class Request:
         return logits, *scores_of(logits, self.target, self.topk, self.geometry.batch)
 
     def picked_logits(self, logits: Any, classes: Tensor | None) -> tuple[Tensor, Tensor] | None:
-        """Logits (B,N) and classes of which the scores are exactly the picked entries; None if that is not certain."""
+        """The logits (B,N) and classes, if each score is the logit of its class; None if that is not certain."""
         may_be_out_of_range = isinstance(self.target, torch.Tensor) and self.target.device.type != "cpu"
         return (logits, classes) if classes is not None and logits.dim() == 2 and not may_be_out_of_range else None
 
@@ -62,7 +62,7 @@ class Request:
             return selected_images(self.when, detach_tensors(logits), self.geometry.batch)
 
     def layout(self, module: nn.Module, maps: Tensor) -> FeatureLayout:
-        """How the maps that a module returned lie."""
+        """The layout of the feature maps that a module returned."""
         return infer_layout(module, maps, self.geometry, self.tokens)
 
     @property
@@ -73,12 +73,12 @@ class Request:
 
 @dataclass(frozen=True)
 class Capture:
-    """What one forward and backward gave.
+    """The results of one forward and backward.
 
     Attributes:
         logits: the model's own output, detached.
         scores: (B,) or (B,K), detached.
-        target: their classes, or None for a callable target.
+        target: the classes of the scores, or None for a callable target.
         layers: names of the layers, in the caller's order.
         activations: (B,C,h,w) of each layer, sorted by name.
         gradients: (B[,K],C,h,w) of each layer, sorted by name; none if no image is selected.
@@ -96,7 +96,8 @@ class Capture:
     layer_remembered: bool = False
 
 
-# Models that turn gradients off around their trunk, and restore behind it what was before: they run with gradients on.
+# Models that turn gradients off around their trunk and restore the grad mode behind it: for their head to have a graph,
+# their forward must begin with gradients on.
 _NEED_GRAD_ENABLED: WeakSet[nn.Module] = WeakSet()
 
 
@@ -116,9 +117,9 @@ def capture(
     Raises:
         LayerError: a layer cannot be explained.
     """
-    # The mean over several layers must not depend on the caller's order: a sum of floats does.
+    # A sum of floats depends on the order; the mean over several layers must not depend on the caller's order.
     ordered = sorted(layers, key=lambda layer: layer.name)
-    # A checkpointed part runs again in the backward, and must run there as in the forward: so the contexts include it.
+    # The contexts include the backward, because a checkpointed part of the model runs again there.
     with torch.inference_mode(False), preserve_buffers(model) as module_hooks, force_eager():
         hooks_before = count_hooks()
         enable_grad = model in _NEED_GRAD_ENABLED
@@ -140,9 +141,9 @@ def capture(
         picked = None if module_hooks.backward else request.picked_logits(logits, classes)
         selected = request.selected(logits)
         any_selected = selected is None or len(selected) > 0
-        unhooked = not any((*module_hooks, *has_hooks)) and count_hooks() == hooks_before
+        hook_free = not any((*module_hooks, *has_hooks)) and count_hooks() == hooks_before
         gradients = (
-            differentiate(scores, activations, ordered, has_hooks, picked, unhooked=unhooked) if any_selected else []
+            differentiate(scores, activations, ordered, has_hooks, picked, hook_free=hook_free) if any_selected else []
         )
         if enable_grad:
             _NEED_GRAD_ENABLED.add(model)

@@ -12,7 +12,7 @@ from torch.autograd.graph import GradientEdge
 
 from .._sparse_backward import sparse_gradients
 from ..exceptions import ReentrantCheckpoint, ScoreIndependent
-from .pooling import poolings
+from .pooling import find_poolings
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,23 +30,23 @@ def differentiate(
     scores: Tensor,
     activations: Sequence[Tensor],
     layers: Sequence[TargetLayer],
-    hooked: Sequence[bool],
+    copy_has_hooks: Sequence[bool],
     picked: tuple[Tensor, Tensor] | None = None,
     *,
-    unhooked: bool = False,
+    hook_free: bool = False,
 ) -> list[Tensor]:
     """d score / d activations at each layer: (B,...) for scores (B,), (B,K,...) for scores (B,K).
 
-    Only the graph between is walked; no ``.grad`` is touched. A gradient that is the same at all positions is expanded
-    (``pooling``), and products with zeros are left out where that saves time (``sparse_gradients``). The ordinary
-    backward takes the K targets at once if every operation behind the layer is PyTorch's own, else one after another;
-    the numbers are the same.
+    The backward goes only through the graph between the layers and the scores; no ``.grad`` is touched. A gradient that
+    is the same at all positions is expanded (``pooling.py``), and products with zeros are left out where that saves
+    time (``sparse_gradients``). The ordinary backward computes the K targets at once if every operation behind the
+    layer is PyTorch's own, else one after another; the numbers are the same.
 
     Args:
-        hooked: for each layer, whether the copy of its activations that was handed onward has hooks; a pooling behind
-            it then counts as any other operation.
-        picked: logits (B,N) and, for each score, the class in range whose logit it is; None if it is something else.
-        unhooked: whether no tensor or node of the graph has a hook or retains its gradient. If one may, each hook runs
+        copy_has_hooks: for each layer, whether the copy of its activations that the model goes on with has hooks; a
+            pooling behind the copy is then treated like any other operation.
+        picked: logits (B,N) and the class (in range) of each score, if every score is the logit of its class; or None.
+        hook_free: whether no tensor or node of the graph has a hook or retains its gradient. If False, each hook runs
             once per target, on a gradient like that of an ordinary backward.
 
     Raises:
@@ -56,17 +56,19 @@ def differentiate(
         raise ScoreIndependent(layers[0].name)
     with _without_autocast(scores.device.type):
         start, seeds = (picked and _before_last_linear(*picked, activations)) or (scores, _one_hot(scores))
-        pooled = poolings(start, activations, hooked)
+        pooled = find_poolings(start, activations, copy_has_hooks)
         sources = [maps if pooling is None else pooling.edge for maps, pooling in zip(activations, pooled, strict=True)]
-        several = scores.dim() == 2
-        seeds = seeds if several else seeds.unsqueeze(0)
-        sparse = sparse_gradients(start, sources, seeds, activations) if unhooked else None
-        gradients = _ordinary_gradients(start, sources, seeds, layers, unhooked) if sparse is None else sparse
-        checked = _checked(gradients, layers) if several else [maps[0] for maps in _checked(gradients, layers)]
+        several_targets = scores.dim() == 2
+        seeds = seeds if several_targets else seeds.unsqueeze(0)
+        sparse = sparse_gradients(start, sources, seeds, activations) if hook_free else None
+        computed = _ordinary_gradients(start, sources, seeds, layers, hook_free) if sparse is None else sparse
+        gradients = _require_gradients(computed, layers)
+        if not several_targets:
+            gradients = [maps[0] for maps in gradients]
         spread = [
-            maps if pooling is None else pooling.spread(maps) for maps, pooling in zip(checked, pooled, strict=True)
+            maps if pooling is None else pooling.spread(maps) for maps, pooling in zip(gradients, pooled, strict=True)
         ]
-        return [maps.transpose(0, 1) for maps in spread] if several else spread
+        return [maps.transpose(0, 1) for maps in spread] if several_targets else spread
 
 
 def _without_autocast(device: str) -> AbstractContextManager[Any]:
@@ -78,13 +80,13 @@ def _ordinary_gradients(
     sources: Sequence[Tensor | GradientEdge],
     seeds: Tensor,
     layers: Sequence[TargetLayer],
-    unhooked: bool,
+    hook_free: bool,
 ) -> Sequence[Tensor | None]:
     """The gradients (K,...) of the sources for K seeds, by PyTorch's engine."""
-    if len(seeds) > 1 and unhooked and _is_built_in(start):
+    if len(seeds) > 1 and hook_free and _is_built_in(start):
         try:
             return _grad(start, sources, seeds, layers, retain=True, batched=True)
-        except RuntimeError:  # one of PyTorch's own operations has no batched form, or they need too much memory
+        except RuntimeError:  # an operation has no batched form, or the K targets together need too much memory
             pass
     per_target = [_grad(start, sources, seed, layers, retain=len(seeds) > 1) for seed in seeds]
     if len(seeds) == 1:
@@ -93,16 +95,16 @@ def _ordinary_gradients(
 
 
 def _is_built_in(start: Tensor | GradientEdge) -> bool:
-    """Whether all operations behind the start are PyTorch's own, so that no code of the model's runs in a backward."""
+    """Whether all operations behind the start are PyTorch's own, so that the backward runs no code of the model."""
     first = start.node if isinstance(start, GradientEdge) else start.grad_fn
-    pending, seen = [first], {first}
+    pending, visited = [first], {first}
     for node in pending:
         if isinstance(node, BackwardCFunction):
             return False
-        for before, _ in () if node is None else node.next_functions:
-            if before not in seen:
-                seen.add(before)
-                pending.append(before)
+        for input_node, _ in () if node is None else node.next_functions:
+            if input_node not in visited:
+                visited.add(input_node)
+                pending.append(input_node)
     return True
 
 
@@ -119,23 +121,23 @@ def _before_last_linear(
 ) -> tuple[GradientEdge, Tensor] | None:
     """If a linear layer made the logits: the edge to its input, and the gradients there, (B,F) or (K,B,F).
 
-    The gradients are rows of the weight, bit by bit what the product of a one-hot gradient and the weight gives. That
-    product reads all of the weight, which for one image of ResNet-50 takes as long as the rest of the backward.
+    The gradients are rows of the weight: the same bits as the product of a one-hot gradient and the weight. But that
+    product reads the whole weight, which for one image of ResNet-50 takes as long as the rest of the backward.
     """
     node = logits.grad_fn
     # A hook on the logits may change their gradient.
     if node is None or node.name() not in _LINEAR or logits._backward_hooks or getattr(node, "_saved_alpha", 1) != 1:
         return None
     rows, parameters = _LINEAR[node.name()]
-    before, output = node.next_functions[rows]
-    if before is None or not all(_is_parameter(node.next_functions[i][0], activations) for i in parameters):
+    input_node, output = node.next_functions[rows]
+    if input_node is None or not all(_is_parameter(node.next_functions[i][0], activations) for i in parameters):
         return None
     weight: Tensor = node._saved_mat2.detach().t()  # type: ignore[attr-defined]
-    return GradientEdge(before, output), torch.embedding(weight, classes.t())
+    return GradientEdge(input_node, output), torch.embedding(weight, classes.t())
 
 
 def _is_parameter(node: Node | None, activations: Sequence[Tensor]) -> bool:
-    """Whether the node's only source is a leaf other than the activations: a transposed weight, a cast bias."""
+    """Whether the node's only source is a leaf, such as a transposed weight or a cast bias, but not the activations."""
     while node is not None and len(node.next_functions) == 1:
         node = node.next_functions[0][0]
     leaf = getattr(node, "variable", None)
@@ -166,7 +168,7 @@ def _grad(
         raise
 
 
-def _checked(gradients: Sequence[Tensor | None], layers: Sequence[TargetLayer]) -> list[Tensor]:
+def _require_gradients(gradients: Sequence[Tensor | None], layers: Sequence[TargetLayer]) -> list[Tensor]:
     for maps, layer in zip(gradients, layers, strict=True):
         if maps is None:
             raise ScoreIndependent(layer.name)

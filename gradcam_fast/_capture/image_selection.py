@@ -1,4 +1,4 @@
-"""``when=``: which images of a batch are explained, their share of the maps, and what the others get instead."""
+"""``when=``: which images of a batch are explained, their feature maps, and the results of the other images."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def check_when(when: When | None, *, cuda_graph: bool) -> When | None:
         )
     if cuda_graph:
         raise ValueError(
-            "both when= and cuda_graph=True were given, but a recorded graph does the same for every batch; give one "
-            "of them"
+            "both when= and cuda_graph=True were given, but a recorded graph does the same work for every batch; give "
+            "one of them"
         )
     return when
 
@@ -56,7 +56,7 @@ def selected_images(when: When, logits: Any, batch: int) -> Tensor | None:
 
 
 def select_images(maps: Tensor, indices: Tensor) -> Tensor:
-    """``maps[indices]`` with the memory layout of ``maps``, for the op to read alike; stride 0 stays stride 0."""
+    """``maps[indices]`` in the same memory layout, so that the op reads them in the same order; stride 0 stays 0."""
     strides: tuple[int, ...] = maps.stride()
     stored = maps
     for axis, stride in enumerate(strides[1:], 1):

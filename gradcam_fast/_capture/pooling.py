@@ -1,6 +1,6 @@
 """Global average pooling behind a layer: its gradient is one number per channel, so it is expanded, not stored.
 
-PyTorch divides it at every position, which takes longer than making the heatmaps.
+PyTorch's backward writes this number out at every position, which takes longer than making the heatmaps.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.autograd.graph import Node
 
-__all__ = ["Pooling", "poolings"]
+__all__ = ["Pooling", "find_poolings"]
 
 # Heads behind a pooling have fewer nodes. Visiting this many takes 15 us.
 _MAX_NODES = 32
 
 
 class Pooling:
-    """A mean over axes of the activations, which nothing else reads."""
+    """A mean over axes of the activations, if no other operation reads the activations."""
 
     def __init__(self, node: Node, activations: Tensor) -> None:
         self.edge = GradientEdge(node, 0)
@@ -30,24 +30,25 @@ class Pooling:
         rank = len(self.shape)
         # Negative axes are stored modulo 2**64.
         self.axes = sorted((axis - (1 << 64) * (axis >> 63)) % rank for axis in node._saved_dim)  # type: ignore[attr-defined]
-        self.keeps: bool = node._saved_keepdim  # type: ignore[attr-defined]
+        self.keepdim: bool = node._saved_keepdim  # type: ignore[attr-defined]
 
     def spread(self, gradient: Tensor) -> Tensor:
-        """The activations' gradient from the mean's, (...) or (K,...): every number once, repeated by strides of 0."""
+        """The activations' gradient, from the mean's gradient (...) or (K,...); expanded with strides of 0."""
         divided = gradient / math.prod(self.shape[axis] for axis in self.axes)
-        targets = gradient.shape[: gradient.dim() - len(self.shape) + (0 if self.keeps else len(self.axes))]
-        kept = [1 if axis in self.axes else side for axis, side in enumerate(self.shape)]
-        return divided.to(self.dtype).reshape(*targets, *kept).expand(*targets, *self.shape)
+        targets = gradient.shape[: gradient.dim() - len(self.shape) + (0 if self.keepdim else len(self.axes))]
+        mean_shape = [1 if axis in self.axes else side for axis, side in enumerate(self.shape)]
+        return divided.to(self.dtype).reshape(*targets, *mean_shape).expand(*targets, *self.shape)
 
 
-def poolings(
-    start: Tensor | GradientEdge, activations: Sequence[Tensor], hooked: Sequence[bool]
+def find_poolings(
+    start: Tensor | GradientEdge, activations: Sequence[Tensor], copy_has_hooks: Sequence[bool]
 ) -> list[Pooling | None]:
-    """For each layer, the pooling that alone reads its activations on the way to ``start``, or None.
+    """For each layer, the pooling through which all of its gradient from ``start`` flows, or None.
 
     Args:
-        activations: those of each layer; a copy of them was handed onward (``hooks``).
-        hooked: whether the copy, or a node, may have hooks: they are shown the gradient as PyTorch computes it.
+        activations: of each layer. The model goes on with a copy of them (``forward_with_activations``).
+        copy_has_hooks: for each layer, whether the copy or a node may have hooks. Hooks must see the gradient that
+            PyTorch computes, so there is no pooling then.
     """
     pooled: list[Pooling | None] = [None] * len(activations)
     first = start.node if isinstance(start, GradientEdge) else start.grad_fn
@@ -57,26 +58,26 @@ def poolings(
     # The nodes that read each node's output.
     readers: dict[Node, list[Node]] = {first: []}
     for node in nodes:
-        for before, _ in node.next_functions:
-            if before is not None:
-                if before not in readers:
-                    readers[before] = []
-                    nodes.append(before)
-                readers[before].append(node)
+        for input_node, _ in node.next_functions:
+            if input_node is not None:
+                if input_node not in readers:
+                    readers[input_node] = []
+                    nodes.append(input_node)
+                readers[input_node].append(node)
         if len(nodes) > _MAX_NODES:
             return pooled
     for node in nodes:
         leaf = getattr(node, "variable", None)
         if leaf is not None:
             for i, maps in enumerate(activations):
-                if maps is leaf and not hooked[i]:
-                    mean = _only(readers, _only(readers, node, "CloneBackward0"), "MeanBackward1")
+                if maps is leaf and not copy_has_hooks[i]:
+                    mean = _only_reader(readers, _only_reader(readers, node, "CloneBackward0"), "MeanBackward1")
                     if mean is not None and mean._saved_dim:  # type: ignore[attr-defined]
                         pooled[i] = Pooling(mean, maps)
     return pooled
 
 
-def _only(readers: dict[Node, list[Node]], node: Node | None, name: str) -> Node | None:
-    """The node that alone reads a node's output, if it has this name."""
+def _only_reader(readers: dict[Node, list[Node]], node: Node | None, name: str) -> Node | None:
+    """The only node that reads the output of ``node``, if it has this name; None otherwise."""
     nodes = [] if node is None else readers[node]
     return nodes[0] if len(nodes) == 1 and nodes[0].name() == name else None

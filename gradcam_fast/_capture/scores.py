@@ -110,7 +110,7 @@ def _one_callable(functions: Sequence[Any], batch: int) -> Callable[[Any], Tenso
     """B callables, each from one image's output to its score, as one callable for the batch."""
     if len(functions) != batch or not all(map(callable, functions)):
         raise ValueError(
-            f"target lists {sum(map(callable, functions))} functions and {len(functions)} targets for a batch of "
+            f"target lists {len(functions)} targets, {sum(map(callable, functions))} of them functions, for a batch of "
             f"{batch}; give one function for each image, or one for the whole batch"
         )
 
@@ -119,7 +119,8 @@ def _one_callable(functions: Sequence[Any], batch: int) -> Callable[[Any], Tenso
         outputs = output if isinstance(output, list) else pick_logits(output, None)
         if len(outputs) != batch:
             raise ValueError(
-                f"the logits are of {len(outputs)} images, and the targets of {batch}; pick with output=..."
+                f"the output is of {len(outputs)} images, but target lists functions for {batch}; pick the part of the "
+                "output that has one entry per image with output=..."
             )
         values = [function(image_output) for function, image_output in zip(functions, outputs, strict=True)]
         for value in values:
