@@ -1,6 +1,6 @@
-"""The recorded explanations of one explainer: found by the request's key, recorded anew when the model has changed.
+"""The recorded explanations of one explainer, by the key of the request; recorded again when the model has changed.
 
-What cannot be recorded is explained eagerly, and the cache says why.
+A request that cannot be recorded is explained eagerly, and the cache says why.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ __all__ = ["GraphCache"]
 
 # There are 32 padded batch sizes from 1 to 512.
 MAX_RECORDINGS = 32
-# Keys of which one request has come so far.
+# How many keys are remembered that only one request has had so far.
 MAX_KEYS_SEEN_ONCE = 64
 
 
 class GraphCache:
     """The recordings of one explainer; call the cache with a request to get its explanation.
 
-    The second request with the same key is recorded, so that what comes only once (a last batch, a lambda as target)
-    costs nothing. When modes, hooks, modules or memory addresses of the model have changed, all recordings are
-    discarded.
+    The second request with the same key is recorded, so that requests that come only once (a last, smaller batch; a
+    lambda as target) are not recorded for nothing. When modes, hooks, modules or memory addresses of the model have
+    changed, all recordings are discarded.
 
     Args:
         model: the module that runs.
@@ -47,7 +47,8 @@ class GraphCache:
         recorder: makes the recordings; tests pass a fake one.
 
     Attributes:
-        eager_because: why the last call was explained eagerly; None if it was replayed, or will be the next time.
+        eager_because: why the last call was explained eagerly; None if it was replayed, or if the next call like it
+            will be.
     """
 
     def __init__(
@@ -66,9 +67,9 @@ class GraphCache:
         self._lock = threading.Lock()
         self._reasons_warned_of: set[str] = set()
         self._keys_seen_once: OrderedDict[Any, None] = OrderedDict()
-        # By key: the recording, or why requests with this key cannot be recorded.
+        # By key: the recording, or the reason why requests with this key cannot be recorded.
         self._recordings: OrderedDict[Any, RecordedExplanation | str] = OrderedDict()
-        # False once the score of an image has been seen to depend on the images behind it in the batch.
+        # False once a check has shown that the score of an image depends on the images behind it in the batch.
         self._may_pad = True
         self._fingerprint: list[Any] = []
 
@@ -98,7 +99,7 @@ class GraphCache:
             warn_caller(f"cuda_graph=True, but this runs eagerly: {reason}", RuntimeWarning)
 
     def _replay_or_record(self, request: Request, key: Any) -> tuple[Explanation | None, str | None]:
-        """The explanation, or None if it is to be made eagerly; and why requests with this key always run eagerly."""
+        """The explanation, or None if this call must run eagerly; and the reason if all calls with this key must."""
         recording = self._recordings.get(key)
         if isinstance(recording, RecordedExplanation):
             self._recordings.move_to_end(key)
@@ -127,15 +128,15 @@ class GraphCache:
         with self._recorder.exclusive_use():
             recording.copy_in(request)
             recording.replay()
-            # Compared while the device works; the recorder keeps the recorded memory allocated even if the model
-            # has replaced it.
+            # The model is compared while the device works. Even if the model has replaced a tensor, the replay reads
+            # valid memory: the recorder keeps it allocated.
             return recording.copy_out(request.geometry.batch) if self._model_is_unchanged() else None
 
     def _explain_and_record(self, request: Request, key: Any) -> tuple[Explanation, str | None]:
-        """The explanation, and why requests with this key always run eagerly; None if one is recorded now."""
+        """The explanation, and why requests with this key always run eagerly; None if a recording was made."""
         model, device = self._model, request.images.device
         fingerprint_before, versions_before = fingerprint(model), buffer_versions(model)
-        # Raises the errors of the request, and is the answer if the recording fails.
+        # First eagerly: errors of the request are raised here, and if the recording fails, this is the result.
         explanation = self._explain(request)
         reason = unrecordable_because(model, device)
         if reason is None and (fingerprint(model), buffer_versions(model)) != (fingerprint_before, versions_before):

@@ -1,7 +1,7 @@
-"""What is checked before an explanation is recorded, and what is compared at every replay.
+"""Checks before an explanation is recorded, and a comparison at every replay.
 
-Before: modes and hooks of the model, then a dry run that looks at every operation. At every replay: a fingerprint of
-the model, which takes microseconds.
+Before the recording: modes and hooks of the model, then a dry run that checks every operation. At every replay: the
+model's fingerprint, which takes microseconds to compute.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ _COPY_SOURCES = {torch.ops.aten._to_copy.default: 0, torch.ops.aten.copy_.defaul
 
 
 class CannotRecord(Exception):
-    """The function runs an operation that no recording can hold.
+    """The function runs an operation that a CUDA graph cannot record.
 
-    Not a RuntimeError: a batched backward answers those by going one target at a time.
+    Not a RuntimeError: the batched backward catches RuntimeErrors, and then computes one target at a time.
     """
 
 
 def unrecordable_because(model: nn.Module, device: torch.device) -> str | None:
-    """Why the model cannot be replayed without its Python code; None if its modules show no reason."""
+    """Why the model cannot be replayed without its Python code; None if no reason is known."""
     for name, module in model.named_modules():
         if isinstance(module, torch.jit.ScriptModule):
             return f"{_describe(name, module)} is scripted, and changes inside it cannot be detected"
@@ -61,8 +61,8 @@ def dry_run(function: Callable[[], Any], device: torch.device) -> list[torch.Unt
     """Run ``function``, and return the storages it reads but did not create.
 
     A CUDA graph cannot record a host sync (the host waits for a result), and would silently freeze a copy from the
-    host (its memory may be gone at the replay): both are rejected. Not every one is seen: the copy in
-    ``torch.tensor(numbers, device=...)``, for one, makes only the capture itself fail.
+    host (its memory may be gone at the replay): both are rejected. A few are missed: the copy in
+    ``torch.tensor(numbers, device=...)``, for example, makes only the capture itself fail.
 
     Raises:
         CannotRecord: the host waits for the device, or data is copied between host and device.
@@ -107,7 +107,7 @@ def _storages(*values: Any) -> Iterator[tuple[int, torch.UntypedStorage]]:
 def _needs_host_sync(func: Any, args: Any) -> bool:
     if func not in _INDEXING:
         return not _SYNC_TAGS.isdisjoint(func.tags)
-    # A mask: the host must know how many elements it selects. An index in host memory: it is copied to the device.
+    # For a mask, the host must know how many elements it selects; an index in host memory is copied to the device.
     return any(
         index is not None and (index.dtype in (torch.bool, torch.uint8) or index.device.type != args[0].device.type)
         for index in args[1]
@@ -120,8 +120,8 @@ def fingerprint(model: nn.Module) -> list[Any]:
     Values written into the tensors do not count: a replay reads them anew. Module attributes that are neither
     parameters, buffers nor modules are not included, nor is the inside of a scripted module.
     """
-    marks: list[Any] = []
-    add, pending = marks.append, [model]
+    entries: list[Any] = []
+    add, pending = entries.append, [model]
     # Runs on every call, so: plain loops over the modules' own dictionaries, without the slow __getattr__.
     while pending:
         attributes = pending.pop().__dict__
@@ -136,14 +136,14 @@ def fingerprint(model: nn.Module) -> list[Any]:
                 add(buffer.data_ptr())
         for kind in _HOOKS:
             if attributes[kind]:
-                marks.extend(filter(_is_foreign, attributes[kind].values()))
+                entries.extend(filter(_is_foreign, attributes[kind].values()))
         for child in attributes["_modules"].values():
             if child is not None:
                 add(child)
                 pending.append(child)
-    return marks
+    return entries
 
 
 def buffer_versions(model: nn.Module) -> list[Any]:
-    """Differs from an earlier list if a forward in between has written to a buffer or replaced one."""
+    """A list that changes whenever a forward writes to a buffer or replaces one."""
     return [(id(buffer), None if buffer.is_inference() else buffer._version) for buffer in model.buffers()]

@@ -1,6 +1,6 @@
-"""Records a function in a CUDA graph, to be run again in one launch: streams, memory, and what a failure leaves behind.
+"""Records a function in a CUDA graph, to be run again in one launch: streams, memory, cleaning up after failures.
 
-A recording belongs to the memory that it was made on: inputs must be written there before a replay, and every replay
+A recording works on fixed addresses, the static memory: inputs must be written there before a replay, and every replay
 overwrites the outputs there.
 """
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["CudaRecorder", "Recorder"]
 
-# The first runs initialise libraries and choose algorithms; PyTorch's own examples have as many.
+# The first runs initialise libraries and choose algorithms. PyTorch's own examples run as many.
 _WARM_UP_RUNS = 3
 
 # PyTorch allows one capture at a time in a process.
@@ -55,8 +55,9 @@ class CudaRecorder:
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        # Nobody else works on these two streams, so nobody else reuses memory that was freed on them. They are two
-        # because a library's workspace belongs to one stream: it must be allocated in the capture, in the graphs' pool.
+        # Only the recorder uses these streams, so no other work reuses memory that was freed on them. There are two,
+        # because a library's workspace belongs to one stream: the capture's own workspace must be allocated during the
+        # capture, in the graphs' pool.
         self._side_stream, self._capture_stream = torch.cuda.Stream(device), torch.cuda.Stream(device)
         # Each graph with the storages it reads, which must stay allocated while it may run.
         self._graphs: WeakKeyDictionary[torch.cuda.CUDAGraph, Any] = WeakKeyDictionary()
@@ -91,7 +92,7 @@ class CudaRecorder:
             # The dry run is the last one, when everything that the function caches between runs exists.
             storages_read = dry_run(function, self.device)
         graph = torch.cuda.CUDAGraph()
-        # The pool of a graph that still exists: a pool cannot be used again after its last graph is gone.
+        # Share the pool of a graph that still exists: a pool cannot be used again after its last graph is gone.
         pool = next((other.pool() for other in list(self._graphs)), None) or torch.cuda.graph_pool_handle()
         failure: BaseException | None = None
         with _CAPTURE_LOCK:
@@ -111,8 +112,9 @@ class CudaRecorder:
         return output, graph.replay
 
     def _clean_up_failed_capture(self, graph: torch.cuda.CUDAGraph, pool: Any) -> None:
-        """Undo what a failed capture has left behind; how much that is depends on the version of PyTorch."""
-        # Before 2.13 the allocator would go on asking the lost graph. Later versions raise: there is nothing to end.
+        """Undo the changes that a failed capture has left in PyTorch's allocator and random generator."""
+        # Before PyTorch 2.13 the allocator would still allocate for the lost graph. Later versions raise here, because
+        # they have ended that themselves.
         with suppress(Exception):
             torch._C._cuda_endAllocateToPool(self.device.index, pool)
         graph.reset()

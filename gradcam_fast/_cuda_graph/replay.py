@@ -26,7 +26,7 @@ _PER_IMAGE_RESULTS = ("heatmap", "score", "raw_min", "raw_max", "valid", "reason
 
 
 def padded_size(batch: int) -> int:
-    """The size to which a batch is padded: itself up to 8, then one of four to each doubling, 10, 12, 14, 16, 20 ...
+    """The size to which a batch is padded: its own up to 8, above that one of four sizes per doubling (10, 12, 14, 16).
 
     Example:
         >>> [padded_size(batch) for batch in (1, 7, 8, 9, 17, 32, 100)]
@@ -37,15 +37,15 @@ def padded_size(batch: int) -> int:
 
 
 def can_be_padded(request: Request) -> bool:
-    """Whether the images and the target are all that depends on the batch size.
+    """Whether only the images and the target depend on the batch size.
 
-    Other inputs, and functions as targets, may depend on it, too.
+    Other inputs may depend on it too, and so may a callable target.
     """
     return len(request.inputs.args) + len(request.inputs.kwargs) == 1 and not callable(request.target)
 
 
 def request_key(request: Request, batch: int) -> Any:
-    """The key under which one recording for ``batch`` images answers every request with the same key.
+    """The key of a request: a recording for ``batch`` images serves all requests with the same key.
 
     Raises:
         TypeError: an input cannot be compared with those of other requests.
@@ -53,8 +53,8 @@ def request_key(request: Request, batch: int) -> Any:
     images, target = request.images, request.target
     target_key: Any = request.topk
     if callable(target):
-        # A weak reference, because another function may later have the same id. A method is a new object each time it
-        # is looked up, so it is its own key.
+        # A weak reference and not the id, which another function may have later. A bound method is a new object at each
+        # access, so a weak reference to it would be dead at once.
         target_key = target if inspect.ismethod(target) else weakref.ref(target)
     elif target is not None:
         target_key = "classes", tuple(target.shape[1:]) if isinstance(target, torch.Tensor) else ()
@@ -84,7 +84,7 @@ def _memory_format(tensor: Tensor) -> torch.memory_format:
 
 
 def _static_request(request: Request, batch: int) -> Request:
-    """A request of the same kind for ``batch`` images, whose tensors are new memory filled with zeros."""
+    """A request of the same kind for ``batch`` images; its tensors are new, and filled with zeros."""
     images, target = request.images, request.target
 
     def zeros_for(value: Tensor) -> Tensor:
@@ -120,7 +120,7 @@ class RecordedExplanation:
             self.static_explanation, self.replay = recorder.record(lambda: explain(self.static_request))
 
     def accepts(self, request: Request) -> bool:
-        """Whether the requested classes exist. Those in device memory are not checked: the host would wait for them."""
+        """Whether the requested classes exist. Classes in device memory are not checked: the host would wait."""
         target = request.target
         if target is None or callable(target) or (isinstance(target, torch.Tensor) and target.device.type != "cpu"):
             return True
