@@ -1,1 +1,1 @@
-"""The model explained: what is supported, its inputs, its layers by name, its eager view when it is compiled."""
+"""The model to explain: which models are supported, their inputs, their layers by name, their eager modules."""

@@ -1,6 +1,6 @@
-"""The eager view of a model: modules inside ``torch.compile`` wrappers, and a switch that runs them eagerly.
+"""The eager modules inside ``torch.compile`` wrappers, and a switch that runs compiled code eagerly.
 
-A compiled region ignores hooks that were registered after it was compiled, so explanations run the eager modules.
+Compiled code ignores hooks that were registered after it was compiled, so explanations run the eager modules.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def eager_module(module: Any) -> Any:
 
 
 def eager_modules(model: nn.Module) -> dict[str, nn.Module]:
-    """Every submodule that takes hooks, by each of its dotted names, as if nothing were compiled.
+    """Every submodule that runs hooks, by each of its dotted names, without the names of compile wrappers.
 
     ``features._orig_mod.3`` is named ``features.3``. Modules that compute parametrized weights are left out: their
     outputs are weights, not feature maps.
@@ -47,8 +47,8 @@ def eager_modules(model: nn.Module) -> dict[str, nn.Module]:
 def force_eager() -> Iterator[None]:
     """Run everything inside eagerly, however it was compiled.
 
-    PyTorch has one such switch for the whole process: what other threads compiled runs eagerly meanwhile too, with the
-    same results. The first thread to enter turns the switch, the last to leave turns it back.
+    PyTorch has one such switch for the whole process, so the compiled code of other threads also runs eagerly in the
+    meantime, with the same results. The first thread that enters turns it on, the last one that leaves turns it off.
     """
     global _users, _stance
     if "torch._dynamo" not in sys.modules:  # nothing was ever compiled

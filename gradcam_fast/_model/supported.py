@@ -1,7 +1,7 @@
-"""Which models can be explained: a table of the kinds that cannot, each with the reason and the way out.
+"""Which models can be explained: tables of the kinds that cannot, each with the reason and the way out.
 
-A kind is looked up in the PyTorch module that defines it, if that is imported; no model is of a kind whose module is
-not.
+Each kind is looked up in the PyTorch module that defines it. If that module has not been imported, no model can be of
+that kind.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ..exceptions import UnsupportedModel
 __all__ = ["check_supported"]
 
 _GRAPH = (
-    "whose layers are one graph that no hook sees into; give the nn.Module that was exported, or "
+    "whose layers are inlined into one graph, where hooks do not run; give the nn.Module that was exported, or "
     "torch.export.unflatten(the ExportedProgram)"
 )
 _SHARDED = (
@@ -27,15 +27,15 @@ _SHARDED = (
 )
 _QUANTISED = "which is quantised and has no gradient; give the floating-point nn.Module from before the quantisation"
 
-# What the model itself must not be: (module of PyTorch, class, why not and what to do).
-_WHOLE = (
+# Kinds that the model itself must not be: (PyTorch's module, class, reason and way out).
+_UNSUPPORTED_MODELS = (
     ("torch.export", "ExportedProgram", _GRAPH),
     ("torch.jit", "ScriptModule", "whose modules take no hooks; give the nn.Module it was made from"),
     ("torch.nn", "DataParallel", "which copies the model per device; give its .module"),
 )
 
-# What neither the model nor any module or parameter inside it must be.
-_ANYWHERE = (
+# Kinds that neither the model nor any module or parameter inside it may be, likewise.
+_UNSUPPORTED_PARTS = (
     (
         "torch.nn.parallel",
         "DistributedDataParallel",
@@ -55,29 +55,29 @@ _ANYWHERE = (
 
 
 def check_supported(model: Any) -> None:
-    """Refuse a model that cannot be explained, without running it.
+    """Refuse a model of a kind that cannot be explained, without running the model.
 
     Raises:
         UnsupportedModel: hooks would not run, gradients would not flow, or the model would not stay as it is.
-        TypeError: not an ``nn.Module``.
+        TypeError: the model is not an ``nn.Module``.
     """
-    for kind, why in _imported(_WHOLE):
+    for kind, why in _imported_kinds(_UNSUPPORTED_MODELS):
         if isinstance(model, kind):
-            raise UnsupportedModel(f"model is {_a(model)}, {why}")
+            raise UnsupportedModel(f"model is {_with_article(model)}, {why}")
     if not isinstance(model, nn.Module):
-        raise TypeError(f"model is {_a(model)}; give a torch.nn.Module")
+        raise TypeError(f"model is {_with_article(model)}; give a torch.nn.Module")
     if isinstance(model, torch.fx.GraphModule) and _calls_no_module(model):
-        raise UnsupportedModel(f"model is {_a(model)}, {_GRAPH}")
+        raise UnsupportedModel(f"model is {_with_article(model)}, {_GRAPH}")
     types: set[type] = set()
     for module in model.modules():
         types.add(type(module))
         types.update(map(type, module._parameters.values()))
-    for kind, why in _imported(_ANYWHERE):
+    for kind, why in _imported_kinds(_UNSUPPORTED_PARTS):
         if any(issubclass(part, kind) for part in types):
             raise UnsupportedModel(f"model {_where(model, kind)}, {why}")
 
 
-def _imported(table: tuple[tuple[str, str, str], ...]) -> Iterator[tuple[type, str]]:
+def _imported_kinds(table: tuple[tuple[str, str, str], ...]) -> Iterator[tuple[type, str]]:
     for module, name, why in table:
         kind = getattr(sys.modules.get(module), name, None)
         if kind is not None:
@@ -85,17 +85,17 @@ def _imported(table: tuple[tuple[str, str, str], ...]) -> Iterator[tuple[type, s
 
 
 def _calls_no_module(model: torch.fx.GraphModule) -> bool:
-    # torch.export adds a module that checks the inputs; a symbolic trace calls the very layers of the model.
+    # torch.export inlines all layers, and adds one module that checks the inputs. A symbolic trace calls the layers.
     return not any(node.op == "call_module" and node.target != "_guards_fn" for node in model.graph.nodes)
 
 
 def _where(model: nn.Module, kind: type) -> str:
     for name, part in (*model.named_modules(), *model.named_parameters()):
         if isinstance(part, kind):
-            return f"has {_a(part)} at {name!r}" if name else f"is {_a(part)}"
+            return f"has {_with_article(part)} at {name!r}" if name else f"is {_with_article(part)}"
     raise AssertionError(f"no {kind.__name__} in {type(model).__name__}")
 
 
-def _a(thing: object) -> str:
-    name = type(thing).__name__
+def _with_article(value: object) -> str:
+    name = type(value).__name__
     return f"{'an' if name[0] in 'AEIOU' else 'a'} {name}"

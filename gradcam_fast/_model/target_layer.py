@@ -25,11 +25,11 @@ class TargetLayer:
 
 
 def resolve_layers(model: nn.Module, layer: Layer) -> tuple[TargetLayer, ...] | None:
-    """The layers that ``layer=`` names; None when the layer is to be found automatically.
+    """The layers that ``layer=`` names; None if it is None, and the layer has to be found automatically.
 
     Raises:
         ValueError: the model has no such layer; the message has the nearest names.
-        TypeError: neither a name, a module nor a list of these.
+        TypeError: ``layer`` is neither a name, nor a module, nor a list of these.
     """
     if layer is None:
         return None
