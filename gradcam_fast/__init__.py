@@ -1,4 +1,4 @@
-"""Explanations of what vision models look at, at the price of the prediction.
+"""Shows where vision models look, in little more time than the prediction takes.
 
 ``explain(model, images)`` returns the prediction and, per image and class, a Grad-CAM heatmap at full resolution.
 """

@@ -1,6 +1,6 @@
 """The exceptions a user may catch: one class per reason why a model, layer or score cannot be explained.
 
-Each is also the built-in exception that fits (TypeError, ValueError or RuntimeError). Wrong arguments raise plain
+Each class also derives from a built-in exception (TypeError, ValueError or RuntimeError). Wrong arguments raise a plain
 TypeError or ValueError.
 """
 
@@ -24,7 +24,7 @@ _OTHER_LAYER = "choose another layer, or layer=None to have one found"
 
 
 class ExplanationError(Exception):
-    """Base of all of them."""
+    """Base class of all exceptions in this module."""
 
 
 class UnsupportedModel(ExplanationError, TypeError):
@@ -40,10 +40,10 @@ class NoLayerFound(ExplanationError, ValueError):
 
 
 class LayerError(ExplanationError):
-    """Base of the reasons why one layer cannot be explained.
+    """Base class of the reasons why one layer cannot be explained.
 
-    A layer that was found automatically is searched for again when this is raised; a layer that the caller named is
-    refused with the message.
+    If the layer was found automatically, this error starts a new search. If the caller named the layer, the error
+    reaches the caller.
     """
 
 
@@ -65,7 +65,7 @@ class ScoreIndependent(LayerError, RuntimeError):
 
 
 class ReentrantCheckpoint(LayerError, RuntimeError):
-    """Between the layer and the score is a reentrant checkpoint, through which no gradient of a part can be taken."""
+    """Between layer and score is a reentrant checkpoint, which only a backward over the whole graph can pass."""
 
     def __init__(self, name: str) -> None:
         super().__init__(

@@ -50,28 +50,29 @@ class Explainer:
             together), by one trial run for each model, image size, and part of the model's output that is explained.
         method: ``gradcam``, ``gradcam++``, ``xgradcam``, ``hirescam``, ``elementwise`` or ``layercam``;
             formulas and papers in :func:`gradcam_fast.reference.raw_map`.
-        size: (H,W) of the heatmaps in pixels, or one integer for all sides; None = the images' own.
+        size: (H,W) of the heatmaps in pixels, or one integer for all sides; None = the images' own size.
         normalize: ``minmax`` (each map to [0,1]), ``max`` (x / max) or ``none``.
-        relu: False keeps the evidence against the class.
+        relu: True sets negative values, which speak against the class, to 0 before upsampling; False keeps them.
         output: callable that picks the logits from what the model returns; None takes a tensor, ``.logits``,
             ``["out"]`` or the only tensor of a tuple or dict.
         tokens: the positions in what a transformer's layer returns, (B,N,C) or (N,B,C). "auto" sets class and register
             tokens in front aside and infers the grid from N, the images' sides and the strides of the model's
             convolutions; (h,w) is the grid of the last h x w tokens; a callable turns what the layer returns, and the
             gradients of that, into (B,C,h,w).
-        cuda_graph: True records a call on a CUDA device when a call like it comes for the second time, and then replays
-            the recording in one launch, without the model's Python: its attributes and branches are as they were.
-            Values written into the weights are seen; after new tensors or modes it records anew. Where it cannot record
-            (CPU, training mode, hooks, a host that waits) it runs eagerly; a warning and ``eager_because`` say why.
-        when: callable from the logits (what ``Explanation.logits`` will be; to read only) to booleans (B,): only these
-            images are explained, with the bits they have without ``when``. The heatmap of the others is zeros, their
-            extremes are NaN and ``valid`` is False; logits, target and score are there. Maps are made of the chosen
-            only. The backward behind the layer is the whole batch's, and left out where no image is chosen and the
-            layer is known. The host waits for the choice, so that it does not go with ``cuda_graph``.
+        cuda_graph: True records the second of several similar calls on a CUDA device, and replays the recording in one
+            launch for all later ones. A replay does not run the model's Python code: attributes and branches are as
+            they were when recorded. It does use new values in the weights; after new tensors or modes the call is
+            recorded again. Calls that cannot be recorded (on the CPU, in training mode, with hooks, or where the host
+            must wait for a result) run eagerly; a warning and ``eager_because`` say why.
+        when: callable from the logits (those of ``Explanation.logits``; it must not modify them) to booleans (B,): only
+            images with True are explained, with the same bits as without ``when``. The other images get a heatmap of
+            zeros, NaN extremes and ``valid`` False, but their own logits, target and score. The backward still covers
+            the whole batch; it is left out if no image is chosen and the layer is known. The host waits for the
+            booleans, so ``when`` cannot be combined with ``cuda_graph``.
 
     Raises:
-        TypeError, ValueError: a choice that cannot work, before the model runs; when called, what ``when`` returned is
-            not booleans (B,).
+        TypeError, ValueError: an argument that cannot work, before the model runs; or, when called, ``when`` does not
+            return booleans (B,).
 
     Example:
         >>> import torch, gradcam_fast
@@ -127,7 +128,7 @@ class Explainer:
 
     @property
     def eager_because(self) -> str | None:
-        """Why the last call with ``cuda_graph=True`` ran eagerly; None if it was replayed, or will be the next time."""
+        """Why the last call with ``cuda_graph=True`` ran eagerly; None if it, or the next call like it, is replayed."""
         return None if self._graphs is None else self._graphs.eager_because
 
     def _new_graph_cache(self) -> GraphCache:
@@ -183,7 +184,7 @@ class Explainer:
         return explanation
 
     def _explain_at(self, request: Request, layers: Sequence[TargetLayer]) -> Explanation:
-        """The explanation from these layers, without the host ever waiting for the device."""
+        """The explanation from these layers; the host never waits for the device."""
         return self._explanation(capture(self._model, request, layers), request, may_wait=False)
 
     def _explanation(self, captured: Capture, request: Request, *, may_wait: bool) -> Explanation:
@@ -209,8 +210,8 @@ class Explainer:
         if len(selected):
             activations = [select_images(maps, selected) for maps in captured.activations]
             gradients = [select_images(maps, selected) for maps in captured.gradients]
-            for result, of_selected in zip(results, to_heatmaps(activations, gradients), strict=True):
-                result[selected] = of_selected
+            for result, selected_result in zip(results, to_heatmaps(activations, gradients), strict=True):
+                result[selected] = selected_result
         return results
 
 
@@ -230,9 +231,9 @@ def explain(
 ) -> Explanation:
     """Predict a batch and show where the model looked: one forward, and per image and class one heatmap.
 
-    The first call for a model and image size makes a trial run to find the layer: on one image if the model can, in
-    the time of at most three predictions of it and less memory than 1.5 training steps. Name a ``layer`` to spare that.
-    A transformer with extra tokens is asked once which of its tokens are patches, also for a named layer.
+    The first call for a model and image size makes a trial run to find the layer, on one image if the model can: in the
+    time of at most three predictions, and with the memory of at most 1.5 training steps. Name a ``layer`` to avoid it.
+    For a transformer with extra tokens, one more trial run finds out which tokens are patches, also for a named layer.
 
     Args:
         model: any ``nn.Module``; it is left exactly as it was.
@@ -259,9 +260,10 @@ def explain(
         gradcam_fast.exceptions.NoLayerFound: no layer was named and none can be explained.
 
     Warns:
-        UserWarning: on the CPU, when every gradient at the layer is zero, with a layer that has one if it was named.
-        Elsewhere see ``reason``; looking would make the host wait for the device. When the layer found only cuts the
-        images into patches, because the tokens behind it cannot be read.
+        UserWarning: every gradient at the layer is zero; if the layer was named, the warning names one that has a
+        gradient. This is checked on the CPU only, because elsewhere the host would have to wait for the device; check
+        ``reason`` there. Or the layer that was found only cuts the images into patches, because the tokens behind it
+        cannot be read.
 
     Example:
         >>> import torch, gradcam_fast

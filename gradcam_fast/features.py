@@ -1,4 +1,4 @@
-"""The activations of a layer and the gradients of the scores there: what heatmaps are made of."""
+"""The activations of a layer and the gradients of the scores with respect to them, from which heatmaps are computed."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ class FeatureMaps:
         activations: (B,C,h,w), also of layers that return tokens.
         gradients: (B,C,h,w), or (B,K,C,h,w) for K targets of each image.
 
-    Both tensors are on the images' device, in the dtype that the model works in, and neither requires grad. They may
-    be views of the model's own tensors, and gradients that are the same at all positions are expanded (stride 0): clone
-    before you write into them.
+    Both tensors are on the images' device, in the dtype of the layer's output, and neither requires grad. Clone them
+    before you write into them: they may be views of the model's own tensors, and gradients that are the same at all
+    positions are expanded (stride 0).
     """
 
     layer: str
