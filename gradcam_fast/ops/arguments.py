@@ -1,4 +1,4 @@
-"""Checks of the op's arguments, shared by fused op and reference, and the names of all methods and normalisations."""
+"""The names of all methods and normalisations, and the checks of arguments that fused op and reference share."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from ..types import Size
 
-# The C++ code numbers the methods and the normalisations in this order.
+# csrc/common/methods.h numbers methods and normalisations in this order.
 METHODS = ("gradcam", "gradcam++", "xgradcam", "hirescam", "elementwise", "layercam")
 NORMALIZATIONS = ("minmax", "max", "none")
 
@@ -26,7 +26,7 @@ def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
 
 
 def check_relu(relu: object) -> None:
-    """Raise TypeError unless ``relu`` is True or False: a string such as "no" would count as true."""
+    """Raise TypeError unless ``relu`` is True or False; a string such as "no" would otherwise count as true."""
     if relu not in (True, False):
         raise TypeError(f"relu={relu!r} is a {type(relu).__name__}; give True, or False to keep negative values")
 
@@ -35,13 +35,13 @@ def check_size(size: Size, rank: int = 2) -> tuple[int, ...]:
     """Return ``size`` as a tuple of ``rank`` sides, such as (height, width); one integer stands for equal sides.
 
     Raises:
-        TypeError: not an integer, nor a tuple or list of ``rank`` integers.
+        TypeError: ``size`` is neither an integer nor a tuple or list of ``rank`` integers.
         ValueError: a side below 1.
     """
     sides = (size,) * rank if is_integer(size) else size
     if not isinstance(sides, (tuple, list)) or len(sides) != rank or not all(map(is_integer, sides)):
         names = ", ".join(_SIDES[-rank:])
-        raise TypeError(f"size={size!r} is not a size; give one integer, or {_NUMBERS[rank]} ({names})")
+        raise TypeError(f"size={size!r} is not a size; give one integer, or {_SIDES_IN_WORDS[rank]} ({names})")
     if min(sides) < 1:
         shown = ", ".join(map(str, sides))
         raise ValueError(f"size=({shown}) has a side below 1; every side of the heatmap needs at least one pixel")
@@ -49,7 +49,7 @@ def check_size(size: Size, rank: int = 2) -> tuple[int, ...]:
 
 
 _SIDES = ("depth", "height", "width")
-_NUMBERS = {1: "a tuple of one", 2: "two integers", 3: "three integers"}
+_SIDES_IN_WORDS = {1: "a tuple of one", 2: "two integers", 3: "three integers"}
 
 
 def is_integer(value: object) -> bool:
@@ -61,13 +61,13 @@ def is_integer(value: object) -> bool:
 
 
 def check_maps(activations: Tensor, gradients: Tensor) -> None:
-    """Raise unless both are feature maps (B,C,h,w) that match, where gradients may also be (B,K,C,h,w) for K targets.
+    """Raise unless activations (B,C,h,w) and gradients (B,C,h,w), or (B,K,C,h,w) for K targets, match.
 
     Series (B,C,l) and volumes (B,C,d,h,w) are feature maps too.
 
     Raises:
-        TypeError: no tensors, another dtype than ``DTYPES`` has, or two dtypes.
-        ValueError: shapes or devices that do not match.
+        TypeError: one is not a tensor or has a dtype that is not in ``DTYPES``, or their dtypes differ.
+        ValueError: their shapes or devices do not match.
     """
     for name, maps in (("activations", activations), ("gradients", gradients)):
         if not isinstance(maps, torch.Tensor):
@@ -80,10 +80,10 @@ def check_maps(activations: Tensor, gradients: Tensor) -> None:
             "one channel and one position"
         )
     expected = activations.shape
-    per_target = gradients.shape
-    if gradients.dim() == activations.dim() + 1 and per_target[1] > 0:
-        per_target = torch.Size((per_target[0], *per_target[2:]))
-    if per_target != expected:
+    shape_per_target = gradients.shape
+    if gradients.dim() == activations.dim() + 1 and shape_per_target[1] > 0:
+        shape_per_target = torch.Size((shape_per_target[0], *shape_per_target[2:]))
+    if shape_per_target != expected:
         b, *rest = expected
         raise ValueError(
             f"gradients has shape {_shape(gradients)}, which does not match activations {_shape(activations)}; "

@@ -1,4 +1,4 @@
-"""Loads the compiled libraries and reports which kernels run; of a missing kernel the reason and the command to get it.
+"""Loads the compiled libraries, and reports which kernels run; for a missing kernel, why and the command to get it.
 
 ``setup.py`` records in ``_lib/build.json`` what it built, and why it could not build the rest.
 """
@@ -24,12 +24,12 @@ __all__ = ["Backend", "Kernel", "backend", "kernel_for", "load", "warn_if_refere
 CHOICES = ("auto", "reference")
 DISPATCH_KEYS = {"cpu": "CPU", "cuda": "CUDA"}
 OPERATORS = {"cpu": ("cam", "skinny_mm"), "cuda": ("cam",)}
-LIBRARIES = Path(__file__).parents[1] / "_lib"
+LIBRARY_FOLDER = Path(__file__).parents[1] / "_lib"
 
 _lock = threading.Lock()
 _report: Backend | None = None
-# Read in every call: plain dictionaries, which torch.compile can trace. By device type: whether its kernel is loaded,
-# and the warning to give before the reference first runs there.
+# Both are read in every call, so they are plain dictionaries, which torch.compile can trace. By device type: whether
+# its kernel is loaded; the warning to give before the reference first runs there.
 _fused: dict[str, bool] = {}
 _pending_warnings: dict[str, str] = {}
 
@@ -42,7 +42,7 @@ class Kernel:
         device: "cpu" or "cuda".
         fused: whether the fused kernel runs; otherwise the PyTorch reference does.
         why: the reason, as part of a sentence.
-        fix: the shell command that brings the fused kernel; None where there is nothing to do.
+        fix: the shell command that makes the fused kernel run; None if there is none.
         chosen: whether the user asked for the reference by an environment variable.
     """
 
@@ -77,7 +77,7 @@ class Backend:
 
 
 def backend() -> Backend:
-    """Report which kernels were built and will run; of a missing kernel the reason and the command to get it.
+    """Report which kernels were built and will run; for a missing kernel, the reason and the command to get it.
 
     Returns:
         One :class:`Kernel` for the CPU and one for CUDA, and the versions of torch; print it to read it.
@@ -109,7 +109,7 @@ def warn_if_reference(device_type: str) -> None:
         warnings.warn(message, RuntimeWarning, stacklevel=3)
 
 
-# torch.compile cannot trace a warning. With this attribute it calls the function while it traces, and so warns then.
+# torch.compile cannot trace a warning. With this attribute it calls the function once, while it traces. The decorator
 # torch.compiler.assume_constant_result sets the same attribute, but imports the whole compiler, which takes a second.
 warn_if_reference._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
@@ -146,7 +146,7 @@ def _warning(kernel: Kernel) -> str:
 
 def _build_record() -> dict[str, Any]:
     try:
-        record: dict[str, Any] = json.loads((LIBRARIES / "build.json").read_text(encoding="utf-8"))
+        record: dict[str, Any] = json.loads((LIBRARY_FOLDER / "build.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return record
@@ -174,13 +174,15 @@ def _load_library(device: str, record: dict[str, Any]) -> Kernel:
         why = f"its library was built for CUDA {built_for}, but torch uses CUDA {runs_on}"
         return Kernel(device, False, why, _reinstall())
     try:
-        torch.ops.load_library(LIBRARIES / library["file"])
+        torch.ops.load_library(LIBRARY_FOLDER / library["file"])
     except Exception as error:
         return Kernel(device, False, f"{library['file']} does not load: {error}", _reinstall())
     if missing := [name for name in OPERATORS[device] if not _has_kernel(name, device)]:
         why = f"{library['file']} is loaded, but registers no kernel for {', '.join(missing)}"
         return Kernel(device, False, why, _reinstall())
-    return Kernel(device, True, f"{library['file']} is loaded{_instruction_set(device, LIBRARIES / library['file'])}")
+    return Kernel(
+        device, True, f"{library['file']} is loaded{_instruction_set(device, LIBRARY_FOLDER / library['file'])}"
+    )
 
 
 def _instruction_set(device: str, library: Path) -> str:

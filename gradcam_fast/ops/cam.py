@@ -55,7 +55,8 @@ def cam(
         the upsampled map before normalisation. More in :func:`gradcam_fast.reference.cam`.
 
     Raises:
-        TypeError, ValueError: an unknown method or normalisation, maps that do not match, a size below 1.
+        TypeError, ValueError: an unknown method or normalisation, activations and gradients that do not match, a size
+            below 1.
 
     Example:
         >>> import torch, gradcam_fast
@@ -67,9 +68,9 @@ def cam(
         >>> low.item(), high.item()
         (0.0, 3.0)
     """
-    # The checks in Python take as long as the kernel takes for one image, so they run only after the operator refused
-    # its arguments, to say in a sentence what is wrong. After a model's forward this code is not in the CPU's
-    # caches: reading device.type alone then takes 5 us.
+    # The checks in Python take as long as the kernel takes for one image. So the operator is called first, and the
+    # checks run only if it refuses its arguments, to say in a sentence what is wrong. Only cheap attributes are read
+    # here: after a model's forward this code is not in the CPU's caches, and reading device.type alone takes 5 us.
     failed = None
     if not is_compiling():
         try:
@@ -77,15 +78,15 @@ def cam(
                 height = width = size
             else:
                 height, width = size if type(size) in (tuple, list) else ()  # type: ignore[misc]
-            plain = type(height) is int and type(width) is int and type(relu) is bool
-            if plain and ((_ON_CPU and activations.is_cpu) or (_ON_CUDA and activations.is_cuda)):
+            are_plain = type(height) is int and type(width) is int and type(relu) is bool
+            if are_plain and ((_ON_CPU and activations.is_cpu) or (_ON_CUDA and activations.is_cuda)):
                 return _operator(  # type: ignore[misc]
                     activations, gradients, height, width, _METHOD[method], _NORMALIZATION[normalize], relu
                 )
         except RuntimeError as error:
             # The traceback refers to the maps and would keep them alive.
             failed = error.with_traceback(None)
-        except Exception:  # the checks below raise it again, with a better message
+        except Exception:  # the checks below raise an error with a better message
             pass
     check_choice("method", method, METHODS)
     check_choice("normalize", normalize, NORMALIZATIONS)
@@ -93,7 +94,7 @@ def cam(
     check_maps(activations, gradients)
     sides = check_size(size, activations.dim() - 2)
     if kernel_for(activations.device.type) and activations.dtype != torch.float64 and len(sides) == 2:
-        if failed is not None:  # the arguments are right, so it was something else, such as a lack of memory
+        if failed is not None:  # the arguments are right, so the failure has another cause, such as a lack of memory
             raise failed
         return _operator(  # type: ignore[misc]
             activations, gradients, *sides, _METHOD[method], _NORMALIZATION[normalize], bool(relu)

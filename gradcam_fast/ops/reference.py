@@ -1,6 +1,6 @@
-"""The op in plain PyTorch, on any device and in float64 too: the formulas of all methods.
+"""The op in plain PyTorch, with the formulas of all methods, for any device and also in float64.
 
-It runs where no kernel is built, and the tests compare the kernels with it.
+It runs where no kernel is built, and the tests compare every kernel with it.
 """
 
 from __future__ import annotations
@@ -48,7 +48,8 @@ def cam(
         in its activations or gradients gets zeros and NaN extremes; a flat map gets zeros under ``minmax``.
 
     Raises:
-        TypeError: activations or gradients are no floating tensors or differ in dtype; no size; ``relu`` is no bool.
+        TypeError: activations or gradients are not floating tensors or differ in dtype; ``size`` is not a size;
+            ``relu`` is not a bool.
         ValueError: an unknown method or normalisation, shapes or devices that do not match, a size below 1.
 
     Example:
@@ -67,8 +68,8 @@ def cam(
     rank = activations.dim() - 2
     sides = check_size(size, rank)
     with torch.no_grad(), torch.autocast(activations.device.type, enabled=False):
-        several = gradients.dim() > activations.dim()
-        maps, finite = raw_map(activations, gradients if several else gradients.unsqueeze(1), method)
+        several_targets = gradients.dim() > activations.dim()
+        maps, finite = raw_map(activations, gradients if several_targets else gradients.unsqueeze(1), method)
         if relu:
             maps = maps.relu()
         for dim in range(-1, -rank - 1, -1):
@@ -77,7 +78,7 @@ def cam(
         low, high = maps.amin(pixels), maps.amax(pixels)
         heatmap = normalise(maps, low, high, normalize)
         low, high = (torch.where(finite, extreme, torch.nan) for extreme in (low, high))
-        return (heatmap, low, high) if several else (heatmap[:, 0], low[:, 0], high[:, 0])
+        return (heatmap, low, high) if several_targets else (heatmap[:, 0], low[:, 0], high[:, 0])
 
 
 def raw_map(activations: Tensor, gradients: Tensor, method: str) -> tuple[Tensor, Tensor]:
@@ -114,8 +115,8 @@ def raw_map(activations: Tensor, gradients: Tensor, method: str) -> tuple[Tensor
         (6.0, True)
     """
     dtype = torch.float64 if activations.dtype == torch.float64 else torch.float32
-    # PyTorch's order of additions depends on the strides of the whole batch; contiguous images are summed each alone,
-    # so that an image has the same bits in any batch.
+    # PyTorch's order of additions depends on the strides of the whole batch. Made contiguous, each image is summed by
+    # itself, so that it has the same bits in any batch.
     a = activations.to(dtype).contiguous().flatten(2).unsqueeze(1)
     g = gradients.to(dtype).flatten(3)
     # Gradients expanded over all positions (stride 0) equal their own mean; writing them out could exceed the memory.
@@ -126,7 +127,7 @@ def raw_map(activations: Tensor, gradients: Tensor, method: str) -> tuple[Tensor
 
 
 # The functions below take A (B,1,C,positions) and G (B,K,C,positions) and return (B,K,positions).
-# Multiply and sum, no matrix product: a GPU may run that in TF32.
+# They multiply and sum instead of using a matrix product, which a GPU may run in TF32.
 def _gradcam(a: Tensor, g: Tensor) -> Tensor:
     return (g.mean(-1, keepdim=True) * a).sum(-2)
 
@@ -159,10 +160,10 @@ _RAW_MAP: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 
 def normalise(maps: Tensor, low: Tensor, high: Tensor, normalize: str) -> Tensor:
-    """Scale maps (...,H,W) by their extremes (...): ``minmax`` to [0,1], ``max`` to a maximum of 1, ``none`` not.
+    """Scale maps (...,H,W) by their extremes (...): ``minmax`` to [0,1], ``max`` to a maximum of 1; ``none`` does not.
 
-    A flat map gives zeros under ``minmax``, one without a positive value under ``max``. The maps may have any number of
-    axes after those of the extremes.
+    A flat map gives zeros under ``minmax``, a map without positive values under ``max``. The maps may have any number
+    of axes after those of the extremes.
 
     Example:
         >>> import torch

@@ -1,6 +1,7 @@
-"""The product of a few rows and a large matrix, by an operator of this library where it is faster than PyTorch's.
+"""The product of a few rows and a large matrix, by an operator of this library where it is faster than ``torch.mm``.
 
-Its time is that of reading the matrix: it skips the rows of the matrix that meet only zeros.
+Reading the matrix takes most of the time, so the operator does not read rows of the matrix that are multiplied by zeros
+only.
 """
 
 from __future__ import annotations
@@ -22,17 +23,17 @@ __all__ = ["is_skinny", "mm", "pays"]
 _MIN_ELEMENTS = 1 << 22
 # Threads share the columns, and each reads a piece of one row at a time.
 _MIN_COLUMNS = 1 << 10
-# With more rows the arithmetic takes longer than reading the matrix.
+# With more rows than this, the arithmetic takes longer than reading the matrix.
 _MAX_ROWS = 16
 
 
 def pays(rows: int, sides: Sequence[int]) -> bool:
-    """Whether the operator is built, and faster than ``torch.mm`` for so many rows and a matrix of these sides."""
+    """Whether the operator is built, and faster than ``torch.mm`` for this number of rows and sides of the matrix."""
     return rows <= _MAX_ROWS and math.prod(sides) >= _MIN_ELEMENTS and sides[1] >= _MIN_COLUMNS and kernel_for("cpu")
 
 
 def is_skinny(rows: Tensor, matrix: Tensor) -> bool:
-    """Whether the operator multiplies rows (N,R) and a matrix (R,M): strided float32 on the CPU, where it pays."""
+    """Whether the operator runs for rows (N,R) and a matrix (R,M): strided float32 on the CPU, where this is faster."""
     fits = all(
         factor.is_cpu and factor.dtype == torch.float32 and factor.layout is torch.strided for factor in (rows, matrix)
     )
@@ -42,8 +43,8 @@ def is_skinny(rows: Tensor, matrix: Tensor) -> bool:
 def mm(rows: Tensor, matrix: Tensor) -> Tensor:
     """``rows`` (N,R) times ``matrix`` (R,M), as ``torch.mm``.
 
-    If ``is_skinny``, rows of the matrix that meet only zeros are not read and count as zeros, and the bits are the same
-    for any number of threads.
+    If ``is_skinny``, rows of the matrix that are multiplied by zeros only are not read, so that NaN and Inf there have
+    no effect, and the bits are the same for any number of threads.
 
     Example:
         >>> import torch

@@ -32,7 +32,7 @@ def built_with(tmp_path, monkeypatch):
         module = importlib.util.module_from_spec(spec)
         monkeypatch.setitem(sys.modules, spec.name, module)
         spec.loader.exec_module(module)
-        module.LIBRARIES = tmp_path
+        module.LIBRARY_FOLDER = tmp_path
         if libraries:
             record = {"torch": {"version": "2.10.0", "cuda": "13.0"}, "libraries": {"cuda": NO_COMPILER, **libraries}}
             (tmp_path / "build.json").write_text(json.dumps(record))
