@@ -28,7 +28,7 @@ except ImportError:  # Pillow writes the same pixels in a third more time
     simplejpeg = None
 
 from ..visual.colormaps import colormap_table
-from ..visual.figures.figure_files import MARK, SOFTWARE
+from ..visual.figures.figure_files import MARK, SOFTWARE_TAG
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -121,7 +121,7 @@ def read_note(path: Path) -> str | None:
     """The note of a picture that this package wrote, empty if it has none; None for any other file."""
     try:
         with Image.open(path) as picture:
-            if picture.getexif().get(SOFTWARE) != MARK:
+            if picture.getexif().get(SOFTWARE_TAG) != MARK:
                 return None
             note = picture.info.get("comment", picture.info.get("Comment", ""))
             return note.decode("ascii", "replace") if isinstance(note, bytes) else str(note)
@@ -132,7 +132,7 @@ def read_note(path: Path) -> str | None:
 @functools.cache
 def _exif() -> bytes:
     exif = Image.Exif()
-    exif[SOFTWARE] = MARK
+    exif[SOFTWARE_TAG] = MARK
     return b"Exif\0\0" + exif.tobytes().removeprefix(b"Exif\0\0")
 
 

@@ -1,6 +1,6 @@
 """Colours a heatmap on its device, with the 256 colours of a colormap of OpenCV or matplotlib.
 
-Also the checks of tensors and ranges that all pictures share.
+Also holds the checks of tensors and ranges that all of ``visual`` shares.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def colorize(heatmap: Tensor, colormap: str = "jet") -> Tensor:
         (...,3,H,W) uint8 RGB, on the heatmap's device.
 
     Raises:
-        TypeError: the heatmap is no floating tensor.
+        TypeError: the heatmap is not a floating tensor.
         ValueError: an unknown colormap; on the CPU, values far from [0,1].
         ImportError: OpenCV cannot be imported.
 
@@ -115,8 +115,8 @@ def _unknown(colormap: str, opencv: list[str], matplotlib: list[str]) -> str:
 
 
 def check_range(name: str, values: Tensor, remedy: str) -> None:
-    """Raise ValueError for values farther from [0,1] than resizing may take them; checks tensors on the CPU only."""
-    # Reading the extremes from an accelerator would make the host wait.
+    """Raise ValueError for values farther outside [0,1] than resizing can explain; checks tensors on the CPU only."""
+    # Reading the extremes of a tensor on an accelerator would make the host wait.
     if values.device.type != "cpu" or values.numel() == 0:
         return
     low, high = (extreme.item() for extreme in values.aminmax())

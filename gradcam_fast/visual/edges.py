@@ -20,7 +20,7 @@ GRAY = 128
 def outlines(images: Tensor) -> Tensor:
     """Draw the edges that OpenCV's Canny detector finds in each image, gray (128) on white (255).
 
-    OpenCV runs on the CPU: images on an accelerator are copied to it and the outlines back, and the host waits.
+    OpenCV runs on the CPU: images on an accelerator are copied to the CPU and the outlines back, and the host waits.
 
     Args:
         images: (B,3,H,W) or (B,1,H,W) uint8.

@@ -34,7 +34,7 @@ def overlay(
 
     The pixels are those of OpenCV's ``addWeighted(image, 1 - alpha, applyColorMap(heatmap), alpha, 0)`` to within one
     of 255 levels. Values outside the ranges below are clamped, as resizing may overshoot them, and NaN counts as 0.
-    Values far outside raise an error; that is checked on the CPU only, as elsewhere the host would wait.
+    Values far outside raise an error; this is checked on the CPU only, because the host would wait for a device.
 
     Args:
         images: (B,3,H,W) RGB, (B,1,H,W) grayscale, or one image (C,H,W): uint8, floating in [0,1], or floating and
@@ -44,8 +44,8 @@ def overlay(
             its colormaps; for a name that both have, OpenCV's is used. In ``jet`` 1 is dark red and 0 dark blue.
         alpha: weight of the heatmap's colour, from 0 (image only) to 1 (colour only): a number, or a tensor of the
             heatmap's shape. ``alpha=heatmap`` leaves the image unchanged where the heatmap is 0.
-        edges: draw the images' outlines, gray on white, in place of the images. OpenCV finds them on the CPU; nothing
-            else here copies images from an accelerator.
+        edges: draw the images' outlines, gray on white, in place of the images. OpenCV finds the outlines on the CPU,
+            so images on an accelerator are copied there; without ``edges`` nothing is copied.
         mean, std: the constants with which the images were normalised, for images in [0,1]: a number, or one per
             channel.
 
@@ -53,7 +53,7 @@ def overlay(
         uint8 RGB on the images' device: (B,3,H,W), or (B,K,3,H,W) when the heatmap is (B,K,H,W).
 
     Raises:
-        TypeError: arguments or dtypes of other kinds than these.
+        TypeError: an argument is of another type, or a tensor of another dtype, than listed above.
         ValueError: shapes, devices or ranges that do not fit, an unknown colormap.
         ImportError: OpenCV cannot be imported.
 
@@ -147,10 +147,10 @@ def _per_channel(name: str, values: PerChannel, images: Tensor) -> Tensor:
     if isinstance(values, torch.Tensor):
         channels = values.to(images).flatten()
     else:
-        # Filled on the device: a tensor made on the host would be copied there, and the host would wait.
+        # Filled on the device, because the host would wait for the copy of a tensor made on the host.
         numbers = tuple(values) if isinstance(values, Iterable) else (values,)
         if not all(isinstance(number, (Real, torch.Tensor)) for number in numbers):
-            raise TypeError(f"{name}={values!r} is no number; give a number, or one per channel")
+            raise TypeError(f"{name}={values!r} is not a number; give a number, or one per channel")
         if name == "std" and any(isinstance(number, Real) and not float(number) > 0 for number in numbers):
             raise ValueError(f"std={values!r} is not positive; give the numbers by which the images were divided")
         channels = images.new_empty(len(numbers))

@@ -1,7 +1,7 @@
 """Figures drawn with matplotlib (the extra ``viz``), from photos, maps and explanations.
 
-``panels``, ``explained`` and ``classes`` show what was explained, ``layers``, ``relu`` and ``channels`` what the layers
-compute, and ``gallery`` any pictures in rows. ``save`` writes a figure to a file.
+``panels``, ``explained`` and ``classes`` show explanations; ``layers``, ``relu`` and ``channels`` show what layers
+compute; ``gallery`` shows any pictures in rows. ``save`` writes a figure to a file.
 """
 
 from .explanation_figures import class_titles, classes, explained, panels

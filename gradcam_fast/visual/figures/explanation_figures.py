@@ -142,9 +142,10 @@ def classes(photo: Tensor, logits: Tensor, names: Sequence[str] | None = None, *
     """
     check_photo(photo)
     if logits.dim() != 1 or not len(logits) or (names is not None and len(names) != len(logits)):
-        given = "names=None" if names is None else f"len(names)={len(names)}"
+        received_names = "names=None" if names is None else f"len(names)={len(names)}"
         raise ValueError(
-            f"logits has shape {tuple(logits.shape)} and {given}; expected (N,), of one photo, and N names or None"
+            f"logits has shape {tuple(logits.shape)} and {received_names}; expected (N,), of one photo, and N names or "
+            "None"
         )
     size = size_within(photo)
     page = Page(1, max(CLASS_NAME_WIDTH, size[1]))

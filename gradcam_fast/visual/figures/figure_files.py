@@ -1,4 +1,4 @@
-"""Writes figures to files, and marks the files so that a later run recognises its own."""
+"""Writes figures to files, with a mark by which a later run recognises pictures of this package."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ if TYPE_CHECKING:
 
     from matplotlib.figure import Figure
 
-__all__ = ["MARK", "SOFTWARE", "is_own", "save"]
+__all__ = ["MARK", "SOFTWARE_TAG", "is_own", "save"]
 
-# The Exif tag "Software" of every file holds the mark: a later run may replace files that have it.
+# The Exif tag "Software" of every file holds this mark. A later run replaces only files that have the mark.
 MARK = "gradcam_fast"
-SOFTWARE = 0x0131
+SOFTWARE_TAG = 0x0131
 
 
 def save(figure: Figure, path: str | PathLike[str]) -> None:
@@ -43,7 +43,7 @@ def save(figure: Figure, path: str | PathLike[str]) -> None:
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     exif = Image.Exif()
-    exif[SOFTWARE] = MARK
+    exif[SOFTWARE_TAG] = MARK
     Image.fromarray(numpy.asarray(canvas.buffer_rgba())).convert("RGB").save(path, quality=90, exif=exif)
 
 
@@ -53,6 +53,6 @@ def is_own(path: str | PathLike[str]) -> bool:
 
     try:
         with Image.open(path) as picture:
-            return bool(picture.getexif().get(SOFTWARE) == MARK)
+            return bool(picture.getexif().get(SOFTWARE_TAG) == MARK)
     except OSError:
         return False

@@ -119,7 +119,7 @@ def channels(
     histogram of the weights of all channels, in which those of the drawn channels are marked.
 
     The colours of every feature map range from its own least to its own greatest value. Gradients have zero in the
-    middle of their colormap and their own greatest magnitude at its ends. The captions tell these values.
+    middle of their colormap and their own greatest magnitude at its ends. The captions state these values.
 
     Args:
         activations: (C,h,w) of one image, as :func:`gradcam_fast.features.feature_maps` returns them.
@@ -156,8 +156,8 @@ def channels(
     size = size_within(activations, CHANNEL_BOX)
     rows = split_evenly(strongest, MOST_COLUMNS)
     page = Page(max(FEWEST_COLUMNS, len(rows[0])), size[1])
-    which = f"{len(strongest)} strongest" if len(strongest) > 1 else "strongest"
-    page.title(f"the {which} of {len(weights)} channels: feature maps; below, gradients and their mean, the weight")
+    ranking = f"{len(strongest)} strongest" if len(strongest) > 1 else "strongest"
+    page.title(f"the {ranking} of {len(weights)} channels: feature maps; below, gradients and their mean, the weight")
     for row in rows:
         page.captions([f"channel {k}\n{_range(activations[k])}" for k in row])
         page.pictures([resize_cells(colorize(_stretched(activations[k]), colormap), size) for k in row])

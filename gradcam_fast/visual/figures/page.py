@@ -20,7 +20,7 @@ __all__ = ["Page", "split_evenly"]
 
 T = TypeVar("T")
 
-# For a power of two, pixels / DPI * DPI is exact, so that pictures lie on whole pixels. All lengths are in pixels.
+# A power of two, so that pixels / DPI * DPI is exact and pictures lie on whole pixels. All lengths below are in pixels.
 DPI = 128
 NARROWEST_COLUMN = 160
 GAP = 12
@@ -32,7 +32,7 @@ CHART_MARGINS = 76, 48, 56, 8
 
 
 class Page:
-    """A figure under construction: every method adds a part below those before.
+    """A figure under construction: every method adds a part below the earlier parts.
 
     Args:
         columns: how many pictures are side by side.

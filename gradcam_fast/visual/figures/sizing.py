@@ -46,7 +46,7 @@ def resize_photo(photo: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def resize_cells(picture: Tensor, size: tuple[int, int]) -> Tensor:
-    """Resize a picture (3,h,w) uint8 so that each pixel becomes a rectangle; a smaller size is made smoothly."""
+    """Resize a picture (3,h,w) uint8 so that each pixel becomes a rectangle; to a smaller size, smoothly."""
     if any(after < before for after, before in zip(size, picture.shape[-2:], strict=True)):
         return resize_photo(picture, size)
     return interpolate(picture[None].cpu(), size, mode="nearest-exact")[0]
@@ -61,7 +61,8 @@ def background(photo: Tensor, size: tuple[int, int], *, edges: bool) -> Tensor:
     """The picture (3,height,width) uint8 to lay maps over: the photo, or its outlines if ``edges``."""
     if not edges:
         return resize_photo(photo, size)
-    # Enlarging blurs a photo, so its edges are found before; reducing fades outlines, so they are drawn after.
+    # Enlarging blurs a photo, so edges are detected before the photo is enlarged; reducing fades outlines, so they are
+    # drawn after the photo is reduced.
     if photo.shape[-2] > size[0]:
         photo = resize_photo(photo, size)
     return resize_cells(outlines(photo[None].cpu())[0].expand(3, -1, -1), size)
