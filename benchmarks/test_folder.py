@@ -16,11 +16,11 @@ data = pytest.importorskip("skimage.data")
 from PIL import Image, ImageEnhance  # noqa: E402
 from torchvision.models import resnet18  # noqa: E402
 
+from gradcam_fast.cli.console import Report  # noqa: E402
 from gradcam_fast.cli.networks import Network  # noqa: E402
 from gradcam_fast.cli.networks.preprocessing import Preprocessing  # noqa: E402
 from gradcam_fast.cli.photo_files import find_photos, read_photo  # noqa: E402
 from gradcam_fast.cli.photo_pipeline import RunSettings, cores, explain_photos  # noqa: E402
-from gradcam_fast.cli.report import Report  # noqa: E402
 from gradcam_fast.cli.results import ExplainOptions  # noqa: E402
 from gradcam_fast.cli.stages import run_stages  # noqa: E402
 

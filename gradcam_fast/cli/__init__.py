@@ -8,7 +8,7 @@ import warnings
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-from .report import complain
+from .console import complain
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -1,6 +1,6 @@
 """The subcommands of ``gradcam-fast``: their help, and what each of them does.
 
-The packages that a subcommand needs are imported by it, so that the help works without them.
+Each subcommand imports the packages that it needs when it runs, so that its help works without them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 from .. import Explainer, __version__
 from ..layers import list_layers
 from . import options as cli_options
-from .report import FEW, ProgressBar, complain
+from .console import FEW_PHOTOS, ProgressBar, complain
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,10 +30,10 @@ Exit codes:
   2    an option is wrong, or a file or package is missing; standard error says
        which
   130  interrupted with Ctrl-C
-  141  the output went to another program, which stopped reading (as head does)
+  141  the output was piped into another program, which stopped reading it
 """
 
-FORMATS = ("overlay", "panels", "npy")
+FORMAT_NAMES = ("overlay", "panels", "npy")
 
 
 @click.group(
@@ -80,7 +80,7 @@ def demo(options: SimpleNamespace) -> int:
         *cli_options.EXPLANATION,
         *cli_options.out_option("gradcam-fast-pictures"),
         *cli_options.format_option(
-            (*FORMATS, "parquet"), "overlay, panels, npy or parquet, or several with commas; see below."
+            (*FORMAT_NAMES, "parquet"), "overlay, panels, npy or parquet, or several with commas; see below."
         ),
         *cli_options.PICTURES,
         *cli_options.DEVICE,
@@ -106,10 +106,10 @@ Photos:
 Formats:
   overlay  DIR/NAME-gradcam.overlay.jpg: the heatmap over the photo. Several
            classes have one file each: .overlay-1.jpg, .overlay-2.jpg, ... The
-           default for more than {FEW} photos.
+           default for more than {FEW_PHOTOS} photos.
   panels   DIR/NAME-gradcam.jpg: photo, heatmap and overlay side by side, in one
            row for each class, with its name and probability. Slower than
-           overlay. The default for up to {FEW} photos.
+           overlay. The default for up to {FEW_PHOTOS} photos.
   npy      DIR/NAME-gradcam.npy: float32 (classes, height, width) in [0,1], at
            the size of the network's input.
   parquet  DIR/maps.parquet: a folder that pandas.read_parquet reads. Each row
@@ -123,7 +123,7 @@ Formats:
   continued by the same command with --resume.
 
 Messages:
-  For up to {FEW} photos, the most probable classes and the files of each are
+  For up to {FEW_PHOTOS} photos, the most probable classes and the files of each are
   printed. For more, a progress bar is shown on a terminal, and one line at the
   end.
 
@@ -144,7 +144,7 @@ def explain(options: SimpleNamespace) -> int:
     cli_options.check_folder(options.out)
     empty_folders: list[str] = []
     photos = find_photos(options.photos, options.out, empty_folders.append)
-    formats = options.formats or (["panels"] if len(photos) <= FEW else ["overlay"])
+    formats = options.formats or (["panels"] if len(photos) <= FEW_PHOTOS else ["overlay"])
     settings = cli_options.run_settings_of(options, formats, batch_size=options.batch_size, device=device, dtype=dtype)
     for message in empty_folders:
         complain(f"{message}; skipped")
@@ -166,7 +166,7 @@ def explain(options: SimpleNamespace) -> int:
             ),
         ),
         *cli_options.out_option("gradcam-fast-pictures"),
-        *cli_options.format_option(FORMATS, "overlay, panels or npy, or several with commas.  [default: overlay]"),
+        *cli_options.format_option(FORMAT_NAMES, "overlay, panels or npy, or several with commas.  [default: overlay]"),
         *cli_options.PICTURES,
         *cli_options.WORKERS,
         *cli_options.MESSAGES,
@@ -206,7 +206,7 @@ def render(options: SimpleNamespace) -> int:
                 help="Video to write: .mp4, .m4v, .mov, .mkv or .webm.",
             ),
         ),
-        *cli_options.COLORS,
+        *cli_options.OVERLAY,
         *cli_options.DEVICE,
         *cli_options.batch_size_option(8),
         cli_options.PROGRESS,

@@ -14,10 +14,10 @@ import torch
 
 import gradcam_fast
 
+from .console import Report
 from .networks import load_network
 from .photo_files import PhotoFile, read_photo
 from .photo_pipeline import RunSettings, explain_photos
-from .report import Report
 from .results import ExplainOptions
 
 if TYPE_CHECKING:
@@ -88,8 +88,8 @@ def sample_photos() -> tuple[list[Path], list[str]]:
 def fastest_runs(*functions: Callable[[], object], repetitions: int) -> list[float]:
     """The seconds of the fastest run of each function; they take turns, and the first round is not counted.
 
-    They take turns so that other load on the machine meets all of them alike. The fastest run counts because load only
-    ever adds time.
+    They take turns so that other load on the machine affects all of them alike. The fastest run counts, because load
+    can only add time.
     """
     fastest = [float("inf")] * len(functions)
     for repetition in range(repetitions + 1):

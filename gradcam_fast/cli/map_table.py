@@ -1,4 +1,4 @@
-"""Maps in Parquet, one row each: all it takes to draw every picture later; a map of 7x7 has 49 bytes.
+"""A table of maps in Parquet, one row for each photo and class, from which pictures can be drawn later.
 
 A table is a folder of part files. Each part is written completely and then renamed, so that an interrupted run leaves
 a valid table.
@@ -52,13 +52,13 @@ SCHEMA = pyarrow.schema(
         ("map", pyarrow.binary()),  # map_height * map_width levels from 0 to 255, row by row
     ]
 )
-SETTINGS = b"gradcam_fast"
-# A part is written when it has so many rows or is so old; a killed process loses no more than that.
-ROWS, SECONDS = 4096, 300
+SETTINGS_KEY = b"gradcam_fast"
+# A part is written when it has this many rows or is this old; a killed process loses no more than one part.
+ROWS_PER_PART, SECONDS_PER_PART = 4096, 300
 
 
 class MapTable:
-    """The table in ``folder``, open for appending; rows are written every few thousand or minutes, and at the end.
+    """The table in ``folder``, open for appending; rows are written in parts, and at the end.
 
     As a context manager, it writes the pending rows at the end of the block, also if the block raises.
 
@@ -73,7 +73,7 @@ class MapTable:
 
     def __init__(self, folder: Path, settings: dict[str, Any], *, resume: bool) -> None:
         self.folder = folder
-        self.schema = SCHEMA.with_metadata({SETTINGS: json.dumps(settings)})
+        self.schema = SCHEMA.with_metadata({SETTINGS_KEY: json.dumps(settings)})
         self.pending: list[dict[str, Any]] = []
         self.written = time.monotonic()
         parts = _parts(folder)
@@ -94,7 +94,7 @@ class MapTable:
             return
         self.photos.add(key)
         self.pending += _rows(photo, result)
-        if len(self.pending) >= ROWS or time.monotonic() - self.written > SECONDS:
+        if len(self.pending) >= ROWS_PER_PART or time.monotonic() - self.written > SECONDS_PER_PART:
             self.flush()
 
     def flush(self) -> None:
@@ -179,7 +179,7 @@ def _parts(table: Path) -> list[Path]:
 def _settings(part: Path) -> dict[str, Any]:
     try:
         metadata = pyarrow.parquet.read_schema(part).metadata or {}
-        settings: dict[str, Any] = json.loads(metadata[SETTINGS])
+        settings: dict[str, Any] = json.loads(metadata[SETTINGS_KEY])
     except (pyarrow.ArrowInvalid, KeyError, json.JSONDecodeError):
         raise ValueError(f"{part} is not part of a table of maps; give the maps.parquet that explain wrote") from None
     return settings

@@ -1,4 +1,4 @@
-"""The options of the subcommands in groups, their types, and the objects that the subcommands make of them."""
+"""The options of the subcommands in groups, the types of their values, and the objects built from them."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ import torch
 
 from ..ops.arguments import METHODS
 from ..visual.colormaps import colormap_table
-from .report import Report, complain
+from .console import Report, complain
 
 if TYPE_CHECKING:
     from .networks import Network
     from .photo_pipeline import RunSettings
     from .results import ExplainOptions
 
-DTYPES = ("float32", "bfloat16", "float16")
-# Options of which at most one may be given.
+DTYPE_NAMES = ("float32", "bfloat16", "float16")
+# Options of which at most one may be overrides.
 EXCLUSIVE = (("topk", "target"), ("verbose", "quiet"))
 
 
@@ -108,7 +108,7 @@ def image_size(text: str) -> tuple[int, int]:
 
 
 def split_formats(texts: Sequence[str], known: Sequence[str]) -> list[str] | None:
-    """The formats in texts such as ``overlay,npy``; None if no text was given."""
+    """The formats in texts such as ``overlay,npy``; None if no text was overrides."""
     names = [name.strip() for text in texts for name in text.split(",")]
     if unknown := [name for name in names if name not in known]:
         raise click.BadParameter(f"{unknown[0]!r} is unknown; choose from {', '.join(known)}")
@@ -132,7 +132,9 @@ NETWORK = grouped(
         "package.module:factory, a function of yours that returns a model.",
     ),
     Option(
-        ["--weights"], metavar="FILE", help="Weights: a .safetensors file or a saved state_dict, or 'random' for none."
+        ["--weights"],
+        metavar="FILE",
+        help="Weights: a .safetensors file or a saved state_dict, or 'random' for an untrained network.",
     ),
     Option(["--classes"], metavar="FILE", type=Path, help="Names of the classes: one per line, or JSON."),
     Option(["--size"], metavar="H[xW]", type=image_size, help="Input height and width.  [default: as trained]"),
@@ -168,14 +170,14 @@ EXPLANATION = grouped(
         help="Layer to explain; 'gradcam-fast layers' lists the names.  [default: found automatically]",
     ),
 )
-COLORS = grouped(
+OVERLAY = grouped(
     "Output",
     Option(["--colormap"], metavar="NAME", default="jet", help="A colormap of OpenCV or matplotlib."),
     Option(["--alpha"], metavar="A", type=share, default=0.5, help="Opacity of the heatmap, from 0 to 1."),
 )
 PICTURES = grouped(
     "Output",
-    *COLORS,
+    *OVERLAY,
     Option(["--quality"], metavar="Q", type=percent, default=90, help="JPEG quality of overlays, from 1 to 100."),
     Option(["--png"], is_flag=True, help="Write pictures as PNG instead of JPEG."),
     Option(
@@ -193,9 +195,9 @@ DEVICE = grouped(
     Option(
         ["--dtype"],
         metavar="NAME",
-        type=click.Choice(DTYPES),
+        type=click.Choice(DTYPE_NAMES),
         default="float32",
-        help=f"One of {', '.join(DTYPES)}.",
+        help=f"One of {', '.join(DTYPE_NAMES)}.",
     ),
 )
 WORKERS = grouped(
@@ -222,7 +224,7 @@ DEBUG = Option(["--debug"], is_flag=True, help="Show the traceback of an error."
 
 
 def out_option(default: str) -> list[Option]:
-    """The output folder."""
+    """The option for the output folder."""
     return grouped(
         "Output",
         Option(["--out"], metavar="DIR", type=Path, default=default, help="Output folder; created if missing."),
@@ -230,7 +232,7 @@ def out_option(default: str) -> list[Option]:
 
 
 def format_option(known: Sequence[str], help: str) -> list[Option]:
-    """The formats of the output, of those that are ``known``."""
+    """The option for the output formats, which must be in ``known``."""
     return grouped(
         "Output",
         Option(
@@ -244,7 +246,7 @@ def format_option(known: Sequence[str], help: str) -> list[Option]:
 
 
 def batch_size_option(default: int) -> list[Option]:
-    """How many images the network takes at once."""
+    """The option for the number of images that the network takes at once."""
     return grouped(
         "Speed",
         Option(
@@ -257,7 +259,7 @@ def check_folder(folder: Path) -> None:
     """Refuse an output folder that cannot be created or written to, before any work.
 
     Raises:
-        NotADirectoryError, PermissionError: with the part of the path that is in the way.
+        NotADirectoryError, PermissionError: the message names the part of the path that is the problem.
     """
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not existing.is_dir():
@@ -290,19 +292,19 @@ def device_of(options: SimpleNamespace) -> torch.device:
 
 
 def network_of(options: SimpleNamespace) -> Network:
-    """The network that the options name; what was assumed about it is printed as a note."""
+    """The network that the options name; assumptions about the network are printed as notes."""
     from .networks import load_network
 
     names = ("weights", "classes", "size", "mean", "std")
-    given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
-    network = load_network(options.model, crop=options.crop, **given)
+    overrides = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    network = load_network(options.model, crop=options.crop, **overrides)
     for note in network.notes:
         complain(f"note: {note}")
     return network
 
 
 def explain_options_of(options: SimpleNamespace, network: Network, topk: int) -> ExplainOptions:
-    """What to explain; the ``topk`` most probable classes, if the options name no class and no number of classes.
+    """The classes, layer and method to explain; by default the ``topk`` most probable classes.
 
     Raises:
         ValueError: a class that the network does not have, or a name that several classes match.
@@ -311,9 +313,9 @@ def explain_options_of(options: SimpleNamespace, network: Network, topk: int) ->
     from .results import ExplainOptions
 
     count = len(network.class_names)
-    asked = getattr(options, "topk", None)
-    if asked and asked > count:
-        raise ValueError(f"--topk: {asked} is more than this network's {count} classes; give at most {count}")
+    requested_topk = getattr(options, "topk", None)
+    if requested_topk and requested_topk > count:
+        raise ValueError(f"--topk: {requested_topk} is more than this network's {count} classes; give at most {count}")
     target = None
     if options.target is not None:
         try:
@@ -322,14 +324,14 @@ def explain_options_of(options: SimpleNamespace, network: Network, topk: int) ->
             raise ValueError(f"--target: {error}") from None
     return ExplainOptions(
         target=target,
-        topk=None if target is not None else asked or min(topk, count),
+        topk=None if target is not None else requested_topk or min(topk, count),
         layer=options.layer,
         method=options.method,
     )
 
 
 def run_settings_of(options: SimpleNamespace, formats: Sequence[str], **settings: Any) -> RunSettings:
-    """What to write for each photo, and how.
+    """The settings of a run over photos: what to write for each photo, and how.
 
     Raises:
         ValueError: an unknown colormap.
@@ -354,6 +356,6 @@ def run_settings_of(options: SimpleNamespace, formats: Sequence[str], **settings
 
 
 def report_of(options: SimpleNamespace) -> Report:
-    """The report of a run over photos, with as many messages as the options ask for."""
+    """The report of a run over photos, which prints as much as the options say."""
     verbose = False if options.quiet else options.verbose or None
     return Report(verbose=verbose, bar=options.progress, summary=False if options.quiet else None)

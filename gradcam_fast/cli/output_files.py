@@ -1,6 +1,6 @@
 """The files written for one explained photo: their formats, their names, and how they are written.
 
-A new format is a line in `FORMATS`.
+To add a format, add a line to `FORMATS` and its name to `commands.FORMAT_NAMES`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ __all__ = ["FORMATS", "PictureStyle", "are_complete", "output_names", "suffixes"
 
 @dataclass(frozen=True)
 class PictureStyle:
-    """How pictures look, and what is noted in them.
+    """How pictures look, and the comment stored in them.
 
     Attributes:
         colormap, alpha: as in :func:`gradcam_fast.overlay`.
@@ -56,7 +56,7 @@ class PictureStyle:
 
 @dataclass(frozen=True)
 class OutputFormat:
-    """One kind of file: the suffixes of its files for K classes, how they are made, whether they show the photo."""
+    """One kind of file: its suffixes for K classes, the function that makes its bytes, whether it shows the photo."""
 
     suffixes: Callable[[int, PictureStyle], list[str]]
     make: Callable[[LoadedPhoto, PhotoResult, PictureStyle, tuple[int, int]], Iterator[bytes]]
@@ -96,7 +96,7 @@ def write_files(
 
 def write_whole(path: Path, data: bytes) -> None:
     """Write a file so that it is complete or absent at any time, even if the process is killed."""
-    # A fixed name, so that the next attempt replaces what a killed one left.
+    # The name is always the same, so that the next run overwrites an incomplete file of a killed one.
     part = path.with_name(f".{path.stem}.part{path.suffix}")
     try:
         part.write_bytes(data)
@@ -112,15 +112,15 @@ def output_names(photos: Sequence[PhotoFile], out: Path, suffixes: Sequence[str]
     A number follows where two photos would share a file, also on file systems that ignore case. No file replaces a
     photo, or a picture that this package did not write.
     """
-    taken = {_key(photo.path) for photo in photos}
+    used_keys = {_key(photo.path) for photo in photos}
     names = []
     for photo in photos:
         for name in _candidates(photo):
             files = [out / f"{name}{suffix}" for suffix in suffixes]
             keys = {_key(file) for file in files}
-            if not keys & taken and all(map(_is_replaceable, files)):
+            if not keys & used_keys and all(map(_is_replaceable, files)):
                 break
-        taken |= keys
+        used_keys |= keys
         names.append(name)
     return names
 
@@ -133,7 +133,7 @@ def _candidates(photo: PhotoFile) -> Iterator[str]:
 
 
 def _is_replaceable(path: Path) -> bool:
-    # Arrays cannot be marked as ours, so one of that name is assumed to be.
+    # Arrays cannot carry a mark, so an array of this name is assumed to be written by an earlier run.
     return not path.exists() or path.suffix == ".npy" or is_own(path)
 
 

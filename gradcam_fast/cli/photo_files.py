@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = ["PhotoFile", "UnreadablePhotoError", "find_photos", "pixels", "read_photo"]
 
-SUFFIXES = frozenset(
+PHOTO_SUFFIXES = frozenset(
     ".avif .bmp .dib .gif .jfif .jp2 .jpe .jpeg .jpg .pbm .pgm .png .pnm .ppm .tga .tif .tiff .webp".split()
 )
 _ORIENTATION, _UPRIGHT = 0x0112, 1
@@ -48,15 +48,15 @@ def find_photos(
 ) -> list[PhotoFile]:
     """The photos that ``paths`` name, in the order given; a folder gives all photos in it and below it, sorted.
 
-    In folders, only files with the usual suffixes of photos count (`SUFFIXES`). Hidden files, pictures that this
+    In folders, only files with the usual suffixes of photos count (`PHOTO_SUFFIXES`). Hidden files, pictures that this
     package wrote and everything in ``out`` are left out. A file named directly, or by a pattern, is always taken.
 
     Args:
         report_empty: called with a message for each folder without photos.
     """
     photos: list[PhotoFile] = []
-    for given in paths:
-        name = os.fspath(given)
+    for path_or_pattern in paths:
+        name = os.fspath(path_or_pattern)
         matches = sorted(glob.glob(name, recursive=True)) if glob.has_magic(name) and not os.path.lexists(name) else []
         for path in map(Path, matches or [name]):
             if not path.is_dir():
@@ -70,24 +70,24 @@ def find_photos(
 
 
 def _photos_below(folder: Path, out: Path) -> Iterator[Path]:
-    # If the pictures go into the folder of the photos itself, only the pictures are left out.
-    among_photos = folder.resolve() == out
+    # If ``out`` is the folder of the photos, only the pictures in it are left out, not the whole folder.
+    out_has_photos = folder.resolve() == out
     for root, subfolders, files in os.walk(folder):
         subfolders[:] = sorted(
             name
             for name in subfolders
-            if not name.startswith(".") and (among_photos or Path(root, name).resolve() != out)
+            if not name.startswith(".") and (out_has_photos or Path(root, name).resolve() != out)
         )
         for name in sorted(files):
             path = Path(root, name)
-            if name.startswith(".") or path.suffix.lower() not in SUFFIXES:
+            if name.startswith(".") or path.suffix.lower() not in PHOTO_SUFFIXES:
                 continue
             if "-gradcam" not in name or not is_own(path):
                 yield path
 
 
 class UnreadablePhotoError(Exception):
-    """A photo is missing, damaged, not a photo, or has levels of unknown scale; the message begins with its path."""
+    """A file is missing, damaged, not a photo, or of unknown scale of values; the message begins with its path."""
 
 
 def read_photo(path: str | os.PathLike[str]) -> Image.Image:
@@ -118,20 +118,20 @@ def pixels(photo: Image.Image) -> Tensor:
 
 
 def _plain_jpeg(file: Image.Image, data: bytes) -> Image.Image | None:
-    """The photo, if it is an intact, upright JPEG in colour: most photos are, and simplejpeg reads only these."""
+    """The photo, if simplejpeg can read it: an intact, upright JPEG in colour, as most photos are; otherwise None."""
     if simplejpeg is None or (file.format, file.mode) != ("JPEG", "RGB"):
         return None
     if file.getexif().get(_ORIENTATION, _UPRIGHT) != _UPRIGHT:
         return None
     try:
         return Image.fromarray(simplejpeg.decode_jpeg(data))
-    except ValueError:  # Pillow may read it all the same, or say what is wrong
+    except ValueError:  # Pillow may still read the file, or its error says what is wrong
         return None
 
 
 def _as_rgb(photo: Image.Image) -> Image.Image:
     if photo.mode == "F":
-        raise ValueError("floating-point levels of unknown scale; save it with 8 or 16 bits")
+        raise ValueError("floating-point pixel values of unknown scale; save it with 8 or 16 bits")
     if photo.mode.startswith("I"):
         return _from_16_bits(photo)
     if photo.has_transparency_data:
@@ -144,5 +144,5 @@ def _from_16_bits(photo: Image.Image) -> Image.Image:
     # Pillow's own conversion clips at 255 instead of scaling, which turns almost every 16-bit photo white.
     levels = numpy.asarray(photo, dtype=numpy.int64)
     if levels.min() < 0 or levels.max() > 65535:
-        raise ValueError("32-bit levels of unknown scale; save it with 8 or 16 bits")
+        raise ValueError("32-bit pixel values of unknown scale; save it with 8 or 16 bits")
     return Image.fromarray(((levels + 128) // 257).astype(numpy.uint8)).convert("RGB")

@@ -1,4 +1,4 @@
-"""Photo files in; maps, pictures and a table of results out, at the speed of the network."""
+"""Explains photo files and writes maps, pictures and a table of results, at the speed of the network."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from .. import Explanation
+    from .console import Report
     from .map_table import MapTable
     from .networks import Network
     from .photo_files import PhotoFile
-    from .report import Report
 
 __all__ = ["BatchExplainer", "RunSettings", "cores", "explain_photos", "table_path"]
 
@@ -104,10 +104,10 @@ def explain_photos(
     }
     settings = replace(settings, style=replace(settings.style, note=note))
     with _open_table(out, note, settings) as table, opencv_on_one_thread():
-        todo = list(_not_done(photos, out, options.topk or 1, settings, table))
-        report.begin(len(todo), len(photos))
+        unexplained = list(_unexplained(photos, out, options.topk or 1, settings, table))
+        report.begin(len(unexplained), len(photos))
         stages = run_stages(
-            todo,
+            unexplained,
             lambda path_and_name: _load(*path_and_name, network, settings),
             BatchExplainer(network, options, settings.device, settings.dtype),
             lambda photo, result: (photo, result, _write(photo, result, out, network, settings)),
@@ -136,7 +136,7 @@ def _open_table(out: Path, note: dict[str, Any], settings: RunSettings) -> MapTa
     return MapTable(table_path(out), note, resume=settings.resume)
 
 
-def _not_done(
+def _unexplained(
     photos: Sequence[PhotoFile], out: Path, count: int, settings: RunSettings, table: MapTable | None
 ) -> Iterator[tuple[Path, str]]:
     """The path, and the name of its pictures, of each photo that this run has to explain."""
@@ -163,10 +163,10 @@ def _write(photo: LoadedPhoto, result: PhotoResult, out: Path, network: Network,
 
 
 class BatchExplainer:
-    """Explains batches of photos with one network, one forward each, at the resolution of the layer.
+    """Explains batches of photos with one network, one forward per batch, at the resolution of the layer.
 
-    A larger heatmap is the same map, resized; it is drawn on the CPU. So an accelerator sends 49 numbers for a map of
-    7x7, instead of 50,176.
+    A larger heatmap is the same map resized, and is drawn on the CPU. So for a map of 7x7 only 49 numbers are copied
+    from an accelerator, instead of 50,176.
 
     Args:
         device, dtype: where and in what type the network runs; it is moved there.
@@ -191,7 +191,7 @@ class BatchExplainer:
             images = images.pin_memory()
         images = images.to(self.device, self.dtype, non_blocking=True)
         explainer = self.explainer = self.explainer or self._explainer_for(images[:1])
-        # topk=None explains the most probable class too, without gradients for a dimension of classes.
+        # For one class, topk=None gives the same maps as topk=1, without an axis of classes in the gradients.
         topk = None if self.options.topk == 1 else self.options.topk
         explanation = explainer(images, self.options.target, topk)
         return _fetch(explanation, self.network.class_names)
@@ -207,7 +207,7 @@ def _fetch(explanation: Explanation, names: Sequence[str]) -> Callable[[], list[
     several = explanation.target.dim() == 2
     per_map = (explanation.target, explanation.score, explanation.raw_min, explanation.raw_max, explanation.valid)
     logits = explanation.logits.float().flatten(1)
-    # A single output has no probability unless we know how the network was trained.
+    # What a single output says about the probability depends on how the network was trained, which is not known.
     probabilities = logits.softmax(1) if logits.shape[1] > 1 else torch.full_like(logits, torch.nan)
     target = explanation.target if several else explanation.target[:, None]
     best = probabilities.topk(min(5, logits.shape[1]))
@@ -227,8 +227,8 @@ def _fetch(explanation: Explanation, names: Sequence[str]) -> Callable[[], list[
     def results() -> list[PhotoResult]:
         if copied:
             copied.synchronize()
-        maps, *rest = on_host
-        rows = zip(*(tensor.tolist() for tensor in rest), strict=True)
+        maps, *other_results = on_host
+        rows = zip(*(tensor.tolist() for tensor in other_results), strict=True)
         return [
             _result(photo_maps.numpy(), row, explanation, names) for photo_maps, row in zip(maps, rows, strict=True)
         ]

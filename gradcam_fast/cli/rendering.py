@@ -1,4 +1,4 @@
-"""Pictures from a table of maps, without network or device: the same files that explaining would have written."""
+"""Draws pictures from a table of maps, without the network: the same files that ``explain`` would have written."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from .results import LoadedPhoto, PhotoResult
 from .stages import run_stages
 
 if TYPE_CHECKING:
+    from .console import Report
     from .photo_pipeline import RunSettings
-    from .report import Report
 
 __all__ = ["render_table"]
 
@@ -46,11 +46,11 @@ def render_table(table: Path, photos: Path, out: Path, settings: RunSettings, re
                 f"{table} names a picture {name!r}, which would be outside of {out}; give a table that explain wrote"
             )
     settings = replace(settings, style=replace(settings.style, note=note))
-    todo = {key for key, count in counts.items() if not (settings.resume and _is_done(key, count, out, settings))}
+    unfinished = {key for key, count in counts.items() if not (settings.resume and _is_done(key, count, out, settings))}
     size = tuple(note["input"])
-    report.begin(len(todo), len(counts))
+    report.begin(len(unfinished), len(counts))
     stages = run_stages(
-        (rows for key, rows in map_table.read(table) if key in todo),
+        (rows for key, rows in map_table.read(table) if key in unfinished),
         lambda rows: _load(rows, photos, settings),
         lambda loaded: lambda: loaded,
         lambda loaded, _: (*loaded, write_files(settings.file_formats, out, *loaded, settings.style, size)),
@@ -83,8 +83,10 @@ def _load(rows: Rows, photos: Path, settings: RunSettings) -> tuple[LoadedPhoto,
     if settings.draws_photos:
         photo = read_photo(photos / first["path"])
         if photo.size != size:
-            now, then = (f"{width} x {height}" for width, height in (photo.size, size))
-            raise UnreadablePhotoError(f"{first['path']}: has {now} pixels, but {then} when it was explained")
+            size_now, explained_size = (f"{width} x {height}" for width, height in (photo.size, size))
+            raise UnreadablePhotoError(
+                f"{first['path']}: has {size_now} pixels, but {explained_size} when it was explained"
+            )
         pixels = numpy.asarray(shrink(photo.crop(box), settings.style.longest))
     return LoadedPhoto(Path(first["path"]), first["name"], size, box, pixels), _result(rows)
 

@@ -1,4 +1,4 @@
-"""What is asked about photos, a photo ready for the network, and what the network answered; all on the CPU."""
+"""The data of a run over photos: options, a photo ready for the network, its results; all on the CPU."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class LoadedPhoto:
         name: path of its pictures, in the output folder and without suffix.
         size: (width, height) of the whole photo.
         box: (left, top, right, bottom) of the part that the network sees, in pixels of the photo.
-        pixels: that part as (H,W,3) uint8 RGB, possibly made smaller; None if no picture is drawn.
+        pixels: this part as (H,W,3) uint8 RGB, possibly made smaller; None if no picture is drawn.
         input: (1,3,h,w), the network's input.
     """
 
@@ -62,7 +62,7 @@ class PhotoResult:
         classes, names, probabilities, scores: of the classes explained, K each; scores are logits. The probability
             is NaN for a network with one output, because it depends on how the network was trained.
         maps: (K,h,w) float32 in [0,1] at the layer's own resolution, each scaled to its own extremes.
-        raw_min, raw_max: these extremes before scaling, K each.
+        raw_min, raw_max: the extremes before scaling, K each.
         valid: whether each map is finite and not flat, K.
         layer: dotted name of the layer.
         best: (name, class, probability) of the most probable classes, best first.
@@ -81,7 +81,7 @@ class PhotoResult:
 
 
 def confidence(probability: float, score: float) -> str:
-    """How sure the network is, for people: the probability, or the score if there is no probability.
+    """How sure the network is, as text: the probability, or the score if there is no probability.
 
     Example:
         >>> confidence(0.25, 3.0), confidence(float("nan"), 3.0)

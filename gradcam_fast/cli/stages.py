@@ -132,8 +132,8 @@ def _result(entry: tuple[Item, Future[Any] | Exception]) -> tuple[Item, Any]:
 
 @contextmanager
 def _threads(count: int) -> Iterator[ThreadPoolExecutor]:
-    # torch's number of threads belongs to each thread, but the last number set in any thread becomes the default of
-    # those that have not asked for it yet, and that may be this one.
+    # Each thread has its own number of threads for torch. But the number set last in any thread becomes the default of
+    # all threads that have not read theirs yet, and this thread may be one of them: so it is set again at the end.
     cores = torch.get_num_threads()
     pool = ThreadPoolExecutor(count, initializer=_use_one_core)
     try:
@@ -144,5 +144,5 @@ def _threads(count: int) -> Iterator[ThreadPoolExecutor]:
 
 
 def _use_one_core() -> None:
-    # A worker that splits its small tensors among further threads takes cores from the network.
+    # Otherwise each worker would split its small tensors among more threads, and take cores from the network.
     torch.set_num_threads(1)

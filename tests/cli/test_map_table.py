@@ -11,9 +11,9 @@ import pytest
 from support.red_or_blue import network, photo
 
 from gradcam_fast.cli import map_table
+from gradcam_fast.cli.console import Report
 from gradcam_fast.cli.photo_files import PhotoFile
 from gradcam_fast.cli.photo_pipeline import RunSettings, explain_photos, table_path
-from gradcam_fast.cli.report import Report
 from gradcam_fast.cli.results import ExplainOptions
 
 COUNT = 10
@@ -70,7 +70,7 @@ def test_pandas_and_pyarrow_read_a_row_for_each_map(photos, tmp_path):
 
 @pytest.mark.parametrize("after", [1, 4, 9])
 def test_what_an_interruption_leaves_is_a_table_and_resuming_completes_it(photos, tmp_path, monkeypatch, after):
-    monkeypatch.setattr(map_table, "ROWS", 4)
+    monkeypatch.setattr(map_table, "ROWS_PER_PART", 4)
     run(photos, tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
         run(photos, tmp_path / "out", after=after)

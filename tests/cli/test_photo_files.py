@@ -102,7 +102,7 @@ def test_the_folder_and_the_missing_and_the_damaged_are_named(tmp_path, saved):
         tmp_path: "Is a directory",
         cut: "truncated",
         broken: "broken",
-        unscaled: "floating-point levels of unknown scale",
+        unscaled: "floating-point pixel values of unknown scale",
     }
     for path, reason in reasons.items():
         with pytest.raises(UnreadablePhotoError) as caught:

@@ -15,11 +15,11 @@ from torch import nn
 
 import gradcam_fast
 from gradcam_fast.cli import output_files, photo_pipeline, pictures
+from gradcam_fast.cli.console import Report
 from gradcam_fast.cli.output_files import PictureStyle
 from gradcam_fast.cli.photo_files import PhotoFile, read_photo
 from gradcam_fast.cli.photo_pipeline import RunSettings, explain_photos
 from gradcam_fast.cli.pictures import resize_heatmap
-from gradcam_fast.cli.report import Report
 from gradcam_fast.cli.results import ExplainOptions, confidence
 from gradcam_fast.visual.figures import is_own
 

@@ -10,11 +10,11 @@ import pytest
 from PIL import Image
 from support.red_or_blue import SIDE, network, photo
 
+from gradcam_fast.cli.console import Report
 from gradcam_fast.cli.output_files import PictureStyle
 from gradcam_fast.cli.photo_files import PhotoFile
 from gradcam_fast.cli.photo_pipeline import RunSettings, explain_photos, table_path
 from gradcam_fast.cli.rendering import render_table
-from gradcam_fast.cli.report import Report
 from gradcam_fast.cli.results import ExplainOptions
 
 COUNT = 10

@@ -20,20 +20,20 @@ __all__ = ["Network", "load_network"]
 
 BUILT_IN = "efficientnet_lite0"
 RANDOM = "random"
-# What most networks for photos were trained with; assumed if nothing else is known.
+# The preprocessing that most networks for photos were trained with; assumed if nothing is known about a network.
 IMAGENET = Preprocessing((224, 224), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), 224 / 256, "bilinear")
 
 
 @dataclass(frozen=True)
 class Network:
-    """A classifier in eval mode, with what it takes to show it photos and to name its classes.
+    """A classifier in eval mode, with the preprocessing of its photos and the names of its classes.
 
     Attributes:
-        title: its name for people, with the origin of its weights.
+        title: its name for messages, with the origin of its weights.
         model: (B,3,height,width) -> logits (B, number of classes).
         preprocess: turns photos into the model's input.
         class_names: the name of each logit.
-        notes: what was assumed about the network, each in a sentence.
+        notes: assumptions about the network, one sentence each.
     """
 
     title: str
@@ -64,8 +64,8 @@ def load_network(
         classes: file with the names of the classes, see :func:`.class_names.read_class_names`.
         size: (height, width) of the input.
         mean, std: per channel, on the [0,1] scale.
-        crop: see `Preprocessing`. For size, mean, std and crop, what is not given follows the weights' authors, or
-            else ImageNet's custom, and then a note says so.
+        crop: see `Preprocessing`. Where size, mean, std or crop are not given, the values published with the weights
+            are used; if there are none, those usual for ImageNet, and a note says so.
 
     Raises:
         ValueError: an unknown name, weights that do not fit or are refused, or a network that does not run.
@@ -86,12 +86,12 @@ def load_network(
     config = getattr(model, "pretrained_cfg", None)  # timm's models carry it, also if a factory made them
     if config and crop != "auto":
         config = {**config, "crop_mode": "center", "crop_pct": 1.0}
-    known = architecture.preprocess or (Preprocessing.from_config(config) if config else None)
-    given: dict[str, Any] = {"size": size, "mean": mean and tuple(mean), "std": std and tuple(std)}
-    preprocess = replace(known or IMAGENET, **{key: value for key, value in given.items() if value is not None})
+    published = architecture.preprocess or (Preprocessing.from_config(config) if config else None)
+    overrides: dict[str, Any] = {"size": size, "mean": mean and tuple(mean), "std": std and tuple(std)}
+    preprocess = replace(published or IMAGENET, **{key: value for key, value in overrides.items() if value is not None})
     if crop != "auto":
         preprocess = replace(preprocess, crop=crop)
-    notes = () if known else (_preprocessing_note(name, preprocess, given),)
+    notes = () if published else (_preprocessing_note(name, preprocess, overrides),)
     count = _count_classes(name, model, preprocess)
     if classes is not None:
         class_names = read_class_names(Path(classes), count)
@@ -119,8 +119,8 @@ def _find_architecture(name: str, size: tuple[int, int] | None, file: Path | Non
         architecture = from_torchvision(name, size, file) or from_timm(name, size)
     if architecture is not None:
         return architecture
-    near = difflib.get_close_matches(name.removeprefix("timm:"), {BUILT_IN, *known_names()}, n=3)
-    hint = f" (did you mean {' or '.join(near)}?)" if near else ""
+    similar = difflib.get_close_matches(name.removeprefix("timm:"), {BUILT_IN, *known_names()}, n=3)
+    hint = f" (did you mean {' or '.join(similar)}?)" if similar else ""
     raise ValueError(
         f"model {name!r} is unknown{hint}; give {BUILT_IN}, the name of a classifier in torchvision or timm (if they "
         "are installed), or package.module:factory"
@@ -151,11 +151,11 @@ def _with_weights(architecture: Architecture, file: Path | None, *, random: bool
         return model, f"weights of {file.name}" if file else architecture.trained_title
 
 
-def _preprocessing_note(name: str, preprocess: Preprocessing, given: dict[str, Any]) -> str:
+def _preprocessing_note(name: str, preprocess: Preprocessing, overrides: dict[str, Any]) -> str:
     height, width = preprocess.size
     numbers = f"mean {preprocess.mean} and std {preprocess.std}"
     note = f"photos for {name} are resized to {height}x{width} and normalised with {numbers}"
-    assumed = [f"--{key}" for key, value in given.items() if value is None]
+    assumed = [f"--{key}" for key, value in overrides.items() if value is None]
     return f"{note}; {', '.join(assumed)} not given, so ImageNet's values are used" if assumed else note
 
 

@@ -72,15 +72,15 @@ def built_in() -> Architecture:
     )
 
 
-# torchvision passes these when it loads its own trained weights; the second only avoids a slow initialisation.
+# torchvision passes these options when it loads its trained weights; init_weights=False avoids a slow initialisation.
 _INCEPTION_OPTIONS = {"transform_input": True, "init_weights": False}
 
 
 def from_torchvision(name: str, size: tuple[int, int] | None, file: Path | None) -> Architecture | None:
     """A classifier of torchvision, or None if it has none of that name.
 
-    Of its published weights, the first of these gives the preprocessing: those that ``file`` is named after, the best
-    ones in torch.hub's folder, the best ones at all.
+    The preprocessing is that of the published weights which have the name of ``file``; if there are none, of the best
+    ones in torch.hub's folder; if there are none, of the best ones.
     """
     if find_spec("torchvision") is None or name not in known_names(timm=False):
         return None

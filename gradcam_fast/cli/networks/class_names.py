@@ -1,4 +1,4 @@
-"""Names of a network's classes: read from a file, known for ImageNet, or made from numbers; and the search for one."""
+"""Names of a network's classes: from a file, ImageNet's, or 'class 7'; and the search for a class by its name."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 __all__ = ["find_class", "imagenet_class_names", "numbered_class_names", "read_class_names"]
 
-# An error message lists at most so many of the classes that match.
+# An error message lists at most this many of the classes that match.
 LISTED_MATCHES = 8
 
 
@@ -68,8 +68,8 @@ def numbered_class_names(count: int) -> tuple[str, ...]:
     return tuple(f"class {number}" for number in range(count))
 
 
-def find_class(wanted: str, names: Sequence[str]) -> int:
-    """The number of the class ``wanted``: a number, a whole name, or a part that only one name contains.
+def find_class(class_or_name: str, names: Sequence[str]) -> int:
+    """The number of a class, given as a number, a whole name, or a part of a name that no other name contains.
 
     Case is ignored. A whole name comes before a part of a name: with the classes "tabby" and "tabby cat", "tabby" is
     the first one.
@@ -82,13 +82,13 @@ def find_class(wanted: str, names: Sequence[str]) -> int:
         >>> find_class("2", names), find_class("Tabby", names), find_class("egyptian", names)
         (2, 0, 2)
     """
-    if re.fullmatch(r"[+-]?\d+", wanted):
-        number = int(wanted)
+    if re.fullmatch(r"[+-]?\d+", class_or_name):
+        number = int(class_or_name)
         if not 0 <= number < len(names):
             raise ValueError(f"class {number} is out of range; this network has the classes 0 to {len(names) - 1}")
         return number
     folded = [name.casefold() for name in names]
-    word = wanted.strip().casefold()
+    word = class_or_name.strip().casefold()
     pattern = re.compile(rf"(?<!\w){re.escape(word)}(?!\w)")
     for matches in (lambda name: name == word, lambda name: bool(pattern.search(name)), lambda name: word in name):
         numbers = [number for number, name in enumerate(folded) if word and matches(name)]
@@ -97,7 +97,11 @@ def find_class(wanted: str, names: Sequence[str]) -> int:
         if numbers:
             listed = ", ".join(f"{names[number]} ({number})" for number in numbers[:LISTED_MATCHES])
             more = f" and {len(numbers) - LISTED_MATCHES} more" if len(numbers) > LISTED_MATCHES else ""
-            raise ValueError(f"{wanted!r} matches {len(numbers)} classes: {listed}{more}; give the number of one")
-    near = [folded.index(name) for name in difflib.get_close_matches(word, folded, n=3)]
-    hint = f"did you mean {' or '.join(f'{names[number]} ({number})' for number in near)}?" if near else ""
-    raise ValueError(f"no class is named {wanted!r}; {hint or 'give the number of a class, or a part of its name'}")
+            raise ValueError(
+                f"{class_or_name!r} matches {len(numbers)} classes: {listed}{more}; give the number of one"
+            )
+    similar = [folded.index(name) for name in difflib.get_close_matches(word, folded, n=3)]
+    hint = f"did you mean {' or '.join(f'{names[number]} ({number})' for number in similar)}?" if similar else ""
+    raise ValueError(
+        f"no class is named {class_or_name!r}; {hint or 'give the number of a class, or a part of its name'}"
+    )

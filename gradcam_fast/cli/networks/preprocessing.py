@@ -105,17 +105,17 @@ class Preprocessing:
         return photo.crop(self.seen_box(photo.size))
 
     def seen_box(self, size: tuple[int, int]) -> tuple[int, int, int, int]:
-        """That part as (left, top, right, bottom), in whole pixels of a photo of ``size`` (width, height)."""
+        """The part that the network sees, as (left, top, right, bottom) in pixels of a photo of (width, height)."""
         (rows, columns), (top, left) = self._layout(*size)
-        across, down = size[0] / columns, size[1] / rows
-        edges = left * across, top * down, (left + self.size[1]) * across, (top + self.size[0]) * down
+        x_scale, y_scale = size[0] / columns, size[1] / rows
+        edges = left * x_scale, top * y_scale, (left + self.size[1]) * x_scale, (top + self.size[0]) * y_scale
         # In a photo of a pixel or two, the middle part may be empty after rounding.
         left, top = min(round(edges[0]), size[0] - 1), min(round(edges[1]), size[1] - 1)
         return left, top, max(round(edges[2]), left + 1), max(round(edges[3]), top + 1)
 
     def _resized(self, photo: Image) -> Image:
         (rows, columns), (top, left) = self._layout(*photo.size)
-        # resize(box=...) would be cheaper, but it rounds differently from what the networks were trained with.
+        # resize(box=...) would be cheaper, but rounds differently from the preprocessing of the training.
         resized = photo.resize((columns, rows), INTERPOLATIONS[self.interpolation])
         return resized.crop((left, top, left + self.size[1], top + self.size[0]))
 

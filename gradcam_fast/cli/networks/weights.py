@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 __all__ = ["build_with_weights", "read_weights"]
 
-# Training scripts save the weights under these names, beside optimizers, epochs and options; the likeliest first.
+# Training scripts save the weights under these names, beside optimizers, epochs and options. The first match is used.
 CHECKPOINT_KEYS = ("state_dict", "model", "model_state_dict")
-# An error message lists at most so many names.
+# An error message lists at most this many names.
 LISTED_NAMES = 3
 
 
@@ -114,7 +114,7 @@ def build_with_weights(
     Args:
         build: makes the model, for a number of classes or (None) its own number.
         weights: as :func:`read_weights` returns them.
-        mismatch: how the error begins if they do not fit: which weights, which model.
+        mismatch: how the error message begins if they do not fit; it names the weights and the model.
         takes_class_count: whether ``build`` uses the number of classes it is given.
         unused: prefixes of names that may be missing, because eval mode does not need them.
 

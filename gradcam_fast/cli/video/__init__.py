@@ -21,7 +21,7 @@ from ... import Explainer, overlay
 from ...visual.colormaps import colormap_table
 from .channel import read_ahead, write_behind
 from .reader import UnreadableVideoError, VideoFrame, VideoReader
-from .writer import SUFFIXES, VideoFormat, VideoWriter
+from .writer import VIDEO_SUFFIXES, VideoFormat, VideoWriter
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -54,9 +54,9 @@ def explain_video(
     """Lay a heatmap over each frame of a video.
 
     Of a file, every frame is explained, in batches; the written video has the file's size, times and colours, is turned
-    upright, and has no sound. Of a live source, the newest frame is explained, one at a time, and frames that arrive
-    meanwhile are dropped: no picture is older than one explanation takes. A live source is explained until it ends, or
-    until Ctrl-C.
+    upright, and has no sound. Of a live source, only the newest frame is explained, one at a time; frames that arrive
+    in the meantime are dropped, so that the pictures are late by the time of one explanation only. This goes on until
+    the source ends, or until Ctrl-C.
 
     Args:
         network: the classifier; its model is moved to ``device`` and ``dtype``.
@@ -68,7 +68,7 @@ def explain_video(
         batch_size: frames explained together; about five times as many are in memory.
         colormap, alpha: as in :func:`gradcam_fast.overlay`.
         tell: called with a line about what was explained, and with one about damage in the video.
-        progress: called with how many frames are done, and how many there are (None: unknown), from any thread.
+        progress: called from any thread with the number of explained frames and of all frames (None: unknown).
 
     Returns:
         How many frames were explained.
@@ -104,10 +104,10 @@ def explain_video(
                 write(picture, frame.time)
             progress(overlays.count, total)
 
-        put = draw if callable(out) else stack.enter_context(write_behind(draw))
+        draw_later = draw if callable(out) else stack.enter_context(write_behind(draw))
         try:
             for batch_and_explanation in _explain(batches, network, options, device, dtype):
-                put(batch_and_explanation)
+                draw_later(batch_and_explanation)
         except KeyboardInterrupt:
             if not live:
                 raise
@@ -132,8 +132,10 @@ def _check(source: Any, out: Any, options: ExplainOptions, batch_size: int) -> N
     if callable(out):
         return
     path = Path(out)
-    if path.suffix.lower() not in SUFFIXES:
-        raise ValueError(f"{path} has no known video suffix; give a name that ends in one of {', '.join(SUFFIXES)}")
+    if path.suffix.lower() not in VIDEO_SUFFIXES:
+        raise ValueError(
+            f"{path} has no known video suffix; give a name that ends in one of {', '.join(VIDEO_SUFFIXES)}"
+        )
     if not path.parent.is_dir():
         raise FileNotFoundError(f"{path.parent}: no such folder; create it first")
     if isinstance(source, (str, os.PathLike)) and path.exists() and Path(source).exists() and path.samefile(source):

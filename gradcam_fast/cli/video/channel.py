@@ -1,4 +1,4 @@
-"""Bounded hand-over of items between two threads: reading ahead, and writing behind."""
+"""A bounded queue between two threads, for reading ahead and for writing in the background."""
 
 from __future__ import annotations
 
@@ -88,7 +88,9 @@ class Channel(Generic[T]):
 def read_ahead(
     items: Iterable[T], *, newest: bool = False, close: Callable[[], None] = lambda: None
 ) -> Iterator[Channel[T]]:
-    """Iterate in another thread, one item ahead or (``newest``) at its own pace; call ``close`` there at the end.
+    """Iterate in another thread, one item ahead; call ``close`` there at the end.
+
+    With ``newest`` the other thread does not wait: an item that has not been taken is replaced by the next one.
 
     Example:
         >>> with read_ahead(range(3)) as numbers:
@@ -122,7 +124,7 @@ def read_ahead(
 
 @contextmanager
 def write_behind(consume: Callable[[T], object]) -> Iterator[Callable[[T], None]]:
-    """Call ``consume`` in another thread, one item behind; at the end all items are consumed, or its error is raised.
+    """Call ``consume`` in another thread; at the end all items have been consumed, or its error is raised.
 
     Example:
         >>> consumed = []

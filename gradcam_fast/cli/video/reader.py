@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["UnreadableVideoError", "VideoFrame", "VideoReader"]
 
-# A stream that sends nothing for so many seconds has ended.
+# A stream that sends nothing for this many seconds has ended.
 TIMEOUT = 10
 
 
@@ -47,9 +47,9 @@ class VideoReader:
         live: whether it is a camera or a stream, whose frames come at their own pace.
 
     Attributes:
-        format: what a written video takes over.
+        format: the properties that the written video copies.
         total: about how many frames there are, or None.
-        damage: after the iteration, what could not be read, in words; empty if all was read.
+        damage: after the iteration, a phrase that says what could not be read; empty if everything was read.
 
     Raises:
         UnreadableVideoError: in one sentence, which video and why.
@@ -101,25 +101,27 @@ class VideoReader:
         """
         size: tuple[int, int] | None = None
         start = time = Fraction(0)
-        bad = count = 0
+        undecoded = count = 0
         for decoded in self._decoded():
             if decoded is None:
-                bad += 1
+                undecoded += 1
                 continue
             size = size or (decoded.width, decoded.height)
             picture = decoded.to_ndarray(format="rgb24", width=size[0], height=size[1])
             # Both the rotation, in degrees, and numpy's quarter turns are counterclockwise.
             picture = numpy.ascontiguousarray(numpy.rot90(picture, decoded.rotation // 90))
             # Frames without a time follow at the frame rate.
-            known = decoded.pts is not None and decoded.time_base is not None
-            shown = decoded.pts * decoded.time_base if known else start + time + (1 / self.format.rate if count else 0)
-            start = start if count else shown
-            time = shown - start
+            has_time = decoded.pts is not None and decoded.time_base is not None
+            shown_at = (
+                decoded.pts * decoded.time_base if has_time else start + time + (1 / self.format.rate if count else 0)
+            )
+            start = start if count else shown_at
+            time = shown_at - start
             count += 1
             yield VideoFrame(picture, time)
         if not count:
             raise UnreadableVideoError(f"{self._name}: has no frame that can be decoded")
-        self._note_damage(count, bad, time + 1 / self.format.rate)
+        self._note_damage(count, undecoded, time + 1 / self.format.rate)
 
     def _decoded(self) -> Iterator[Any]:
         """Frames, and None for each packet that could not be decoded."""
@@ -130,7 +132,7 @@ class VideoReader:
             except StopIteration:
                 return
             except av.FFmpegError as error:  # the next packet cannot be found
-                timed_out = isinstance(error, av.error.ExitError)  # FFmpeg reports a timeout so
+                timed_out = isinstance(error, av.error.ExitError)  # FFmpeg's error for a timeout
                 self._stopped = f"nothing came for {TIMEOUT} s" if timed_out else str(error.strerror)
                 yield from self._stream.decode(None)  # the frames that the decoder still holds
                 return
@@ -139,13 +141,14 @@ class VideoReader:
             except av.FFmpegError:
                 yield None
 
-    def _note_damage(self, count: int, bad: int, end: Fraction) -> None:
-        # A file that was cut off just ends: only its stated length shows that. Sound may be a little longer.
-        short = not self._live and self._seconds - end > max(Fraction(1, 2), self._seconds / 10)
+    def _note_damage(self, count: int, undecoded: int, end: Fraction) -> None:
+        # A truncated file ends without an error: only its stated length shows that frames are missing. It may be the
+        # length of the sound, which can be a little longer.
+        is_short = not self._live and self._seconds - end > max(Fraction(1, 2), self._seconds / 10)
         if self._stopped:
             self.damage = f"reading stopped after {count} frames ({self._stopped})"
-        elif bad or short:
-            self.damage = f"{count} of about {max(self.total or 0, count + bad)} frames could be decoded"
+        elif undecoded or is_short:
+            self.damage = f"{count} of about {max(self.total or 0, count + undecoded)} frames could be decoded"
 
     def close(self) -> None:
         """Close the file or device."""

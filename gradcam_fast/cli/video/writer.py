@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from av.video.stream import VideoStream
     from numpy.typing import NDArray
 
-__all__ = ["CLOCK", "SUFFIXES", "VideoFormat", "VideoWriter"]
+__all__ = ["CLOCK", "VIDEO_SUFFIXES", "VideoFormat", "VideoWriter"]
 
-SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm")
+VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm")
 # Good quality, and fast enough not to slow down the network.
 ENCODERS = {
     "libx264": {"crf": "20", "preset": "veryfast"},
@@ -34,7 +34,7 @@ CLOCK = Fraction(1, 90000)
 
 @dataclass(frozen=True)
 class VideoFormat:
-    """What the written video takes over from its source.
+    """The properties that the written video copies from its source.
 
     Attributes:
         clock: the unit of all times, in seconds.
@@ -55,8 +55,8 @@ class VideoWriter:
     An existing file of that name is replaced. If the block raises, or nothing was written, nothing is left behind.
 
     Args:
-        path: ends in one of `SUFFIXES`.
-        format: as the source has it.
+        path: ends in one of `VIDEO_SUFFIXES`.
+        format: of the source.
 
     Raises:
         OSError: the file cannot be written.

@@ -1,4 +1,4 @@
-"""What a run prints: results of few photos, a progress bar over many, errors, and a line at the end.
+"""What the command prints: the results of few photos, a progress bar over many, errors, and a line at the end.
 
 Results go to standard output; errors and the progress bar go to standard error.
 """
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
     from .results import PhotoResult
 
-__all__ = ["FEW", "ProgressBar", "Report", "complain"]
+__all__ = ["FEW_PHOTOS", "ProgressBar", "Report", "complain"]
 
-# Of up to so many photos, each one is reported.
-FEW = 16
+# Up to this number of photos, the result of each is printed.
+FEW_PHOTOS = 16
 
 
 def complain(message: str) -> None:
@@ -55,7 +55,7 @@ class ProgressBar:
             TextColumn("elapsed,"),
             TimeRemainingColumn(),
             TextColumn("left"),
-            # A bar that was asked for is drawn into a file too, once for each update.
+            # With --progress the bar is also drawn if standard error is a file, once for each update.
             console=Console(file=sys.stderr, force_terminal=True, color_system="auto" if self._terminal else None),
             auto_refresh=self._terminal,
             redirect_stdout=False,
@@ -72,7 +72,7 @@ class ProgressBar:
         self._progress.update(self._task, completed=done, total=total, rate=rate, refresh=not self._terminal)
 
     def print_above(self, say: Callable[[str], None], message: str) -> None:
-        """Call ``say(message)`` while the bar is taken away."""
+        """Remove the bar, call ``say(message)``, and draw the bar again."""
         self._progress.live.transient = True
         self._progress.stop()
         say(message)
@@ -94,9 +94,10 @@ class Report:
     """Reports one run over photos; as a context manager, it closes the progress bar and reports an interruption.
 
     Args:
-        verbose: whether every photo is reported; None: if they are few.
-        bar: whether a progress bar is shown; None: if standard error is a terminal and photos are many.
-        summary: whether a line at the end says how many photos there were; None: if they are many, or none was left.
+        verbose: whether every photo is reported; None: only if there are few.
+        bar: whether a progress bar is shown; None: only if standard error is a terminal and there are many photos.
+        summary: whether a line at the end says how many photos were explained; None: only if there are many photos, or
+            all were explained by an earlier run.
         tell: prints results.
         complain: prints errors.
 
@@ -129,7 +130,7 @@ class Report:
 
     def begin(self, todo: int, photos: int) -> None:
         """Note that ``todo`` of ``photos`` photos are about to be explained."""
-        many = photos > FEW
+        many = photos > FEW_PHOTOS
         self._todo, self._earlier = todo, photos - todo
         self._verbose = not many if self._verbose is None else self._verbose
         self._summary = (many or todo == 0 < photos) if self._summary is None else self._summary
@@ -186,7 +187,7 @@ class Report:
 
 
 def photo_count(count: int) -> str:
-    """A number of photos in words.
+    """A number of photos, with the noun.
 
     Example:
         >>> photo_count(1), photo_count(2048)

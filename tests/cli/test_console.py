@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from gradcam_fast.cli.report import Report, photo_count
+from gradcam_fast.cli.console import Report, photo_count
 
 
 def test_quiet_tells_nothing_and_verbose_everything(run, small, tmp_path):
