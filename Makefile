@@ -1,5 +1,5 @@
-# make demo: explain real photos.  make test: run after every change.  make test-all: what CI runs.
-# VENV=... reuses an environment.
+# make demo: explain a few photos.  make test: run after every change.  make test-all: what CI runs.
+# VENV=... uses an existing environment.
 PYTHON ?= python3
 VENV ?= .venv
 # auto, cpu, never or require; see setup.py.
@@ -13,7 +13,7 @@ BUILD_INPUTS := pyproject.toml setup.py constraints.txt $(wildcard csrc/*.* csrc
 
 .PHONY: demo test test-slow test-all bench bench-check gpu lint format clean one-binary sanitize aarch64
 
-# Without the record of a build nothing is installed, whatever the stamps say.
+# Without build.json the package counts as not built, even if the stamp files exist.
 ifeq ($(wildcard gradcam_fast/_lib/build.json),)
 .PHONY: $(DEMO) $(DEV)
 endif
@@ -21,20 +21,20 @@ endif
 demo: $(DEMO)
 	$(BIN)/gradcam-fast demo
 
-# One process a core and one thread a process.
+# One process per core, and one thread per process.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist worksteal
 
 test: lint
 	$(PYTEST) -m "not slow"
 
-# What make test leaves out: wheels, installs, and the tests of the tools.
+# The tests that make test leaves out: of wheels, of installs, and of tools/.
 test-slow: $(DEV)
 	$(PYTEST) -m slow
 
 test-all: test
 	$(MAKE) test-slow
 
-# Less than an hour; BENCH=benchmarks/test_op.py takes a part of it. Contenders go by turns, and nothing fails on a clock.
+# Less than an hour; BENCH=benchmarks/test_op.py runs one file only. Contenders take turns, and no time makes it fail.
 BENCH ?= benchmarks
 bench: $(DEV)
 	mkdir -p benchmarks/results
@@ -42,11 +42,12 @@ bench: $(DEV)
 	  --benchmark-json=benchmarks/results/cpu.json
 	$(BIN)/python benchmarks/report.py
 
-# Whether it got slower: ratios within one run, with room for a busy machine, and instructions counted by valgrind.
+# Fails if the code became slower: by ratios within one run, with a margin for a busy machine, and by instructions that
+# valgrind counts.
 bench-check: $(DEV)
 	$(BIN)/python -m pytest benchmarks/check_speed.py -q -p no:cacheprovider
 
-# What the GPU of this machine needs, in less than eight minutes; make bench puts it into the report.
+# Measures on the GPU of this machine, in less than eight minutes; make bench adds the results to the report.
 gpu: $(DEV)
 	mkdir -p benchmarks/results
 	$(BIN)/python benchmarks/gpu.py --out benchmarks/results/gpu.json
@@ -99,7 +100,7 @@ $(VENV)/.torch: constraints.txt
 	$(PIP) install -q -c constraints.txt setuptools torch torchvision
 	touch $@
 
-# One install at a time lies in the tree, so making one kind forgets the others.
+# The tree holds one build at a time, so each kind of install removes the stamps of the others.
 $(DEMO): $(VENV)/.torch $(BUILD_INPUTS)
 	rm -f $(VENV)/.demo-* $(VENV)/.dev-*
 	$(PIP) install -q -c constraints.txt --no-build-isolation -e '.[demo]'

@@ -1,4 +1,4 @@
-"""Builds the kernels and records in build.json what was built and what was not. Metadata is in pyproject.toml.
+"""Builds the kernels, and records the result in build.json. The package's metadata is in pyproject.toml.
 
 GRADCAM_FAST_BUILD chooses: ``auto`` (all that this machine can build), ``cpu`` (no CUDA library), ``never``, or
 ``require`` (anything missing is an error).
@@ -40,29 +40,29 @@ SOURCES = {
     "cpu": [path for path in CSRC if path.endswith(".cpp")],
     "cuda": [path for path in CSRC if path.endswith(".cu")],
 }
-LIBRARIES = Path("gradcam_fast", "_lib")
+LIBRARY_FOLDER = Path("gradcam_fast", "_lib")
 
 
 class BuildKernels(build_ext):
-    """Build every library that can be built; what was built and what was not is recorded in build.json."""
+    """Builds the libraries, and records in build.json which were built, and why the others were not."""
 
     def run(self) -> None:
-        target = Path(self.build_lib, LIBRARIES)
+        target = Path(self.build_lib, LIBRARY_FOLDER)
         # Remove the libraries of former builds first: they must not be loaded by this version, even if its build fails.
         self._replace(target, None)
         if self.inplace:
-            self._replace(LIBRARIES, None)
+            self._replace(LIBRARY_FOLDER, None)
         target.mkdir(parents=True)
         record = self._build(target)
         (target / "build.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
         if self.inplace:
-            self._replace(LIBRARIES, target)
+            self._replace(LIBRARY_FOLDER, target)
 
     def get_outputs(self) -> list[str]:
-        return [str(path) for path in sorted(Path(self.build_lib, LIBRARIES).glob("*"))]
+        return [str(path) for path in sorted(Path(self.build_lib, LIBRARY_FOLDER).glob("*"))]
 
     def get_output_mapping(self) -> dict[str, str]:
-        return {path: str(LIBRARIES / Path(path).name) for path in self.get_outputs()} if self.inplace else {}
+        return {path: str(LIBRARY_FOLDER / Path(path).name) for path in self.get_outputs()} if self.inplace else {}
 
     def _build(self, target: Path) -> dict[str, object]:
         torch: Torch | BuildProblem
@@ -71,20 +71,20 @@ class BuildKernels(build_ext):
         except BuildProblem as problem:
             torch = problem
         libraries = {name: self._build_library(name, torch, target) for name in BUILDERS}
-        against = {"version": torch.version, "cuda": torch.cuda} if isinstance(torch, Torch) else None
+        torch_record = {"version": torch.version, "cuda": torch.cuda} if isinstance(torch, Torch) else None
         return {
             "version": self.distribution.get_version(),
             "mode": MODE,
-            "torch": against,
+            "torch": torch_record,
             "libraries": libraries,
         }
 
     def _build_library(self, name: str, torch: Torch | BuildProblem, target: Path) -> dict[str, object]:
         library = target / f"libgradcam_fast_{name}.so"
-        chosen = MODE == "never" or (MODE == "cpu" and name != "cpu")
+        is_chosen = MODE == "never" or (MODE == "cpu" and name != "cpu")
         try:
-            if chosen:
-                raise NotNeeded(f"it was built with GRADCAM_FAST_BUILD={MODE}", "unset GRADCAM_FAST_BUILD")
+            if is_chosen:
+                raise NotNeeded(f"gradcam_fast was built with GRADCAM_FAST_BUILD={MODE}", "unset GRADCAM_FAST_BUILD")
             if isinstance(torch, BuildProblem):
                 raise torch
             facts = BUILDERS[name](torch, SOURCES[name], library)
@@ -93,7 +93,7 @@ class BuildKernels(build_ext):
             if MODE == "require" and not isinstance(problem, NotNeeded):
                 raise CompileError(f"GRADCAM_FAST_BUILD=require, but no {name} library: {problem.reason}") from problem
             print(f"gradcam_fast: no {name} library: {problem.reason}", flush=True)
-            details = {"reason": problem.reason, "mend": problem.mend, "chosen": chosen, "log": problem.log}
+            details = {"reason": problem.reason, "mend": problem.mend, "chosen": is_chosen, "log": problem.log}
             return {"file": None, **details}
         return {"file": library.name, "reason": "built", **facts}
 
@@ -106,10 +106,10 @@ class BuildKernels(build_ext):
 
 
 class WheelForEveryPython(bdist_wheel):
-    """Tags the wheel py3-none: the libraries do not use Python, so at most they depend on the platform."""
+    """Tags the wheel py3-none-PLATFORM, or py3-none-any without libraries: the libraries do not use Python."""
 
     def get_tag(self) -> tuple[str, str, str]:
-        built = any(Path(self.bdist_dir or "").glob(f"{LIBRARIES.as_posix()}/lib*"))
+        built = any(Path(self.bdist_dir or "").glob(f"{LIBRARY_FOLDER.as_posix()}/lib*"))
         return "py3", "none", super().get_tag()[2] if built else "any"
 
 

@@ -1,1 +1,1 @@
-"""Finds what the kernels are built with (torch, the compilers) and compiles them. Used by setup.py."""
+"""Finds torch and the compilers, and compiles the kernels with them. Used by setup.py."""

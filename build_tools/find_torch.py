@@ -1,6 +1,6 @@
 """Finds the torch to build against, without importing it.
 
-pip's isolated builds hide the installed packages, so new interpreters are asked where torch is.
+pip's isolated builds hide the installed packages from this process, so new interpreters are started to find torch.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-OLDEST = (2, 10)
+OLDEST_TORCH = (2, 10)
+# How many lines of the compiler's output build.json keeps.
 LOG_LINES = 20
 
 
@@ -32,7 +33,7 @@ class BuildProblem(Exception):
 
 
 class NotNeeded(BuildProblem):
-    """The library would be of no use here, so that even GRADCAM_FAST_BUILD=require accepts its absence."""
+    """The library cannot be used with this torch, so even GRADCAM_FAST_BUILD=require accepts that it is missing."""
 
 
 @dataclass(frozen=True)
@@ -53,8 +54,12 @@ class Torch:
 
 
 def find_torch() -> Torch:
-    """The torch of this interpreter, or of the activated environment; BuildProblem if none can be built against."""
-    install = "pip install 'torch>={}.{}'".format(*OLDEST)
+    """The torch of this interpreter, or of the activated environment.
+
+    Raises:
+        BuildProblem: there is none, or it is too old or without C++ headers.
+    """
+    install = "pip install 'torch>={}.{}'".format(*OLDEST_TORCH)
     root = next(_torch_roots(), None)
     if root is None:
         raise BuildProblem("no torch was found to build against", install)
@@ -63,8 +68,8 @@ def find_torch() -> Torch:
     cuda = re.search(r"^cuda\b[^=]*=\s*['\"]([^'\"]+)", text, re.MULTILINE)
     torch = Torch(root, version[1] if version else "unknown", cuda[1] if cuda else None)
     release = re.match(r"(\d+)\.(\d+)", torch.version)
-    if release is None or (int(release[1]), int(release[2])) < OLDEST:
-        raise BuildProblem("torch {} is older than {}.{}".format(torch.version, *OLDEST), install)
+    if release is None or (int(release[1]), int(release[2])) < OLDEST_TORCH:
+        raise BuildProblem("torch {} is older than {}.{}".format(torch.version, *OLDEST_TORCH), install)
     if not (torch.include / "torch/csrc/stable/library.h").exists():
         raise BuildProblem(f"torch {torch.version} is installed without its C++ headers", install)
     return torch
@@ -74,7 +79,7 @@ def _torch_roots() -> Iterator[Path]:
     spec = importlib.util.find_spec("torch")
     if spec is not None and spec.origin is not None:
         yield Path(spec.origin).parent
-    # pip's isolation works by these variables; without them an interpreter sees its installed packages.
+    # pip isolates a build by setting these variables; without them an interpreter sees its installed packages.
     environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONNOUSERSITE")}
     program = "import importlib.util as u; s = u.find_spec('torch'); print(s and s.origin or '')"
     interpreters = [Path(sys.executable)]

@@ -12,7 +12,7 @@ import sysconfig
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .find_torch import OLDEST, BuildProblem, NotNeeded, Torch
+from .find_torch import OLDEST_TORCH, BuildProblem, NotNeeded, Torch
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,15 +22,15 @@ INCLUDE = "-Icsrc"
 
 CUDA_ARCHITECTURES = "7.5;8.0;8.6;9.0+PTX"
 
-# The nvidia-cuda-nvcc wheels of CUDA 12 hold ptxas only.
-WHEELS_HOLD_NVCC = 13
+# The first CUDA release whose nvidia-cuda-nvcc wheels contain nvcc; those of CUDA 12 contain ptxas only.
+FIRST_RELEASE_WITH_NVCC_WHEEL = 13
 
 # No contraction, so that all instruction sets round alike. Hidden symbols, so that no symbol of torch's headers clashes
 # with those of another torch. The prefix maps below keep build paths out of messages.
-COMMON_FLAGS = ("-std=c++17", "-O3", f"-DTORCH_TARGET_VERSION=0x{OLDEST[0]:02x}{OLDEST[1]:02x}000000000000")
+COMMON_FLAGS = ("-std=c++17", "-O3", f"-DTORCH_TARGET_VERSION=0x{OLDEST_TORCH[0]:02x}{OLDEST_TORCH[1]:02x}000000000000")
 CPU_FLAGS = ("-fPIC", "-fvisibility=hidden", "-fvisibility-inlines-hidden", "-ffp-contract=off", "-Wall", "-Wextra")
-# Without USE_CUDA the stable headers do not declare the functions that return the current stream. There is one device
-# file, so no device linker is needed, which would write paths of the build into the library.
+# Without USE_CUDA the stable headers do not declare the functions that return the current stream. The device linker
+# would write paths of the build into the library; with one device file it is not needed.
 CUDA_FLAGS = (
     "-DUSE_CUDA",
     "-cudart=static",
@@ -75,7 +75,7 @@ def _cxx() -> list[str]:
 def build_cuda(torch: Torch, sources: list[str], target: Path) -> dict[str, object]:
     """Compile ``sources`` with nvcc into ``target``; returns what build.json records, or raises BuildProblem."""
     if torch.cuda is None:
-        raise NotNeeded(f"it was built against torch {torch.version}, which is not a CUDA build")
+        raise NotNeeded(f"gradcam_fast was built against torch {torch.version}, which is not a CUDA build")
     nvcc = find_nvcc(torch)
     codes, architectures = _architectures(nvcc)
     flags = [*COMMON_FLAGS, *CUDA_FLAGS, *codes]
@@ -92,15 +92,15 @@ def build_cuda(torch: Torch, sources: list[str], target: Path) -> dict[str, obje
 def find_nvcc(torch: Torch) -> str:
     """The path of an nvcc of the CUDA major release that ``torch`` was built for."""
     assert torch.cuda is not None
-    wanted = torch.cuda.split(".")[0]
+    major = torch.cuda.split(".")[0]
     others = []
     for nvcc in _nvccs(torch):
         release = _release(nvcc)
-        if release and release.split(".")[0] == wanted:
+        if release and release.split(".")[0] == major:
             return nvcc
         others.append(f"{nvcc} is of CUDA {release or 'unknown'}")
-    reason = f"torch {torch.version} needs an nvcc of CUDA {wanted}: {'; '.join(others) or 'none was found'}"
-    if int(wanted) >= WHEELS_HOLD_NVCC:
+    reason = f"torch {torch.version} needs an nvcc of CUDA {major}: {'; '.join(others) or 'none was found'}"
+    if int(major) >= FIRST_RELEASE_WITH_NVCC_WHEEL:
         raise BuildProblem(reason, f"pip install 'cuda-toolkit[cccl,nvcc]=={torch.cuda}.*'")
     where = f"CUDA {torch.cuda} is in https://developer.nvidia.com/cuda-toolkit-archive"
     raise BuildProblem(f"{reason}; {where}", f"export CUDA_HOME=/usr/local/cuda-{torch.cuda}")
@@ -121,7 +121,10 @@ def _release(nvcc: str) -> str | None:
 
 
 def _architectures(nvcc: str) -> tuple[list[str], list[str]]:
-    """(nvcc options, names) of the architectures in the environment, or of CUDA_ARCHITECTURES as far as nvcc can."""
+    """nvcc's options for the architectures to build for, and their names.
+
+    They are those of the environment variables, or else those of CUDA_ARCHITECTURES that this nvcc supports.
+    """
     names = ("GRADCAM_FAST_CUDA_ARCHS", "TORCH_CUDA_ARCH_LIST")
     variable = next((name for name in names if os.environ.get(name)), None)
     requested = os.environ[variable] if variable else CUDA_ARCHITECTURES
@@ -144,21 +147,21 @@ def _architectures(nvcc: str) -> tuple[list[str], list[str]]:
 def _run(command: list[str], name: str) -> None:
     print(shlex.join(command), flush=True)
     try:
-        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
+        process = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
     except OSError as error:
         raise BuildProblem(f"{name} could not be started: {error}") from error
-    print(done.stdout, end="", flush=True)
-    if done.returncode != 0:
-        raise BuildProblem(f"{name} failed with exit status {done.returncode}", log=done.stdout)
+    print(process.stdout, end="", flush=True)
+    if process.returncode != 0:
+        raise BuildProblem(f"{name} failed with exit status {process.returncode}", log=process.stdout)
 
 
 def _output(command: list[str]) -> str:
-    """What ``command`` prints, warnings included; empty if it fails or does not exist."""
+    """The output of ``command``, warnings included; empty if it fails or does not exist."""
     try:
-        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
+        process = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
     except OSError:
         return ""
-    return done.stdout if done.returncode == 0 else ""
+    return process.stdout if process.returncode == 0 else ""
 
 
 def _first_line(command: list[str]) -> str:

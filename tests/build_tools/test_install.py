@@ -74,7 +74,7 @@ def test_an_editable_install_gives_the_kernel_and_the_next_build_takes_it_away(t
     assert (used["heatmap"], used["fused"], used["why"]) == (
         HEATMAP,
         False,
-        "it was built with GRADCAM_FAST_BUILD=never",
+        "gradcam_fast was built with GRADCAM_FAST_BUILD=never",
     )
 
 

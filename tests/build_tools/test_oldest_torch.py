@@ -15,7 +15,7 @@ from support.sources import CSRC, cuda_build, cuda_flags, find_torch, toolchain
 # Downloads 80 MB and compiles every source.
 pytestmark = pytest.mark.slow
 
-OLDEST = "{}.{}.0".format(*find_torch.OLDEST)
+OLDEST = "{}.{}.0".format(*find_torch.OLDEST_TORCH)
 
 
 @pytest.fixture(scope="session")
