@@ -117,8 +117,8 @@ def _needs_host_sync(func: Any, args: Any) -> bool:
 def fingerprint(model: nn.Module) -> list[Any]:
     """Equal to an earlier fingerprint if modules, modes, hooks and the addresses of all tensors are the same.
 
-    Values written into the tensors do not count: a replay reads them anew. Module attributes that are neither
-    parameters, buffers nor modules are not included, nor is the inside of a scripted module.
+    Values written into the tensors do not count: every replay reads the current values. Module attributes that are
+    neither parameters, buffers nor modules are not included, nor is the inside of a scripted module.
     """
     entries: list[Any] = []
     add, pending = entries.append, [model]

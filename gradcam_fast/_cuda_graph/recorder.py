@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["CudaRecorder", "Recorder"]
 
-# The first runs initialise libraries and choose algorithms. PyTorch's own examples run as many.
+# The first runs initialise libraries and choose algorithms. PyTorch's own examples use the same number.
 _WARM_UP_RUNS = 3
 
 # PyTorch allows one capture at a time in a process.
@@ -41,7 +41,7 @@ class Recorder(Protocol):
         """Run the block on a stream of the recorder: static memory is allocated and ``record`` is called there."""
 
     def record(self, function: Callable[[], Any]) -> tuple[Any, Callable[[], None]]:
-        """What ``function`` returned, in static memory, and the replay that computes it anew in that memory."""
+        """The output of ``function``, in static memory, and the replay, which computes that output again."""
 
     def exclusive_use(self) -> AbstractContextManager[None]:
         """Write, replay and read static memory in the block: it runs after all earlier uses, on whatever stream."""

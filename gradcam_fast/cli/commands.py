@@ -229,8 +229,8 @@ def video(options: SimpleNamespace) -> int:
 
     The written video has the same size and frame rate, and no sound.
 
-    Of a camera or stream, always the newest frame is explained, and frames that arrive meanwhile are dropped. Ctrl-C
-    ends it and completes the file.
+    Of a camera or stream, only the newest frame is explained; frames that arrive during an explanation are dropped.
+    Ctrl-C stops it and completes the file.
     """
     from .video import explain_video
 

@@ -206,7 +206,7 @@ WORKERS = grouped(
         ["--workers"],
         metavar="N",
         type=positive,
-        help="Threads that read photos, and as many that write files.  [default: one per core]",
+        help="Number of threads that read photos, and of threads that write files.  [default: one per core]",
     ),
 )
 PROGRESS, QUIET = grouped(

@@ -84,6 +84,8 @@ def cam(
 def raw_map(activations: Tensor, gradients: Tensor, method: str) -> tuple[Tensor, Tensor]:
     """Combine the channels into one map per image and target, at the layer's own resolution and before ReLU.
 
+    The arguments are not checked; :func:`cam` checks them.
+
     With the activations A (B,C,h,w), the gradients G (B,K,C,h,w) and the positions ij of channel k:
 
     ============= ======================================================= ==========================================
@@ -163,7 +165,7 @@ def normalise(maps: Tensor, low: Tensor, high: Tensor, normalize: str) -> Tensor
     """Scale maps (...,H,W) by their extremes (...): ``minmax`` to [0,1], ``max`` to a maximum of 1; ``none`` does not.
 
     A flat map gives zeros under ``minmax``, a map without positive values under ``max``. The maps may have any number
-    of axes after those of the extremes.
+    of axes after those of the extremes. The arguments are not checked; :func:`cam` checks them.
 
     Example:
         >>> import torch
