@@ -4,7 +4,7 @@ PyTorch's own CUDA code runs: its allocator, streams, events and graph capture. 
 the CUDA runtime, and PyTorch's operators on CUDA tensors run on the CPU:
 
 - ``state.h``, ``runtime.cpp``, ``graphs.cpp``: devices, memory, streams, events, and stream capture.
-- ``kernels.cpp``: launches of gradcam_fast's kernel, whose device code runs thread by thread.
+- ``kernel_launch.cpp``: launches of gradcam_fast's kernel, whose device code runs thread by thread.
 - ``operators.py``: PyTorch's operators for CUDA tensors, each by the CPU operator of the same name.
 - ``plugin.py``: the pytest plugin (``-p fake_cuda.plugin``) that installs the operators.
 

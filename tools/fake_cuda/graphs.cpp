@@ -10,7 +10,7 @@ EXPORT cudaError_t cudaThreadExchangeStreamCaptureMode(cudaStreamCaptureMode* mo
 }
 EXPORT cudaError_t cudaStreamIsCapturing(cudaStream_t stream, cudaStreamCaptureStatus* status) {
   Lock lock(state().mutex);
-  const Capture* capture = capture_of(stream);
+  const StreamCapture* capture = capture_of(stream);
   *status = capture == nullptr ? cudaStreamCaptureStatusNone
             : capture->invalid ? cudaStreamCaptureStatusInvalidated
                                : cudaStreamCaptureStatusActive;
@@ -22,7 +22,7 @@ EXPORT cudaError_t cudaStreamGetCaptureInfo(cudaStream_t stream, cudaStreamCaptu
                                             size_t* count) {
   Lock lock(state().mutex);
   cudaStreamIsCapturing(stream, status);
-  const Capture* capture = capture_of(stream);
+  const StreamCapture* capture = capture_of(stream);
   if (id != nullptr) *id = reinterpret_cast<uintptr_t>(capture);
   if (graph != nullptr) *graph = nullptr;
   if (dependencies != nullptr) *dependencies = nullptr;
@@ -33,7 +33,7 @@ EXPORT cudaError_t cudaStreamGetCaptureInfo(cudaStream_t stream, cudaStreamCaptu
 EXPORT cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode mode) {
   Lock lock(state().mutex);
   if (stream == nullptr || capture_of(stream) != nullptr) return fail(cudaErrorStreamCaptureUnsupported);
-  state().captures.push_back(std::make_unique<Capture>(Capture{stream, mode, this_thread, {{stream, {}}}}));
+  state().captures.push_back(std::make_unique<StreamCapture>(StreamCapture{stream, mode, this_thread, {{stream, {}}}}));
   return cudaSuccess;
 }
 EXPORT cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
@@ -79,7 +79,7 @@ EXPORT cudaError_t cudaGraphLaunch(cudaGraphExec_t executable, cudaStream_t stre
 
 EXPORT cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
   Lock lock(state().mutex);
-  Capture* capture = capture_of(stream);
+  StreamCapture* capture = capture_of(stream);
   state().events[event] = {capture, capture == nullptr ? Progress() : capture->streams[stream]};
   return cudaSuccess;
 }
@@ -91,7 +91,7 @@ EXPORT cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, u
   const auto recorded = state().events.find(event);
   if (recorded == state().events.end()) return cudaSuccess;
   const auto& [captured, progress] = recorded->second;
-  Capture* capture = capture_of(stream);
+  StreamCapture* capture = capture_of(stream);
   if (capture != nullptr && capture != captured) {
     capture->invalid = true;
     if (captured == nullptr)

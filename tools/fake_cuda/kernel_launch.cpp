@@ -1,4 +1,4 @@
-// Kernels: their registration, attributes and launch. A launch runs csrc/cuda/cam_block.h thread by thread.
+// The registration, attributes and launch of kernels. A launch runs csrc/cuda/cam_block.h thread by thread.
 #include "gpu_on_host.h"
 #include "state.h"
 

@@ -10,12 +10,21 @@ import itertools
 import torch
 from torch.utils._pytree import tree_flatten, tree_map
 
-# Operators that read and write no numbers stay PyTorch's own, as do all that return a view.
-KEPT = {"empty", "empty_strided", "resize_", "set_", "record_stream", "_local_scalar_dense", "is_pinned", "_pin_memory"}
+# Operators that read and write no numbers stay PyTorch's own, and so do operators that return a view.
+NOT_REPLACED = {
+    "empty",
+    "empty_strided",
+    "resize_",
+    "set_",
+    "record_stream",
+    "_local_scalar_dense",
+    "is_pinned",
+    "_pin_memory",
+}
 # Not registered for CUDA, but composed of CUDA operators that the CPU does not have.
-WHOLE = {"convolution"}
+COMPOSED = {"convolution"}
 # Operators that wait for the device, because the number of their results depends on the values.
-COUNTED = {
+SIZED_BY_VALUES = {
     "nonzero", "masked_select", "_unique", "_unique2", "unique_dim", "unique_consecutive", "unique_dim_consecutive",
     "bincount", "equal", "repeat_interleave",
 }  # fmt: skip
@@ -33,10 +42,10 @@ def install():
     for name, function in own.items():
         library.impl(name, function, "CUDA")
     names = {name.removeprefix("aten::") for name in torch._C._dispatch_get_registrations_for_dispatch_key("CUDA")}
-    for name in sorted((names | WHOLE) - own.keys()):
+    for name in sorted((names | COMPOSED) - own.keys()):
         packet, _, overload = name.partition(".")
         operator = getattr(getattr(torch.ops.aten, packet, None), overload or "default", None)
-        if operator is not None and packet not in KEPT and not _returns_a_view(operator):
+        if operator is not None and packet not in NOT_REPLACED and not _returns_a_view(operator):
             library.impl(name, _on_the_host(operator), "CUDA")
     torch.backends.cudnn.enabled = False
     torch.cuda._sleep = lambda cycles: None
@@ -54,21 +63,21 @@ def _on_the_host(operator):
     outputs = {parameter.name for parameter in parameters if parameter.alias_info is not None and parameter.kwarg_only}
 
     def run(*arguments, **named):
-        if packet in COUNTED or (
+        if packet in SIZED_BY_VALUES or (
             packet in ("index", "_index_put_impl_") and any(_is_mask(index) for index in arguments[1])
         ):
             torch.cuda.current_stream().synchronize()
-        given = dict(zip([parameter.name for parameter in parameters], arguments, strict=False)) | named
+        values = dict(zip([parameter.name for parameter in parameters], arguments, strict=False)) | named
         # A Python number may be passed for a tensor.
         for parameter in parameters:
             if isinstance(parameter.type, torch.TensorType) and isinstance(
-                given.get(parameter.name), bool | int | float
+                values.get(parameter.name), bool | int | float
             ):
-                given[parameter.name] = torch.tensor(given[parameter.name])
-        inputs = [value for value in tree_flatten(given)[0] if _is_cuda(value)]
+                values[parameter.name] = torch.tensor(values[parameter.name])
+        inputs = [value for value in tree_flatten(values)[0] if _is_cuda(value)]
         device = inputs[0].device if inputs else torch.device("cuda", torch.cuda.current_device())
         # Output arguments may have to be resized, so the CPU operator gets empty ones.
-        host = {name: _empty(value) if name in outputs else tree_map(_to_host, value) for name, value in given.items()}
+        host = {name: _empty(value) if name in outputs else tree_map(_to_host, value) for name, value in values.items()}
         capturing = torch.cuda.is_current_stream_capturing()
         # In a capture nothing is computed yet, and only shapes are known.
         computed = operator(**tree_map(_to_meta, host)) if capturing else _call(operator, host)
@@ -77,7 +86,7 @@ def _on_the_host(operator):
             if declared.alias_info is None:
                 result = tree_map(lambda tensor: _like(tensor, device), value)
             else:
-                result = given[_aliased_parameter(parameters, declared).name]
+                result = values[_aliased_parameter(parameters, declared).name]
                 if isinstance(result, torch.Tensor) and result.shape != value.shape:
                     result.resize_(value.shape)
             results.append(result)
@@ -125,16 +134,16 @@ def _do_work(number):
         _captured_work[number]()
 
 
-def _call(operator, given):
+def _call(operator, arguments):
     with torch._C._AutoDispatchBelowAutograd():
         try:
-            return operator(**given)
+            return operator(**arguments)
         except RuntimeError as error:
             if not any(reason in str(error) for reason in ("not implemented for", "expected scalar type")):
                 raise
             # The CPU operator does not take half precision, or not together with float32 statistics.
-            (half,) = {value.dtype for value in tree_flatten(given)[0] if _is_half(value)}
-            computed = operator(**tree_map(lambda value: value.float() if _is_half(value) else value, given))
+            (half,) = {value.dtype for value in tree_flatten(arguments)[0] if _is_half(value)}
+            computed = operator(**tree_map(lambda value: value.float() if _is_half(value) else value, arguments))
             return tree_map(lambda value: value.to(half) if isinstance(value, torch.Tensor) else value, computed)
 
 

@@ -132,11 +132,11 @@ EXPORT cudaError_t cudaStreamCreateWithPriority(cudaStream_t* stream, unsigned, 
 }
 EXPORT cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
   return end_captures(
-      [&](const Capture& capture) { return capture.streams.count(stream) || ended_by_unsafe_call(capture); });
+      [&](const StreamCapture& capture) { return capture.streams.count(stream) || ended_by_unsafe_call(capture); });
 }
 EXPORT cudaError_t cudaStreamQuery(cudaStream_t stream) { return cudaStreamSynchronize(stream); }
 EXPORT cudaError_t cudaDeviceSynchronize() {
-  return end_captures([](const Capture& capture) { return capture.mode != cudaStreamCaptureModeRelaxed; });
+  return end_captures([](const StreamCapture& capture) { return capture.mode != cudaStreamCaptureModeRelaxed; });
 }
 EXPORT cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
   Lock lock(state().mutex);

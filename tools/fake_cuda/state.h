@@ -2,7 +2,7 @@
 // Preloaded, it replaces the functions of libcudart that PyTorch and csrc/cuda/cam.cu call; all others reach libcudart,
 // which finds no driver. PyTorch's own operators run on the host (operators.py). Time and concurrency are not modelled.
 //
-// This header is the state that runtime.cpp, graphs.cpp and kernels.cpp share.
+// This header is the state that runtime.cpp, graphs.cpp and kernel_launch.cpp share.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -37,7 +37,7 @@ inline int architecture() { return environment_number("FAKE_CUDA_ARCHITECTURE", 
 // The number of operations of each stream.
 using Progress = std::map<cudaStream_t, int>;
 
-struct Capture {
+struct StreamCapture {
   cudaStream_t origin;
   cudaStreamCaptureMode mode;
   int thread;
@@ -48,7 +48,7 @@ struct Capture {
 };
 // An event as it was last recorded. `capture` is nullptr outside a capture, and after its end.
 struct RecordedEvent {
-  Capture* capture;
+  StreamCapture* capture;
   Progress progress;
 };
 using GraphNodes = std::vector<std::function<void()>>;
@@ -58,7 +58,7 @@ struct State {
   std::map<uintptr_t, std::pair<size_t, int>> memory;
   std::map<const void*, std::string> kernels;
   std::map<std::pair<const void*, int>, int> most_shared_bytes;
-  std::vector<std::unique_ptr<Capture>> captures;
+  std::vector<std::unique_ptr<StreamCapture>> captures;
   std::map<cudaEvent_t, RecordedEvent> events;
   uintptr_t handles = 4096;
   std::atomic<int> threads{0};
@@ -85,7 +85,7 @@ Handle new_handle() {
   return reinterpret_cast<Handle>(state().handles += 16);
 }
 
-inline Capture* capture_of(cudaStream_t stream) {
+inline StreamCapture* capture_of(cudaStream_t stream) {
   for (const auto& capture : state().captures)
     if (capture->streams.count(stream)) return capture.get();
   return nullptr;
@@ -95,7 +95,7 @@ inline Capture* capture_of(cudaStream_t stream) {
 inline cudaError_t enqueue(cudaStream_t stream, const std::function<void()>& work) {
   {
     Lock lock(state().mutex);
-    if (Capture* capture = capture_of(stream)) {
+    if (StreamCapture* capture = capture_of(stream)) {
       if (capture->invalid) return fail(cudaErrorStreamCaptureInvalidated);
       capture->nodes.push_back(work);
       ++capture->streams[stream][stream];
@@ -108,14 +108,14 @@ inline cudaError_t enqueue(cudaStream_t stream, const std::function<void()>& wor
 }
 
 // Ends the captures that the present call is not allowed in; waits and allocations call this.
-inline cudaError_t end_captures(const std::function<bool(const Capture&)>& is_ended) {
+inline cudaError_t end_captures(const std::function<bool(const StreamCapture&)>& is_ended) {
   Lock lock(state().mutex);
   bool refused = false;
   for (const auto& capture : state().captures)
     if (is_ended(*capture)) refused = capture->invalid = true;
   return refused ? fail(cudaErrorStreamCaptureUnsupported) : cudaSuccess;
 }
-inline bool ended_by_unsafe_call(const Capture& capture) {
+inline bool ended_by_unsafe_call(const StreamCapture& capture) {
   if (thread_capture_mode == cudaStreamCaptureModeRelaxed || capture.mode == cudaStreamCaptureModeRelaxed) return false;
   return capture.thread == this_thread ||
          (capture.mode == cudaStreamCaptureModeGlobal && thread_capture_mode == cudaStreamCaptureModeGlobal);

@@ -2,7 +2,7 @@
 
 It computes the same bits as a GPU, and raises Fault where a GPU would refuse, hang, or silently get a wrong result:
 accesses out of bounds or misaligned, reads of memory that was never written, races, barriers and shuffles in diverged
-code. What it cannot do exactly it does not do: it raises Unsupported.
+code. For everything that it cannot do exactly, it raises Unsupported.
 
     memory = GlobalMemory()
     source = memory.add(data)
@@ -11,7 +11,7 @@ code. What it cannot do exactly it does not do: it raises Unsupported.
     values, written = memory.contents(result, np.float32)
 
 A numpy array holds one register of all threads of a cluster, so that one numpy call runs an instruction for all threads
-that are at it.
+that have reached it.
 
 - ``parser``: PTX text to instructions.
 - ``registers``, ``arithmetic``, ``integers``, ``bits``, ``comparisons``, ``conversions``: numbers.

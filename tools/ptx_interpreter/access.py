@@ -11,7 +11,7 @@ from .parser import Address
 from .profile import kind_of
 from .registers import dtype_of
 
-# Cache hints change no value. Qualifiers that order other accesses would, and are not supported.
+# Cache hints change no value. Qualifiers that order other accesses may change values, and are not supported.
 HINTS = re.compile(r"nc|ca|cg|cs|lu|cv|wb|wt|weak|v2|v4|L1::\w+|L2::(?!cache_hint)\w+")
 SPACES = {"global", "shared", "shared::cta", "shared::cluster", "local", "param"}
 OFFSET = np.uint64((1 << RANK_BITS) - 1)
@@ -37,9 +37,10 @@ class Access:
         raise Fault(f"{self.instruction}: {name}: {self.size} bytes at {int(address):#x}: {why}")
 
     def refuse(self, wrong, lanes, addresses, why):
+        """Raise a Fault for the first lane whose access is wrong."""
         if wrong.any():
-            which = np.argmax(wrong)
-            self.fault(lanes[which], addresses[which], why)
+            first = np.argmax(wrong)
+            self.fault(lanes[first], addresses[first], why)
 
     def places(self, lanes, addresses):
         """Yield (region, lanes, offsets) for each region that some of the lanes access."""
@@ -107,7 +108,7 @@ class Access:
         return owner
 
     def track(self, method, region, lanes, offsets):
-        """Tell the region's tracker of an access to all `size` bytes; returns the pieces and the lane of each."""
+        """Report an access to all `size` bytes to the region's tracker; returns the pieces and the lane of each."""
         pieces = region.tracker.pieces(offsets, self.size)
         piece_lanes = lanes
         if pieces.ndim == 2:
@@ -115,9 +116,9 @@ class Access:
             pieces = pieces.ravel()
         wrong = getattr(region.tracker, method)(pieces, piece_lanes, self.spaces.clock)
         if wrong is not None:
-            which, why = wrong
-            address = region.address(offsets[which // (pieces.size // offsets.size)])
-            self.fault(piece_lanes[which], address, f"in {region}: {why}")
+            index, why = wrong
+            address = region.address(offsets[index // (pieces.size // offsets.size)])
+            self.fault(piece_lanes[index], address, f"in {region}: {why}")
         return pieces, piece_lanes
 
 
@@ -143,24 +144,24 @@ def compile_access(instruction, registers, spaces):
         return _compile_mapa(instruction, registers, spaces)
     if name not in ("ld", "st"):
         return None
-    *how, kind = modifiers
-    space = next((qualifier for qualifier in how if qualifier in SPACES), "generic")
-    if unknown := [qualifier for qualifier in how if qualifier != space and not HINTS.fullmatch(qualifier)]:
+    *qualifiers, kind = modifiers
+    space = next((qualifier for qualifier in qualifiers if qualifier in SPACES), "generic")
+    if unknown := [qualifier for qualifier in qualifiers if qualifier != space and not HINTS.fullmatch(qualifier)]:
         raise Unsupported(f"{instruction}: .{unknown[0]} is not supported")
-    at, values = instruction.operands if name == "st" else instruction.operands[::-1]
+    address, values = instruction.operands if name == "st" else instruction.operands[::-1]
     values = values if isinstance(values, tuple) else (values,)
-    if len(values) != (4 if "v4" in how else 2 if "v2" in how else 1):
+    if len(values) != (4 if "v4" in qualifiers else 2 if "v2" in qualifiers else 1):
         raise Unsupported(f"{instruction}: the length of the vector does not match the instruction")
     number = dtype_of(kind)
     size = number.itemsize
-    addresses = addresses_of(at, registers)
+    addresses = addresses_of(address, registers)
     access = Access(instruction, space, size * len(values), spaces)
 
     def load(group):
         lanes = group.lanes
         for region, region_lanes, offsets in access.places(lanes, addresses(lanes)):
             if region.tracker is not None:
-                if "nc" in how:
+                if "nc" in qualifiers:
                     access.fault(
                         region_lanes[0],
                         region.address(offsets[0]),

@@ -30,13 +30,13 @@ def special_registers(lanes, threads, blocks, clusters):
 def lay_out_spaces(kernel, arguments, blocks, lanes, shared_bytes):
     """(region by space, address by name) of the parameter, shared and local memory."""
     addresses, params = {}, b""
-    for (name, (align, size)), given in zip(kernel.params.items(), arguments, strict=True):
-        given = given if isinstance(given, bytes) else int(given).to_bytes(size, "little")
-        if len(given) != size:
-            raise Unsupported(f"{name} has {size} bytes, got {len(given)}")
+    for (name, (align, size)), argument in zip(kernel.params.items(), arguments, strict=True):
+        data = argument if isinstance(argument, bytes) else int(argument).to_bytes(size, "little")
+        if len(data) != size:
+            raise Unsupported(f"{name} has {size} bytes, got {len(data)}")
         params += bytes(-len(params) % align)
         addresses[name] = RESERVED + len(params)
-        params += given
+        params += data
     param = Region("the parameters", RESERVED, RESERVED + len(params), writable=False)
     param.bytes[RESERVED : param.high] = np.frombuffer(params, np.uint8)
 

@@ -1,4 +1,4 @@
-"""Instructions that compute from registers alone: TABLE maps the name of an instruction to its function.
+"""Instructions that compute from registers alone: INSTRUCTIONS maps the name of an instruction to its function.
 
 A function takes arrays (or numbers) and returns an array. Floats are rounded to nearest; where PTX lets the compiler
 fuse operations or flush subnormal numbers, the instruction is refused.
@@ -19,27 +19,27 @@ def compile_arithmetic(instruction, registers):
     """A function that computes for the threads of a group, or None for other instructions."""
     name, *modifiers = instruction.parts
     if name == "cvt":
-        to, of, function = conversion(instruction)
+        result_kind, operand_kind, function = conversion(instruction)
         result, operand = instruction.operands
-        target = registers.write(result, to, wider=True)
-        return _keep(target, function, [registers.read(operand, of, wider=True)])
+        target = registers.write(result, result_kind, wider=True)
+        return _write_result(target, function, [registers.read(operand, operand_kind, wider=True)])
     if name == "setp":
         return compile_setp(instruction, registers)
     if name == "mov" and any(isinstance(operand, tuple) for operand in instruction.operands):
         return _compile_packing(instruction, registers)
     if name in ("div", "rem") and modifiers[-1][0] in "su":
         return integers.compile_division(instruction, registers)
-    if name not in TABLE:
+    if name not in INSTRUCTIONS:
         return None
-    function, kinds = TABLE[name](instruction, modifiers)
+    function, kinds = INSTRUCTIONS[name](instruction, modifiers)
     result, *operands = instruction.operands
     if len(operands) != len(kinds) - 1:
         raise Unsupported(f"{instruction}: the number of operands does not match")
     sources = [registers.read(operand, kind) for operand, kind in zip(operands, kinds[1:], strict=True)]
-    return _keep(registers.write(result, kinds[0]), function, sources)
+    return _write_result(registers.write(result, kinds[0]), function, sources)
 
 
-def _keep(target, function, sources):
+def _write_result(target, function, sources):
     if len(sources) == 1:
         (a,) = sources
         return lambda group: np.copyto(target, function(a), where=group.mask)
@@ -87,23 +87,23 @@ def _sqrt(instruction, modifiers):
 
 
 def _fma(instruction, modifiers):
-    """Exact: the product of two float32 is exact in float64, and the sum is rounded to odd there before to float32."""
+    """Exact: the product of two float32 is exact in float64; the sum is rounded to odd in float64, then to float32."""
     require_form(instruction, modifiers, [("rn", "f32")])
 
     def fused(a, b, c):
         product, c = np.multiply(a, b, dtype=np.float64), np.asarray(c, np.float64)
         total = product + c
-        part = total - product
-        error = (product - (total - part)) + (c - part)
+        c_rounded = total - product
+        error = (product - (total - c_rounded)) + (c - c_rounded)
         even = total.view(np.uint64) % 2 == 0
-        towards = np.nextafter(total, np.where(error > 0, np.inf, -np.inf))
-        return np.where((error != 0) & even & np.isfinite(total), towards, total).astype(np.float32)
+        odd_neighbour = np.nextafter(total, np.where(error > 0, np.inf, -np.inf))
+        return np.where((error != 0) & even & np.isfinite(total), odd_neighbour, total).astype(np.float32)
 
     return fused, ["f32"] * 4
 
 
 def _extreme(of_integers, of_floats, of_signs):
-    """min and max: the other operand of a NaN, and -0 < +0."""
+    """min and max: if one operand is a NaN, the result is the other one; -0 < +0."""
 
     def form(instruction, modifiers):
         require_form(instruction, modifiers[:-1], [()])
@@ -139,7 +139,7 @@ def _selp(instruction, modifiers):
 
 
 def _cvta(instruction, modifiers):
-    """cvta: generic addresses are global ones, except for one window per other space."""
+    """cvta: a generic address equals the global address, except in one window for each other space."""
     to, space = modifiers[0] == "to", modifiers[-2]
     if modifiers[-1] != "u64" or space not in WINDOWS or len(modifiers) != 2 + to:
         raise Unsupported(f"{instruction}: this form is not supported")
@@ -150,7 +150,7 @@ def _cvta(instruction, modifiers):
 # The windows of the memory spaces among generic addresses, 32 bits each.
 WINDOWS = {"global": 0, "shared": 0x7C00 << 32, "local": 0x7D00 << 32, "param": 0x7E00 << 32}
 
-TABLE = {
+INSTRUCTIONS = {
     "add": _sum(operator.add),
     "sub": _sum(operator.sub),
     "mul": _mul,
@@ -172,7 +172,7 @@ TABLE = {
     "selp": _selp,
     "mov": _plain(np.asarray, 1, "busfp"),
     "cvta": _cvta,
-    **bits.TABLE,
+    **bits.BIT_INSTRUCTIONS,
 }
 
 
@@ -190,7 +190,7 @@ def _compile_packing(instruction, registers):
         targets = [registers.write(register, part) for register in target]
     else:
         pieces = [registers.read(register, part) for register in source]
-        into = registers.write(target, whole).view(dtype_of(part)).reshape(-1, len(parts))
+        target_parts = registers.write(target, whole).view(dtype_of(part)).reshape(-1, len(parts))
 
     def unpack(group):
         # Copied before the first write: a target may also be the source.
@@ -198,7 +198,7 @@ def _compile_packing(instruction, registers):
             np.copyto(array, piece, where=group.mask)
 
     def pack(group):
-        for column, piece in zip(into.T, [np.array(piece) for piece in pieces], strict=True):
+        for column, piece in zip(target_parts.T, [np.array(piece) for piece in pieces], strict=True):
             np.copyto(column, piece, where=group.mask)
 
     return unpack if isinstance(target, tuple) else pack

@@ -1,4 +1,4 @@
-"""cp.async: copies to shared memory, which end when the thread that began them waits for them, and no earlier."""
+"""cp.async: copies to shared memory. Here a copy ends only when the thread that began it waits for it."""
 
 import re
 
@@ -22,19 +22,19 @@ class AsyncCopies:
     def begin(self, pieces, lanes):
         self.pending.append((pieces, lanes, self.group[lanes]))
 
-    def end(self, lanes, but, tracker, clock):
-        """End all committed groups of these lanes but the last `but`."""
+    def end(self, lanes, pending_groups, tracker, clock):
+        """End all committed groups of these lanes except the last `pending_groups`."""
         until = np.full(self.group.size, -1)
-        until[lanes] = self.group[lanes] - but
-        left = []
+        until[lanes] = self.group[lanes] - pending_groups
+        still_pending = []
         for pieces, piece_lanes, group in self.pending:
-            done = group < until[piece_lanes]
-            if done.any():
-                tracker.end_copy(pieces[done], piece_lanes[done], clock)
-                pieces, piece_lanes, group = pieces[~done], piece_lanes[~done], group[~done]
+            ends = group < until[piece_lanes]
+            if ends.any():
+                tracker.end_copy(pieces[ends], piece_lanes[ends], clock)
+                pieces, piece_lanes, group = pieces[~ends], piece_lanes[~ends], group[~ends]
             if pieces.size:
-                left.append((pieces, piece_lanes, group))
-        self.pending = left
+                still_pending.append((pieces, piece_lanes, group))
+        self.pending = still_pending
 
 
 def compile_copy(instruction, registers, spaces):
@@ -58,8 +58,8 @@ def compile_copy(instruction, registers, spaces):
 
             return wait_all
         case ["async", "wait_group"]:
-            but = registers.read(instruction.operands[0], "u32").astype(np.int64)
-            return lambda group: copies.end(group.lanes, but, shared.tracker, clock)
+            pending_groups = registers.read(instruction.operands[0], "u32").astype(np.int64)
+            return lambda group: copies.end(group.lanes, pending_groups, shared.tracker, clock)
         case ["async", "ca" | "cg", "shared" | "shared::cta", "global", *hints] if all(
             re.fullmatch(r"L2::\d+B", hint) for hint in hints
         ):
@@ -68,34 +68,34 @@ def compile_copy(instruction, registers, spaces):
 
 
 def _compile_begin(instruction, registers, spaces):
-    to, source, size, *given = instruction.operands
+    target, source, size, *read_size = instruction.operands
     size = int(size, 0)
-    if size not in ((16,) if instruction.parts[2] == "cg" else (4, 8, 16)) or len(given) > 1:
+    if size not in ((16,) if instruction.parts[2] == "cg" else (4, 8, 16)) or len(read_size) > 1:
         raise Unsupported(f"{instruction}: this form is not supported")
-    targets, sources = addresses_of(to, registers), addresses_of(source, registers)
-    into = Access(instruction, "shared", size, spaces)
-    into.kind = "cp.async to shared"
+    targets, sources = addresses_of(target, registers), addresses_of(source, registers)
+    write = Access(instruction, "shared", size, spaces)
+    write.kind = "cp.async to shared"
     # If fewer bytes are read than written, the rest are zeros, and the source is checked for the bytes read only.
-    taken = registers.read(given[0], "u32") if given else np.uint32(size)
+    read_sizes = registers.read(read_size[0], "u32") if read_size else np.uint32(size)
     reads = [Access(instruction, "global", count, spaces) for count in range(size + 1)]
 
     def begin(group):
         lanes = group.lanes
-        ((region, _, offsets),) = into.places(lanes, targets(lanes))
-        spaces.copies.begin(*into.track("begin_copy", region, lanes, offsets))
+        ((region, _, offsets),) = write.places(lanes, targets(lanes))
+        spaces.copies.begin(*write.track("begin_copy", region, lanes, offsets))
         bytes_to = offsets[:, None] + np.arange(size)
         region.bytes[bytes_to] = 0
-        counts = np.broadcast_to(taken[lanes] if taken.ndim else taken, lanes.shape)
+        counts = np.broadcast_to(read_sizes[lanes] if read_sizes.ndim else read_sizes, lanes.shape)
         source_addresses = sources(lanes)
-        into.refuse(counts > size, lanes, source_addresses, "more bytes read than written")
-        into.refuse(source_addresses & np.uint64(size - 1) != 0, lanes, source_addresses, "the source is misaligned")
+        write.refuse(counts > size, lanes, source_addresses, "more bytes read than written")
+        write.refuse(source_addresses & np.uint64(size - 1) != 0, lanes, source_addresses, "the source is misaligned")
         for count in np.unique(counts[counts > 0]):
             with_count = counts == count
-            access, part = reads[count], np.arange(count)
+            access, byte_numbers = reads[count], np.arange(count)
             for buffer, reading, begins in access.places_in("global", lanes[with_count], source_addresses[with_count]):
                 if buffer.tracker is not None:
                     access.track("read", buffer, reading, begins)
                 rows = bytes_to[np.searchsorted(lanes, reading), :count]
-                region.bytes[rows] = buffer.bytes[begins[:, None] + part]
+                region.bytes[rows] = buffer.bytes[begins[:, None] + byte_numbers]
 
     return begin

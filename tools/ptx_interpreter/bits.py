@@ -64,15 +64,15 @@ def shf(instruction, modifiers):
 
 
 def prmt(instruction, modifiers):
-    """Choose four of eight bytes by four bits each; the highest of these replicates the byte's sign instead."""
+    """Choose four of eight bytes, by four bits each: three select the byte, the fourth replicates its sign instead."""
     require_form(instruction, modifiers, [("b32",)])
 
-    def pick(low, high, chosen):
+    def pick(low, high, selectors):
         both, result = high.astype(np.uint64) << np.uint64(32) | low, np.uint32(0)
         for i in range(4):
-            which = chosen >> np.uint32(4 * i) & np.uint32(15)
-            byte = (both >> (which & np.uint32(7)).astype(np.uint64) * np.uint64(8)).astype(np.uint8)
-            byte = np.where(which & np.uint32(8), (byte.view(np.int8) >> 7).view(np.uint8), byte)
+            selector = selectors >> np.uint32(4 * i) & np.uint32(15)
+            byte = (both >> (selector & np.uint32(7)).astype(np.uint64) * np.uint64(8)).astype(np.uint8)
+            byte = np.where(selector & np.uint32(8), (byte.view(np.int8) >> 7).view(np.uint8), byte)
             result = result | byte.astype(np.uint32) << np.uint32(8 * i)
         return result
 
@@ -94,11 +94,20 @@ def brev(instruction, modifiers):
 
 
 def clz(instruction, modifiers):
-    """Leading zeros: the number of shifts that leave nothing."""
+    """Leading zeros: the number of shifts (0 to the width less one) whose result is zero."""
     require_form(instruction, modifiers, [("b32",), ("b64",)])
     number = dtype_of(modifiers[0]).type
     places = [number(i) for i in range(int(modifiers[0][1:]))]
     return lambda a: sum((a >> i == 0).astype(np.uint32) for i in places), ["u32", modifiers[0]]
 
 
-TABLE = {"lop3": lop3, "bfi": bfi, "bfe": bfe, "shf": shf, "prmt": prmt, "popc": popc, "brev": brev, "clz": clz}
+BIT_INSTRUCTIONS = {
+    "lop3": lop3,
+    "bfi": bfi,
+    "bfe": bfe,
+    "shf": shf,
+    "prmt": prmt,
+    "popc": popc,
+    "brev": brev,
+    "clz": clz,
+}

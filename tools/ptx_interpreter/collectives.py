@@ -37,7 +37,7 @@ def compile_collective(instruction, machine, pc):
 
 
 def _converged(how, sync, pc, action):
-    """For .aligned: the warp must be converged, which at a cluster's barrier the program has to ensure."""
+    """The action; with .aligned it requires a converged warp, which at a cluster's barrier the program must ensure."""
 
     def run(group):
         sync.require_converged(group.lanes, pc)
@@ -50,8 +50,8 @@ def _compile_warp_barrier(instruction, registers, sync, pc):
     members = registers.read(instruction.operands[0], "u32").astype(np.int64)
 
     def run(group):
-        given = members[group.lanes] if members.ndim else members
-        if not np.all(given == ALL_LANES):
+        member_masks = members[group.lanes] if members.ndim else members
+        if not np.all(member_masks == ALL_LANES):
             raise Unsupported(f"{instruction}: a barrier of part of a warp is not supported")
         return sync.meet(group, pc, ALL_LANES, lambda lanes: sync.meet_all(lanes, pc))
 
@@ -85,9 +85,9 @@ def _compile_shuffle(instruction, mode, registers, sync, pc):
         present = np.zeros(target.size, bool)
         present[lanes] = True
         if not present[source].all():
-            which = np.argmin(present[source])
-            who = f"{sync.clock.name(lanes[which])}: reads from {sync.clock.name(source[which])}"
-            raise Fault(f"{instruction}: {who}, which does not take part")
+            first = np.argmin(present[source])
+            reader, absent = sync.clock.name(lanes[first]), sync.clock.name(source[first])
+            raise Fault(f"{instruction}: {reader}: reads from {absent}, which does not take part")
         target[lanes] = a[source] if a.ndim else a
         in_bounds[lanes] = inside
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from .faults import Unsupported
 
-COMPARISONS = {
+COMPARISON_FUNCTIONS = {
     "eq": operator.eq,
     "ne": operator.ne,
     "lt": operator.lt,
@@ -18,7 +18,7 @@ UNSIGNED = {"lo": "lt", "ls": "le", "hi": "gt", "hs": "ge"}
 
 
 def _comparison(instruction, name, floats):
-    """With a NaN, comparisons of floats that end in u are true, all others false."""
+    """If an operand is NaN, comparisons of floats whose names end in u are true, and all others are false."""
     if floats:
         if name in ("num", "nan"):
             return lambda a, b: (np.isnan(a) | np.isnan(b)) == (name == "nan")
@@ -29,12 +29,12 @@ def _comparison(instruction, name, floats):
         if name.endswith("u"):
             opposite = {"neu": "eq", "ltu": "ge", "leu": "gt", "gtu": "le", "geu": "lt"}.get(name)
             if opposite:
-                return lambda a, b: ~COMPARISONS[opposite](a, b)
+                return lambda a, b: ~COMPARISON_FUNCTIONS[opposite](a, b)
     else:
         name = UNSIGNED.get(name, name)
-    if name not in COMPARISONS:
+    if name not in COMPARISON_FUNCTIONS:
         raise Unsupported(f"{instruction}: this comparison is not supported")
-    return COMPARISONS[name]
+    return COMPARISON_FUNCTIONS[name]
 
 
 def compile_setp(instruction, registers):
@@ -43,12 +43,12 @@ def compile_setp(instruction, registers):
     compare = _comparison(instruction, name, kind[0] == "f")
     if len(combine) != len(third) or not set(combine) <= {"and", "or", "xor"}:
         raise Unsupported(f"{instruction}: this form is not supported")
-    first = registers.read(a, kind), registers.read(b, kind)
-    both = results if isinstance(results, tuple) else (results, "_")
-    holds, fails = (registers.write(result, "pred") for result in both)
+    values = registers.read(a, kind), registers.read(b, kind)
+    targets = results if isinstance(results, tuple) else (results, "_")
+    holds, fails = (registers.write(result, "pred") for result in targets)
     if not third:
-        if both[1] == "_":
-            return lambda group: np.copyto(holds, compare(*first), where=group.mask)
+        if targets[1] == "_":
+            return lambda group: np.copyto(holds, compare(*values), where=group.mask)
         other, join = np.bool_(True), operator.and_
     else:
         join = {"and": operator.and_, "or": operator.or_, "xor": operator.xor}[combine[0]]
@@ -56,10 +56,10 @@ def compile_setp(instruction, registers):
     negated = bool(third) and third[0].startswith("!")
 
     def run(group):
-        condition = compare(*first)
-        with_it = ~other if negated else other
-        answers = join(condition, with_it), join(~condition, with_it)
-        np.copyto(holds, answers[0], where=group.mask)
-        np.copyto(fails, answers[1], where=group.mask)
+        condition = compare(*values)
+        third_predicate = ~other if negated else other
+        both_results = join(condition, third_predicate), join(~condition, third_predicate)
+        np.copyto(holds, both_results[0], where=group.mask)
+        np.copyto(fails, both_results[1], where=group.mask)
 
     return run

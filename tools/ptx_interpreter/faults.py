@@ -1,12 +1,12 @@
-"""The two errors that end a launch."""
+"""The two exceptions that end a launch."""
 
 
 class Fault(Exception):
-    """The kernel does what a GPU would refuse, hang in, or silently get wrong."""
+    """The kernel does something that a GPU would refuse, hang in, or silently get wrong."""
 
 
 class Unsupported(Exception):
-    """The kernel uses what this interpreter does not model exactly."""
+    """The kernel uses a feature that this interpreter does not model exactly."""
 
 
 def require_form(instruction, modifiers, known):

@@ -42,7 +42,7 @@ def mad(instruction, modifiers):
 
 
 def shift(function):
-    """Shifts by the width or more leave zero, or the sign; numpy does the same with the width."""
+    """Shifts by the width or more leave only zeros or sign bits, as numpy does for a shift by the width."""
 
     def form(instruction, modifiers):
         require_form(instruction, modifiers[:-1], [()])
@@ -69,8 +69,8 @@ def compile_division(instruction, registers):
         lanes = group.lanes
         x, y = (operand[lanes] if operand.ndim else operand for operand in (a, b))
         if not np.all(y):
-            which = np.argmin(np.broadcast_to(y, lanes.shape) != 0)
-            raise Fault(f"{instruction}: {group.thread(which)}: a division by zero")
+            first_zero = np.argmin(np.broadcast_to(y, lanes.shape) != 0)
+            raise Fault(f"{instruction}: {group.thread(first_zero)}: a division by zero")
         if number.kind == "u":
             target[lanes] = divide(x, y)
             return

@@ -18,7 +18,7 @@ from .races import Clock, Tracker
 from .registers import Registers
 from .synchronization import STOPPED, Synchronization
 
-# The turn of a warp: all together, or one after the other, each as far ahead of the next as barriers allow.
+# The turn of a warp. Warps run together; or one after the other, each as far as the barriers allow.
 ORDERS = {"together": lambda warp: 0 * warp, "forwards": lambda warp: warp, "backwards": lambda warp: -warp}
 
 
@@ -37,15 +37,15 @@ class ThreadGroup:
             self.mask[lanes] = True
             self.warps = np.count_nonzero(np.diff(lanes >> 5)) + 1
 
-    def thread(self, which):
-        return self.machine.clock.name(self.lanes[which])
+    def thread(self, index):
+        return self.machine.clock.name(self.lanes[index])
 
 
 class Launch:
     """One launch: `clusters` clusters of `blocks` blocks of `threads` threads; arguments are bytes or integers.
 
-    A GlobalMemory serves one launch. A cluster that runs more than `limit` instructions is taken for an endless loop;
-    with warps one after the other, `limit` is per warp.
+    A GlobalMemory serves one launch. A cluster that runs more than `limit` instructions counts as an endless loop;
+    if the warps run one after the other, `limit` is per warp.
     """
 
     def __init__(

@@ -5,7 +5,7 @@ Whether an access is allowed at its time is decided by the region's tracker (rac
 
 import numpy as np
 
-from .registers import DTYPES
+from .registers import NUMPY_DTYPES
 
 # Above these bits a cluster-wide address holds the block's rank plus one; zero stands for the thread's own block.
 RANK_BITS = 24
@@ -29,7 +29,7 @@ class Region:
 
     def view(self, size):
         if size not in self._views:
-            self._views[size] = self.bytes.view(DTYPES[f"u{8 * size}"])
+            self._views[size] = self.bytes.view(NUMPY_DTYPES[f"u{8 * size}"])
         return self._views[size]
 
 

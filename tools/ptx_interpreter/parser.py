@@ -47,7 +47,9 @@ class Array(NamedTuple):
 
 
 @dataclass
-class Kernel:
+class PtxKernel:
+    """A kernel of a PTX text: its parameters, registers, instructions, labels and arrays."""
+
     name: str
     params: dict[str, Array]
     registers: dict[str, str] = field(default_factory=dict)
@@ -89,7 +91,7 @@ class Module:
                 symbol, _, count = parameter.strip()[match.end() :].strip().rstrip("]").partition("[")
                 size = int(match[2]) // 8
                 params[symbol] = Array(int(match[1] or size), size * int(count or 1))
-        kernel = Kernel(name, params, shared=dict(self._shared))
+        kernel = PtxKernel(name, params, shared=dict(self._shared))
         _Body(kernel).read(self.text, body)
         return kernel
 

@@ -8,7 +8,7 @@ barrier, and the smallest scope (thread, warp, block, cluster) that made these a
 import numpy as np
 
 THREAD, WARP, BLOCK, CLUSTER = range(4)
-# After every phase of a barrier: accesses of other clusters are never ordered.
+# Later than every phase of a barrier, because accesses of other clusters are never ordered.
 NEVER = np.iinfo(np.int32).max
 
 
@@ -63,7 +63,7 @@ class Accesses:
         self.scope[pieces] = THREAD
 
     def add(self, pieces, lanes, scope, latest, clock):
-        """Add accesses, at most one per piece, by threads in the `scope` of a lane, up to phase `latest`."""
+        """Add accesses, at most one per piece, by threads in the `scope` of a lane, no later than phase `latest`."""
         phase, block, warp, lane = self.phase[pieces], self.block[pieces], self.warp[pieces], self.lane[pieces]
         held_scope = self.scope[pieces]
         now = np.where(scope == THREAD, clock.arrived[lanes], latest)
@@ -166,8 +166,8 @@ class Tracker:
             return wrong
         self.last[pieces] = lanes
         if not (same := self.last[pieces] == lanes).all():
-            which = np.argmin(same)
-            return which, f"{clock.name(self.last[pieces][which])} writes this address at the same time"
+            first = np.argmin(same)
+            return first, f"{clock.name(self.last[pieces][first])} writes this address at the same time"
         wrong = self._race(self.writes, pieces, lanes, clock, "wrote")
         return self._race(self.reads, pieces, lanes, clock, "read") if wrong is None else wrong
 
@@ -186,7 +186,7 @@ class Tracker:
         clash = accesses.clash(pieces, lanes, clock)
         if clash is None or not clash.any():
             return None
-        which = np.argmax(clash)
-        piece = pieces[which]
+        first = np.argmax(clash)
+        piece = pieces[first]
         other = "another cluster" if accesses.phase[piece] == NEVER else clock.name(accesses.lane[piece])
-        return which, f"a race: no barrier since {other} {verb} this address"
+        return first, f"a race: no barrier since {other} {verb} this address"

@@ -6,7 +6,7 @@ import numpy as np
 
 from .faults import Unsupported
 
-DTYPES = {
+NUMPY_DTYPES = {
     "pred": np.dtype(bool),
     **{f"{letter}{bits}": np.dtype(f"uint{bits}") for letter in "ub" for bits in (8, 16, 32, 64)},
     **{f"s{bits}": np.dtype(f"int{bits}") for bits in (8, 16, 32, 64)},
@@ -20,9 +20,9 @@ def forget(array):
 
 
 def dtype_of(kind):
-    if kind not in DTYPES:
+    if kind not in NUMPY_DTYPES:
         raise Unsupported(f"type .{kind} is not supported")
-    return DTYPES[kind]
+    return NUMPY_DTYPES[kind]
 
 
 def literal(text, dtype):

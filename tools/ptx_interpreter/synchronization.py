@@ -1,6 +1,6 @@
 """How threads wait for each other: at instructions of a whole warp, and at the barriers of blocks and clusters.
 
-As in PTX, nobody waits for a thread that has exited.
+As in PTX, no thread waits for a thread that has exited.
 """
 
 import numpy as np
@@ -38,7 +38,7 @@ class Synchronization:
     def meet(self, group, pc, members, action):
         """Run `action(lanes)` once all `members` of a warp have reached this instruction.
 
-        An action that returns STOPPED keeps its threads sync.
+        If the action returns STOPPED, its threads do not go on by themselves.
         """
         full = np.all(members == ALL_LANES)
         if full and (group.mask is True or self._whole(group.lanes)):
@@ -75,10 +75,10 @@ class Synchronization:
         meeting = lanes[self.state[lanes] == MEETING]
         for pc, members in {(int(self.pc[lane]), int(self.members[lane])) for lane in meeting}:
             arrived = meeting[(self.pc[meeting] == pc) & (self.members[meeting] == members)]
-            wanted = lanes[(members >> (lanes & 31) & 1 == 1) & (self.state[lanes] != EXITED)]
-            if outside := set(arrived) - set(wanted):
+            expected = lanes[(members >> (lanes & 31) & 1 == 1) & (self.state[lanes] != EXITED)]
+            if outside := set(arrived) - set(expected):
                 raise Fault(f"{self.code[pc]}: {self.clock.name(min(outside))}: is not in its own member mask")
-            if arrived.size == wanted.size:
+            if arrived.size == expected.size:
                 self.state[arrived] = RUNNING
                 if self.actions[pc](arrived) is None:
                     self.resume(arrived, pc + 1)
@@ -181,10 +181,10 @@ class Synchronization:
 
     def require_all_exited(self):
         """At the end all threads must have exited; else they wait for each other."""
-        left = self.lanes[self.state != EXITED]
-        if left.size:
+        waiting = self.lanes[self.state != EXITED]
+        if waiting.size:
             places = []
-            for pc_of_group in np.unique(self.pc[left]):
-                there = left[self.pc[left] == pc_of_group]
-                places.append(f"{there.size} ({self.clock.name(there[0])}, ...) at {self.code[pc_of_group]}")
+            for pc_of_group in np.unique(self.pc[waiting]):
+                lanes = waiting[self.pc[waiting] == pc_of_group]
+                places.append(f"{lanes.size} ({self.clock.name(lanes[0])}, ...) at {self.code[pc_of_group]}")
             raise Fault(f"threads wait for each other forever: {'; '.join(places)}")
