@@ -1,4 +1,4 @@
-// What every backend does before its kernel runs: checks the arguments, and allocates the results.
+// Shared by the backends, before their kernels run: checks the arguments, and allocates the results.
 #pragma once
 
 #include "common/methods.h"
@@ -21,14 +21,15 @@ inline void check(const Tensor& activations, const Tensor& gradients, int64_t he
   STD_TORCH_CHECK(gradients.dim() == 4 || gradients.dim() == 5,
                   "cam: gradients should be (B,C,h,w) or (B,K,C,h,w), got ", gradients.dim(), "D");
   const auto sizes = activations.sizes();
-  const auto others = gradients.sizes();
-  const int64_t extra = gradients.dim() - 4;
+  const auto gradient_sizes = gradients.sizes();
+  const int64_t target_axes = gradients.dim() - 4;
   for (int64_t d = 0; d < 4; ++d) {
-    STD_TORCH_CHECK(sizes[d] == others[d == 0 ? 0 : d + extra],
-                    "cam: activations and gradients differ in B, C, h or w");
-    STD_TORCH_CHECK(d == 0 || sizes[d] > 0, "cam: activations are empty");
+    const int64_t gradient_size = gradient_sizes[d == 0 ? 0 : d + target_axes];
+    STD_TORCH_CHECK(sizes[d] == gradient_size, "cam: activations and gradients differ in B, C, h or w, got ", sizes[d],
+                    " and ", gradient_size);
+    STD_TORCH_CHECK(d == 0 || sizes[d] > 0, "cam: C, h and w should be at least 1, got 0");
   }
-  STD_TORCH_CHECK(extra == 0 || others[1] > 0, "cam: gradients are of no target");
+  STD_TORCH_CHECK(target_axes == 0 || gradient_sizes[1] > 0, "cam: K should be at least 1, got 0");
   const ScalarType dtype = activations.scalar_type();
   STD_TORCH_CHECK(dtype == gradients.scalar_type(), "cam: activations and gradients differ in dtype");
   STD_TORCH_CHECK(dtype == ScalarType::Float || dtype == ScalarType::Half || dtype == ScalarType::BFloat16,
@@ -39,7 +40,7 @@ inline void check(const Tensor& activations, const Tensor& gradients, int64_t he
                   ", got ", normalize);
 }
 
-// The C interface directly: the dispatcher's empty looks itself up by name, which takes microseconds.
+// Calls the C interface directly: the dispatcher would look up the operator by name, which takes microseconds.
 inline Tensor empty(const int64_t* sizes, int64_t dimensions, int32_t device_type, int32_t device_index) {
   int64_t strides[4];
   for (int64_t d = dimensions - 1, stride = 1; d >= 0; stride *= std::max<int64_t>(sizes[d--], 1)) strides[d] = stride;

@@ -41,8 +41,8 @@ GCF_INLINE void position_term(const T& activation, const T& gradient, T& term) {
 // Unlike a (1 - t) + b t, this returns exactly a if a == b: a flat map stays flat.
 GCF_INLINE float lerp(float a, float b, float t) { return a + t * (b - a); }
 
-// Powers of two that scale a map so that neither its range nor the reciprocal of its range leaves float32: the first
-// from the map's magnitude, the second, if the magnitude allows, from the extent of its visible range.
+// Powers of two that scale a map so that neither its range nor the reciprocal of its range leaves float32. power_down()
+// follows from the map's magnitude; power_up() from the divisor of the normalisation, if the magnitude allows.
 GCF_INLINE float power_down(float magnitude) { return magnitude > 0x1p63f ? 0x1p-64f : 1.0f; }
 GCF_INLINE float power_up(float magnitude, float extent) {
   return extent < 0x1p-63f && magnitude < 0x1p30f ? 0x1p96f : 1.0f;

@@ -15,14 +15,14 @@ enum class Normalize : int64_t { minmax, max, none };
 inline constexpr int64_t method_count = 6;
 inline constexpr int64_t normalize_count = 3;
 
-// A method either weights whole channels (one number per channel, found by pooling) or multiplies position by
+// A method either weights whole channels (one number per channel, computed by pooling) or multiplies position by
 // position.
 GCF_INLINE constexpr bool weights_channels(Method method) {
   return method == Method::gradcam || method == Method::gradcam_plus_plus || method == Method::xgradcam;
 }
 
 // Whether a gradient that is the same at all positions of a channel acts as one factor of that channel. Under Grad-CAM
-// it is the channel's weight.
+// this factor is the channel's weight.
 GCF_INLINE constexpr bool factors_uniform(Method method) {
   return method == Method::gradcam || method == Method::hirescam || method == Method::layercam;
 }

@@ -13,7 +13,7 @@
 namespace gradcam_fast {
 namespace {
 
-// A further thread pays only if it has this many numbers to read and write.
+// One more thread saves time only if it has this many numbers to read and write.
 constexpr int64_t MIN_WORK_PER_THREAD = 1 << 15;
 
 // What the scratch memory of a thread is for; each purpose has its own.
@@ -56,7 +56,7 @@ void sum_slabs(const Problem& problem, int64_t image, int64_t begin, int64_t end
   kernels().sum_slabs(problem, image, begin, end, tiles, maps);
 }
 
-// Each thread keeps its own tables, which then are in its cache; most calls have the sizes of the call before.
+// Each thread keeps tables of its own, which stay in its cache, and fills them again only when the sizes change.
 const ResizeTables& resize_tables_of(const Problem& problem) {
   thread_local ResizeTables tables{};
   if (tables.rows.in != problem.rows || tables.rows.out != problem.height || tables.columns.in != problem.columns ||
@@ -216,7 +216,7 @@ void run_together(const Problem& problem, int64_t threads, const ResultPointers&
   });
 }
 
-FeatureMaps feature_maps_of(const Tensor& tensor) {
+StridedMaps strided_maps_of(const Tensor& tensor) {
   const auto [image, target, channel, row, column] = strides_of(tensor);
   return {static_cast<const char*>(tensor.const_data_ptr()),
           tensor.scalar_type(),
@@ -233,8 +233,8 @@ std::tuple<Tensor, Tensor, Tensor> cam(const Tensor& activations, const Tensor& 
   check(activations, gradients, height, width, method, normalize);
   STD_TORCH_CHECK(activations.is_cpu() && gradients.is_cpu(), "cam: activations and gradients should be on the CPU");
   const bool several = gradients.dim() == 5;
-  const Problem problem{feature_maps_of(activations),
-                        feature_maps_of(gradients),
+  const Problem problem{strided_maps_of(activations),
+                        strided_maps_of(gradients),
                         activations.size(0),
                         several ? gradients.size(1) : 1,
                         activations.size(1),

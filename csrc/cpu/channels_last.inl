@@ -3,8 +3,8 @@
 //
 // Reading limits the speed, and a processor prefetches better from several places at once than far ahead in one. So
 // positions are taken four at a time, one from each quarter of a thread's share; four adjacent positions at a time took
-// up to 1.5 times as long as one by one. The exception are the weights of Grad-CAM++ and XGrad-CAM, which are summed in
-// float64.
+// up to 1.5 times as long as one by one. Only the weights of Grad-CAM++ and XGrad-CAM, which are summed in float64, are
+// computed position by position.
 //
 // Each channel's weight and each position's value is summed by one thread in one order, so that the bits of the result
 // do not depend on the split of the work.
@@ -55,8 +55,8 @@ GCF_INLINE void pool_channels_last(const ChannelsLast<Stored>& rows, int64_t pos
     if ((p + 1) % (POSITIONS_PER_SUM / POSITION_STREAMS) == 0) add_part();
   }
   for (int64_t p = POSITION_STREAMS * quarter; p < positions; ++p) {
-    const Stored* one[] = {rows[p] + begin};
-    add(one, part);
+    const Stored* stream[] = {rows[p] + begin};
+    add(stream, part);
   }
   add_part();
 }
@@ -78,10 +78,10 @@ GCF_INLINE void add_plus_plus(const Stored* gradient, int64_t channels, const do
     store(sum, sums + c);
   }
   for (; c < channels; ++c) {
-    const float one = to_float(gradient[c]);
-    float last;
-    plus_plus_term(one, plus_plus_denominator(one, totals[c]), last);
-    sums[c] += last;
+    const float one_gradient = to_float(gradient[c]);
+    float one_term;
+    plus_plus_term(one_gradient, plus_plus_denominator(one_gradient, totals[c]), one_term);
+    sums[c] += one_term;
   }
 }
 
@@ -146,7 +146,7 @@ GCF_INLINE void sum_channels_last(const ChannelsLast<Stored>& activation, const 
                                   int64_t begin, int64_t end, Vector* sums, float* maps) {
   const int64_t tile = targets == 1 ? channels : CHANNELS_PER_TILE;
   const int64_t quarter = (end - begin + POSITION_STREAMS - 1) / POSITION_STREAMS;
-  // Two positions of each quarter at a time. Behind the last position the last one is repeated.
+  // Two positions of each quarter at a time. Indices behind the last position stand for the last position.
   const auto at = [=](int64_t first, int64_t i) GCF_LAMBDA {
     return std::min(begin + std::min(first + i / POSITION_STREAMS, quarter - 1) + i % POSITION_STREAMS * quarter,
                     end - 1);

@@ -67,12 +67,12 @@ constexpr char BASELINE[] = "the compiler's default";
 #endif
 
 #if defined(GCF_X86_LEVELS)
-// Respects the variable that also keeps PyTorch from instructions the processor has.
+// The environment variable that limits the instruction sets of PyTorch limits those of this library, too.
 bool allowed(const char* capability) {
-  const char* most = std::getenv("ATEN_CPU_CAPABILITY");
-  if (most == nullptr) return true;
-  if (std::strcmp(most, "default") == 0) return false;
-  return std::strcmp(most, "avx2") != 0 || std::strcmp(capability, "avx2") == 0;
+  const char* limit = std::getenv("ATEN_CPU_CAPABILITY");
+  if (limit == nullptr) return true;
+  if (std::strcmp(limit, "default") == 0) return false;
+  return std::strcmp(limit, "avx2") != 0 || std::strcmp(capability, "avx2") == 0;
 }
 #endif
 

@@ -22,7 +22,7 @@
 #define GCF_UNROLL _Pragma("unroll")
 #endif
 
-// Without it a lambda that is called from several places is not inlined, and vectors are passed through memory.
+// Without this attribute a lambda that is called from several places is not inlined, and vectors go through memory.
 #define GCF_LAMBDA __attribute__((always_inline))
 
 namespace gradcam_fast {
@@ -36,22 +36,22 @@ inline constexpr int64_t LANES = 8;
 inline constexpr int64_t CHANNELS_PER_SLAB = 64;
 // Channels pooled at a time, each in a vector of its own.
 inline constexpr int64_t CHANNELS_PER_STEP = LANES;
-// Channels are added in passes. If a method or a further target reads the channels of a pass again, a pass holds as
-// many floats as the L2 cache; else as many slabs as have their maps in the L1 cache.
+// Channels are added in passes. If a method or further targets read the channels of a pass again, all floats of a pass
+// fit in the L2 cache; otherwise only the maps of its slabs have to fit in the L1 cache.
 inline constexpr int64_t FLOATS_PER_PASS = 1 << 16;
 inline constexpr int64_t FLOATS_OF_SLAB_MAPS = 1 << 12;
-// Floats of a part of a slab that is read again, or copied into another layout.
+// Floats of a tile: a part of a slab that is read again, or copied into another layout.
 inline constexpr int64_t FLOATS_PER_TILE = 1 << 14;
 // How many numbers ahead gradients are prefetched when several targets share the activations: the activations then come
-// from the cache, and the processor does not prefetch far enough ahead by itself. With one target it does, and the hint
-// cost a tenth.
+// from the cache, and the processor does not prefetch far enough ahead by itself. With one target it does; prefetching
+// then cost a tenth.
 inline constexpr int64_t PREFETCH_DISTANCE = 4096;
 
 // Data that a call touches stays in the last-level cache of a common processor up to this many bytes.
 inline constexpr int64_t LAST_LEVEL_CACHE_BYTES = 32 << 20;
 
 // Feature maps in memory; strides in elements.
-struct FeatureMaps {
+struct StridedMaps {
   const char* data;
   ScalarType dtype;
   int64_t bytes, image, target, channel, row, column;
@@ -61,8 +61,9 @@ struct FeatureMaps {
   }
 };
 
+// One call of the operator cam.
 struct Problem {
-  FeatureMaps activations, gradients;
+  StridedMaps activations, gradients;
   int64_t images, targets, channels, rows, columns, height, width;
   Method method;
   Normalize normalize;
@@ -83,9 +84,9 @@ struct Problem {
 
   // Whole slabs, or a part of one slab.
   int64_t channels_per_pass() const {
-    const bool once = targets == 1 && (method == Method::gradcam || !weights_channels(method));
-    const int64_t slabs = (once ? FLOATS_OF_SLAB_MAPS : FLOATS_PER_PASS / CHANNELS_PER_SLAB) / positions();
-    if (!needs_tiles() && (once || slabs > 0)) return std::max<int64_t>(1, slabs) * CHANNELS_PER_SLAB;
+    const bool read_once = targets == 1 && (method == Method::gradcam || !weights_channels(method));
+    const int64_t slabs = (read_once ? FLOATS_OF_SLAB_MAPS : FLOATS_PER_PASS / CHANNELS_PER_SLAB) / positions();
+    if (!needs_tiles() && (read_once || slabs > 0)) return std::max<int64_t>(1, slabs) * CHANNELS_PER_SLAB;
     return std::clamp(FLOATS_PER_TILE / positions() / CHANNELS_PER_STEP * CHANNELS_PER_STEP, CHANNELS_PER_STEP,
                       CHANNELS_PER_SLAB);
   }
@@ -100,14 +101,14 @@ struct Problem {
 
   // Planar: the positions of one channel are adjacent. Channels-last: the channels of one position are adjacent, and
   // positions are evenly spaced.
-  bool is_planar(const FeatureMaps& maps) const {
+  bool is_planar(const StridedMaps& maps) const {
     return (maps.column == 1 || columns == 1) && (maps.row == columns || rows == 1);
   }
-  bool is_channels_last(const FeatureMaps& maps) const {
+  bool is_channels_last(const StridedMaps& maps) const {
     return maps.channel == 1 && (columns == 1 || rows == 1 || maps.row == columns * maps.column);
   }
   // The stride between positions in the channels-last layout. The stride of an axis of length one is ignored.
-  int64_t position_stride(const FeatureMaps& maps) const { return columns == 1 ? maps.row : maps.column; }
+  int64_t position_stride(const StridedMaps& maps) const { return columns == 1 ? maps.row : maps.column; }
   // Whether memory is read in its stored type. Half precision is for Grad-CAM only; the other methods read it through
   // tiles of float32, like any other layout.
   bool reads_in_place() const { return method == Method::gradcam || activations.dtype == ScalarType::Float; }
@@ -123,7 +124,7 @@ struct Problem {
   int64_t weights_kept() const { return is_channels_last() && weights_channels(method) ? targets * channels : 0; }
 };
 
-// The pixels [begin, end) of one axis, which read between the samples `low` and `high`.
+// The pixels [begin, end) along one axis, which are interpolated between the samples `low` and `high`.
 struct Cell {
   int32_t low, high;
   int32_t begin, end;
@@ -152,8 +153,8 @@ struct ResizeTables {
   ResizeTable rows, columns;
 };
 
-// A raw map ready to be written: the transform of its pixels, its extremes before it, and whether no pixel is negative
-// or shifted.
+// A raw map ready to be written: the transform of its pixels, the extremes before the transform, and whether the
+// transform subtracts nothing from pixels that are never negative.
 struct FinishedMap {
   Affine affine;
   float raw_min, raw_max;

@@ -11,7 +11,7 @@ GCF_INLINE void with_types(Method method, ScalarType dtype, const F& f) {
 }
 
 // Copies one channel into a plane of floats.
-__attribute__((noinline)) inline void gather_plane(const FeatureMaps& maps, const void* from, int64_t rows,
+__attribute__((noinline)) inline void gather_plane(const StridedMaps& maps, const void* from, int64_t rows,
                                                    int64_t columns, float* to) {
   const auto gather = [&](auto* data) {
     if (maps.row == 0 && maps.column == 0) {
@@ -44,13 +44,13 @@ inline void sum_slabs(const Problem& problem, int64_t image, int64_t begin, int6
     const int64_t slabs = problem.slabs_per_pass();
     const int64_t ahead = problem.targets == 1 || problem.needs_tiles() ? 0 : PREFETCH_DISTANCE;
     float* gathered = tiles == nullptr ? nullptr : tiles + pass * positions;
-    const auto as_they_are = [&](const FeatureMaps& from, int64_t target, int64_t first) -> Planes<Stored> {
+    const auto planes_in_place = [&](const StridedMaps& from, int64_t target, int64_t first) -> Planes<Stored> {
       return {static_cast<const Stored*>(from.at(image, target, problem.channel_at(first))), from.channel,
               problem.half() * from.channel};
     };
-    const auto planes = [&](const FeatureMaps& from, int64_t target, int64_t first, int64_t channels,
+    const auto planes = [&](const StridedMaps& from, int64_t target, int64_t first, int64_t channels,
                             float* tile) -> Planes<Stored> {
-      if (in_place && problem.is_planar(from)) return as_they_are(from, target, first);
+      if (in_place && problem.is_planar(from)) return planes_in_place(from, target, first);
       for (int64_t c = 0; c < channels; ++c)
         gather_plane(from, from.at(image, target, problem.channel_at(first + c)), problem.rows, problem.columns,
                      tile + c * positions);
@@ -65,8 +65,8 @@ inline void sum_slabs(const Problem& problem, int64_t image, int64_t begin, int6
         for (int64_t k = 0; k < problem.targets; ++k) {
           float* map = maps + (slab - begin) * floats + k * positions;
           if (has_channel_factors)
-            add_uniform<method.value>(activation, as_they_are(problem.gradients, k, first), channels, positions, map,
-                                      floats);
+            add_uniform<method.value>(activation, planes_in_place(problem.gradients, k, first), channels, positions,
+                                      map, floats);
           else
             add_pass<method.value>(activation, planes(problem.gradients, k, first, channels, gathered), channels,
                                    positions, ahead, map, floats);
@@ -81,7 +81,7 @@ inline void add_partial(const float* partial, int64_t floats, float* maps) {
 }
 
 template <class Stored>
-GCF_INLINE ChannelsLast<Stored> channels_last_of(const Problem& problem, const FeatureMaps& maps, int64_t image,
+GCF_INLINE ChannelsLast<Stored> channels_last_of(const Problem& problem, const StridedMaps& maps, int64_t image,
                                                  int64_t target) {
   return {static_cast<const Stored*>(maps.at(image, target, 0)), problem.position_stride(maps)};
 }
@@ -90,12 +90,12 @@ inline void weigh_channels_last(const Problem& problem, int64_t image, int64_t t
                                 double* doubles, float* weights) {
   with_types(problem.method, problem.activations.dtype, [&](auto method, auto* stored) {
     using Stored = std::remove_const_t<std::remove_pointer_t<decltype(stored)>>;
-    // The mean of equal numbers is the first.
-    const bool first = method.value == Method::gradcam && problem.uniform();
+    // The mean of equal numbers is any one of them, so one position is enough.
+    const bool one_position = method.value == Method::gradcam && problem.uniform();
     if constexpr (weights_channels(method.value))
       weigh_channels_last<method.value>(channels_last_of<Stored>(problem, problem.activations, image, 0),
                                         channels_last_of<Stored>(problem, problem.gradients, image, target),
-                                        first ? 1 : problem.positions(), begin, end, doubles, weights);
+                                        one_position ? 1 : problem.positions(), begin, end, doubles, weights);
   });
 }
 

@@ -68,9 +68,11 @@ GCF_INLINE void for_each_comparable(const Vector& a, Vector& to, const F& f) {
   std::memcpy(&to, half, sizeof(half));
 #endif
 }
+// to = the smaller of a and to, lane by lane; `to` itself where a is NaN.
 GCF_INLINE void smaller(const Vector& a, Vector& to) {
   for_each_comparable(a, to, [](const auto& x, auto& y) GCF_LAMBDA { y = x < y ? x : y; });
 }
+// to = the larger of a and to, likewise.
 GCF_INLINE void larger(const Vector& a, Vector& to) {
   for_each_comparable(a, to, [](const auto& x, auto& y) GCF_LAMBDA { y = x > y ? x : y; });
 }

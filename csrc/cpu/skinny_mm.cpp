@@ -1,6 +1,6 @@
 // The operator skinny_mm on the CPU: a few rows times a large matrix, which is the backward pass of a large linear
-// layer for a few images. Checks its arguments, finds the rows of the matrix that matter, and splits the columns among
-// threads.
+// layer for a few images. Checks its arguments, lists the rows of the matrix that are not multiplied by zeros only, and
+// splits the columns among threads.
 #include "common/arguments.h"
 #include "cpu/kernels.h"
 
@@ -11,7 +11,7 @@
 namespace gradcam_fast {
 namespace {
 
-// The fewest columns per thread; gradcam_fast/ops/skinny_mm.py calls the operator for many times as many.
+// The fewest columns per thread. gradcam_fast/ops/skinny_mm.py calls the operator only for far more columns.
 constexpr int64_t MIN_COLUMNS_PER_THREAD = 128;
 
 Tensor skinny_mm(const Tensor& rows, const Tensor& matrix) {

@@ -47,14 +47,14 @@ inline void skinny_mm(const SkinnyProduct& product, int64_t begin, int64_t end) 
   };
   for (int64_t r = 0; r < product.rows; ++r)
     std::fill(product.out + r * product.columns + begin, product.out + r * product.columns + end, 0.0f);
-  const int64_t apart = product.used_count / MATRIX_STREAMS;
-  for (int64_t i = 0; i < apart; ++i) {
-    int64_t several[MATRIX_STREAMS];
-    GCF_UNROLL for (int64_t j = 0; j < MATRIX_STREAMS; ++j) several[j] = product.used[i + j * apart];
-    add(several);
+  const int64_t distance = product.used_count / MATRIX_STREAMS;
+  for (int64_t i = 0; i < distance; ++i) {
+    int64_t streams[MATRIX_STREAMS];
+    GCF_UNROLL for (int64_t j = 0; j < MATRIX_STREAMS; ++j) streams[j] = product.used[i + j * distance];
+    add(streams);
   }
-  for (int64_t i = MATRIX_STREAMS * apart; i < product.used_count; ++i) {
-    const int64_t one[] = {product.used[i]};
-    add(one);
+  for (int64_t i = MATRIX_STREAMS * distance; i < product.used_count; ++i) {
+    const int64_t stream[] = {product.used[i]};
+    add(stream);
   }
 }

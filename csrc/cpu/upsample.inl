@@ -1,7 +1,7 @@
 // From a raw map to its heatmap: ReLU, extremes, bilinear upsampling and normalisation in one pass over the output.
 //
-// The extremes are known before the first pixel is written, from the few pixels that can be extremal. Each source row
-// is stretched to the output width once, and each output row blends two stretched rows.
+// The extremes are computed before the first pixel is written, from the few pixels that can be extremal. Each source
+// row is stretched to the output width once, and each output row blends two stretched rows.
 
 // Half-pixel centres: pixel x reads at (2 x + 1) in / (2 out) - 1/2, computed in integers and therefore exact. A
 // bilinear surface is extremal at the first and the last pixel of a cell, so only these can be extremes of the map.
@@ -70,7 +70,7 @@ GCF_INLINE void extremes(const ResizeTable& rows, const ResizeTable& columns, co
 // ReLU in place, if `relu`, and the largest magnitude. Returns false if a value is not finite.
 GCF_INLINE bool rectify(bool relu, int64_t positions, float* map, float& magnitude) {
   Vector poison{}, most{}, v;
-  // The last vector overlaps the one before; all of this may be done twice.
+  // The last vector overlaps the one before, and rectifying a value twice changes nothing.
   const auto rectify_vector = [&](float* at) GCF_LAMBDA {
     load(at, v);
     poison += 0.0f * v;
@@ -145,9 +145,9 @@ constexpr int64_t FLOATS_PER_TURN = 2 * FLOATS_PER_LINE;
 
 // One row of a heatmap: low + fraction x step, normalised; `step` is the difference to the next stretched row.
 //
-// from_zero: the map has no negative values and its minimum is zero, so nothing is subtracted and nothing falls below.
+// from_zero: the map has no negative values and its minimum is zero, so it needs no subtraction and no lower bound.
 // nontemporal: `out` is aligned to a vector, `width` is a multiple of one, and the stores bypass the cache. Otherwise
-// `prefetch_target` is prefetched, in whole turns.
+// `prefetch_target` is prefetched, FLOATS_PER_TURN floats at a time.
 template <bool from_zero, bool nontemporal>
 GCF_INLINE void blend_row(const float* low, const float* step, float fraction, const Affine& affine, int64_t width,
                           const float* prefetch_target, float* out) {
@@ -202,25 +202,25 @@ GCF_INLINE void write_rows(const ResizeTable& rows, const ResizeTable& columns, 
   float* step = stretched[1] + stretched_row(width);
   nontemporal = HAS_NONTEMPORAL_STORES && nontemporal && reinterpret_cast<uintptr_t>(heatmap) % sizeof(Vector) == 0 &&
                 width % LANES == 0;
-  int64_t held[2] = {-1, -1};
+  int64_t source_rows[2] = {-1, -1};
   for (int64_t r = 0; r < rows.cell_count; ++r) {
     const Cell& cell = rows.cells[r];
     const int64_t first = std::max<int64_t>(begin, cell.begin);
     const int64_t last = std::min<int64_t>(end, cell.end);
     if (first >= last) continue;
     for (const int64_t y : {cell.low, cell.high}) {
-      if (held[y % 2] == y) continue;
+      if (source_rows[y % 2] == y) continue;
       stretch_row(columns, map + y * columns.in, stretched[y % 2]);
-      held[y % 2] = y;
+      source_rows[y % 2] = y;
     }
     const float* low = stretched[cell.low % 2];
     const float* high = stretched[cell.high % 2];
     for (int64_t x = 0; x < width; ++x) step[x] = high[x] - low[x];
-    const auto blend = [&](auto from_zero, auto past) GCF_LAMBDA {
+    const auto blend = [&](auto from_zero, auto bypasses_cache) GCF_LAMBDA {
       for (int64_t y = first; y < last; ++y)
-        blend_row<from_zero.value, past.value>(low, step, rows.fraction[y], finish.affine, width,
-                                               heatmap + std::min(y + ROWS_AHEAD, rows.out - 1) * width,
-                                               heatmap + y * width);
+        blend_row<from_zero.value, bypasses_cache.value>(low, step, rows.fraction[y], finish.affine, width,
+                                                         heatmap + std::min(y + ROWS_AHEAD, rows.out - 1) * width,
+                                                         heatmap + y * width);
     };
     const auto choose = [&](auto from_zero) GCF_LAMBDA {
       nontemporal ? blend(from_zero, std::true_type()) : blend(from_zero, std::false_type());

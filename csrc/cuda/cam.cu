@@ -194,8 +194,8 @@ std::tuple<Tensor, Tensor, Tensor> cam(const Tensor& activations, const Tensor& 
                   activations.size(1), " channels of ", activations.size(2), "x", activations.size(3),
                   " are too large for the CUDA kernel");
   const int64_t images = activations.size(0), targets = gradients.dim() == 5 ? gradients.size(1) : 1;
-  STD_TORCH_CHECK(images == 0 || targets <= INT32_MAX / MAX_BLOCKS / images, "cam: ", targets, " maps of each of ",
-                  images, " images are too many for one launch");
+  STD_TORCH_CHECK(images == 0 || targets <= INT32_MAX / MAX_BLOCKS_PER_CLUSTER / images, "cam: ", targets,
+                  " maps of each of ", images, " images are too many for one launch");
   const torch::stable::accelerator::DeviceGuard guard(device);
   Results results = results_for(gradients, height, width, aoti_torch_device_type_cuda(), device);
   if (images != 0) {

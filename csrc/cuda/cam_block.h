@@ -52,15 +52,15 @@ GCF_DEVICE void cam(Machine& machine, const Params& params) {
     if (alone) return map[position];
     float sum = 0.0f;
     // Eight slabs at a time, so that their loads are in flight together; the number of slabs is a multiple of eight.
-    for (int slab = 0, owner = 0, slab_of_owner = 0; slab < params.slabs.count; slab += MAX_BLOCKS) {
-      float sums[MAX_BLOCKS];
+    for (int slab = 0, owner = 0, slab_of_owner = 0; slab < params.slabs.count; slab += MAX_BLOCKS_PER_CLUSTER) {
+      float sums[MAX_BLOCKS_PER_CLUSTER];
 #pragma unroll
-      for (int i = 0; i < MAX_BLOCKS; ++i) {
+      for (int i = 0; i < MAX_BLOCKS_PER_CLUSTER; ++i) {
         sums[i] = machine.load_from_rank(owner, partial(slab_of_owner) + position);
         if (++slab_of_owner == own_slabs) slab_of_owner = 0, ++owner;
       }
 #pragma unroll
-      for (int i = 0; i < MAX_BLOCKS; ++i) sum = slab + i == 0 ? sums[0] : sum + sums[i];
+      for (int i = 0; i < MAX_BLOCKS_PER_CLUSTER; ++i) sum = slab + i == 0 ? sums[0] : sum + sums[i];
     }
     return sum;
   };

@@ -133,8 +133,8 @@ GCF_DEVICE void write_rows(Machine& machine, const Params& params, const float* 
   }
 }
 
-// What a thread found in its part of the map: `poison` is zero if all values are finite, else NaN; `magnitude` is the
-// largest.
+// The scan of one thread's part of the map: `poison` is zero if all values are finite, else NaN; `magnitude` is the
+// largest absolute value.
 struct MapScan {
   float poison = 0.0f, magnitude = 0.0f;
 };

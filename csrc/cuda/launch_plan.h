@@ -24,20 +24,21 @@ struct DeviceLimits {
 // The number of blocks per map that fills every multiprocessor, as long as their shared memory suffices.
 inline int blocks_for(Params params, int64_t maps, const DeviceLimits& limits) {
   int blocks = 1;
-  while (limits.clusters && blocks < MAX_BLOCKS && maps * blocks < BLOCKS_PER_MULTIPROCESSOR * limits.multiprocessors)
+  while (limits.clusters && blocks < MAX_BLOCKS_PER_CLUSTER &&
+         maps * blocks < BLOCKS_PER_MULTIPROCESSOR * limits.multiprocessors)
     blocks *= 2;
   const auto fits = [&](int block_count) {
     params.split_among(block_count);
     return shared_bytes(params) <= limits.shared_bytes_per_block;
   };
-  if (blocks > 1 && !fits(blocks)) blocks = MAX_BLOCKS;
+  if (blocks > 1 && !fits(blocks)) blocks = MAX_BLOCKS_PER_CLUSTER;
   return fits(blocks) ? blocks : 1;
 }
 
 // Whether the channels are contiguous, a multiple of RUN, and each image's channels begin and end at a multiple of
 // sixteen bytes.
 inline bool can_be_staged(const Params& params, Method method, int64_t maps, int bytes_per_number) {
-  const auto even = [&](const void* data, const Strides& strides) {
+  const auto is_aligned = [&](const void* data, const Strides& strides) {
     const auto whole = [&](int64_t numbers) { return numbers * bytes_per_number % 16 == 0; };
     return strides.pitch > 0 && reinterpret_cast<uintptr_t>(data) % 16 == 0 &&
            whole(static_cast<int64_t>(params.slabs.channels) * strides.pitch) &&
@@ -45,16 +46,16 @@ inline bool can_be_staged(const Params& params, Method method, int64_t maps, int
   };
   // These two methods pool one number per position, so a gradient that is one number per channel does not suit them;
   // and there must be several positions.
-  const bool pooled = method == Method::gradcam_plus_plus || method == Method::xgradcam;
-  const bool pools =
-      params.positions > 1 && params.a.pitch == params.positions && !(pooled && params.g.pitch != params.positions);
-  return pools && params.slabs.channels % RUN == 0 && even(params.activations, params.a) &&
-         even(params.gradients, params.g);
+  const bool pools_positions = method == Method::gradcam_plus_plus || method == Method::xgradcam;
+  const bool pools = params.positions > 1 && params.a.pitch == params.positions &&
+                     !(pools_positions && params.g.pitch != params.positions);
+  return pools && params.slabs.channels % RUN == 0 && is_aligned(params.activations, params.a) &&
+         is_aligned(params.gradients, params.g);
 }
 
-// The number of channels per stage, or 0 if the maps are better read in place. As many as the shared memory of a
-// multiprocessor's blocks holds, if that keeps enough loads in flight, but few enough that a block can begin to work
-// while channels are still arriving.
+// The number of channels per stage, or 0 if the maps are better read in place. A stage holds as many channels as fit in
+// the shared memory of a multiprocessor's blocks, but few enough that a block begins to work while channels are still
+// arriving.
 inline int channels_per_stage(Params params, Method method, int64_t maps, int bytes_per_number,
                               const DeviceLimits& limits) {
   if (!limits.asynchronous_copies || !can_be_staged(params, method, maps, bytes_per_number)) return 0;
@@ -86,7 +87,7 @@ inline int channels_per_stage(Params params, Method method, int64_t maps, int by
 // if the stages fit in shared memory only then.
 inline void plan_launch(Params& params, Method method, int64_t maps, int bytes_per_number, const DeviceLimits& limits) {
   const int fewest = blocks_for(params, maps, limits);
-  for (int blocks = fewest; blocks == fewest || (limits.clusters && blocks <= MAX_BLOCKS); blocks *= 2) {
+  for (int blocks = fewest; blocks == fewest || (limits.clusters && blocks <= MAX_BLOCKS_PER_CLUSTER); blocks *= 2) {
     params.split_among(blocks);
     params.set_stage(channels_per_stage(params, method, maps, bytes_per_number, limits), bytes_per_number);
     if (params.stage_channels > 0) return;

@@ -79,7 +79,7 @@ inline Params make_params(const void* activations, const std::array<int64_t, 5>&
     const int64_t pitch = is_contiguous(1, rows * columns) ? rows * columns : is_contiguous(0, 1) ? 1 : 0;
     return Strides{of[0], of[1], of[2], of[3], column, even, uniform, static_cast<int>(pitch)};
   };
-  const bool inside = channels > 1 && a[2] == 1 && g[2] == 1 && rows * columns > 1;
+  const bool channels_innermost = channels > 1 && a[2] == 1 && g[2] == 1 && rows * columns > 1;
   Params params{activations,
                 gradients,
                 strides(a),
@@ -90,7 +90,7 @@ inline Params make_params(const void* activations, const std::array<int64_t, 5>&
                 Axis(columns, width),
                 normalize,
                 relu,
-                inside,
+                channels_innermost,
                 heatmap,
                 raw_min,
                 raw_max,
@@ -106,8 +106,8 @@ inline Params make_params(const void* activations, const std::array<int64_t, 5>&
   return params;
 }
 
-// How many partial maps a block keeps beside the map: those of its slabs if there are several blocks, or the one that
-// is going through the stages.
+// How many partial maps a block keeps beside the map: one per slab if several blocks share the map; otherwise one if
+// the channels go through stages, or none.
 GCF_INLINE int partial_maps(const Params& params) {
   return params.blocks > 1 ? params.slabs_per_block : params.stage_channels > 0;
 }

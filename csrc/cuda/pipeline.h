@@ -12,11 +12,11 @@ namespace gradcam_fast::gpu {
 template <class Machine>
 GCF_DEVICE void fetch(Machine& machine, const void* from, int bytes, void* to) {
   constexpr int step = THREADS * 16;
-  const int mine = machine.thread() * 16;
-  const char* source = static_cast<const char*>(from) + mine;
-  char* target = static_cast<char*>(to) + mine;
+  const int offset = machine.thread() * 16;
+  const char* source = static_cast<const char*>(from) + offset;
+  char* target = static_cast<char*>(to) + offset;
 #pragma unroll 1
-  for (int left = bytes - mine; left > 0; left -= 4 * step, source += 4 * step, target += 4 * step) {
+  for (int left = bytes - offset; left > 0; left -= 4 * step, source += 4 * step, target += 4 * step) {
     machine.template copy16<0>(target, source);
     if (left > step) machine.template copy16<step>(target, source);
     if (left > 2 * step) machine.template copy16<2 * step>(target, source);
@@ -53,7 +53,7 @@ struct Stages {
   }
   GCF_DEVICE Stored* gradients(int stage) const { return activations(stage) + params.stage_channels * params.a.pitch; }
 
-  // Starts the copies of a chunk; of none if the chunk is behind the last slab.
+  // Starts the copies of a chunk; starts none if the chunk is behind the last slab.
   template <class Machine>
   GCF_DEVICE void request(Machine& machine, const Chunk& chunk, int stage) const {
     if (chunk.slab < end) {
@@ -155,9 +155,9 @@ GCF_DEVICE void sum_slabs(Machine& machine, const Stages<Stored>& stages, float*
   auto next = stages.after(current);
   stages.request(machine, next, 1);
   int stage = 0;
-  bool begins = true;
+  bool begins_slab = true;
   // The channel of this chunk at which the next run of this thread's group begins.
-  int due = group * RUN;
+  int next_run = group * RUN;
   float sums[RUN] = {};
   while (true) {
     // After this the chunk has arrived for all threads.
@@ -173,7 +173,7 @@ GCF_DEVICE void sum_slabs(Machine& machine, const Stages<Stored>& stages, float*
     if (groups == 0) {
       float* map = partial(slab);
       for (int position = thread; position < positions; position += THREADS) {
-        float sum[] = {begins ? 0.0f : map[position]};
+        float sum[] = {begins_slab ? 0.0f : map[position]};
         sum_at<method, RUN>(a, g, scratch, position, 0, channels, 0, RUN, sum);
         if (ends)
           store_sum(slab, position, sum[0]);
@@ -183,18 +183,18 @@ GCF_DEVICE void sum_slabs(Machine& machine, const Stages<Stored>& stages, float*
     } else {
       if (group < groups) {
         const auto packs = [&](const Stored* data) {
-          return reinterpret_cast<const Pack<Stored>*>(data + due * positions) + place;
+          return reinterpret_cast<const Pack<Stored>*>(data + next_run * positions) + place;
         };
         const auto sum = [&](const auto& factors) {
-          due += sum_packs<method>(packs(a.data), factors, positions, groups, channels - due, sums);
+          next_run += sum_packs<method>(packs(a.data), factors, positions, groups, channels - next_run, sums);
         };
         if constexpr (weights_channels(method))
-          sum(FactorsOfChannels<float>(scratch + due, pack));
+          sum(FactorsOfChannels<float>(scratch + next_run, pack));
         else if (params.g.pitch == 1)
-          sum(FactorsOfChannels<Stored>(g.data + due, pack));
+          sum(FactorsOfChannels<Stored>(g.data + next_run, pack));
         else
           sum(FactorsOfPositions<Stored>{packs(g.data)});
-        due = ends ? group * RUN : due - channels;
+        next_run = ends ? group * RUN : next_run - channels;
       }
       if (ends) {
         machine.sync();
@@ -206,7 +206,7 @@ GCF_DEVICE void sum_slabs(Machine& machine, const Stages<Stored>& stages, float*
       }
     }
     if (ends && current.slab + 1 == stages.end) break;
-    begins = ends;
+    begins_slab = ends;
     // All threads are done with this chunk, so its stage is free.
     machine.sync();
     current = next;

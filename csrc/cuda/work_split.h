@@ -11,13 +11,13 @@ namespace gradcam_fast::gpu {
 inline constexpr int WARP = 32;
 inline constexpr int THREADS = 256;
 inline constexpr int WARPS = THREADS / WARP;
-// The maximum number of blocks per cluster, which is a power of two.
-inline constexpr int MAX_BLOCKS = 8;
+// A power of two.
+inline constexpr int MAX_BLOCKS_PER_CLUSTER = 8;
 // A slab's weights are in shared memory, at most one per thread.
 inline constexpr int MAX_CHANNELS_PER_SLAB = THREADS;
 // How many numbers of one input a thread loads before it uses the first.
 inline constexpr int LOADS_IN_FLIGHT = 8;
-// How many adjacent channels are summed together.
+// How many adjacent channels form a run, which is summed together.
 inline constexpr int RUN = 4;
 // Stages in shared memory: the block works on one while the others arrive.
 inline constexpr int STAGES = 2;
@@ -83,7 +83,8 @@ struct Slabs {
 
   explicit Slabs(int channels)
       : channels(channels),
-        count((channels + MAX_BLOCKS * MAX_CHANNELS_PER_SLAB - 1) / (MAX_BLOCKS * MAX_CHANNELS_PER_SLAB) * MAX_BLOCKS),
+        count((channels + MAX_BLOCKS_PER_CLUSTER * MAX_CHANNELS_PER_SLAB - 1) /
+              (MAX_BLOCKS_PER_CLUSTER * MAX_CHANNELS_PER_SLAB) * MAX_BLOCKS_PER_CLUSTER),
         octets((channels + 7) / 8, Divisor(count)) {}
   GCF_INLINE int begin(int slab) const {
     const int begin = octets.begin(slab) * 8;
