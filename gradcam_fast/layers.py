@@ -1,4 +1,4 @@
-"""The layers of a model that can be explained, with the shapes of their outputs: what to choose ``layer=`` from."""
+"""The layers of a model that can be explained, with the shapes of their outputs: the choices for ``layer=``."""
 
 from __future__ import annotations
 
@@ -46,9 +46,9 @@ class LayerInfo:
 def list_layers(model: nn.Module, images: Images) -> list[LayerInfo]:
     """The layers of ``model`` that can be explained on ``images``, in the order in which they finish.
 
-    The model runs once, and twice more if it has to be asked which of its tokens are patches. Modules that only return
-    their input (``nn.Identity``) are left out. A module that runs several times has a row for each call; one that
-    stands in several places (an activation that blocks share) is named after the place where it runs.
+    The model runs once, and twice more if trial runs have to find out which of its tokens are patches. Modules that
+    only return their input (``nn.Identity``) are left out. A module that runs several times has a row for each call. A
+    module that is used in several places (an activation that blocks share) is named after the place where it runs.
 
     Args:
         model: as in :func:`gradcam_fast.explain`.
@@ -67,8 +67,8 @@ def list_layers(model: nn.Module, images: Images) -> list[LayerInfo]:
     request = explainer._request(images)
     listing = _Listing(request)
     listing.run(explainer.model)
-    if listing.unknown:
-        for count in listing.unknown:
+    if listing.unknown_token_counts:
+        for count in listing.unknown_token_counts:
             ask_for_patches(explainer.model, request, count)
         listing = _Listing(request)
         listing.run(explainer.model)
@@ -77,12 +77,12 @@ def list_layers(model: nn.Module, images: Images) -> list[LayerInfo]:
 
 @dataclass
 class _Listing:
-    """Hooks on all modules, for the thread that made it, that note each output."""
+    """The layers of one run of the model, listed by hooks on all modules; runs in other threads do not count."""
 
     request: Request
     layers: list[LayerInfo] = field(default_factory=list)
-    # Numbers of tokens of which the model has not been asked yet which are patches.
-    unknown: set[int] = field(default_factory=set)
+    # Numbers of tokens for which it is not known yet which of the tokens are patches.
+    unknown_token_counts: set[int] = field(default_factory=set)
     _running: list[str] = field(default_factory=list)
     _calls: Counter[str] = field(default_factory=Counter)
     _thread: int = field(default_factory=threading.get_ident)
@@ -104,8 +104,8 @@ class _Listing:
 
     def enter(self, places: list[str]) -> None:
         if threading.get_ident() == self._thread:
-            around = self._running[-1] + "." if self._running else ""
-            self._running.append(next((name for name in places if name.startswith(around)), places[0]))
+            parent = self._running[-1] + "." if self._running else ""
+            self._running.append(next((name for name in places if name.startswith(parent)), places[0]))
 
     def leave(self, module: nn.Module, output: Any) -> None:
         if threading.get_ident() != self._thread:
@@ -118,8 +118,8 @@ class _Listing:
         self._calls[name] += 1
         try:
             grid = tuple(self.request.layout(module, maps)(maps).shape[2:])
-        except UnknownPatches as unknown:
-            self.unknown.add(unknown.count)
+        except UnknownPatches as error:
+            self.unknown_token_counts.add(error.count)
         except UnreadableLayout:
             pass
         else:
