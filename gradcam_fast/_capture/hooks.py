@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from .._model.inputs import Inputs
     from .._model.target_layer import TargetLayer
 
-__all__ = ["ModuleHooks", "count_hooks", "forward_with_activations", "has_forward_hooks"]
+__all__ = ["ModuleHooks", "count_hooks", "forward_with_activations", "has_forward_hooks", "register_forward_hook"]
 
 # How often a module ran in its last forward: the next forward records a graph only from the last call on.
 _CALL_COUNTS: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
@@ -62,7 +62,8 @@ def has_forward_hooks(forward_hooks: Mapping[int, Any], forward_pre_hooks: Mappi
     )
 
 
-def _register_forward_hook(module: nn.Module, hook: Any, *, prepend: bool = False) -> RemovableHandle:
+def register_forward_hook(module: nn.Module, hook: Any, *, prepend: bool = False) -> RemovableHandle:
+    """Register a hook of an explanation, which ``count_hooks`` does not count."""
     global _own_hooks
     with _REGISTERING:
         _own_hooks += 1
@@ -173,8 +174,8 @@ def _run_hooked(model: nn.Module, inputs: Inputs, hooks: Sequence[_CaptureHook],
             hook.reset()
             module = hook.layer.module
             if module._forward_hooks:
-                handles.append(_register_forward_hook(module, _RecaptureHook(hook)))
-            handles.append(_register_forward_hook(module, hook, prepend=True))
+                handles.append(register_forward_hook(module, _RecaptureHook(hook)))
+            handles.append(register_forward_hook(module, hook, prepend=True))
         with torch.set_grad_enabled(enable_grad):
             return inputs(model)
     finally:

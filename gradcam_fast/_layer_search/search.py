@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakKeyDictionary
 
 import torch
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 
 __all__ = ["ask_for_patches", "capture_at_found_layers", "capture_at_remembered_layers", "known_patch_tokens"]
 
+_T = TypeVar("_T")
+
 # For each model and shape of an image: which tokens are patches, by their number.
 _PATCH_TOKENS: WeakKeyDictionary[nn.Module, dict[tuple[int, ...], dict[int, PatchTokens | str]]] = WeakKeyDictionary()
 
@@ -52,9 +55,7 @@ def known_patch_tokens(model: nn.Module, images: Tensor) -> dict[int, PatchToken
 
 def ask_for_patches(model: nn.Module, request: Request, count: int) -> None:
     """Let a trial run tell which of ``count`` tokens are patches."""
-    request = _on_first_image(model, request) or request
-    with trial_run(model, request.inputs):
-        Trace({module: name for name, module in reversed(eager_modules(model).items())}, request).run(model)
+    _on_first_image_if_possible(model, request, _trace)
     known = request.geometry.patch_tokens
     assert known is not None
     known.setdefault(count, str(UnknownPatches(count)))
@@ -122,15 +123,25 @@ def capture_at_found_layers(model: nn.Module, request: Request) -> Capture:
 
 def _find(model: nn.Module, request: Request) -> tuple[tuple[TargetLayer, ...], bool]:
     """The layers found on the first image alone, or on the whole batch if something needs it."""
+    return _on_first_image_if_possible(model, request, _find_on)
+
+
+def _trace(model: nn.Module, request: Request) -> None:
+    with trial_run(model, request.inputs):
+        Trace({module: name for name, module in reversed(eager_modules(model).items())}, request).run(model)
+
+
+def _on_first_image_if_possible(model: nn.Module, request: Request, run: Callable[[nn.Module, Request], _T]) -> _T:
+    """The result of a trial run on the first image alone, or on the whole batch if something needs it."""
     first = _on_first_image(model, request)
     if first is None:
-        return _find_on(model, request)
+        return run(model, request)
     try:
-        return _find_on(model, first)
+        return run(model, first)
     except NoLayerFound:
         raise
     except Exception:  # the model or a callable of the caller's needs the whole batch, or is wrong on that, too
-        return _find_on(model, request)
+        return run(model, request)
 
 
 def _on_first_image(model: nn.Module, request: Request) -> Request | None:

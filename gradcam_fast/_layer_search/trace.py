@@ -17,6 +17,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from .._capture.buffers import preserve_buffers
 from .._capture.containers import feature_tensor, replace_tensor, tensors_in
+from .._capture.hooks import register_forward_hook
 from .._layout.token_grid import KnownGrids, PatchTokens, UnknownPatches, UnreadableLayout, infer_grid, shown
 from .._model.eager import force_eager
 from .graph_walk import leaves_behind
@@ -102,7 +103,7 @@ class Trace:
         try:
             for module in self.names:
                 # Before the module's own hooks, which may keep its output for later in the forward.
-                handles.append(module.register_forward_hook(self, prepend=True))
+                handles.append(register_forward_hook(module, self, prepend=True))
             with torch.enable_grad():
                 images = self.request.images.detach().clone().requires_grad_()
                 self._of_images[id(images)] = images

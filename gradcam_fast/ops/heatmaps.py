@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 __all__ = ["gradients_vanished", "heatmaps"]
 
-_COUNTER_EVIDENCE, _NO_GRADIENT, _NOT_FINITE, _FLAT = map(
-    REASONS.index, ("only counter-evidence", "no gradient", "not finite", "flat")
+_COUNTER_EVIDENCE, _NO_GRADIENT, _NOT_FINITE, _FLAT, _NOT_CHOSEN = map(
+    REASONS.index, ("only counter-evidence", "no gradient", "not finite", "flat", "not chosen")
 )
 # Methods whose weights are never negative: a gradient that speaks against the score makes no negative value, but none.
 _WITHOUT_NEGATIVE_WEIGHTS = ("gradcam++", "elementwise", "layercam")
@@ -120,10 +120,11 @@ def _speaks_against(activations: Tensor, gradients: Tensor, method: str) -> Tens
 
 
 def gradients_vanished(reason_codes: Tensor | None) -> bool:
-    """Whether all heatmaps show nothing because their gradients are zero or pool to rounding noise.
+    """Whether all heatmaps asked for show nothing because their gradients are zero or pool to rounding noise.
 
     False on other devices than the CPU, where reading the codes would make the host wait.
     """
     if reason_codes is None or reason_codes.device.type != "cpu" or len(reason_codes) == 0:
         return False
-    return bool((reason_codes == _NO_GRADIENT).all())
+    without_gradient = reason_codes == _NO_GRADIENT
+    return bool(without_gradient.any() and (without_gradient | (reason_codes == _NOT_CHOSEN)).all())
