@@ -161,11 +161,11 @@ class Explainer:
         """The explanation from the layers that were named or are found."""
         captured = self._capture(request)
         explanation = self._explanation(captured, request, may_wait=True)
-        empty = gradients_vanished(explanation.reason_codes)
+        empty = _has_no_gradient(captured, explanation)
         if empty and captured.layer_remembered:
             captured = capture_at_found_layers(self._model, request)
             explanation = self._explanation(captured, request, may_wait=True)
-            empty = gradients_vanished(explanation.reason_codes)
+            empty = _has_no_gradient(captured, explanation)
         if empty:
             if self._layers and self._advice is None:
                 from ._layer_search.advice import advice_without_gradient
@@ -213,6 +213,13 @@ class Explainer:
             for result, selected_result in zip(results, to_heatmaps(activations, gradients), strict=True):
                 result[selected] = selected_result
         return results
+
+
+def _has_no_gradient(captured: Capture, explanation: Explanation) -> bool:
+    # Images that were not selected may have a gradient where the selected ones have none: the layer serves the batch.
+    return gradients_vanished(explanation.reason_codes) and not (
+        captured.selected is not None and any(maps.any() for maps in captured.gradients)
+    )
 
 
 def explain(
