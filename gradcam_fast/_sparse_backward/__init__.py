@@ -18,8 +18,6 @@ import torch
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from ..ops import skinny_mm
-from .blocks import BlockGradient
-from .graph import backward, plan
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -44,6 +42,10 @@ def sparse_gradients(
     # trace for any batch size; blocks would fix them.
     if torch.is_anomaly_enabled() or _has_symbolic_sizes(activations) or not _is_worthwhile(start, seeds, activations):
         return None
+    # Imported here, because many programs explain no model that needs the rules.
+    from .blocks import BlockGradient
+    from .graph import backward, plan
+
     edges = [source if isinstance(source, GradientEdge) else get_gradient_edge(source) for source in sources]
     operations = plan(start, edges)
     if operations is None:
