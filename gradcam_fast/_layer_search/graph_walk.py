@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, TypeAlias
 
 import torch
@@ -18,6 +18,8 @@ __all__ = ["Signature", "leaves_behind", "output_leaves", "output_parts", "signa
 _MIXES_CHANNELS = ("Addmm", "Baddbmm", "Bilinear", "Bmm", "Convolution", "Einsum", "Linear", "MmBackward", "ScaledDot")
 # Those that reduce over positions: a model that pools its class maps returns a map no more.
 _REDUCES = ("Amax", "AvgPool", "Logsumexp", "MaxBackward", "MaxPool", "Mean", "SumBackward")
+# Those that only present a prediction: what they take is the prediction, too.
+_PRESENTS = ("Clamp", "Permute", "PixelShuffle", "Sigmoid", "Softmax", "Tanh", "Unsqueeze", "Upsample", "View")
 
 Path: TypeAlias = tuple[int, ...]
 Signature: TypeAlias = frozenset[Path]
@@ -29,15 +31,21 @@ def leaves_behind(root: Node | None) -> list[Tensor]:
     return [node.variable for node in _nodes_behind([root]) if hasattr(node, "variable")]
 
 
-def output_leaves(scores: Tensor, returned: list[Tensor]) -> list[Tensor]:
+def output_leaves(scores: Tensor, returned: list[Tensor], behind: Mapping[int, Node]) -> list[Tensor]:
     """The leaves that are the model's own output: no operation between mixes channels or reduces positions.
 
     Args:
         scores: with their graph.
         returned: the tensors in what the model returned; only those that the scores come from count.
+        behind: where the graph goes on behind a leaf, by its identity. An output that a sigmoid, a softmax or a resize
+            only presents is the output before that, too.
     """
     region = _nodes_behind(_reached(scores, returned), stop=_ends_a_part)
-    return [node.variable for node in region if hasattr(node, "variable")]
+    leaves = [node.variable for node in region if hasattr(node, "variable")]
+    for leaf in leaves:  # grows
+        region = _nodes_behind([behind.get(id(leaf))], stop=lambda node: not (_presents(node) or _is_cut(node)))
+        leaves.extend(node.variable for node in region if hasattr(node, "variable"))
+    return leaves
 
 
 def output_parts(scores: Tensor, returned: list[Tensor]) -> dict[Path, Node]:
@@ -99,3 +107,14 @@ def _reached(scores: Tensor, returned: list[Tensor]) -> list[Node]:
 
 def _ends_a_part(node: Node) -> bool:
     return any(word in node.name() for word in (*_MIXES_CHANNELS, *_REDUCES))
+
+
+def _presents(node: Node) -> bool:
+    return any(word in node.name() for word in _PRESENTS)
+
+
+def _is_cut(node: Node) -> bool:
+    """Whether the node adds a leaf to maps without a graph, as a trial run does where it cuts the graph."""
+    return "Add" in node.name() and all(
+        behind is None or hasattr(behind, "variable") for behind, _ in node.next_functions
+    )

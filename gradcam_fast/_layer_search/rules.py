@@ -131,7 +131,8 @@ def choose(maps: list[TracedMap], returned: Any, logits: Any, scores: Tensor, si
 
 def _excluded(maps: list[TracedMap], returned: Any, logits: Any, scores: Tensor, size: Grid) -> list[TracedMap]:
     """Maps that are the model's own output, or are no maps among tokens."""
-    own = {id(leaf) for leaf in output_leaves(scores, all_tensors(returned))}
+    behind = {id(traced.leaf): traced.behind.node for traced in maps if traced.behind is not None}
+    own = {id(leaf) for leaf in output_leaves(scores, all_tensors(returned), behind)}
     tokens = [traced for traced in maps if traced.layout.kind == "tokens"]
     dense = _dense_shapes(logits, scores, size)
     return [

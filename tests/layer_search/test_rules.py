@@ -111,6 +111,16 @@ def test_a_depth_map_is_explained_before_its_last_convolution(output, sides):
     assert explanation.layer == "depth.0"
 
 
+@pytest.mark.parametrize(
+    "presented", [(), (nn.Sigmoid(),), (nn.Upsample(scale_factor=2), nn.Softmax(1)), (nn.PixelShuffle(2), nn.Tanh())]
+)
+def test_an_output_that_is_only_presented_by_modules_is_no_layer(presented):
+    torch.manual_seed(7)
+    model = nn.Sequential(conv_relu(), nn.Conv2d(8, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 4, 1), *presented)
+    error = explain(model.eval(), torch.randn(2, 3, 16, 16), target=lambda out: out.pow(2).mean((1, 2, 3)), relu=False)
+    assert error.layer == "2"
+
+
 class NormOfHeads(nn.Module):
     """Attention with a norm of (B,heads,N,C), as in MViT."""
 
