@@ -107,7 +107,7 @@ def capture_at_found_layers(model: nn.Module, request: Request) -> Capture:
         NoLayerFound: the model has no spatial feature map that the score depends on.
         ScoreDetached: the score has no graph.
     """
-    layers, has_gradient = _find(model, request)
+    layers, has_gradient = of_first_image = _find(model, request)
     found = _FOUND.setdefault(model, {}).setdefault(_key(request), {})
 
     def remember(scores: Tensor, returned: Any) -> None:
@@ -118,7 +118,14 @@ def capture_at_found_layers(model: nn.Module, request: Request) -> Capture:
         if has_gradient and actual:
             found[actual] = tuple(layer.name for layer in layers)
 
-    return capture(model, request, layers, check_scores=remember)
+    captured = capture(model, request, layers, check_scores=remember)
+    if request.geometry.batch > 1 and callable(request.target) and not _all_scores_have_gradient(captured):
+        # The best box of another image may be on another level of a pyramid, or the first image may have none.
+        layers, has_gradient = _find_on(model, request)
+        if (layers, has_gradient) != of_first_image:
+            found.clear()
+            captured = capture(model, request, layers, check_scores=remember)
+    return captured
 
 
 def _find(model: nn.Module, request: Request) -> tuple[tuple[TargetLayer, ...], bool]:
@@ -142,6 +149,12 @@ def _on_first_image_if_possible(model: nn.Module, request: Request, run: Callabl
         raise
     except Exception:  # the model or a callable of the caller's needs the whole batch, or is wrong on that, too
         return run(model, request)
+
+
+def _all_scores_have_gradient(captured: Capture) -> bool:
+    axes = captured.scores.dim()
+    found = [gradients.flatten(axes).any(axes) for gradients in captured.gradients]
+    return not found or bool(torch.stack(found).any(0).all())
 
 
 def _on_first_image(model: nn.Module, request: Request) -> Request | None:

@@ -168,3 +168,59 @@ def test_a_network_without_feature_maps_is_refused():
     flat = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 6), nn.ReLU(), nn.Linear(6, 3))
     with pytest.raises(ValueError, match="Sequential has no spatial feature map"):
         explain(flat, torch.randn(2, 3, 8, 8))
+
+
+class Levels(nn.Module):
+    """A detector: boxes (B,3,N) of two levels, each with a head of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.fine, self.coarse = conv_relu(), nn.Sequential(nn.Conv2d(8, 8, 3, 2, 1), nn.ReLU())
+        self.heads = nn.ModuleList(nn.Sequential(nn.Conv2d(8, 8, 1), nn.ReLU(), nn.Conv2d(8, 3, 1)) for _ in range(2))
+        self.eval()
+
+    def forward(self, images):
+        fine = self.fine(images)
+        levels = (fine, self.coarse(fine))
+        return torch.cat([head(level).flatten(2) for head, level in zip(self.heads, levels, strict=True)], 2)
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_every_image_decides_the_layer_where_their_boxes_are_on_different_levels(flip):
+    torch.manual_seed(3)
+    model, images = Levels(), torch.rand(2, 3, 16, 16)
+    boxes = torch.tensor([0, -1])
+    if flip:
+        boxes = boxes.flip(0)
+
+    def of_best_box(out):
+        return torch.stack([image[1, box] for image, box in zip(out, boxes, strict=False)])
+
+    explanation = explain(model, images, target=of_best_box, relu=False)
+    assert explanation.layer == "fine" and explanation.valid.all()
+
+
+class Keypoints(nn.Module):
+    """The mean position of each keypoint: a softmax over positions."""
+
+    def __init__(self):
+        super().__init__()
+        self.trunk, self.head = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU()), nn.Conv2d(8, 2, 1)
+        self.fc = nn.Linear(8, 2)
+        self.eval()
+
+    def forward(self, images):
+        maps = self.trunk(images)
+        return self.fc((maps.flatten(2).unsqueeze(1) * self.head(maps).flatten(2).softmax(2).unsqueeze(2)).sum(3))[:, 0]
+
+
+def test_an_image_without_gradient_does_not_decide_the_layer_of_the_others():
+    torch.manual_seed(3)
+    model, images = Keypoints(), torch.rand(3, 3, 16, 16)
+    images[0] = 0
+
+    def where_any_light(out):
+        return out[:, 0] * (images[: len(out)].amax((1, 2, 3)) > 0)
+
+    explanation = explain(model, images, target=where_any_light, relu=False)
+    assert explanation.layer == "trunk" and explanation.valid.tolist() == [False, True, True]
