@@ -201,12 +201,12 @@ class Trace:
             return self.request.layout(module, maps)
         except UnknownPatches as unknown:
             cut = self._grids.smallest()
-            if cut is None:
-                raise
             known = self.request.geometry.patch_tokens
             assert known is not None
-            if math.prod(cut) <= unknown.count:
-                known[unknown.count] = self._ask_for_patches(maps, unknown.count)
+            if cut is None or math.prod(cut) <= unknown.count:
+                answer = self._ask_for_patches(maps, unknown.count)
+                # Where no convolution cuts patches, their number says more about tokens that are none.
+                known[unknown.count] = str(unknown) if cut is None and isinstance(answer, str) else answer
             else:
                 known[unknown.count] = (
                     f"whose {unknown.count} tokens are fewer than the {shown(cut)} patches that the model cuts, and "

@@ -111,6 +111,35 @@ def test_the_model_tells_which_tokens_are_patches(places, count, layer):
         torch.testing.assert_close(explanation.heatmap, expected.heatmap, rtol=0, atol=1e-6)
 
 
+class Transposed(nn.Module):
+    def forward(self, values):
+        return values.mT
+
+
+class LinearPatches(ExtraTokens):
+    """The pixels of each patch through a linear layer: no convolution tells the grid."""
+
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.patch = nn.Sequential(nn.Unfold(8, stride=8), Transposed(), nn.Linear(192, 16), Transposed())
+        self.eval()
+
+
+@pytest.mark.parametrize(("places", "count"), [("front", 1), ("front", 3), ("middle", 2), ("end", 1)])
+def test_patches_of_a_linear_layer_are_found_among_other_tokens(places, count):
+    torch.manual_seed(2)
+    model, images = LinearPatches(places, count), torch.randn(2, 3, 48, 32)
+    at = {"front": 0, "middle": 12, "end": 24}[places]
+
+    def patches(tokens):
+        return torch.cat([tokens[:, :at], tokens[:, at + count :]], 1).mT.unflatten(-1, (6, 4))
+
+    expected = explain(model, images, target=1, layer="block.norm1", tokens=patches, relu=False)
+    explanation = explain(model, images, target=1, relu=False)
+    assert explanation.layer == "block.norm1"
+    torch.testing.assert_close(explanation.heatmap, expected.heatmap, rtol=0, atol=1e-6)
+
+
 def test_overlapping_patches_have_the_grid_that_their_convolution_made():
     model, images = ExtraTokens("front", stride=5), torch.randn(1, 3, 48, 63)
     explanation = explain(model, images, relu=False)
