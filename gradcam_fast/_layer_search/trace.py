@@ -217,12 +217,14 @@ class Trace:
     def _ask_for_patches(self, maps: Tensor, count: int) -> PatchTokens | str:
         """Which tokens are patches: those that depend on the images where so many tokens come first, unmixed."""
         axis = 1 if maps.shape[1] == count else 0
-        places = self._tokens_of_images(maps, axis)
+        places, in_order = self._tokens_of_images(maps, axis)
         geometry = self.request.geometry
         grids = self._grids.of(len(places))
+        described = f"of whose {count} tokens {len(places)} depend on some of the image's positions"
+        if not in_order:
+            return f"{described}, but not in the order of the image; give a callable for tokens= that restores it"
         if len(grids) == 1:
             return PatchTokens(places, grids[0])
-        described = f"of whose {count} tokens {len(places)} depend on some of the image's positions"
         if len(grids) > 1:
             ways = " or ".join(map(shown, grids))
             return f"{described}, which may be {ways} patches; say which with tokens=(h,w)"
@@ -236,11 +238,14 @@ class Trace:
             return found
         return _no_such_grid(patches)
 
-    def _tokens_of_images(self, maps: Tensor, axis: int) -> tuple[int, ...]:
-        """The tokens that change with some positions of the images: where the Jacobian times a vector is not zero."""
+    def _tokens_of_images(self, maps: Tensor, axis: int) -> tuple[tuple[int, ...], bool]:
+        """The tokens that change with some positions of the images: where the Jacobian times a vector is not zero.
+
+        Also, whether the first and the last of them change with the first and the last position.
+        """
         leaves = [leaf for leaf in leaves_behind(maps.grad_fn) if id(leaf) in self._of_images]
         if not leaves:
-            return ()
+            return (), True
         # The product of the Jacobian is the gradient of its transposed product, which is linear in these.
         cotangent = torch.zeros_like(maps, requires_grad=True)
         transposed = torch.autograd.grad(maps, leaves, cotangent, create_graph=True, retain_graph=True)
@@ -258,10 +263,18 @@ class Trace:
         )
         try:
             # A token that changes with the first position and with the last is of all of them, a mean say: no patch.
-            changes = changed_by(everywhere) & ~(changed_by(first) & changed_by(last))
+            by_first, by_last = changed_by(first), changed_by(last)
+            changes = changed_by(everywhere) & ~(by_first & by_last)
         except RuntimeError:  # fused attention has no second derivative, and has mixed the tokens
-            return ()
-        return tuple(changes.nonzero()[:, 0].tolist())
+            return (), True
+        places = tuple(changes.nonzero()[:, 0].tolist())
+        # A remainder of the image that was cut off changes none.
+        in_order = all(
+            not by_end[changes].any() or bool(by_end[places[end]])
+            for by_end, end in ((by_first, 0), (by_last, -1))
+            if places
+        )
+        return places, in_order
 
 
 def _as_planes(maps: Tensor) -> Tensor:

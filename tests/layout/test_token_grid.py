@@ -79,8 +79,9 @@ def test_the_grid_given_by_tokens_makes_a_later_layer_readable():
 class ExtraTokens(nn.Module):
     """Patches of 8x8, between or beside extra tokens that read from them."""
 
-    def __init__(self, places, count=1, stride=8):
+    def __init__(self, places, count=1, stride=8, *, reverse=False):
         super().__init__()
+        self.reverse = reverse
         self.patch, self.extra = nn.Conv2d(3, 16, 8, stride), nn.Parameter(torch.randn(count, 16))
         self.block = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True, norm_first=True, dropout=0)
         self.head, self.places = nn.Linear(16, 5), places
@@ -88,6 +89,8 @@ class ExtraTokens(nn.Module):
 
     def forward(self, images):
         patches = self.patch(images).flatten(2).mT
+        if self.reverse:
+            patches = patches.flip(1)
         at = {"front": 0, "middle": patches.shape[1] // 2, "end": patches.shape[1]}[self.places]
         extra = self.extra.expand(len(images), -1, -1)
         tokens = self.block(torch.cat([patches[:, :at], extra, patches[:, at:]], 1))
@@ -138,6 +141,12 @@ def test_patches_of_a_linear_layer_are_found_among_other_tokens(places, count):
     explanation = explain(model, images, target=1, relu=False)
     assert explanation.layer == "block.norm1"
     torch.testing.assert_close(explanation.heatmap, expected.heatmap, rtol=0, atol=1e-6)
+
+
+def test_patches_in_another_order_than_the_images_are_refused():
+    model, images = ExtraTokens("front", reverse=True), torch.randn(1, 3, 48, 32)
+    with pytest.raises(ValueError, match=r"of whose 25 tokens 24 depend on .* but not in the order of the image"):
+        explain(model, images, layer="block.norm1")
 
 
 def test_overlapping_patches_have_the_grid_that_their_convolution_made():
