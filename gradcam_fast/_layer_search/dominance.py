@@ -34,8 +34,10 @@ def dominators(
     seed: float,
     reaches: Callable[[Tensor], object],
     qualifies: Callable[[TracedMap, Tensor], bool],
-) -> list[TracedMap]:
+) -> tuple[list[TracedMap], bool]:
     """The last map that dominates the scores and qualifies, or the maps that do so together; empty if there are none.
+
+    Also, whether they do: a branch without a map that qualifies, such as an earlier call of a module, goes past them.
 
     What flows through class tokens counts only until it reaches positions: a gradient at a map's class tokens alone
     passes through, and where positions have gradient, that of the class tokens beside them goes no further.
@@ -66,7 +68,7 @@ class _Sweep:
         self.behind: dict[int, set[int]] = {}
         self.qualified: set[int] = set()
 
-    def run(self, total: Tensor, seed: float) -> list[TracedMap]:
+    def run(self, total: Tensor, seed: float) -> tuple[list[TracedMap], bool]:
         self.push(get_gradient_edge(total), torch.full_like(total, seed), {_SCORES})
         reached_the_images = False
         while self.gradients:
@@ -77,7 +79,7 @@ class _Sweep:
             if has_positions and self.qualifies(self.maps[place], positions):
                 self.qualified.add(place)
                 if not reached_the_images and self.frontier() == [place]:
-                    return [self.maps[place]]
+                    return [self.maps[place]], True
             del self.gradients[place]
             if has_positions:
                 gradient = self.maps[place].layout.only_positions(gradient)
@@ -85,7 +87,8 @@ class _Sweep:
             behind = self.maps[place].behind
             if (behind is None or not self.push(behind, gradient, origins)) and has_positions:
                 reached_the_images = True
-        return [self.maps[place] for place in self.together()]
+        together = self.together()
+        return [self.maps[place] for place in together], not self.bypasses(_SCORES, set(together))
 
     def push(self, root: GradientEdge, gradient: Tensor, origins: set[int]) -> bool:
         """Send a gradient from ``root`` to the maps directly behind; whether there are any."""

@@ -86,10 +86,17 @@ def cuts_patches(module: nn.Module) -> bool:
 
 
 class Choice(NamedTuple):
-    """The layers to explain, and whether their gradients are not zero (else only the graph speaks for them)."""
+    """The layers to explain.
+
+    Attributes:
+        maps: of the layers.
+        has_gradient: whether their gradients are not zero (else only the graph speaks for them).
+        dominates: whether all of the scores' dependence on the images' positions goes through them.
+    """
 
     maps: list[TracedMap]
     has_gradient: bool
+    dominates: bool = True
 
 
 def choose(maps: list[TracedMap], returned: Any, logits: Any, scores: Tensor, size: Grid) -> Choice:
@@ -111,13 +118,13 @@ def choose(maps: list[TracedMap], returned: Any, logits: Any, scores: Tensor, si
             return False
         return not dense or _direction_varies(gradient)
 
-    found = dominators(maps, scores, seed=1.0, reaches=torch.any, qualifies=qualifies)
+    found, dominates = dominators(maps, scores, seed=1.0, reaches=torch.any, qualifies=qualifies)
     if found:
-        return Choice(found, True)
+        return Choice(found, True, dominates)
     # Zero times NaN is NaN: where zero weights stop every gradient, only what is not connected stays zero. A batch
     # without images, and a score that is zero for want of a detection, are connected all the same.
     for seed, reaches in ((torch.nan, torch.any), (1.0, lambda gradient: True)):
-        found = dominators(
+        found, _ = dominators(
             maps,
             scores,
             seed=seed,

@@ -190,7 +190,13 @@ def _find_on(model: nn.Module, request: Request) -> tuple[tuple[TargetLayer, ...
             f"the layer found, {only.name!r}, only cuts the images into patches, as no later one can be read: "
             f"{trace.unreadable}; or name a layer with layer=..."
         )
-    return tuple(TargetLayer(traced.name, traced.module) for traced in choice.maps), choice.has_gradient
+    layers = tuple(TargetLayer(traced.name, traced.module) for traced in choice.maps)
+    if not choice.dominates:
+        warn_caller(
+            f"the heatmaps of {', '.join(repr(layer.name) for layer in layers)} show a part of what the score depends "
+            "on: the rest goes through other layers, or through earlier calls of these; name layers with layer=..."
+        )
+    return layers, choice.has_gradient
 
 
 def _of_any_class(request: Request, returned: Any, logits: Any, scores: Tensor) -> Tensor:

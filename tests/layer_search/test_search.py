@@ -224,3 +224,20 @@ def test_an_image_without_gradient_does_not_decide_the_layer_of_the_others():
 
     explanation = explain(model, images, target=where_any_light, relu=False)
     assert explanation.layer == "trunk" and explanation.valid.tolist() == [False, True, True]
+
+
+class Flipped(nn.Module):
+    """The mean score of an image and its mirror image, both through one trunk."""
+
+    def __init__(self):
+        super().__init__()
+        self.trunk, self.head = conv_relu(), nn.Linear(8, 2)
+        self.eval()
+
+    def forward(self, images):
+        return sum(self.head(self.trunk(view).mean((2, 3))) for view in (images, images.flip(3)))
+
+
+def test_the_last_of_several_calls_is_said_to_show_a_part():
+    with pytest.warns(UserWarning, match="'trunk' show a part of what the score depends on"):
+        assert explain(Flipped(), torch.rand(2, 3, 16, 16), target=1, relu=False).layer == "trunk"
