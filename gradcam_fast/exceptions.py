@@ -13,7 +13,9 @@ __all__ = [
     "LayerError",
     "LayerNotRun",
     "NoLayerFound",
+    "NoSuchCall",
     "NotSpatial",
+    "PicturesMixed",
     "ReentrantCheckpoint",
     "ScoreDetached",
     "ScoreIndependent",
@@ -54,6 +56,15 @@ class LayerNotRun(LayerError, RuntimeError):
         super().__init__(f"layer {name!r} did not run in this forward; {_OTHER_LAYER}")
 
 
+class NoSuchCall(LayerError, ValueError):
+    """The layer has no call in the forward that is the one asked for, or none that sees the images."""
+
+    def __init__(self, name: str, calls: int, reason: str) -> None:
+        last = "" if calls < 2 else f" to {calls - 1}"
+        times = "once" if calls == 1 else f"{calls} times"
+        super().__init__(f"layer {name!r} ran {times} in this forward, {reason}; give call=0{last}, or another layer")
+
+
 class ScoreIndependent(LayerError, RuntimeError):
     """The score does not depend on the layer."""
 
@@ -61,6 +72,16 @@ class ScoreIndependent(LayerError, RuntimeError):
         super().__init__(
             f"the score does not depend on layer {name!r} (its output is not used, or the model turns gradients off "
             f"there or behind it, as torch.utils.checkpoint does with use_reentrant=True); {_OTHER_LAYER}"
+        )
+
+
+class PicturesMixed(LayerError, ValueError):
+    """The layer's maps are not of one picture each, of samples that hold several, such as the frames of a clip."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(
+            f"layer {name!r} {reason}, so that there is no map for each picture; choose a layer before the pictures "
+            "are brought together, or name one call of the layer with call="
         )
 
 

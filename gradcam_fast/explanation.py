@@ -21,7 +21,9 @@ class Explanation:
     """What a model predicted for a batch, and where it looked.
 
     Attributes:
-        heatmap: (B,H,W), or (B,K,H,W) when K targets were asked for; float32, in [0,1] under ``minmax``.
+        heatmap: (B,H,W), or (B,K,H,W) when K targets were asked for; float32, in [0,1] under ``minmax``. With T
+            pictures a sample, or a map for each call of the layer, (B,T,H,W) or (B,K,T,H,W); extremes and validity are
+            those of all T maps together.
         logits: the model's own output (the tensor that ``output`` picks), detached; from the same forward. With a
             callable target and no ``output``, all that the model returned.
         target: the classes explained, int64, (B,) or (B,K); None for a callable target.
@@ -59,8 +61,8 @@ class Explanation:
         - ``"flat"``: the map has the same value everywhere.
         - ``"not chosen"``: ``when`` did not choose the image.
 
-        Of several layers, whose maps are averaged, all have no gradient, or one has only counter-evidence. Reading it
-        makes the host wait for the device.
+        Of several layers, whose maps are averaged, and of the pictures of a sample, all have no gradient, or one has
+        only counter-evidence. Reading it makes the host wait for the device.
         """
         codes = self._codes_of_valid() if self.reason_codes is None else self.reason_codes
         return _in_words(codes.tolist())

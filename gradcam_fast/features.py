@@ -27,6 +27,9 @@ class FeatureMaps:
         activations: (B,C,h,w), also of layers that return tokens.
         gradients: (B,C,h,w), or (B,K,C,h,w) for K targets of each image.
 
+    Of T pictures a sample (a clip, views) the activations are (B*T,C,h,w), and the gradients likewise, in the order in
+    which the layer returned them; ``explain`` sorts and scales their maps.
+
     Both tensors are on the images' device, in the dtype of the layer's output, and neither requires grad. Clone them
     before you write into them: they may be views of the model's own tensors, and gradients that are the same at all
     positions are expanded (stride 0).
@@ -107,7 +110,7 @@ def feature_maps(
         True
     """
     explainer = Explainer(model, layer=layer, output=output, tokens=tokens)
-    captured = explainer._capture(explainer._request(images, target, topk))
+    _, captured = explainer._capture(explainer._request(images, target, topk))
     by_name = {
         name: FeatureMaps(name, activations, gradients)
         for name, activations, gradients in zip(

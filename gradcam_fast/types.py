@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from torch import Tensor, nn
 
-__all__ = ["Images", "Layer", "Output", "Size", "Target", "Tokens", "When"]
+__all__ = ["Call", "Images", "Layer", "Output", "Size", "Target", "Tokens", "When"]
 
 Images: TypeAlias = Tensor | Sequence[Any] | Mapping[str, Any]
-"""(B,C,H,W) or (C,H,W); a tuple or dict when the model has several inputs."""
+"""(B,C,H,W), (C,H,W) or clips (B,T,C,H,W); a tuple or dict when the model has several inputs."""
 
 Target: TypeAlias = int | str | Tensor | Sequence[Any] | Callable[[Any], Tensor] | None
 """A class or its name, (B,) or (B,K) classes, a callable from the output to scores, or None (the highest logit)."""
 
 Layer: TypeAlias = str | nn.Module | Sequence[str | nn.Module] | None
 """A dotted name, a module of the model, a list of these, or None (found automatically)."""
+
+Call: TypeAlias = int | Literal["all"] | None
+"""0 for a layer's first call in a forward, -1 for its last, "all", or None (the last one that sees the images)."""
 
 Size: TypeAlias = int | Sequence[int]
 """(H,W) in pixels, or one integer for all sides."""

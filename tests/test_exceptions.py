@@ -10,12 +10,19 @@ from torch import nn
 
 from gradcam_fast import exceptions, explain
 
-LAYER_ERRORS = ["LayerNotRun", "NotSpatial", "ReentrantCheckpoint", "ScoreIndependent"]
+LAYER_ERRORS = ["LayerNotRun", "NoSuchCall", "NotSpatial", "PicturesMixed", "ReentrantCheckpoint", "ScoreIndependent"]
 
 
 def flat():
     """A network without feature maps."""
     return nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 5))
+
+
+class MeanOfPictures(ConvNet):
+    """Takes several pictures a sample, and sees their mean."""
+
+    def forward(self, clips):
+        return super().forward(clips.mean(1))
 
 
 def reentrant_checkpoint():
@@ -38,6 +45,18 @@ RAISED = {
         ("'before'", "use_reentrant=True", "use_reentrant=False"),
     ),
     "NotSpatial": (ValueError, ConvNet, {"layer": "head.4"}, ("'head.4'", "(3, 5)", "batch of 3", "layer=None")),
+    "NoSuchCall": (
+        ValueError,
+        ConvNet,
+        {"layer": "features.3", "call": 2},
+        ("'features.3'", "ran once", "call=2", "call=0"),
+    ),
+    "PicturesMixed": (
+        ValueError,
+        MeanOfPictures,
+        {"layer": "features.3"},
+        ("'features.3'", "picture", "before the pictures", "call="),
+    ),
     "NoLayerFound": (ValueError, flat, {}, ("Sequential", "no spatial feature map", "layer=")),
     "ScoreDetached": (
         RuntimeError,
@@ -53,6 +72,8 @@ RAISED = {
 @pytest.mark.parametrize("name", RAISED)
 def test_each_exception_is_raised_for_its_reason_and_is_the_built_in_one_too(name, images):
     builtin, make_model, arguments, parts = RAISED[name]
+    if name == "PicturesMixed":
+        images = torch.stack([images, images / 2, images / 3], 1)
     with pytest.raises(builtin) as refusal:
         explain(make_model(), images, **arguments)
     assert refusal.type is getattr(exceptions, name)

@@ -9,7 +9,7 @@ from torch import nn
 import gradcam_fast
 from gradcam_fast.explanation import REASONS
 from gradcam_fast.ops.arguments import METHODS
-from gradcam_fast.ops.heatmaps import heatmaps
+from gradcam_fast.ops.heatmaps import heatmaps, heatmaps_of_several
 
 LAYER = "features.3"
 ACTIVATIONS = torch.tensor([[[[1.0, 2.0], [0.0, 3.0]], [[0.5, 0.0], [4.0, 1.0]]]])
@@ -199,3 +199,31 @@ def test_a_pooled_gradient_of_rounding_noise_is_not_valid_and_a_warning_says_so(
     # Methods that do not pool the gradient have something to show there.
     by_position = gradcam_fast.explain(model, images, target=1, layer="attention", relu=False, method="hirescam")
     assert by_position.valid.all()
+
+
+# The two pictures of each sample, and the words of two targets: the second has no gradient.
+SAMPLES = [
+    (("for", "no gradient"), ("", "no gradient")),
+    (("for", "against"), ("", "no gradient")),
+    (("no gradient", "no gradient"), ("no gradient", "no gradient")),
+    (("no gradient", "against"), ("only counter-evidence", "no gradient")),
+    (("against", "against"), ("only counter-evidence", "no gradient")),
+    (("dead activations", "dead activations"), ("flat", "no gradient")),
+    (("for", "NaN in the activations"), ("not finite", "not finite")),
+]
+
+
+@pytest.mark.parametrize("may_wait", [True, False])
+@pytest.mark.parametrize("pictures", [[(0, 1)], [(1,), (0,)]], ids=["of one layer", "of a layer each"])
+@pytest.mark.parametrize("method", METHODS)
+def test_the_pictures_of_a_sample_have_one_word_together(method, pictures, may_wait):
+    activations, gradients = [], []
+    for covered in pictures:
+        cases = [CASES[names[picture]] for names, _ in SAMPLES for picture in covered]
+        activations.append(torch.cat([maps for maps, _, _ in cases]))
+        gradients.append(torch.stack([torch.cat([gradient, ZERO]) for _, gradient, _ in cases]))
+    choices = {"method": method, "normalize": "minmax", "relu": True, "may_wait": may_wait}
+    heatmap, _, _, valid, codes = heatmaps_of_several(activations, gradients, (4, 4), pictures, **choices)
+    assert heatmap.shape == (len(SAMPLES), 2, 2, 4, 4)
+    assert [tuple(REASONS[code] for code in row) for row in codes.tolist()] == [words for _, words in SAMPLES]
+    assert torch.equal(valid, codes == 0)

@@ -18,6 +18,7 @@ ARGUMENTS = {
     "size": "Size | None",
     "output": "Output | None",
     "tokens": "Tokens",
+    "call": "Call",
     "when": "When | None",
 }
 
@@ -25,8 +26,8 @@ ARGUMENTS = {
 @pytest.mark.parametrize(
     ("function", "arguments"),
     [
-        (gradcam_fast.explain, ["images", "target", "layer", "size", "output", "tokens"]),
-        (gradcam_fast.Explainer, ["layer", "size", "output", "tokens", "when"]),
+        (gradcam_fast.explain, ["images", "target", "layer", "size", "output", "tokens", "call"]),
+        (gradcam_fast.Explainer, ["layer", "size", "output", "tokens", "call", "when"]),
         (gradcam_fast.Explainer.__call__, ["images", "target"]),
         (feature_maps, ["images", "target", "output", "tokens"]),
         (list_layers, ["images"]),
@@ -41,8 +42,8 @@ def test_annotations_are_the_names_of_the_aliases(function, arguments):
 @pytest.mark.parametrize(
     ("subject", "arguments"),
     [
-        (gradcam_fast.Explainer, ["layer", "size", "output", "tokens", "when", "images", "target"]),
-        (gradcam_fast.explain, ["images", "target", "layer", "size", "output", "tokens"]),
+        (gradcam_fast.Explainer, ["layer", "size", "output", "tokens", "call", "when", "images", "target"]),
+        (gradcam_fast.explain, ["images", "target", "layer", "size", "output", "tokens", "call"]),
     ],
     ids=["Explainer", "explain"],
 )

@@ -15,6 +15,7 @@ from .._layout.token_grid import UnknownPatches, UnreadableLayout
 from .._model.eager import force_eager
 from ..exceptions import NotSpatial
 from .buffers import preserve_buffers
+from .calls import ExplainedCalls, every_picture, explained_calls
 from .containers import detach_tensors, tensors_in
 from .gradients import differentiate
 from .hooks import count_hooks, forward_with_activations
@@ -68,7 +69,7 @@ class Request:
     @property
     def images(self) -> Tensor:
         """The images among the model's inputs."""
-        return next(value for value in self.inputs.tensors if value.dim() == len(self.geometry.size) + 2)
+        return self.inputs.images
 
 
 @dataclass(frozen=True)
@@ -80,10 +81,11 @@ class Capture:
         scores: (B,) or (B,K), detached.
         target: the classes of the scores, or None for a callable target.
         layers: names of the layers, in the caller's order.
-        activations: (B,C,h,w) of each layer, sorted by name.
-        gradients: (B[,K],C,h,w) of each layer, sorted by name; none if no image is selected.
+        activations: (B,C,h,w) of each layer, sorted by name; (B*T,C,h,w) where a layer has T maps a sample.
+        gradients: (B[,K],C,h,w) or (B*T[,K],C,h,w) likewise; none if no image is selected.
         selected: indices (n,) of the images to explain; None for all.
         layer_remembered: whether the layer was found for an earlier request.
+        calls: the calls of each layer that they are of, sorted by name.
     """
 
     logits: Any
@@ -94,6 +96,7 @@ class Capture:
     gradients: list[Tensor]
     selected: Tensor | None
     layer_remembered: bool = False
+    calls: Sequence[ExplainedCalls] = ()
 
 
 # Models that turn gradients off around their trunk and restore the grad mode behind it: for their head to have a graph,
@@ -119,31 +122,37 @@ def capture(
     """
     # A sum of floats depends on the order; the mean over several layers must not depend on the caller's order.
     ordered = sorted(layers, key=lambda layer: layer.name)
+    recorded = ordered if request.geometry.pictures is None else list(map(every_picture, ordered))
     # The contexts include the backward, because a checkpointed part of the model runs again there.
     with torch.inference_mode(False), preserve_buffers(model) as module_hooks, force_eager():
         hooks_before = count_hooks()
         enable_grad = model in _NEED_GRAD_ENABLED
-        returned, activations, handed_onward = forward_with_activations(
-            model, request.inputs, ordered, enable_grad=enable_grad
-        )
-        layouts = [_layout(request, layer, maps) for layer, maps in zip(ordered, activations, strict=True)]
+        returned, maps, copies = forward_with_activations(model, request.inputs, recorded, enable_grad=enable_grad)
+        calls = [
+            explained_calls(layer, of_layer, request, _layout) for layer, of_layer in zip(ordered, maps, strict=True)
+        ]
         logits, scores, classes = request.scores(returned)
         if not (enable_grad or scores.requires_grad or any(tensor.requires_grad for tensor in tensors_in(logits))):
             enable_grad = True
-            returned, activations, handed_onward = forward_with_activations(
-                model, request.inputs, ordered, enable_grad=True
-            )
+            returned, maps, copies = forward_with_activations(model, request.inputs, recorded, enable_grad=True)
             logits, scores, classes = request.scores(returned)
         if check_scores is not None:
             check_scores(scores, returned)
-        has_hooks = [module_hooks.backward or bool(maps._backward_hooks) or maps.retains_grad for maps in handed_onward]
-        del handed_onward
+        activations = [of_layer[i] for of_layer, explained in zip(maps, calls, strict=True) for i in explained.indices]
+        handed_onward = [
+            of_layer[i] for of_layer, explained in zip(copies, calls, strict=True) for i in explained.indices
+        ]
+        has_hooks = [module_hooks.backward or bool(copy._backward_hooks) or copy.retains_grad for copy in handed_onward]
+        del handed_onward, copies, maps
         picked = None if module_hooks.backward else request.picked_logits(logits, classes)
         selected = request.selected(logits)
         any_selected = selected is None or len(selected) > 0
         hook_free = not any((*module_hooks, *has_hooks)) and count_hooks() == hooks_before
+        of_calls = ordered
+        if len(activations) != len(ordered):
+            of_calls = [explained.layer for explained in calls for _ in explained.indices]
         gradients = (
-            differentiate(scores, activations, ordered, has_hooks, picked, hook_free=hook_free) if any_selected else []
+            differentiate(scores, activations, of_calls, has_hooks, picked, hook_free=hook_free) if any_selected else []
         )
         if enable_grad:
             _NEED_GRAD_ENABLED.add(model)
@@ -153,10 +162,23 @@ def capture(
                 scores.detach(),
                 classes,
                 tuple(layer.name for layer in layers),
-                [layout(maps.detach()) for layout, maps in zip(layouts, activations, strict=True)],
-                [layout(maps) for layout, maps in zip(layouts, gradients, strict=any_selected)],
+                _joined(calls, [tensor.detach() for tensor in activations]),
+                _joined(calls, gradients) if any_selected else [],
                 selected,
+                calls=calls,
             )
+
+
+def _joined(calls: Sequence[ExplainedCalls], tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Activations or gradients of all calls, joined to one tensor for each layer."""
+    if len(tensors) == len(calls):
+        return [explained.layouts[0](tensor) for explained, tensor in zip(calls, tensors, strict=True)]
+    joined, first = [], 0
+    for explained in calls:
+        last = first + len(explained.indices)
+        joined.append(explained.join(tensors[first:last]))
+        first = last
+    return joined
 
 
 def _layout(request: Request, layer: TargetLayer, maps: Tensor) -> FeatureLayout:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-from ..exceptions import LayerNotRun
+from ..exceptions import LayerNotRun, NoSuchCall
 from .containers import feature_tensor, replace_tensor
 
 if TYPE_CHECKING:
@@ -20,7 +20,14 @@ if TYPE_CHECKING:
     from .._model.inputs import Inputs
     from .._model.target_layer import TargetLayer
 
-__all__ = ["ModuleHooks", "count_hooks", "forward_with_activations", "has_forward_hooks", "register_forward_hook"]
+__all__ = [
+    "ModuleHooks",
+    "count_hooks",
+    "forward_with_activations",
+    "has_forward_hooks",
+    "ran_several_times",
+    "register_forward_hook",
+]
 
 # How often a module ran in its last forward: the next forward records a graph only from the last call on.
 _CALL_COUNTS: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
@@ -72,12 +79,12 @@ def register_forward_hook(module: nn.Module, hook: Any, *, prepend: bool = False
 
 def forward_with_activations(
     model: nn.Module, inputs: Inputs, layers: Sequence[TargetLayer], *, enable_grad: bool = False
-) -> tuple[Any, list[Tensor], list[Tensor]]:
-    """Run the model once; return its output, each layer's activations, and the copies of these handed onward.
+) -> tuple[Any, list[list[Tensor]], list[list[Tensor]]]:
+    """Run the model once; return its output, and per layer the activations of each call and copies handed onward.
 
     The graph begins at the earliest of the layers: there the layer's output becomes a leaf, and a copy of it is handed
-    onward, so that what follows may work in place. Of a layer that runs several times the last call counts; if it runs
-    fewer times than in the forward before, the model is run a second time.
+    onward, so that what follows may work in place. Of a layer that runs several times its ``call`` counts, or the last;
+    if that runs fewer times than in the forward before, the model is run a second time.
 
     Grad mode and hooks are afterwards as they were, also when the model raises. Inference mode must be off, because it
     records no graph, and compiled modules must run eagerly (``force_eager``), because they ignore new hooks.
@@ -88,23 +95,30 @@ def forward_with_activations(
 
     Raises:
         LayerNotRun: a layer did not run.
+        NoSuchCall: it ran, but not as often as ``call`` says.
     """
     inputs = inputs.map(_normal_tensor)
     hooks = [_CaptureHook(layer, alone=len(layers) == 1) for layer in layers]
     output = _run_hooked(model, inputs, hooks, enable_grad)
-    if any(hook.activations is None and hook.calls for hook in hooks):
+    if any(hook.only_last and not hook.kept and hook.calls for hook in hooks):
         for hook in hooks:
             hook.first_recorded_call = _CALL_COUNTS[hook.layer.module] = _RECORD_EVERY_CALL
         output = _run_hooked(model, inputs, hooks, enable_grad)
     activations, handed_onward = [], []
     for hook in hooks:
-        if hook.activations is None or hook.handed_onward is None:
+        if not hook.calls:
             raise LayerNotRun(hook.layer.name)
         if _CALL_COUNTS.get(hook.layer.module) != _RECORD_EVERY_CALL:
             _CALL_COUNTS[hook.layer.module] = hook.calls
-        activations.append(hook.activations)
-        handed_onward.append(hook.handed_onward)
+        chosen = hook.chosen_calls()
+        activations.append([maps for maps, _ in chosen])
+        handed_onward.append([copy for _, copy in chosen])
     return output, activations, handed_onward
+
+
+def ran_several_times(module: nn.Module) -> bool:
+    """Whether the module ran more than once in its last forward, as far as is known."""
+    return _CALL_COUNTS.get(module, 1) != 1
 
 
 def _normal_tensor(value: Tensor) -> Tensor:
@@ -122,20 +136,21 @@ class _CaptureHook:
     def __init__(self, layer: TargetLayer, *, alone: bool) -> None:
         self.layer = layer
         self.alone = alone
+        self.only_last = layer.call in (None, -1)
         self.first_recorded_call = _CALL_COUNTS.get(layer.module, 1)
         self.thread = threading.get_ident()
         self.reset()
 
     def reset(self) -> None:
         self.calls = 0
-        self.activations: Tensor | None = None
-        self.handed_onward: Tensor | None = None
+        # By call: the activations, and the copy handed onward.
+        self.kept: dict[int, tuple[Tensor, Tensor]] = {}
 
     def __call__(self, module: nn.Module, args: Any, output: Any) -> Any:
         if threading.get_ident() != self.thread:
             return None
         self.calls += 1
-        if self.calls < self.first_recorded_call:
+        if self.calls < self.first_recorded_call if self.only_last else not self.keeps_this_call():
             return None
         maps = feature_tensor(output)
         if maps is None:
@@ -144,14 +159,52 @@ class _CaptureHook:
                 "choose a layer that returns feature maps"
             )
         torch.set_grad_enabled(True)
-        # A lone layer needs no graph before it. One of several may lie behind another, and stays attached to it.
-        return self.hand_onward(output, maps, attached=maps.requires_grad and not self.alone)
+        # A lone layer needs no graph before it. One of several may lie behind another, and stays attached to it, as
+        # does a call behind an earlier one; the graph of a call that is not is freed at once.
+        attached = maps.requires_grad
+        if self.alone:
+            attached = attached and not self.only_last and _comes_from(maps, [kept for kept, _ in self.kept.values()])
+        return self.hand_onward(output, maps, attached=attached)
+
+    def keeps_this_call(self) -> bool:
+        call = self.layer.call
+        if isinstance(call, int) and call >= 0:
+            return self.calls - 1 == call
+        return True
 
     def hand_onward(self, output: Any, maps: Tensor, *, attached: bool) -> Any:
         """The layer's output with a copy of ``maps``, from which on there is a graph."""
-        self.activations = maps if attached else maps.detach().requires_grad_()
-        self.handed_onward = self.activations.clone()
-        return replace_tensor(output, maps, self.handed_onward)
+        if self.only_last:
+            self.kept.clear()
+        activations = maps if attached else maps.detach().requires_grad_()
+        handed_onward = activations.clone()
+        self.kept[self.calls - 1] = activations, handed_onward
+        return replace_tensor(output, maps, handed_onward)
+
+    def chosen_calls(self) -> list[tuple[Tensor, Tensor]]:
+        call = self.layer.call
+        if self.only_last or call == "all":
+            return list(self.kept.values())
+        asked = call if isinstance(call, tuple) else (call,)
+        try:
+            return [self.kept[index if index >= 0 else self.calls + index] for index in asked]  # type: ignore
+        except KeyError:
+            raise NoSuchCall(self.layer.name, self.calls, f"so that there is no call={call}") from None
+
+
+def _comes_from(maps: Tensor, leaves: Sequence[Tensor]) -> bool:
+    """Whether one of the leaves is in the graph behind ``maps``."""
+    pending, seen = [maps.grad_fn] if leaves else [], set()
+    while pending:
+        node = pending.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        leaf = getattr(node, "variable", None)
+        if leaf is not None and any(leaf is earlier for earlier in leaves):
+            return True
+        pending.extend(behind for behind, _ in node.next_functions)
+    return False
 
 
 class _RecaptureHook:
@@ -162,7 +215,7 @@ class _RecaptureHook:
 
     def __call__(self, module: nn.Module, args: Any, output: Any) -> Any:
         maps = feature_tensor(output)
-        if threading.get_ident() != self.hook.thread or self.hook.handed_onward is None or maps is None:
+        if threading.get_ident() != self.hook.thread or self.hook.calls - 1 not in self.hook.kept or maps is None:
             return None
         return self.hook.hand_onward(output, maps, attached=maps.requires_grad)
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 _NOT_CHOSEN = REASONS.index("not chosen")
 
-__all__ = ["check_when", "empty_results", "select_images", "selected_images"]
+__all__ = ["check_when", "empty_results", "rows_of_samples", "select_images", "selected_images"]
 
 
 def check_when(when: When | None, *, cuda_graph: bool) -> When | None:
@@ -53,6 +53,13 @@ def selected_images(when: When, logits: Any, batch: int) -> Tensor | None:
         )
     indices = mask.nonzero()[:, 0]
     return None if len(indices) == batch else indices
+
+
+def rows_of_samples(samples: Tensor, maps_per_sample: int | None) -> Tensor:
+    """The rows of these samples in maps that lie sample by sample."""
+    if maps_per_sample is None:
+        return samples
+    return (samples.unsqueeze(1) * maps_per_sample + torch.arange(maps_per_sample, device=samples.device)).flatten()
 
 
 def select_images(maps: Tensor, indices: Tensor) -> Tensor:

@@ -12,7 +12,9 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.autograd.graph import Node
 
-__all__ = ["Signature", "leaves_behind", "output_leaves", "output_parts", "signature"]
+    from .._layout.feature_layout import ImageGeometry
+
+__all__ = ["Signature", "leaves_behind", "output_leaves", "output_parts", "pictures_behind", "signature"]
 
 # Parts of the names of autograd nodes that mix channels: what lies behind such a node is more than the output itself.
 _MIXES_CHANNELS = ("Addmm", "Baddbmm", "Bilinear", "Bmm", "Convolution", "Einsum", "Linear", "MmBackward", "ScaledDot")
@@ -29,6 +31,34 @@ Signature: TypeAlias = frozenset[Path]
 def leaves_behind(root: Node | None) -> list[Tensor]:
     """The leaf tensors of the graph behind ``root``, parameters included."""
     return [node.variable for node in _nodes_behind([root]) if hasattr(node, "variable")]
+
+
+def pictures_behind(
+    maps: Tensor,
+    of_images: Mapping[int, Tensor],
+    of_one_picture: Mapping[int, frozenset[int]],
+    geometry: ImageGeometry,
+) -> frozenset[int]:
+    """The pictures of a sample that ``maps`` are made of; it has several.
+
+    Args:
+        of_images: the leaves that depend on the images, by identity: the images themselves, or maps.
+        of_one_picture: of leaves that are maps of one picture a sample, by identity, which one that is.
+        geometry: the images.
+    """
+    pictures: set[int] = set()
+    for leaf in leaves_behind(maps.grad_fn):
+        if id(leaf) in of_one_picture:
+            pictures |= of_one_picture[id(leaf)]
+        elif id(leaf) in of_images:
+            part = torch.autograd.grad(maps, leaf, torch.randn_like(maps), retain_graph=True, allow_unused=True)[0]
+            if part is None:
+                continue
+            if part.dim() == 5:
+                part = part.movedim(geometry.picture_axis, 1).flatten(0, 1)
+            reached = part.flatten(1).any(1).nonzero()[:, 0]
+            pictures |= set((reached % (geometry.pictures or 1)).tolist())
+    return frozenset(pictures)
 
 
 def output_leaves(scores: Tensor, returned: list[Tensor], behind: Mapping[int, Node]) -> list[Tensor]:

@@ -114,7 +114,7 @@ def choose(maps: list[TracedMap], returned: Any, logits: Any, scores: Tensor, si
     dense = bool(_dense_shapes(logits, scores, size))
 
     def qualifies(traced: TracedMap, gradient: Tensor) -> bool:
-        if traced in excluded or not traced.last_call or _is_noise(gradient):
+        if traced in excluded or not _counts(traced) or _is_noise(gradient):
             return False
         return not dense or _direction_varies(gradient)
 
@@ -129,7 +129,7 @@ def choose(maps: list[TracedMap], returned: Any, logits: Any, scores: Tensor, si
             scores,
             seed=seed,
             reaches=reaches,
-            qualifies=lambda traced, gradient: traced.last_call and traced not in excluded,
+            qualifies=lambda traced, gradient: _counts(traced) and traced not in excluded,
         )
         if found:
             return Choice(found, False)
@@ -148,6 +148,11 @@ def _excluded(maps: list[TracedMap], returned: Any, logits: Any, scores: Tensor,
         # Among tokens, four axes may be (B, heads, tokens, features). A depth map (B,H,W) has no features.
         if id(traced.leaf) in own or (tokens and not traced.layout.fits) or (traced in tokens and traced.shape in dense)
     ]
+
+
+def _counts(traced: TracedMap) -> bool:
+    """Whether the capture keeps the map: of the last call on the images, or of any call on one of several pictures."""
+    return traced.last_call or traced.pictures is not None
 
 
 def _is_noise(gradient: Tensor) -> bool:

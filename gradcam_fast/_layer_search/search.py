@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -29,6 +29,10 @@ if TYPE_CHECKING:
     from .._capture.capture import Request
     from .._layout.token_grid import PatchTokens
     from .graph_walk import Signature
+    from .trace import TracedMap
+
+    # The name of a layer, and its TargetLayer.call.
+    FoundLayer = tuple[str, Any]
 
 __all__ = ["ask_for_patches", "capture_at_found_layers", "capture_at_remembered_layers", "known_patch_tokens"]
 
@@ -38,7 +42,7 @@ _T = TypeVar("_T")
 _PATCH_TOKENS: WeakKeyDictionary[nn.Module, dict[tuple[int, ...], dict[int, PatchTokens | str]]] = WeakKeyDictionary()
 
 # For each model and key of a request: the layers found for each signature of its scores, the last used ones last.
-_FOUND: WeakKeyDictionary[nn.Module, dict[Any, dict[Signature, tuple[str, ...]]]] = WeakKeyDictionary()
+_FOUND: WeakKeyDictionary[nn.Module, dict[Any, dict[Signature, tuple[FoundLayer, ...]]]] = WeakKeyDictionary()
 
 
 class _OtherSignature(LayerError):
@@ -82,7 +86,7 @@ def capture_at_remembered_layers(model: nn.Module, request: Request) -> Capture 
 
 
 def _capture_if(
-    expected: Signature, model: nn.Module, request: Request, found: dict[Signature, tuple[str, ...]]
+    expected: Signature, model: nn.Module, request: Request, found: dict[Signature, tuple[FoundLayer, ...]]
 ) -> Capture | None:
     """The capture at the layers found for this signature, if the scores have it."""
 
@@ -92,7 +96,7 @@ def _capture_if(
             raise _OtherSignature(actual)
 
     try:
-        layers = [TargetLayer(name, eager_module(model.get_submodule(name))) for name in found[expected]]
+        layers = [TargetLayer(name, eager_module(model.get_submodule(name)), call) for name, call in found[expected]]
     except AttributeError:  # the model was rebuilt
         return None
     captured = capture(model, request, layers, check_scores=check)
@@ -116,7 +120,7 @@ def capture_at_found_layers(model: nn.Module, request: Request) -> Capture:
         # Where every gradient vanishes (a head of zeros, an empty batch) the next request may find better layers.
         # Scores that come from nothing the model returned cannot be told apart.
         if has_gradient and actual:
-            found[actual] = tuple(layer.name for layer in layers)
+            found[actual] = tuple((layer.name, layer.call) for layer in layers)
 
     captured = capture(model, request, layers, check_scores=remember)
     if request.geometry.batch > 1 and callable(request.target) and not _all_scores_have_gradient(captured):
@@ -190,13 +194,29 @@ def _find_on(model: nn.Module, request: Request) -> tuple[tuple[TargetLayer, ...
             f"the layer found, {only.name!r}, only cuts the images into patches, as no later one can be read: "
             f"{trace.unreadable}; or name a layer with layer=..."
         )
-    layers = tuple(TargetLayer(traced.name, traced.module) for traced in choice.maps)
+    layers = _layers_of_maps(choice.maps, trace.calls)
     if not choice.dominates:
         warn_caller(
             f"the heatmaps of {', '.join(repr(layer.name) for layer in layers)} show a part of what the score depends "
             "on: the rest goes through other layers, or through earlier calls of these; name layers with layer=..."
         )
     return layers, choice.has_gradient
+
+
+def _layers_of_maps(maps: Sequence[TracedMap], calls: Mapping[nn.Module, int]) -> tuple[TargetLayer, ...]:
+    """The layers that made the maps, each with those of its calls that did; None for its last or only call."""
+    by_layer: dict[tuple[str, nn.Module], list[int]] = {}
+    for traced in maps:
+        by_layer.setdefault((traced.name, traced.module), []).append(traced.call)
+    layers = []
+    for (name, module), chosen in by_layer.items():
+        if len(chosen) > 1:
+            layers.append(TargetLayer(name, module, None if len(chosen) == calls[module] else tuple(chosen)))
+        elif chosen[0] == calls[module] - 1 and (calls[module] == 1 or maps[0].pictures is None):
+            layers.append(TargetLayer(name, module))
+        else:
+            layers.append(TargetLayer(name, module, tuple(chosen) if maps[0].pictures is not None else chosen[0]))
+    return tuple(layers)
 
 
 def _of_any_class(request: Request, returned: Any, logits: Any, scores: Tensor) -> Tensor:
@@ -217,8 +237,8 @@ def _of_any_class(request: Request, returned: Any, logits: Any, scores: Tensor) 
 
 def _no_layer_found(model: nn.Module, trace: Trace) -> NoLayerFound:
     reason = trace.unreadable
-    if trace.maps and not any(traced.of_images and traced.last_call for traced in trace.maps):
-        reason = f"{trace.maps[-1].name!r} was last run on another input than the first one of images"
+    if trace.maps and not any(traced.of_images for traced in trace.maps):
+        reason = f"{trace.maps[-1].name!r} runs on another input than the first one of images; call= explains that one"
     return NoLayerFound(
         f"{type(model).__name__} has no spatial feature map (B,C,h,w), nor tokens (B,N,C) of a grid, with more "
         f"than one position that the score depends on{reason and f' ({reason})'}; name a "

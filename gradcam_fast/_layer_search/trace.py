@@ -20,7 +20,7 @@ from .._capture.containers import feature_tensor, replace_tensor, tensors_in
 from .._capture.hooks import register_forward_hook
 from .._layout.token_grid import KnownGrids, PatchTokens, UnknownPatches, UnreadableLayout, infer_grid, shown
 from .._model.eager import force_eager
-from .graph_walk import leaves_behind
+from .graph_walk import leaves_behind, pictures_behind
 from .rules import is_feature_map, passes_on
 
 if TYPE_CHECKING:
@@ -58,7 +58,9 @@ class TracedMap:
         leaf: where the graph of what follows begins.
         layout: how the maps lie.
         of_images: whether the maps depend on the images.
-        last_call: whether the module did not run again; the capture keeps the last call.
+        last_call: whether the module did not run again on the images.
+        call: which call of the module in this forward it is.
+        pictures: of samples of several pictures, the one that the maps are of; None for maps of all.
     """
 
     name: str
@@ -69,6 +71,8 @@ class TracedMap:
     layout: FeatureLayout
     of_images: bool
     last_call: bool = True
+    call: int = 0
+    pictures: frozenset[int] | None = None
 
 
 @dataclass
@@ -82,12 +86,14 @@ class Trace:
     Attributes:
         maps: in execution order.
         unreadable: why the last output of three axes could not be read; empty if there is none.
+        calls: how often each module has run.
     """
 
     names: dict[nn.Module, str]
     request: Request
     maps: list[TracedMap] = field(default_factory=list)
     unreadable: str = ""
+    calls: dict[nn.Module, int] = field(default_factory=dict)
     _thread: int = field(default_factory=threading.get_ident)
     _grids: KnownGrids = field(default_factory=KnownGrids)
     # Tensors handed onward by identity and version, and the map each is a copy of.
@@ -108,22 +114,25 @@ class Trace:
                 images = self.request.images.detach().clone().requires_grad_()
                 self._of_images[id(images)] = images
                 # A copy of the leaf, so that the model may write into its input.
-                inputs = self.request.inputs.map(
-                    lambda value: images.clone() if value is self.request.images else value.clone()
-                )
-                return inputs(model)
+                inputs = self.request.inputs
+                return inputs.replace({inputs.images_at: images}).map(torch.Tensor.clone)(model)
         finally:
             for handle in handles:
                 handle.remove()
 
     def __call__(self, module: nn.Module, args: Any, output: Any) -> Any:
         """Note what ``module`` returned, and hand a copy of it onward."""
+        if threading.get_ident() != self._thread:
+            return None
+        self.calls[module] = self.calls.get(module, 0) + 1
         returned = feature_tensor(output)
-        if threading.get_ident() != self._thread or returned is None:
+        if returned is None:
             return None
         grad_was_enabled = torch.is_grad_enabled()
         torch.set_grad_enabled(True)
-        if (earlier := self._by_module.pop(module, None)) is not None:
+        earlier = self._by_module.get(module)
+        if earlier is not None and (not returned.requires_grad or self._depends_on_images(returned)):
+            del self._by_module[module]
             earlier.last_call = False
         if self._was_handed_onward(returned):
             traced = self._onward[_identity(returned)][1]
@@ -141,13 +150,14 @@ class Trace:
         if untraceable and not returned.requires_grad:
             self._of_images[id(maps)] = maps
         layout = self._read(module, maps)
-        if layout and is_feature_map(module, maps, layout):
+        pictures = self._pictures_of(module, maps, layout) if layout else None
+        if layout and is_feature_map(module, maps, layout) and (pictures is None or len(pictures) == 1):
             # No memory but one zero: the leaf is added to the maps, so that none of them has to be kept.
             leaf = maps.new_zeros(()).expand_as(maps).requires_grad_()
             of_images = self._depends_on_images(maps) if returned.requires_grad else untraceable
             if of_images:
                 self._of_images[id(leaf)] = leaf
-            traced = self._by_module[module] = TracedMap(
+            traced = TracedMap(
                 self.names[module],
                 module,
                 maps.shape,
@@ -155,7 +165,11 @@ class Trace:
                 leaf,
                 layout,
                 of_images,
+                call=self.calls[module] - 1,
+                pictures=pictures,
             )
+            if of_images or module not in self._by_module:
+                self._by_module[module] = traced
             self.maps.append(traced)
             onward = maps.detach() + leaf
         else:
@@ -175,9 +189,20 @@ class Trace:
                 del self._by_module[traced.module]
             self._by_module[module] = traced
             traced.name, traced.module, traced.last_call = self.names[module], module, True
+            traced.call = self.calls[module] - 1
 
     def _depends_on_images(self, maps: Tensor) -> bool:
         return any(id(leaf) in self._of_images for leaf in leaves_behind(maps.grad_fn))
+
+    def _pictures_of(self, module: nn.Module, maps: Tensor, layout: FeatureLayout) -> frozenset[int] | None:
+        """Of samples of several pictures, those that maps of one picture a sample are made of; None for maps of all."""
+        geometry = self.request.geometry
+        if geometry.pictures in (None, 1) or len(layout(maps.detach())) == geometry.all_pictures:
+            return None
+        if maps.grad_fn is None:  # made without a graph
+            return frozenset({self.calls[module] - 1})
+        of_one = {id(traced.leaf): traced.pictures for traced in self.maps if traced.pictures is not None}
+        return pictures_behind(maps, self._of_images, of_one, geometry)
 
     def _read(self, module: nn.Module, maps: Tensor) -> FeatureLayout | None:
         try:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Integral
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
@@ -39,12 +39,30 @@ class ImageGeometry:
         patches: strides of the model's convolutions, one of which may be the patch size.
         patch_tokens: by the number of tokens, which of them are patches, or why that cannot be said; what is not in it
             has to be asked of the model. None: the patches are taken to be the last tokens.
+        pictures: number of pictures a sample, such as the frames of a clip; None if a sample is one picture.
+        picture_axis: the axis of the pictures in the model's input.
+        inputs: how many of the model's inputs are images of this shape; a model may run a layer on all of them at once.
+        transposed: whether the model turns inputs (B,W,H) into these images, so that its maps are turned back.
     """
 
     batch: int
     size: Grid
     patches: tuple[Grid, ...] = ()
     patch_tokens: dict[int, PatchTokens | str] | None = None
+    pictures: int | None = None
+    picture_axis: int = 1
+    inputs: int = 1
+    transposed: bool = False
+
+    @property
+    def all_pictures(self) -> int:
+        """How many pictures there are in the batch."""
+        return self.batch * (self.pictures or 1)
+
+    @property
+    def all_inputs(self) -> int:
+        """How many images of this shape there are in all inputs of the model."""
+        return self.batch * self.inputs
 
     @property
     def axes(self) -> str:
@@ -109,9 +127,16 @@ def _is_side(value: object) -> bool:
 def infer_layout(module: nn.Module, maps: Tensor, geometry: ImageGeometry, tokens: Tokens = "auto") -> FeatureLayout:
     """The layout of ``maps``, the output of ``module``.
 
+    Of samples of several pictures, the maps may be those of all pictures, (B*T,C,h,w) in any order, or of one a sample;
+    of several inputs of images, those of all of them.
+
     Raises:
         UnreadableLayout: they are no maps of the images, or can be read in more than one way.
     """
+    if geometry.pictures is not None and geometry.all_pictures in maps.shape[: 2 if maps.dim() == 3 else 1]:
+        geometry = replace(geometry, batch=geometry.all_pictures, pictures=None)
+    elif geometry.inputs > 1 and len(maps) == geometry.all_inputs and geometry.batch not in maps.shape[:2]:
+        geometry = replace(geometry, batch=geometry.all_inputs)
     rank, batch = len(geometry.size), geometry.batch
     if callable(tokens):
         return _layout_by_callable(tokens, maps, geometry)

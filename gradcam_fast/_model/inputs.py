@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
     Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
 
-__all__ = ["ImageAxes", "Inputs", "check_inputs", "convolutions", "per_side", "unwrap_model"]
+__all__ = ["ImageAxes", "Inputs", "Taken", "check_inputs", "convolutions", "per_side", "unwrap_model"]
 
 _CONVOLUTIONS = {nn.Conv1d: 1, nn.Conv2d: 2, nn.Conv3d: 3}
 
@@ -34,18 +35,46 @@ _SHAPES = {
 
 @dataclass(frozen=True)
 class Inputs:
-    """The arguments of one call of the model: ``model(*args, **kwargs)``."""
+    """The arguments of one call of the model: ``model(*args, **kwargs)``.
+
+    Attributes:
+        images_at: place or name of the images to explain among the arguments.
+    """
 
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
+    images_at: int | str = 0
 
     def __call__(self, model: nn.Module) -> Any:
         return model(*self.args, **self.kwargs)
 
     @property
+    def images(self) -> Tensor:
+        """The images to explain."""
+        images: Tensor = self.kwargs[self.images_at] if isinstance(self.images_at, str) else self.args[self.images_at]
+        return images
+
+    @property
+    def all_images(self) -> dict[int | str, Tensor]:
+        """The arguments with as many axes as the images to explain, by place or name: a model may take several."""
+        arguments: dict[int | str, Any] = dict(enumerate(self.args))
+        arguments.update(self.kwargs)
+        axes = self.images.dim()
+        return {
+            at: value
+            for at, value in arguments.items()
+            if isinstance(value, torch.Tensor) and value.dim() == axes and value.dtype.is_floating_point
+        }
+
+    @property
     def tensors(self) -> list[Tensor]:
         """All tensors among the arguments."""
         return [value for value in (*self.args, *self.kwargs.values()) if isinstance(value, torch.Tensor)]
+
+    def replace(self, images: Mapping[int | str, Tensor]) -> Inputs:
+        """The same arguments with others at some places or names."""
+        args = tuple(images.get(at, value) for at, value in enumerate(self.args))
+        return Inputs(args, {name: images.get(name, value) for name, value in self.kwargs.items()}, self.images_at)
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Inputs:
         """The same arguments with every tensor ``t`` replaced by ``function(t)``."""
@@ -53,7 +82,8 @@ class Inputs:
         def mapped(value: Any) -> Any:
             return function(value) if isinstance(value, torch.Tensor) else value
 
-        return Inputs(tuple(map(mapped, self.args)), {name: mapped(value) for name, value in self.kwargs.items()})
+        kwargs = {name: mapped(value) for name, value in self.kwargs.items()}
+        return Inputs(tuple(map(mapped, self.args)), kwargs, self.images_at)
 
 
 def unwrap_model(model: Any) -> nn.Module:
@@ -97,16 +127,34 @@ class ImageAxes:
         self.patches = tuple(sorted(stride for stride in strides if len(stride) == self.rank and math.prod(stride) > 1))
 
     def sides(self, images: Tensor) -> tuple[int, ...]:
-        """The sides of ``images``: all axes but batch and channels.
+        """The sides of ``images``: all axes but batch, channels, and the pictures of a sample.
 
         Channels are axis 1, unless no convolution takes that many and exactly one other axis fits the first
         convolution: some models move the channels themselves and take videos (B,T,C,H,W) or images (B,H,W,C).
         """
-        if images.dim() > 3 and self.channels and images.shape[1] not in self.channels:
+        if images.dim() == self.rank + 1:  # no channels
+            return tuple(images.shape[1:]) if self.channels else tuple(images.shape[1:-1])
+        if self.has_pictures(images):
+            return tuple(side for axis, side in enumerate(images.shape) if axis not in (0, *self._picture_axes(images)))
+        if self.channels and images.shape[1] not in self.channels:
             channel_axes = [axis for axis in range(2, images.dim()) if images.shape[axis] == self.channels[0]]
             if len(channel_axes) == 1:
                 return tuple(side for axis, side in enumerate(images.shape) if axis not in (0, channel_axes[0]))
         return tuple(images.shape[2:])
+
+    def has_pictures(self, images: Tensor) -> bool:
+        """Whether each sample is several pictures, such as the frames of a clip: five axes for 2-D convolutions."""
+        return self.rank == 2 and images.dim() == 5
+
+    def picture_axis(self, images: Tensor) -> int | None:
+        """The axis of the pictures of a sample; None if a sample is one picture."""
+        return self._picture_axes(images)[0] if self.has_pictures(images) else None
+
+    def _picture_axes(self, images: Tensor) -> tuple[int, int]:
+        """The axes of pictures and of channels: (B,T,C,H,W), unless the first convolution fits another axis alone."""
+        fitting = [axis for axis in (2, 1, 4) if self.channels and images.shape[axis] == self.channels[0]]
+        channels = fitting[0] if fitting else 2
+        return (2 if channels == 1 else 1), channels
 
 
 def convolutions(model: nn.Module) -> list[Convolution]:
@@ -120,36 +168,103 @@ def per_side(convolution: Convolution, value: Any) -> tuple[int, ...]:
     return tuple(value) if isinstance(value, (tuple, list)) else (value,) * rank
 
 
-def check_inputs(model: nn.Module, rank: int, images: Any) -> tuple[Inputs, Tensor]:
-    """The arguments to call the model with, and the images (B,C,*sides) among them, which have ``rank`` sides.
+class Taken(NamedTuple):
+    """How a model takes images without channels: whether its first convolution sees (B,C,W,H) of (B,H,W)."""
+
+    transposed: bool
+
+
+_AS_USUAL = Taken(transposed=False)
+
+# For each model and shapes of its inputs, if they are no batch with channels of single images: which
+# reading the model takes, and how.
+_TAKEN: WeakKeyDictionary[nn.Module, dict[Any, tuple[int, Taken]]] = WeakKeyDictionary()
+
+
+def check_inputs(
+    model: nn.Module, axes: ImageAxes, images: Any, try_inputs: Callable[..., Taken | Exception]
+) -> tuple[Inputs, Taken]:
+    """The arguments to call the model with, and how it takes the images (B,C,*sides) among them.
+
+    For 2-D networks the images may also be several a sample, (B,T,C,H,W). A tensor that may be one image (C,H,W) or a
+    batch without channels (B,H,W) is what the model takes; if its channels do not tell, the model is run.
+
+    Args:
+        try_inputs: runs the model once, and returns how it takes the images or what it raises; that is asked once for
+            several pictures a sample, and for images without channels.
 
     Raises:
         TypeError, ValueError: no floating tensor of such a shape, or not on the model's device.
     """
+    if isinstance(images, torch.Tensor):
+        _check_images(model, images, axes)
+        inputs = Inputs((images,), {})
+        if images.dim() == axes.rank + 2:
+            return inputs, _AS_USUAL
+        if images.dim() != axes.rank + 1:
+            return _try_in_turn(model, axes, [inputs], try_inputs)
+        one = Inputs((images.unsqueeze(0),), {})
+        if len(images) > 1 and len(images) in axes.channels:
+            return one, _AS_USUAL
+        may_be_one = len(images) in axes.channels or not axes.channels
+        return _try_in_turn(model, axes, [one, inputs] if may_be_one else [inputs, one], try_inputs)
     if isinstance(images, Mapping):
+        arguments: Mapping[Any, Any] = images
         inputs = Inputs((), dict(images))
     elif isinstance(images, (tuple, list)):
+        arguments = dict(enumerate(images))
         inputs = Inputs(tuple(images), {})
     else:
-        if not isinstance(images, torch.Tensor):
-            raise TypeError(f"images is a {type(images).__name__}; give a floating tensor (B,C,H,W)")
-        batch = images.unsqueeze(0) if images.dim() == rank + 1 else images
-        _check_images(model, batch, images, rank)
-        return Inputs((batch,), {}), batch
-    for value in inputs.tensors:
-        if value.dim() == rank + 2:
-            _check_images(model, value, value, rank)
-            return inputs, value
+        raise TypeError(f"images is a {type(images).__name__}; give a floating tensor (B,C,H,W)")
+    tensors = {at: value for at, value in arguments.items() if isinstance(value, torch.Tensor)}
+    for at, value in tensors.items():
+        if value.dim() == axes.rank + 2:
+            _check_images(model, value, axes)
+            return replace(inputs, images_at=at), _AS_USUAL
+    for at, value in tensors.items():
+        if axes.has_pictures(value) or (value.dim() == axes.rank + 1 and value.dtype.is_floating_point):
+            _check_images(model, value, axes)
+            return _try_in_turn(model, axes, [replace(inputs, images_at=at)], try_inputs)
     raise ValueError(
-        f"none of the model's inputs is a tensor {_SHAPES[rank][0]}; give the images among them, and a list of images "
-        "as one tensor (torch.stack)"
+        f"none of the model's inputs is a tensor {_SHAPES[axes.rank][0]}; give the images among them, and a list of "
+        "images as one tensor (torch.stack)"
     )
 
 
-def _check_images(model: nn.Module, batch: Tensor, images: Tensor, rank: int) -> None:
-    if batch.dim() != rank + 2 or 0 in batch.shape[1:]:
-        several, single = _SHAPES[rank]
+def _try_in_turn(
+    model: nn.Module,
+    axes: ImageAxes,
+    choices: Sequence[Inputs],
+    try_inputs: Callable[..., Taken | Exception],
+) -> tuple[Inputs, Taken]:
+    """The first of these inputs that the model takes, and how."""
+    known = _TAKEN.setdefault(model, {})
+    key = tuple(tuple(tensor.shape) for tensor in choices[0].tensors)
+    if key not in known:
+        errors = []
+        for place, inputs in enumerate(choices):
+            taken = try_inputs(model, inputs, per_sample=len(choices) > 1)
+            if isinstance(taken, Taken):
+                known[key] = place, taken
+                break
+            errors.append((tuple(inputs.images.shape), taken))
+        else:
+            several, single = _SHAPES[axes.rank]
+            tried = "; ".join(f"of {shape} it said: {type(error).__name__}: {error}" for shape, error in errors)
+            raise ValueError(
+                f"the model itself refused the images ({tried}); expected {several}, {single}, or, if the model "
+                "takes these, several pictures a sample (B,T,C,H,W) or a batch without channels"
+            ) from errors[0][1]
+    place, taken = known[key]
+    return choices[place], taken
+
+
+def _check_images(model: nn.Module, images: Tensor, axes: ImageAxes) -> None:
+    pictures = axes.has_pictures(images)
+    if not (images.dim() in (axes.rank + 1, axes.rank + 2) or pictures) or 0 in images.shape[1:]:
+        several, single = _SHAPES[axes.rank]
         raise ValueError(f"images has shape {tuple(images.shape)}; expected {several}, or {single}")
+    batch = images
     if not batch.dtype.is_floating_point:
         raise TypeError(
             f"images has dtype {batch.dtype}; expected floating values prepared as the model expects them, for example "

@@ -3,28 +3,44 @@
 from __future__ import annotations
 
 import difflib
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
 
 from torch import nn
 
 from .eager import eager_module, eager_modules
 
 if TYPE_CHECKING:
-    from ..types import Layer
+    from ..types import Call, Layer
 
-__all__ = ["TargetLayer", "resolve_layers"]
+__all__ = ["TargetLayer", "check_call", "resolve_layers"]
 
 
 @dataclass(frozen=True)
 class TargetLayer:
-    """A module inside the model, and its dotted name there."""
+    """A module inside the model, and its dotted name there.
+
+    Attributes:
+        call: which of its calls in one forward counts, from 0, or -1 for the last; several, or all. None: the last, or
+            of samples of several pictures all that these need.
+    """
 
     name: str
     module: nn.Module
+    call: int | tuple[int, ...] | Literal["all"] | None = None
 
 
-def resolve_layers(model: nn.Module, layer: Layer) -> tuple[TargetLayer, ...] | None:
+def check_call(call: Any) -> Call:
+    """Refuse a value of ``call=`` that names no call."""
+    if call is None or call == "all" or (isinstance(call, int) and not isinstance(call, bool)):
+        return call
+    raise TypeError(
+        f"call={call!r} names no call of the layer; give 0 for the first, -1 for the last, 'all', or None for the last "
+        "that sees the images"
+    )
+
+
+def resolve_layers(model: nn.Module, layer: Layer, call: Call = None) -> tuple[TargetLayer, ...] | None:
     """The layers that ``layer=`` names; None if it is None, and the layer has to be found automatically.
 
     Raises:
@@ -36,7 +52,7 @@ def resolve_layers(model: nn.Module, layer: Layer) -> tuple[TargetLayer, ...] | 
     choices = layer if isinstance(layer, (list, tuple)) else (layer,)
     if not choices:
         raise ValueError("layer=[] names no layer; give at least one, or layer=None to have one found")
-    return tuple(_check_runs(_resolve(model, choice)) for choice in choices)
+    return tuple(replace(_check_runs(_resolve(model, choice)), call=call) for choice in choices)
 
 
 def _check_runs(layer: TargetLayer) -> TargetLayer:

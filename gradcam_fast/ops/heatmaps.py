@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,7 +14,7 @@ from .reference import normalise
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["gradients_vanished", "heatmaps"]
+__all__ = ["gradients_vanished", "heatmaps", "heatmaps_of_several"]
 
 _COUNTER_EVIDENCE, _NO_GRADIENT, _NOT_FINITE, _FLAT, _NOT_CHOSEN = map(
     REASONS.index, ("only counter-evidence", "no gradient", "not finite", "flat", "not chosen")
@@ -66,23 +66,125 @@ def heatmaps(
     valid = high > low
     if normalize == "max":
         valid &= high > 0
-    if method == "gradcam":
-        noise = [_pools_to_noise(g, a.dim() - 2) for a, g in zip(activations, gradients, strict=True)]
-        if all(of_layer is not None for of_layer in noise):
-            valid &= ~torch.stack([of_layer for of_layer in noise if of_layer is not None]).all(0)
-    if may_wait and valid.device.type == "cpu" and valid.all():
-        codes = torch.zeros_like(valid, dtype=torch.uint8)
-    else:
-        # Without ReLU, only "max" leaves out what is negative.
-        vanished = torch.stack(
-            [_no_gradient(g, a.dim() - 2, method) for a, g in zip(activations, gradients, strict=True)]
-        )
-        codes = torch.where(vanished.all(0), _NO_GRADIENT, _FLAT)
-        if relu or normalize == "max":
-            against = [_speaks_against(a, g, method) for a, g in zip(activations, gradients, strict=True)]
-            codes = torch.where(torch.stack(against).any(0) & ~vanished.all(0), _COUNTER_EVIDENCE, codes)
-        codes = torch.where(high.isnan(), _NOT_FINITE, codes).masked_fill(valid, 0).to(torch.uint8)
+    codes = _reason_codes(
+        activations, gradients, valid, high, method=method, normalize=normalize, relu=relu, may_wait=may_wait
+    )
     return heatmap.float(), low.float(), high.float(), valid, codes
+
+
+def heatmaps_of_several(
+    activations: Sequence[Tensor],
+    gradients: Sequence[Tensor],
+    size: tuple[int, ...],
+    pictures: Sequence[Sequence[int]],
+    *,
+    method: str,
+    normalize: str,
+    relu: bool,
+    may_wait: bool = False,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Compute the heatmaps (B[,K],T,H,W) of T pictures a sample, such as the frames of a clip.
+
+    Every picture's channels are weighted by its own pooled gradient. The maps of a sample share one scale, the extremes
+    over all its pictures, so that they can be compared: a picture that counts for little stays dark.
+
+    Args:
+        activations: for each layer (B*n,C,h,w), sample by sample.
+        gradients: for each layer (B*n[,K],C,h,w).
+        size: the sides of the heatmap.
+        pictures: for each layer, of which n pictures its maps are. If layers have the same pictures, the result is the
+            mean of their heatmaps; else every picture is of one layer.
+        method, normalize, relu, may_wait: as in :func:`heatmaps`.
+
+    Returns:
+        heatmap; raw_min, raw_max, valid and reason_codes (B[,K]) as :func:`heatmaps` returns them, over all pictures of
+        a sample.
+    """
+    per_layer = []
+    for maps, gradient, covered in zip(activations, gradients, pictures, strict=True):
+        raw, low, high = cam(maps, gradient, size, method=method, normalize="none", relu=relu)
+        several = (-1, len(covered))
+        per_picture = raw.unflatten(0, several).movedim(1, -1 - len(size))
+        per_layer.append((per_picture, low.unflatten(0, several).amin(1), high.unflatten(0, several).amax(1)))
+    axis = -1 - len(size)
+    if len({tuple(covered) for covered in pictures}) == len(pictures) > 1:
+        order = torch.tensor([picture for covered in pictures for picture in covered]).argsort()
+        heatmap = torch.cat([maps for maps, _, _ in per_layer], axis)
+        heatmap = heatmap.index_select(axis, order.to(heatmap.device))
+        low = torch.stack([layer_low for _, layer_low, _ in per_layer]).amin(0)
+        high = torch.stack([layer_high for _, _, layer_high in per_layer]).amax(0)
+    else:
+        heatmap, low, high = per_layer[0]
+        if len(per_layer) > 1:
+            scaled = [normalise(maps, low, high, normalize) for maps, low, high in per_layer]
+            heatmap = torch.stack(scaled).mean(0)
+            broken = torch.stack([layer_high for _, _, layer_high in per_layer]).isnan().any(0)
+            pixels = tuple(range(axis, 0))
+            low, high = (torch.where(broken, torch.nan, extreme(pixels)) for extreme in (heatmap.amin, heatmap.amax))
+    broken = high.isnan().reshape(*high.shape, *[1] * -axis)
+    heatmap = normalise(heatmap, low, high, normalize).masked_fill(broken, 0)
+    valid = high > low
+    if normalize == "max":
+        valid &= high > 0
+    codes = _reason_codes(
+        activations,
+        gradients,
+        valid,
+        high,
+        method=method,
+        normalize=normalize,
+        relu=relu,
+        may_wait=may_wait,
+        counts=[len(covered) for covered in pictures],
+    )
+    return heatmap.float(), low.float(), high.float(), valid, codes
+
+
+def _reason_codes(
+    activations: Sequence[Tensor],
+    gradients: Sequence[Tensor],
+    valid: Tensor,
+    high: Tensor,
+    *,
+    method: str,
+    normalize: str,
+    relu: bool,
+    may_wait: bool,
+    counts: Sequence[int] | None = None,
+) -> Tensor:
+    """Why heatmaps (B[,K]) show nothing, as places in ``REASONS``; sets ``valid`` False where they are rounding noise.
+
+    Args:
+        valid: (B[,K]), whether the heatmaps are finite and not flat.
+        high: (B[,K]), NaN where the maps are not finite.
+        counts: for each layer, how many maps a sample it has; None if one, and the heatmap is of one.
+    """
+    ranks = [maps.dim() - 2 for maps in activations]
+    if method == "gradcam":
+        noise = [_pools_to_noise(g, rank) for g, rank in zip(gradients, ranks, strict=True)]
+        known = [of_layer for of_layer in noise if of_layer is not None]
+        if len(known) == len(noise):
+            valid &= ~_of_samples(known, counts, torch.all)
+    if may_wait and valid.device.type == "cpu" and valid.all():
+        return torch.zeros_like(valid, dtype=torch.uint8)
+    without_gradient = [_no_gradient(g, rank, method) for g, rank in zip(gradients, ranks, strict=True)]
+    vanished = _of_samples(without_gradient, counts, torch.all)
+    codes = torch.where(vanished, _NO_GRADIENT, _FLAT)
+    # Without ReLU, only "max" leaves out what is negative.
+    if relu or normalize == "max":
+        against = [_speaks_against(a, g, method) for a, g in zip(activations, gradients, strict=True)]
+        codes = torch.where(_of_samples(against, counts, torch.any) & ~vanished, _COUNTER_EVIDENCE, codes)
+    return torch.where(high.isnan(), _NOT_FINITE, codes).masked_fill(valid, 0).to(torch.uint8)
+
+
+def _of_samples(
+    masks: Sequence[Tensor], counts: Sequence[int] | None, reduce: Callable[[Tensor, int], Tensor]
+) -> Tensor:
+    """Whether (B[,K]) something holds for all, or any, maps of a sample, from one mask (B*n[,K]) for each layer."""
+    if counts is not None:
+        pairs = zip(masks, counts, strict=True)
+        masks = [of_map for of_layer, count in pairs for of_map in of_layer.unflatten(0, (-1, count)).unbind(1)]
+    return masks[0] if len(masks) == 1 else reduce(torch.stack(list(masks)), 0)
 
 
 def _pools_to_noise(gradients: Tensor, rank: int) -> Tensor | None:
@@ -125,6 +227,8 @@ def gradients_vanished(reason_codes: Tensor | None) -> bool:
     False on other devices than the CPU, where reading the codes would make the host wait.
     """
     if reason_codes is None or reason_codes.device.type != "cpu" or len(reason_codes) == 0:
+        return False
+    if not reason_codes.any():
         return False
     without_gradient = reason_codes == _NO_GRADIENT
     return bool(without_gradient.any() and (without_gradient | (reason_codes == _NOT_CHOSEN)).all())

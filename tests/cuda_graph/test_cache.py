@@ -11,6 +11,7 @@ import torch
 from support.fake_recorder import FakeRecorder, assert_same_explanation, count_recordings, graph_explainer
 from support.networks import ConvNet
 from support.unchanged import unchanged
+from torch import nn
 
 import gradcam_fast
 from gradcam_fast._cuda_graph import cache
@@ -155,4 +156,43 @@ def test_an_error_of_the_model_is_raised_and_nothing_is_recorded(images):
         explainer(images)
     explainer.model.at_head = lambda _: None
     assert_same_explanation(explainer(images), gradcam_fast.explain(explainer.model, images))
+    assert count_recordings(explainer) == 1
+
+
+class SeveralPictures(nn.Module):
+    """Takes a clip or two images, or compares images with learned ones, on which the network runs last."""
+
+    def __init__(self):
+        super().__init__()
+        self.model, self.learned = ConvNet(), nn.Parameter(torch.rand(2, 3, 16, 16))
+        self.eval()
+
+    def forward(self, images, other=None):
+        if images.dim() == 5:
+            return self.model(images.flatten(0, 1)).unflatten(0, images.shape[:2]).mean(1)
+        return self.model(images) - self.model(self.learned if other is None else other).mean(0)
+
+
+@pytest.mark.filterwarnings("ignore:cuda_graph=True")
+@pytest.mark.parametrize("layer", ["model.features.3", None])
+@pytest.mark.parametrize("kind", ["clip", "two images", "learned images"])
+def test_where_the_model_is_asked_about_pictures_it_runs_eagerly(kind, layer, images):
+    inputs = {"clip": images[:, None], "two images": (images, images[:2]), "learned images": images}[kind]
+    explainer = graph_explainer(SeveralPictures(), layer=layer)
+    for _ in range(3):
+        explanation = explainer(inputs, 1)
+        assert_same_explanation(explanation, gradcam_fast.explain(explainer.model, inputs, target=1, layer=layer))
+    assert count_recordings(explainer) == 0 and "the host waits" in explainer.eager_because
+
+
+def test_a_call_that_is_named_is_recorded(images):
+    class Twice(ConvNet):
+        def forward(self, images):
+            return super().forward(images) + 2 * super().forward(images / 2)
+
+    explainer = graph_explainer(Twice(), layer="features.3", call=0)
+    for _ in range(3):
+        explanation = explainer(images, 1)
+        expected = gradcam_fast.explain(explainer.model, images, target=1, layer="features.3", call=0)
+        assert_same_explanation(explanation, expected)
     assert count_recordings(explainer) == 1

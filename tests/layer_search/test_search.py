@@ -159,9 +159,21 @@ def test_the_layer_found_belongs_to_the_first_input_of_images():
     assert explanation.layer == "first" and explanation.heatmap.shape == (2, 16, 16)
 
 
-def test_a_module_that_last_ran_on_another_input_is_refused():
-    with pytest.raises(ValueError, match="'first' was last run on another input than the first one of images"):
-        explain(TwoImages(None), (torch.rand(2, 3, 16, 16), torch.rand(2, 3, 16, 16)))
+def test_a_trunk_that_last_ran_on_another_input_is_explained_at_its_call_on_the_first():
+    model, first, second = TwoImages(None), torch.rand(2, 3, 16, 16), torch.rand(2, 3, 12, 20)
+    explanation = explain(model, (first, second), target=1, relu=False)
+    named = explain(model, (first, second), target=1, relu=False, layer="first", call=0)
+    assert explanation.layer == "first" and torch.equal(explanation.heatmap, named.heatmap)
+    assert explanation.heatmap.shape == (2, 16, 16)
+
+
+def test_a_model_that_only_looks_at_another_input_is_refused():
+    class Other(TwoImages):
+        def forward(self, picture, other):
+            return super().forward(other, other)
+
+    with pytest.raises(ValueError, match="'first' runs on another input than the first one of images; call="):
+        explain(Other(None), (torch.rand(2, 3, 16, 16), torch.rand(2, 3, 16, 16)))
 
 
 def test_a_network_without_feature_maps_is_refused():

@@ -4,11 +4,13 @@ import pytest
 import torch
 from support.naive import heatmaps, of_class
 from support.networks import ConvNet, TwoInputs
+from support.refusals import assert_says
 from support.tolerances import SAME_INPUTS
 from torch import nn
 
 import gradcam_fast
 from gradcam_fast import explain
+from gradcam_fast._layer_search.pictures import try_inputs
 from gradcam_fast._model.inputs import ImageAxes, Inputs, check_inputs, per_side, unwrap_model
 
 
@@ -27,6 +29,85 @@ def test_an_image_without_a_batch_is_a_batch_of_one(images):
     expected = gradcam_fast.explain(model, images[1:2], layer="features.3")
     assert torch.equal(explanation.heatmap, expected.heatmap) and torch.equal(explanation.logits, expected.logits)
     assert explanation.heatmap.shape == (1, 16, 16)
+
+
+class AddsChannels(nn.Module):
+    """Takes (B,*sides), and adds the axis of channels itself."""
+
+    def __init__(self, model, turned=False):
+        super().__init__()
+        self.model, self.turned = model, turned
+
+    def forward(self, batch):
+        return self.model((batch.mT if self.turned else batch).unsqueeze(1))
+
+
+def one_channel(rank):
+    conv = {1: nn.Conv1d, 2: nn.Conv2d}[rank]
+    layers = conv(1, 6, 3, 2), nn.ReLU(), conv(6, 4, 3), nn.ReLU(), nn.Flatten(2)
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(4, 5)).eval()
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize(("rank", "sides"), [(1, (60,)), (2, (9, 40))], ids=["(B,L)", "(B,chans,time)"])
+def test_batches_without_channels_go_to_models_that_take_them(rank, sides, batch):
+    model, samples = one_channel(rank), torch.randn(batch, *sides)
+    expected = explain(model, samples.unsqueeze(1), target=1, relu=False)
+    adds = AddsChannels(model).eval()
+    for samples_or_dict in (samples, {"batch": samples}, (samples,)):
+        explanation = explain(adds, samples_or_dict, target=1, relu=False)
+        assert explanation.layer == "model.3" and explanation.heatmap.shape == (batch, *sides)
+        assert torch.equal(explanation.heatmap, expected.heatmap)
+
+
+@pytest.mark.parametrize("sides", [(24, 16), (20, 20)])
+@pytest.mark.parametrize("size", [None, (10, 30)])
+def test_maps_of_spectrograms_that_the_model_turns_are_turned_back(sides, size):
+    model, spectrograms = one_channel(2), torch.randn(3, *sides)  # (B,T,F), as audio transformers take them
+    explanation = explain(AddsChannels(model, turned=True).eval(), spectrograms, target=1, relu=False, size=size)
+    turned = explain(model, spectrograms.mT.unsqueeze(1), target=1, relu=False, size=size and size[::-1])
+    assert explanation.heatmap.shape == (3, *(size or sides))
+    assert torch.equal(explanation.heatmap, turned.heatmap.mT)
+
+
+def test_series_may_have_channels_last():
+    class Turns(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.model = nn.Sequential(nn.Conv1d(7, 6, 3), nn.ReLU(), nn.AdaptiveAvgPool1d(1), nn.Flatten())
+
+        def forward(self, series):
+            return self.model(series.mT)
+
+    model, series = Turns().eval(), torch.randn(3, 40, 7)
+    expected = explain(model.model, series.mT, target=1)
+    explanation = explain(model, series, target=1)
+    assert explanation.heatmap.shape == (3, 40) and torch.equal(explanation.heatmap, expected.heatmap)
+
+
+def test_series_of_features_go_to_networks_without_convolutions():
+    model = nn.Sequential(nn.Linear(7, 16), nn.TransformerEncoderLayer(16, 2, 32, dropout=0, batch_first=True))
+    model.append(nn.Flatten()).append(nn.Linear(16 * 40, 5)).eval()
+    explanation = explain(model, torch.randn(3, 40, 7), target=1, layer="1", relu=False)
+    assert explanation.heatmap.shape == (3, 40) and explanation.valid.all()
+
+
+def test_a_model_is_asked_once_how_it_takes_images_without_channels():
+    model, runs = AddsChannels(one_channel(1)).eval(), []
+    model.model.register_forward_hook(lambda *_: runs.append(1))
+    explainer = gradcam_fast.Explainer(model, layer="model.3")
+    explainer(torch.randn(3, 60))
+    runs.clear()
+    explainer(torch.randn(3, 60))
+    assert len(runs) == 1
+
+
+@pytest.mark.parametrize("shape", [(2, 16, 16), (1, 16, 16), (2, 4, 3, 16, 16)])
+def test_what_the_model_itself_refuses_is_said_to_come_from_it(shape):
+    with pytest.raises(ValueError) as refusal:
+        explain(ConvNet(), torch.rand(shape))
+    assert_says(refusal, ValueError, ("the model itself", str(shape), "RuntimeError", "(B,C,H,W)", "(B,T,C,H,W)"))
+    assert isinstance(refusal.value.__cause__, RuntimeError)
 
 
 def test_strides_of_convolutions_may_be_lists_or_one_number(images):
@@ -79,13 +160,26 @@ def test_without_convolutions_or_with_several_kinds_images_have_two_sides():
     [
         ((2, 3, 16, 24), (16, 24)),
         ((2, 16, 24, 3), (16, 24)),  # channels last
-        ((2, 8, 3, 16, 24), (8, 16, 24)),  # frames before channels
+        ((2, 8, 3, 16, 24), (16, 24)),  # frames of a clip
+        ((2, 3, 8, 16, 24), (16, 24)),  # frames behind channels
+        ((2, 8, 16, 24, 3), (16, 24)),  # frames with channels last
         ((2, 5, 16, 24), (16, 24)),  # no axis has three channels
         ((2, 16, 3, 3), (3, 3)),  # two axes may be the channels
     ],
 )
 def test_the_sides_of_images_are_all_axes_but_batch_and_channels(shape, sides):
     assert convolutions_of(nn.Conv2d(3, 4, 3)).sides(torch.zeros(shape)) == sides
+
+
+def test_videos_for_3d_convolutions_may_have_frames_before_channels():
+    axes = convolutions_of(nn.Conv3d(3, 4, 3))
+    videos = torch.zeros(2, 8, 3, 16, 24)
+    assert axes.sides(videos) == (8, 16, 24) and axes.picture_axis(videos) is None
+
+
+@pytest.mark.parametrize(("shape", "axis"), [((2, 8, 3, 9, 9), 1), ((2, 3, 8, 9, 9), 2), ((2, 3, 3, 9, 9), 1)])
+def test_five_axes_are_several_pictures_for_2d_convolutions(shape, axis):
+    assert convolutions_of(nn.Conv2d(3, 4, 3)).picture_axis(torch.zeros(shape)) == axis
 
 
 @pytest.mark.parametrize(
@@ -98,14 +192,14 @@ def test_strides_and_kernel_sizes_are_read_per_side(convolution, value, sides):
 
 def test_images_become_the_arguments_of_the_model(images):
     model, shift = ConvNet(), torch.zeros(3)
-    inputs, batch = check_inputs(model, 2, images)
-    assert inputs.args == (images,) and inputs.kwargs == {} and batch is images
-    inputs, batch = check_inputs(model, 2, images[0])
-    assert batch.shape == (1, 3, 16, 16) and torch.equal(batch, images[:1]) and inputs.args[0] is batch
-    inputs, batch = check_inputs(model, 2, (shift, images, "text"))
-    assert inputs.args == (shift, images, "text") and batch is images and inputs.tensors == [shift, images]
-    inputs, batch = check_inputs(model, 2, {"shift": shift, "images": images})
-    assert inputs.args == () and inputs.kwargs["images"] is images and batch is images
+    inputs, _ = check_inputs(model, ImageAxes(model), images, try_inputs)
+    assert inputs.args == (images,) and inputs.kwargs == {} and inputs.images is images
+    inputs, _ = check_inputs(model, ImageAxes(model), images[0], try_inputs)
+    assert inputs.images.shape == (1, 3, 16, 16) and torch.equal(inputs.images, images[:1])
+    inputs, _ = check_inputs(model, ImageAxes(model), (shift, images, "text"), try_inputs)
+    assert inputs.args == (shift, images, "text") and inputs.images is images and inputs.tensors == [shift, images]
+    inputs, _ = check_inputs(model, ImageAxes(model), {"shift": shift, "images": images}, try_inputs)
+    assert inputs.args == () and inputs.kwargs["images"] is images and inputs.images is images
 
 
 def test_a_function_is_mapped_over_the_tensors_among_the_arguments():
