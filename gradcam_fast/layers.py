@@ -33,7 +33,7 @@ class LayerInfo:
         kind: the name of its class.
         shape: the shape of its output for the images given.
         grid: (h,w) of its feature maps.
-        call: which call of the module this is, from 0.
+        call: which call of the module this is, from 0, as ``call=`` takes it; of all places where the module stands.
     """
 
     name: str
@@ -84,7 +84,7 @@ class _Listing:
     # Numbers of tokens for which it is not known yet which of the tokens are patches.
     unknown_token_counts: set[int] = field(default_factory=set)
     _running: list[str] = field(default_factory=list)
-    _calls: Counter[str] = field(default_factory=Counter)
+    _calls: Counter[nn.Module] = field(default_factory=Counter)
     _thread: int = field(default_factory=threading.get_ident)
 
     def run(self, model: nn.Module) -> None:
@@ -114,8 +114,8 @@ class _Listing:
         maps = feature_tensor(output)
         if maps is None or isinstance(module, nn.Identity):
             return
-        call = self._calls[name]
-        self._calls[name] += 1
+        call = self._calls[module]
+        self._calls[module] += 1
         try:
             grid = tuple(self.request.layout(module, maps)(maps).shape[2:])
         except UnknownPatches as error:

@@ -60,8 +60,18 @@ def test_a_module_in_several_places_is_named_after_the_place_where_it_runs():
     model = nn.Sequential(nn.Sequential(nn.Conv2d(3, 4, 3), activation), nn.Sequential(nn.Conv2d(4, 5, 3), activation))
     assert [(layer.name, layer.grid, layer.call) for layer in list_layers(model, torch.randn(1, 3, 9, 9))] == [
         ("0.0", (7, 7), 0), ("0.1", (7, 7), 0), ("0", (7, 7), 0),
-        ("1.0", (5, 5), 0), ("1.1", (5, 5), 0), ("1", (5, 5), 0),
+        ("1.0", (5, 5), 0), ("1.1", (5, 5), 1), ("1", (5, 5), 0),
     ]  # fmt: skip
+
+
+def test_the_call_of_a_row_is_the_one_that_call_names():
+    activation, images = nn.ReLU(), torch.randn(2, 3, 9, 9)
+    model = nn.Sequential(nn.Sequential(nn.Conv2d(3, 4, 3), activation), nn.Sequential(nn.Conv2d(4, 5, 3), activation))
+    model.append(nn.AdaptiveAvgPool2d(1)).append(nn.Flatten())
+    rows = {layer.name: layer.call for layer in list_layers(model, images)}
+    for block in ("0", "1"):
+        shared = gradcam_fast.explain(model, images, target=1, layer=f"{block}.1", call=rows[f"{block}.1"])
+        assert torch.equal(shared.heatmap, gradcam_fast.explain(model, images, target=1, layer=block).heatmap)
 
 
 def test_the_layers_of_series_and_of_channels_last_maps():
