@@ -225,18 +225,21 @@ class Trace:
         try:
             return self.request.layout(module, maps)
         except UnknownPatches as unknown:
-            cut = self._grids.smallest()
+            # Position embeddings come in as many tokens, and tell nothing; those of one image look like its patches.
+            if maps.grad_fn is not None and not self._depends_on_images(maps):
+                raise
             known = self.request.geometry.patch_tokens
             assert known is not None
-            if cut is None or math.prod(cut) <= unknown.count:
-                answer = self._ask_for_patches(maps, unknown.count)
-                # Where no convolution cuts patches, their number says more about tokens that are none.
-                known[unknown.count] = str(unknown) if cut is None and isinstance(answer, str) else answer
-            else:
-                known[unknown.count] = (
+            answer = self._ask_for_patches(maps, unknown.count)
+            cut = self._grids.smallest()
+            if isinstance(answer, str) and cut is None:
+                answer = str(unknown)
+            elif isinstance(answer, str) and cut is not None and math.prod(cut) > unknown.count:
+                answer = (
                     f"whose {unknown.count} tokens are fewer than the {shown(cut)} patches that the model cuts, and "
                     "which of these they are is not known; give tokens=(h,w), or a callable"
                 )
+            known[unknown.count] = answer
         return self.request.layout(module, maps)
 
     def _ask_for_patches(self, maps: Tensor, count: int) -> PatchTokens | str:
@@ -280,9 +283,13 @@ class Trace:
             total = torch.stack([(part * way).sum() for part, way in zip(transposed, directions, strict=True)]).sum()
             return torch.autograd.grad(total, cotangent, retain_graph=True)[0].abs().sum(others) != 0
 
-        everywhere = [torch.randn_like(part) for part in transposed]
         layouts = {id(traced.leaf): traced.layout for traced in self.maps}
         views = [layouts.get(id(leaf), _as_planes) for leaf in leaves]
+        # What came through class tokens of an earlier map is of no position.
+        everywhere = [
+            layouts[id(leaf)].only_positions(torch.randn_like(part)) if id(leaf) in layouts else torch.randn_like(part)
+            for leaf, part in zip(leaves, transposed, strict=True)
+        ]
         first, last = (
             [_at_position(way, view, end) for way, view in zip(everywhere, views, strict=True)] for end in (0, -1)
         )

@@ -121,3 +121,47 @@ def test_one_trial_run_finds_the_layer_wherever_it_lies(depends):
     assert explain(model, torch.randn(3, 3, 8, 8), relu=False).layer == f"blocks.{depends - 1}"
     # The trial run has a graph everywhere, the explanation behind the layer only.
     assert [sum(grad_enabled) for grad_enabled in model.graph] == [100, 101 - depends]
+
+
+def mixed(tokens):
+    """Attention without weights: every token reads all."""
+    return tokens + (tokens @ tokens.mT).softmax(-1) @ tokens
+
+
+class PositionsByEmbedding(nn.Module):
+    """Position embeddings come from a module, as (1,N,C), before the tokens of the image do."""
+
+    def __init__(self):
+        super().__init__()
+        self.positions, self.cut = nn.Embedding(65, 16), nn.Conv2d(3, 16, 8, 8)
+        self.norm, self.head = nn.LayerNorm(16), nn.Linear(16, 5)
+
+    def forward(self, images):
+        patches = self.cut(images).flatten(2).mT
+        tokens = torch.cat([patches.new_zeros(len(images), 1, 16), patches], 1)
+        return self.head(mixed(self.norm(tokens + self.positions(torch.arange(65)[None])))[:, 0])
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_position_embeddings_are_not_asked_which_tokens_are_patches(count):
+    torch.manual_seed(0)
+    assert explain(PositionsByEmbedding().eval(), torch.randn(count, 3, 64, 64), relu=False).layer == "norm"
+
+
+class FewerTokens(nn.Module):
+    """Four strided convolutions, then every fourth token of a row and of a column: more merges than are guessed."""
+
+    def __init__(self):
+        super().__init__()
+        self.convs = nn.Sequential(*(nn.Conv2d(c, 2 * c, 3, 2, 1) for c in (3, 6, 12, 24)))
+        self.widen, self.head = nn.Linear(48, 64), nn.Linear(64, 5)
+        self.last = nn.LayerNorm(64)
+
+    def forward(self, images):
+        tokens = self.convs(images)[:, :, ::4, ::4].flatten(2).mT
+        return self.head(self.last(self.widen(tokens)).mean(1))
+
+
+def test_tokens_merged_more_often_than_is_guessed_are_read_by_asking_the_model():
+    torch.manual_seed(0)
+    assert explain(FewerTokens().eval(), torch.randn(2, 3, 256, 256), relu=False).layer == "last"
