@@ -1,7 +1,8 @@
-"""Known networks with the layer that an expert names in each, and the heatmap there by the full graph of the network.
+"""Known networks with the layer that is found in each, and the heatmap there by the full graph of the network.
 
-The layers were looked up in the networks, not printed by the code under test. Weights are random; a head that starts at
-zero is filled.
+The layers of one network per family were looked up in the network. The other rows hold what the search found when they
+were written, after a look at whether that is plausible: they show what changes, not what is right. Weights are random;
+a head that starts at zero is filled.
 """
 
 import math
