@@ -11,7 +11,7 @@ HEAD = """# Zoo
 
 Known networks, the layer found in each, and how far its heatmap is from the textbook: Grad-CAM by an ordinary backward
 through the whole network, in float64 behind the layer. Weights are random. Written by `docs/make_zoo.py`;
-`tests/layer_search/test_search_known_networks.py` holds the same table with the layers an expert names.
+`tests/layer_search/test_search_known_networks.py` checks the same table.
 
 | library | network | image | layer found | layout | grid | difference | not flat | note |
 |---|---|---|---|---|---|---|---|---|
