@@ -144,7 +144,7 @@ class Explainer:
         return None if self._graphs is None else self._graphs.eager_because
 
     def _new_graph_cache(self) -> GraphCache:
-        # Imported here, as all that few programs need: importing the package takes a quarter less.
+        # Imported here, because few programs need it.
         from ._cuda_graph.cache import GraphCache
 
         return GraphCache(self._model, self._layers, self._explain, self._explain_at)

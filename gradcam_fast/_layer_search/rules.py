@@ -13,6 +13,7 @@ from .._capture.containers import all_tensors, tensors_in
 from .._capture.scores import pick_logits
 from .._layout.token_grid import fits
 from .._model.inputs import convolutions, per_side
+from ..ops.heatmaps import POOLED_NOISE
 from .dominance import dominators
 from .graph_walk import output_leaves
 
@@ -24,9 +25,6 @@ if TYPE_CHECKING:
     from .trace import TracedMap
 
 __all__ = ["Choice", "choose", "cuts_patches", "is_feature_map", "passes_on"]
-
-# A pooled gradient that is so small beside the mean absolute gradient is what rounding leaves of zero.
-_NOISE = 1e-5
 
 
 class Rule(NamedTuple):
@@ -158,7 +156,7 @@ def _counts(traced: TracedMap) -> bool:
 def _is_noise(gradient: Tensor) -> bool:
     """Whether the gradient (B,C,h,w) pools to less than float32 tells from zero, as behind a softmax over positions."""
     values = gradient.double().flatten(2)
-    return bool(values.mean(2).abs().amax() <= _NOISE * values.abs().mean(2).amax())
+    return bool(values.mean(2).abs().amax() <= POOLED_NOISE * values.abs().mean(2).amax())
 
 
 def _dense_shapes(output: Any, scores: Tensor, size: Grid) -> list[tuple[int, ...]]:

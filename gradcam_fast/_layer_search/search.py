@@ -137,9 +137,14 @@ def _find(model: nn.Module, request: Request) -> tuple[tuple[TargetLayer, ...], 
     return _on_first_image_if_possible(model, request, _find_on)
 
 
+def _new_trace(model: nn.Module, request: Request) -> Trace:
+    # Of a module with several names the first counts.
+    return Trace({module: name for name, module in reversed(eager_modules(model).items())}, request)
+
+
 def _trace(model: nn.Module, request: Request) -> None:
     with trial_run(model, request.inputs):
-        Trace({module: name for name, module in reversed(eager_modules(model).items())}, request).run(model)
+        _new_trace(model, request).run(model)
 
 
 def _on_first_image_if_possible(model: nn.Module, request: Request, run: Callable[[nn.Module, Request], _T]) -> _T:
@@ -173,9 +178,8 @@ def _on_first_image(model: nn.Module, request: Request) -> Request | None:
 
 
 def _find_on(model: nn.Module, request: Request) -> tuple[tuple[TargetLayer, ...], bool]:
-    names = {module: name for name, module in reversed(eager_modules(model).items())}
     with trial_run(model, request.inputs):
-        trace = Trace(names, request)
+        trace = _new_trace(model, request)
         returned = trace.run(model)
         with torch.enable_grad():
             logits, scores, _ = request.scores(returned)

@@ -14,7 +14,7 @@ from .reference import normalise
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["gradients_vanished", "heatmaps", "heatmaps_of_several"]
+__all__ = ["POOLED_NOISE", "gradients_vanished", "heatmaps", "heatmaps_of_several"]
 
 _COUNTER_EVIDENCE, _NO_GRADIENT, _NOT_FINITE, _FLAT, _NOT_CHOSEN = map(
     REASONS.index, ("only counter-evidence", "no gradient", "not finite", "flat", "not chosen")
@@ -22,7 +22,7 @@ _COUNTER_EVIDENCE, _NO_GRADIENT, _NOT_FINITE, _FLAT, _NOT_CHOSEN = map(
 # Methods whose weights are never negative: a gradient that speaks against the score makes no negative value, but none.
 _WITHOUT_NEGATIVE_WEIGHTS = ("gradcam++", "elementwise", "layercam")
 # A pooled gradient that is so small beside the mean absolute gradient is what rounding leaves of zero.
-_NOISE = 1e-5
+POOLED_NOISE = 1e-5
 
 
 def heatmaps(
@@ -197,7 +197,7 @@ def _pools_to_noise(gradients: Tensor, rank: int) -> Tensor | None:
         return None
     dtype = torch.promote_types(gradients.dtype, torch.float32)
     magnitude = gradients.abs().sum(positions, dtype=dtype)
-    return gradients.sum(positions, dtype=dtype).abs().amax(-1) <= _NOISE * magnitude.amax(-1)
+    return gradients.sum(positions, dtype=dtype).abs().amax(-1) <= POOLED_NOISE * magnitude.amax(-1)
 
 
 def _no_gradient(gradients: Tensor, rank: int, method: str) -> Tensor:
