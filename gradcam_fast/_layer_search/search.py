@@ -193,10 +193,10 @@ def _find_on(model: nn.Module, request: Request) -> tuple[tuple[TargetLayer, ...
     if not choice.maps:
         raise _no_layer_found(model, trace)
     only = choice.maps[0]
-    if trace.unreadable and len(choice.maps) == 1 and cuts_patches(only.module):
+    if trace.layouts.unreadable and len(choice.maps) == 1 and cuts_patches(only.module):
         warn_caller(
             f"the layer found, {only.name!r}, only cuts the images into patches, as no later one can be read: "
-            f"{trace.unreadable}; or name a layer with layer=..."
+            f"{trace.layouts.unreadable}; or name a layer with layer=..."
         )
     layers = _layers_of_maps(choice.maps, trace.calls)
     if not choice.dominates:
@@ -240,7 +240,7 @@ def _of_any_class(request: Request, returned: Any, logits: Any, scores: Tensor) 
 
 
 def _no_layer_found(model: nn.Module, trace: Trace) -> NoLayerFound:
-    reason = trace.unreadable
+    reason = trace.layouts.unreadable
     if trace.maps and not any(traced.of_images for traced in trace.maps):
         reason = f"{trace.maps[-1].name!r} runs on another input than the first one of images; call= explains that one"
     return NoLayerFound(
