@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from ._capture.capture import Request, capture
+from ._capture.capture import capture
 from ._capture.hooks import ran_several_times
 from ._capture.image_selection import check_when, empty_results, rows_of_samples, select_images
+from ._capture.request import Request
 from ._capture.scores import check_target
 from ._layer_search.search import (
     ask_for_patches,

@@ -18,7 +18,7 @@ from ._model.eager import eager_modules
 from .explainer import Explainer
 
 if TYPE_CHECKING:
-    from ._capture.capture import Request
+    from ._capture.request import Request
     from .types import Images
 
 __all__ = ["LayerInfo", "list_layers"]

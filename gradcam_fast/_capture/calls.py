@@ -1,4 +1,4 @@
-"""The calls of one layer in a forward that are explained, and their maps joined: one, or T maps a sample."""
+"""The calls of each layer in a forward that are explained, and their maps joined: one, or T maps a sample."""
 
 from __future__ import annotations
 
@@ -8,16 +8,15 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
-from ..exceptions import NoSuchCall
+from .._layout.token_grid import UnknownPatches, UnreadableLayout
+from ..exceptions import NoSuchCall, NotSpatial
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from torch import Tensor
 
     from .._layout.feature_layout import FeatureLayout
     from .._model.target_layer import TargetLayer
-    from .capture import Request
+    from .request import Request
 
 __all__ = ["ExplainedCalls", "every_picture", "explained_calls"]
 
@@ -58,35 +57,48 @@ def every_picture(layer: TargetLayer) -> TargetLayer:
 
 
 def explained_calls(
-    layer: TargetLayer,
-    recorded: Sequence[Tensor],
-    request: Request,
-    read: Callable[[Request, TargetLayer, Tensor], FeatureLayout],
-) -> ExplainedCalls:
-    """The calls of a layer to explain: those that ``call=`` names, or of several pictures a sample all these need.
+    layers: Sequence[TargetLayer], recorded: Sequence[Sequence[Tensor]], request: Request
+) -> list[ExplainedCalls]:
+    """The calls to explain of each layer: those that ``call=`` names, or of several pictures a sample all these need.
 
     Args:
-        recorded: what the layer returned in each call that was recorded.
-        read: gives the layout of such a tensor.
+        recorded: for each layer, what it returned in each call that was recorded.
+
+    Raises:
+        NotSpatial: what a layer returned is no map of the images.
+        NoSuchCall: its calls have no map each.
     """
+    return [_of_layer(layer, returned, request) for layer, returned in zip(layers, recorded, strict=True)]
+
+
+def _of_layer(layer: TargetLayer, recorded: Sequence[Tensor], request: Request) -> ExplainedCalls:
     call, geometry = layer.call, request.geometry
     if geometry.pictures is None and geometry.inputs == 1 and (call is None or call == -1):
-        return ExplainedCalls(layer, (0,), (read(request, layer, recorded[0]),), None)
+        return ExplainedCalls(layer, (0,), (_read(request, layer, recorded[0]),), None)
     indices = range(len(recorded))
     several = call == "all" or isinstance(call, tuple)
     if geometry.pictures is None:
         if geometry.inputs > 1:
-            last = read(request, layer, recorded[-1])
+            last = _read(request, layer, recorded[-1])
             if len(last(recorded[-1].detach())) == geometry.all_inputs:
                 if several and len(recorded) > 1:
                     raise NoSuchCall(layer.name, len(recorded), "each time on several inputs")
                 return ExplainedCalls(layer, indices[-1:], [last], geometry.inputs, True)
-        layouts = [read(request, layer, maps) for maps in recorded]
+        layouts = [_read(request, layer, maps) for maps in recorded]
         return ExplainedCalls(layer, indices, layouts, len(recorded) if several else None)
-    last = read(request, layer, recorded[-1])
+    last = _read(request, layer, recorded[-1])
     if len(last(recorded[-1].detach())) == geometry.all_pictures:
         if several and len(recorded) > 1:
             raise NoSuchCall(layer.name, len(recorded), "each time on all pictures")
         return ExplainedCalls(layer, indices[-1:], [last], geometry.pictures)
-    layouts = [*(read(request, layer, maps) for maps in recorded[:-1]), last]
+    layouts = [*(_read(request, layer, maps) for maps in recorded[:-1]), last]
     return ExplainedCalls(layer, indices, layouts, len(recorded) if several or call is None else None)
+
+
+def _read(request: Request, layer: TargetLayer, maps: Tensor) -> FeatureLayout:
+    try:
+        return request.layout(layer.module, maps)
+    except UnknownPatches:
+        raise
+    except UnreadableLayout as reason:
+        raise NotSpatial(layer.name, maps.shape, request.geometry.batch, reason) from None

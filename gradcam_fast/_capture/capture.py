@@ -1,4 +1,4 @@
-"""One request about a batch, and its capture: one forward, the scores, and their gradients at the layers."""
+"""The capture of a request: one forward, the scores, and their gradients at the layers."""
 
 from __future__ import annotations
 
@@ -10,66 +10,20 @@ from weakref import WeakSet
 import torch
 from torch import nn
 
-from .._layout.feature_layout import FeatureLayout, ImageGeometry, infer_layout
-from .._layout.token_grid import UnknownPatches, UnreadableLayout
 from .._model.eager import force_eager
-from ..exceptions import NotSpatial
 from .buffers import preserve_buffers
 from .calls import ExplainedCalls, every_picture, explained_calls
 from .containers import detach_tensors, tensors_in
 from .gradients import differentiate
 from .hooks import count_hooks, forward_with_activations
-from .image_selection import selected_images
-from .scores import pick_logits, scores_of
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from .._model.inputs import Inputs
     from .._model.target_layer import TargetLayer
-    from ..types import Output, Tokens, When
+    from .request import Request
 
-__all__ = ["Capture", "Request", "capture"]
-
-
-@dataclass(frozen=True)
-class Request:
-    """The arguments of one call about one batch, all checked."""
-
-    inputs: Inputs
-    geometry: ImageGeometry
-    target: Any
-    topk: int | None
-    output: Output | None
-    tokens: Tokens
-    when: When | None = None
-
-    def scores(self, returned: Any) -> tuple[Any, Tensor, Tensor | None]:
-        """From the model's output: its logits, the scores to explain and their classes."""
-        takes_whole_output = callable(self.target) and self.output is None
-        logits = returned if takes_whole_output else pick_logits(returned, self.output)
-        return logits, *scores_of(logits, self.target, self.topk, self.geometry.batch)
-
-    def picked_logits(self, logits: Any, classes: Tensor | None) -> tuple[Tensor, Tensor] | None:
-        """The logits (B,N) and classes, if each score is the logit of its class; None if that is not certain."""
-        may_be_out_of_range = isinstance(self.target, torch.Tensor) and self.target.device.type != "cpu"
-        return (logits, classes) if classes is not None and logits.dim() == 2 and not may_be_out_of_range else None
-
-    def selected(self, logits: Any) -> Tensor | None:
-        """The indices (n,) of the images to explain; None for all."""
-        if self.when is None:
-            return None
-        with torch.no_grad():
-            return selected_images(self.when, detach_tensors(logits), self.geometry.batch)
-
-    def layout(self, module: nn.Module, maps: Tensor) -> FeatureLayout:
-        """The layout of the feature maps that a module returned."""
-        return infer_layout(module, maps, self.geometry, self.tokens)
-
-    @property
-    def images(self) -> Tensor:
-        """The images among the model's inputs."""
-        return self.inputs.images
+__all__ = ["Capture", "capture"]
 
 
 @dataclass(frozen=True)
@@ -109,13 +63,13 @@ def capture(
     request: Request,
     layers: Sequence[TargetLayer],
     *,
-    check_scores: Callable[[Tensor, Any], None] | None = None,
+    choose: Callable[[Any, Tensor, Any], Sequence[TargetLayer]] | None = None,
 ) -> Capture:
     """Run the model once, and differentiate the scores with respect to the layers' activations.
 
     Args:
-        check_scores: called with the scores and what the model returned, both with their graph, before the backward; it
-            may raise a LayerError.
+        choose: called with the logits, the scores and what the model returned, with their graph, before the backward:
+            which of the layers are explained. It may raise a LayerError. None explains all.
 
     Raises:
         LayerError: a layer cannot be explained.
@@ -123,21 +77,26 @@ def capture(
     # A sum of floats depends on the order; the mean over several layers must not depend on the caller's order.
     ordered = sorted(layers, key=lambda layer: layer.name)
     recorded = ordered if request.geometry.pictures is None else list(map(every_picture, ordered))
+    names = tuple(layer.name for layer in layers)
     # The contexts include the backward, because a checkpointed part of the model runs again there.
     with torch.inference_mode(False), preserve_buffers(model) as module_hooks, force_eager():
         hooks_before = count_hooks()
         enable_grad = model in _NEED_GRAD_ENABLED
         returned, maps, copies = forward_with_activations(model, request.inputs, recorded, enable_grad=enable_grad)
-        calls = [
-            explained_calls(layer, of_layer, request, _layout) for layer, of_layer in zip(ordered, maps, strict=True)
-        ]
+        if choose is None:
+            calls = explained_calls(ordered, maps, request)
         logits, scores, classes = request.scores(returned)
         if not (enable_grad or scores.requires_grad or any(tensor.requires_grad for tensor in tensors_in(logits))):
             enable_grad = True
             returned, maps, copies = forward_with_activations(model, request.inputs, recorded, enable_grad=True)
             logits, scores, classes = request.scores(returned)
-        if check_scores is not None:
-            check_scores(scores, returned)
+        if choose is not None:
+            layers = choose(logits, scores, returned)
+            names = tuple(dict.fromkeys(layer.name for layer in layers))  # several calls of one layer
+            places = [place for place, layer in enumerate(ordered) if layer in layers]
+            ordered = [ordered[place] for place in places]
+            maps, copies = ([of_layers[place] for place in places] for of_layers in (maps, copies))
+            calls = explained_calls(ordered, maps, request)
         activations = [of_layer[i] for of_layer, explained in zip(maps, calls, strict=True) for i in explained.indices]
         handed_onward = [
             of_layer[i] for of_layer, explained in zip(copies, calls, strict=True) for i in explained.indices
@@ -161,7 +120,7 @@ def capture(
                 detach_tensors(logits),
                 scores.detach(),
                 classes,
-                tuple(layer.name for layer in layers),
+                names,
                 _joined(calls, [tensor.detach() for tensor in activations]),
                 _joined(calls, gradients) if any_selected else [],
                 selected,
@@ -179,12 +138,3 @@ def _joined(calls: Sequence[ExplainedCalls], tensors: Sequence[Tensor]) -> list[
         joined.append(explained.join(tensors[first:last]))
         first = last
     return joined
-
-
-def _layout(request: Request, layer: TargetLayer, maps: Tensor) -> FeatureLayout:
-    try:
-        return request.layout(layer.module, maps)
-    except UnknownPatches:
-        raise
-    except UnreadableLayout as reason:
-        raise NotSpatial(layer.name, maps.shape, request.geometry.batch, reason) from None

@@ -21,7 +21,7 @@ from .recorder import CudaRecorder
 from .replay import RecordedExplanation, can_be_padded, padded_size, request_key
 
 if TYPE_CHECKING:
-    from .._capture.capture import Request
+    from .._capture.request import Request
     from .recorder import Recorder
 
 __all__ = ["GraphCache"]

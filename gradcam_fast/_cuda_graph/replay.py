@@ -16,7 +16,7 @@ from .._capture.scores import as_class_logits
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from .._capture.capture import Request
+    from .._capture.request import Request
     from ..explanation import Explanation
     from .recorder import Recorder
 

@@ -16,7 +16,8 @@ from .trace import trial_run
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from .._capture.capture import Capture, Request
+    from .._capture.capture import Capture
+    from .._capture.request import Request
     from .._model.target_layer import TargetLayer
 
 __all__ = ["advice_without_gradient"]

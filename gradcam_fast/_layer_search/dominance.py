@@ -8,7 +8,7 @@ all branches together are.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -18,10 +18,11 @@ from .graph_walk import leaves_behind
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from torch.autograd.graph import Node
 
-    from .trace import TracedMap
+    from .traced_map import TracedMap
 
-__all__ = ["dominators"]
+__all__ = ["dominators", "graph_starts"]
 
 # The place of the scores among the maps.
 _SCORES = -1
@@ -136,3 +137,40 @@ class _Sweep:
             pending.extend(behind - seen)
             seen |= behind
         return False
+
+
+def graph_starts(maps: Sequence[TracedMap], nodes: Iterable[Node], chosen: Sequence[TracedMap]) -> list[TracedMap]:
+    """Where a graph has to begin that is to hold all nodes; none if it does that already when it begins at ``chosen``.
+
+    The last map that all nodes are made of, or else the first maps of all. Nodes that no map leads to do not count.
+    """
+    place_of = {id(traced.leaf): place for place, traced in enumerate(maps)}
+
+    def places_behind(node: Node | None) -> set[int]:
+        return {place_of[id(leaf)] for leaf in leaves_behind(node) if id(leaf) in place_of}
+
+    behind = [places_behind(traced.behind.node if traced.behind else None) for traced in maps]
+    ends = [places for places in map(places_behind, nodes) if places]
+    wanted = {place_of[id(traced.leaf)] for traced in chosen}
+    if all(_ancestors(places, behind) & wanted for places in ends):
+        return []
+    pending = set[int]().union(*ends)
+    firsts: set[int] = set()
+    while pending:
+        place = max(pending)
+        if pending == {place} and not firsts:
+            return [maps[place]]
+        pending.remove(place)
+        pending |= behind[place]
+        if not behind[place]:
+            firsts.add(place)
+    return [maps[place] for place in sorted(firsts)]
+
+
+def _ancestors(places: set[int], behind: Sequence[set[int]]) -> set[int]:
+    pending, ancestors = set(places), set(places)
+    while pending:
+        earlier = behind[pending.pop()] - ancestors
+        ancestors |= earlier
+        pending |= earlier
+    return ancestors

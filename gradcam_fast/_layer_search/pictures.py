@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from .._capture.calls import ExplainedCalls
-    from .._capture.capture import Capture, Request
+    from .._capture.capture import Capture
+    from .._capture.request import Request
 
 __all__ = [
     "PictureRows",

@@ -3,36 +3,64 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import nn
 
-from .._capture.containers import all_tensors, tensors_in
-from .._capture.scores import pick_logits
-from .._layout.token_grid import fits
 from .._model.inputs import convolutions, per_side
 from ..ops.heatmaps import POOLED_NOISE
 from .dominance import dominators
-from .graph_walk import output_leaves
+from .model_output import output_leaves
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from .._layout.feature_layout import FeatureLayout
-    from .._layout.token_grid import Grid
-    from .trace import TracedMap
+    from .traced_map import TracedMap
 
-__all__ = ["Choice", "choose", "cuts_patches", "is_feature_map", "passes_on"]
+__all__ = ["RULES", "Choice", "choose", "cuts_patches", "is_feature_map", "passes_on"]
+
+
+class Returned(NamedTuple):
+    """What a module returned in a trial run."""
+
+    module: nn.Module
+    maps: Tensor
+    layout: FeatureLayout
+
+
+class Candidate(NamedTuple):
+    """A feature map that the scores depend on.
+
+    Attributes:
+        traced: the map.
+        gradient: of the scores at it, (B,C,h,w).
+        own_output: whether no operation from it to the scores mixes channels.
+        among_tokens: whether other maps of the model are tokens.
+    """
+
+    traced: TracedMap
+    gradient: Tensor
+    own_output: bool
+    among_tokens: bool
 
 
 class Rule(NamedTuple):
-    """A kind of output that is no feature map to explain."""
+    """A kind of output that is no layer to explain.
+
+    Attributes:
+        name: of the rule.
+        why: the reason.
+        about: what it looks at: what modules return is no feature map at all; a candidate is passed by in the choice.
+        excludes: whether something is of this kind.
+    """
 
     name: str
     why: str
-    excludes: Callable[[nn.Module, Tensor, FeatureLayout], bool]
+    about: type[Returned] | type[Candidate]
+    excludes: Callable[[Any], bool]
 
 
 def passes_on(module: nn.Module) -> bool:
@@ -49,29 +77,63 @@ def _made_by(word: str, maps: Tensor) -> bool:
     return maps.grad_fn is not None and word in maps.grad_fn.name()
 
 
+def _is_noise(gradient: Tensor) -> bool:
+    """Whether the gradient (B,C,h,w) pools to less than float32 tells from zero."""
+    values = gradient.double().flatten(2)
+    return bool(values.mean(2).abs().amax() <= POOLED_NOISE * values.abs().mean(2).amax())
+
+
 RULES = (
-    Rule("passes on", "it is what another module made", lambda module, maps, layout: passes_on(module)),
+    Rule("passes on", "it is what another module made", Returned, lambda output: passes_on(output.module)),
     Rule(
         "pooling",
         "a pooled map is the map before it at a lower resolution",
-        lambda module, maps, layout: _leaf_named("Pool", module) or _made_by("Pool", maps),
+        Returned,
+        lambda output: _leaf_named("Pool", output.module) or _made_by("Pool", output.maps),
     ),
     Rule(
         "softmax",
         "attention weights look like maps with as many channels as heads",
-        lambda module, maps, layout: _made_by("Softmax", maps),
+        Returned,
+        lambda output: _made_by("Softmax", output.maps),
     ),
     Rule(
         "projection of tokens",
         "queries, keys and values are no features that anyone names; the norm before them is what they are made of",
-        lambda module, maps, layout: isinstance(module, nn.Linear) and layout.kind != "planes",
+        Returned,
+        lambda output: isinstance(output.module, nn.Linear) and output.layout.kind != "planes",
+    ),
+    Rule(
+        "own output",
+        "a prediction is no explanation of itself: behind a feature map, channels are mixed",
+        Candidate,
+        lambda candidate: candidate.own_output,
+    ),
+    Rule(
+        "axes of attention",
+        "among tokens, four axes may be (B, heads, tokens, features)",
+        Candidate,
+        lambda candidate: candidate.among_tokens and not candidate.traced.layout.fits,
+    ),
+    Rule(
+        "earlier call",
+        "the name of a layer stands for its last call on the images; of several pictures every call has one",
+        Candidate,
+        lambda candidate: not candidate.traced.last_call and candidate.traced.pictures is None,
+    ),
+    Rule(
+        "rounding noise",
+        "behind a softmax over positions the pooled gradient is zero, and rounding leaves a map of nothing",
+        Candidate,
+        lambda candidate: _is_noise(candidate.gradient),
     ),
 )
 
 
 def is_feature_map(module: nn.Module, maps: Tensor, layout: FeatureLayout) -> bool:
     """Whether what a module returned is a feature map: no rule excludes it."""
-    return not any(rule.excludes(module, maps, layout) for rule in RULES)
+    output = Returned(module, maps, layout)
+    return not any(rule.about is Returned and rule.excludes(output) for rule in RULES)
 
 
 def cuts_patches(module: nn.Module) -> bool:
@@ -97,93 +159,38 @@ class Choice(NamedTuple):
     dominates: bool = True
 
 
-def choose(maps: list[TracedMap], returned: Any, logits: Any, scores: Tensor, size: Grid) -> Choice:
+def choose(
+    maps: list[TracedMap], returned: list[Tensor], channel_axes: Mapping[int, int], read: Tensor, scores: Tensor
+) -> Choice:
     """The last map that dominates the scores, or the maps that do so together; no maps if there are none.
 
     Args:
-        maps: of a trial run, in execution order.
-        returned: what the model returned, with its graph.
-        logits: what ``output`` picked of that.
+        maps: of a trial run that depend on the images, in execution order.
+        returned: the tensors in what the model returned, with their graph.
+        channel_axes: of those that are maps, by their place.
+        read: what the scores read of that: themselves, or the logits of all classes.
         scores: (B,) or (B,K), with their graph.
-        size: (H,W) of the images.
     """
-    maps = [traced for traced in maps if traced.of_images]
-    excluded = _excluded(maps, returned, logits, scores, size)
-    dense = bool(_dense_shapes(logits, scores, size))
+    behind = {id(traced.leaf): traced.behind.node for traced in maps if traced.behind is not None}
+    own = {id(leaf) for leaf in output_leaves(read, returned, channel_axes, behind)}
+    among_tokens = any(traced.layout.kind == "tokens" for traced in maps)
 
-    def qualifies(traced: TracedMap, gradient: Tensor) -> bool:
-        if traced in excluded or not _counts(traced) or _is_noise(gradient):
-            return False
-        return not dense or _direction_varies(gradient)
+    def allowed(rules: Sequence[Rule]) -> Callable[[TracedMap, Tensor], bool]:
+        def qualifies(traced: TracedMap, gradient: Tensor) -> bool:
+            candidate = Candidate(traced, gradient, id(traced.leaf) in own, among_tokens)
+            return not any(rule.excludes(candidate) for rule in rules)
 
-    found, dominates = dominators(maps, scores, seed=1.0, reaches=torch.any, qualifies=qualifies)
+        return qualifies
+
+    rules = [rule for rule in RULES if rule.about is Candidate]
+    found, dominates = dominators(maps, scores, seed=1.0, reaches=torch.any, qualifies=allowed(rules))
     if found:
         return Choice(found, True, dominates)
     # Zero times NaN is NaN: where zero weights stop every gradient, only what is not connected stays zero. A batch
     # without images, and a score that is zero for want of a detection, are connected all the same.
+    rules = [rule for rule in rules if rule.name != "rounding noise"]
     for seed, reaches in ((torch.nan, torch.any), (1.0, lambda gradient: True)):
-        found, _ = dominators(
-            maps,
-            scores,
-            seed=seed,
-            reaches=reaches,
-            qualifies=lambda traced, gradient: _counts(traced) and traced not in excluded,
-        )
+        found, _ = dominators(maps, scores, seed=seed, reaches=reaches, qualifies=allowed(rules))
         if found:
             return Choice(found, False)
     return Choice([], False)
-
-
-def _excluded(maps: list[TracedMap], returned: Any, logits: Any, scores: Tensor, size: Grid) -> list[TracedMap]:
-    """Maps that are the model's own output, or are no maps among tokens."""
-    behind = {id(traced.leaf): traced.behind.node for traced in maps if traced.behind is not None}
-    own = {id(leaf) for leaf in output_leaves(scores, all_tensors(returned), behind)}
-    tokens = [traced for traced in maps if traced.layout.kind == "tokens"]
-    dense = _dense_shapes(logits, scores, size)
-    return [
-        traced
-        for traced in maps
-        # Among tokens, four axes may be (B, heads, tokens, features). A depth map (B,H,W) has no features.
-        if id(traced.leaf) in own or (tokens and not traced.layout.fits) or (traced in tokens and traced.shape in dense)
-    ]
-
-
-def _counts(traced: TracedMap) -> bool:
-    """Whether the capture keeps the map: of the last call on the images, or of any call on one of several pictures."""
-    return traced.last_call or traced.pictures is not None
-
-
-def _is_noise(gradient: Tensor) -> bool:
-    """Whether the gradient (B,C,h,w) pools to less than float32 tells from zero, as behind a softmax over positions."""
-    values = gradient.double().flatten(2)
-    return bool(values.mean(2).abs().amax() <= POOLED_NOISE * values.abs().mean(2).amax())
-
-
-def _dense_shapes(output: Any, scores: Tensor, size: Grid) -> list[tuple[int, ...]]:
-    """The shapes of the dense outputs that the scores come from; none if the scores come from logits (B,N)."""
-    try:
-        tensors = [pick_logits(output, None)]
-    except TypeError:  # several: the scores tell which
-        tensors = [tensor for tensor in tensors_in(output) if tensor.requires_grad]
-        gradients = torch.autograd.grad(scores.sum(), tensors, retain_graph=True, allow_unused=True) if tensors else ()
-        tensors = [tensor for tensor, gradient in zip(tensors, gradients, strict=True) if gradient is not None]
-    if any(tensor.dim() == 2 for tensor in tensors):
-        return []
-    return [tuple(tensor.shape) for tensor in tensors if _is_dense(tensor, size)]
-
-
-def _is_dense(logits: Tensor, size: Grid) -> bool:
-    """Whether logits have several positions on images of this size: (B,N,h,w) or (B,h,w)."""
-    if logits.dim() == len(size) + 1 == 3:
-        return fits(tuple(logits.shape[1:]), size)
-    return logits.dim() > 3 and logits.shape[2:].numel() > 1
-
-
-def _direction_varies(gradient: Tensor) -> bool:
-    """Whether some image's gradient (B,C,h,w) has more than one direction among the channels."""
-    vectors = gradient.float().flatten(2)
-    lengths = vectors.norm(dim=1)
-    longest = vectors.gather(2, lengths.argmax(1)[:, None, None].expand(-1, vectors.shape[1], 1))
-    longest = longest / longest.norm(dim=1, keepdim=True).clamp(min=1e-30)
-    across = vectors - longest * (vectors * longest).sum(1, keepdim=True)
-    return bool((across.norm(dim=1) > 1e-3 * lengths.amax(1, keepdim=True)).any())

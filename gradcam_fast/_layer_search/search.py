@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from itertools import chain
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from weakref import WeakKeyDictionary
 
 import torch
@@ -19,20 +19,18 @@ from .._model.eager import eager_module, eager_modules
 from .._model.target_layer import TargetLayer
 from .._model.warning import warn_caller
 from ..exceptions import LayerError, NoLayerFound, ScoreDetached
-from .graph_walk import output_parts, signature
+from .dominance import graph_starts
+from .memory import FoundLayer, forget, memory_of
+from .model_output import output_parts
 from .rules import choose, cuts_patches
 from .trace import Trace, trial_run
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from .._capture.capture import Request
+    from .._capture.request import Request
     from .._layout.token_grid import PatchTokens
-    from .graph_walk import Signature
-    from .trace import TracedMap
-
-    # The name of a layer, and its TargetLayer.call.
-    FoundLayer = tuple[str, Any]
+    from .traced_map import TracedMap
 
 __all__ = ["ask_for_patches", "capture_at_found_layers", "capture_at_remembered_layers", "known_patch_tokens"]
 
@@ -41,15 +39,9 @@ _T = TypeVar("_T")
 # For each model and shape of an image: which tokens are patches, by their number.
 _PATCH_TOKENS: WeakKeyDictionary[nn.Module, dict[tuple[int, ...], dict[int, PatchTokens | str]]] = WeakKeyDictionary()
 
-# For each model and key of a request: the layers found for each signature of its scores, the last used ones last.
-_FOUND: WeakKeyDictionary[nn.Module, dict[Any, dict[Signature, tuple[FoundLayer, ...]]]] = WeakKeyDictionary()
 
-
-class _OtherSignature(LayerError):
-    """The scores come from other parts of the model's output than the layers were found for."""
-
-    def __init__(self, actual: Signature) -> None:
-        self.actual = actual
+class _UnknownSignature(LayerError):
+    """No layers are remembered for the parts of the model's output that the scores come from."""
 
 
 def known_patch_tokens(model: nn.Module, images: Tensor) -> dict[int, PatchTokens | str]:
@@ -67,41 +59,30 @@ def ask_for_patches(model: nn.Module, request: Request, count: int) -> None:
 
 def capture_at_remembered_layers(model: nn.Module, request: Request) -> Capture | None:
     """The capture at the layers found for an earlier request of this kind; None if there are none that still serve."""
-    found = _FOUND.get(model, {}).get(_key(request))
-    if not found:
-        return None
-    expected = next(reversed(found))
-    try:
-        return _capture_if(expected, model, request, found)
-    except _OtherSignature as other:
-        if other.actual not in found:
-            return None
-        expected = other.actual
-    except LayerError:  # the scores no longer depend on these layers
+    memory = memory_of(model, request)
+    if not memory.layers:
         return None
     try:
-        return _capture_if(expected, model, request, found)
-    except LayerError:
-        return None
-
-
-def _capture_if(
-    expected: Signature, model: nn.Module, request: Request, found: dict[Signature, tuple[FoundLayer, ...]]
-) -> Capture | None:
-    """The capture at the layers found for this signature, if the scores have it."""
-
-    def check(scores: Tensor, returned: Any) -> None:
-        actual = signature(scores, all_tensors(returned))
-        if actual != expected:
-            raise _OtherSignature(actual)
-
-    try:
-        layers = [TargetLayer(name, eager_module(model.get_submodule(name)), call) for name, call in found[expected]]
+        # All of them: the scores will tell which are asked about.
+        recorded = {found: _resolved(model, found) for found in (*chain(*memory.layers.values()), *memory.starts)}
     except AttributeError:  # the model was rebuilt
         return None
-    captured = capture(model, request, layers, check_scores=check)
-    found[expected] = found.pop(expected)
+
+    def layers_of(logits: Any, scores: Tensor, returned: Any) -> Sequence[TargetLayer]:
+        found = memory.layers.get(memory.signature(request, logits, scores, returned))
+        if found is None:
+            raise _UnknownSignature
+        return [recorded[layer] for layer in found]
+
+    try:
+        captured = capture(model, request, list(recorded.values()), choose=layers_of)
+    except LayerError:  # the scores no longer depend on these layers, or on others than ever before
+        return None
     return replace(captured, layer_remembered=True)
+
+
+def _resolved(model: nn.Module, found: FoundLayer) -> TargetLayer:
+    return TargetLayer(found.name, eager_module(model.get_submodule(found.name)), found.call)
 
 
 def capture_at_found_layers(model: nn.Module, request: Request) -> Capture:
@@ -111,28 +92,47 @@ def capture_at_found_layers(model: nn.Module, request: Request) -> Capture:
         NoLayerFound: the model has no spatial feature map that the score depends on.
         ScoreDetached: the score has no graph.
     """
-    layers, has_gradient = of_first_image = _find(model, request)
-    found = _FOUND.setdefault(model, {}).setdefault(_key(request), {})
-
-    def remember(scores: Tensor, returned: Any) -> None:
-        actual = signature(scores, all_tensors(returned))
-        found.pop(actual, None)
-        # Where every gradient vanishes (a head of zeros, an empty batch) the next request may find better layers.
-        # Scores that come from nothing the model returned cannot be told apart.
-        if has_gradient and actual:
-            found[actual] = tuple((layer.name, layer.call) for layer in layers)
-
-    captured = capture(model, request, layers, check_scores=remember)
+    found = of_first_image = _find(model, request)
+    captured = _capture_and_remember(model, request, found)
     if request.geometry.batch > 1 and callable(request.target) and not _all_scores_have_gradient(captured):
         # The best box of another image may be on another level of a pyramid, or the first image may have none.
-        layers, has_gradient = _find_on(model, request)
-        if (layers, has_gradient) != of_first_image:
-            found.clear()
-            captured = capture(model, request, layers, check_scores=remember)
+        found = _find_on(model, request)
+        if found != of_first_image:
+            forget(model, request)
+            captured = _capture_and_remember(model, request, found)
     return captured
 
 
-def _find(model: nn.Module, request: Request) -> tuple[tuple[TargetLayer, ...], bool]:
+def _capture_and_remember(model: nn.Module, request: Request, found: _Search) -> Capture:
+    memory = memory_of(model, request)
+    memory.starts, memory.channel_axes, memory.has_parts = found.starts, found.channel_axes, found.has_parts
+
+    def remember(logits: Any, scores: Tensor, returned: Any) -> Sequence[TargetLayer]:
+        asked = memory.signature(request, logits, scores, returned)
+        memory.layers.pop(asked, None)
+        # Where every gradient vanishes (a head of zeros, an empty batch) the next request may find better layers.
+        # Scores that come from nothing the model returned cannot be told apart.
+        if found.has_gradient and asked:
+            memory.layers[asked] = tuple(map(FoundLayer.of, found.layers))
+        return found.layers
+
+    starts = [_resolved(model, layer) for layer in found.starts]
+    return capture(
+        model, request, [*found.layers, *(layer for layer in starts if layer not in found.layers)], choose=remember
+    )
+
+
+class _Search(NamedTuple):
+    """What a trial run has found: the layers, whether their gradients are not zero, and what ``Memory`` holds."""
+
+    layers: tuple[TargetLayer, ...]
+    has_gradient: bool
+    starts: tuple[FoundLayer, ...]
+    channel_axes: Mapping[int, int]
+    has_parts: bool
+
+
+def _find(model: nn.Module, request: Request) -> _Search:
     """The layers found on the first image alone, or on the whole batch if something needs it."""
     return _on_first_image_if_possible(model, request, _find_on)
 
@@ -177,10 +177,11 @@ def _on_first_image(model: nn.Module, request: Request) -> Request | None:
     return replace(request, inputs=first, geometry=replace(request.geometry, batch=1), target=target)
 
 
-def _find_on(model: nn.Module, request: Request) -> tuple[tuple[TargetLayer, ...], bool]:
+def _find_on(model: nn.Module, request: Request) -> _Search:
     with trial_run(model, request.inputs):
         trace = _new_trace(model, request)
         returned = trace.run(model)
+        maps = [traced for traced in trace.maps if traced.of_images]
         with torch.enable_grad():
             logits, scores, _ = request.scores(returned)
             if not scores.requires_grad:
@@ -188,8 +189,10 @@ def _find_on(model: nn.Module, request: Request) -> tuple[tuple[TargetLayer, ...
                     f"the score does not depend on any layer of {type(model).__name__}: it was detached, or the model "
                     "turns gradients off; explain a score that is still attached to what the model returned"
                 )
-            scores = _of_any_class(request, returned, logits, scores)
-            choice = choose(trace.maps, returned, logits, scores, request.geometry.size)
+            tensors = all_tensors(returned)
+            channel_axes, parts = trace.channel_axes(tensors), output_parts(tensors)
+            read, scores = _of_any_class(request, tensors, logits, scores)
+            choice = choose(maps, tensors, channel_axes, read, scores)
     if not choice.maps:
         raise _no_layer_found(model, trace)
     only = choice.maps[0]
@@ -204,7 +207,8 @@ def _find_on(model: nn.Module, request: Request) -> tuple[tuple[TargetLayer, ...
             f"the heatmaps of {', '.join(repr(layer.name) for layer in layers)} show a part of what the score depends "
             "on: the rest goes through other layers, or through earlier calls of these; name layers with layer=..."
         )
-    return layers, choice.has_gradient
+    starts = _layers_of_maps(graph_starts(maps, parts.values(), choice.maps), trace.calls)
+    return _Search(layers, choice.has_gradient, tuple(map(FoundLayer.of, starts)), channel_axes, len(parts) > 1)
 
 
 def _layers_of_maps(maps: Sequence[TracedMap], calls: Mapping[nn.Module, int]) -> tuple[TargetLayer, ...]:
@@ -223,20 +227,17 @@ def _layers_of_maps(maps: Sequence[TracedMap], calls: Mapping[nn.Module, int]) -
     return tuple(layers)
 
 
-def _of_any_class(request: Request, returned: Any, logits: Any, scores: Tensor) -> Tensor:
-    """A score of all classes instead of some, where all of them have the same layers: the class asked cannot matter.
+def _of_any_class(request: Request, returned: list[Tensor], logits: Any, scores: Tensor) -> tuple[Tensor, Tensor]:
+    """The logits and a score of all classes instead of some, if the class asked cannot matter; or the scores twice.
 
-    They have if one operation makes all logits. Where several do (a coarse and a fine head in one tensor), classes that
+    It cannot if one operation makes all logits. Where several do (a coarse and a fine head in one tensor), classes that
     were named decide, and of the highest logits all decide, because the class predicted must not.
     """
-    if callable(request.target):
-        return scores
-    named = request.target is not None
-    if named and len(output_parts(scores, all_tensors(returned))) > 1:
-        return scores
+    if callable(request.target) or (request.target is not None and len(output_parts(returned, scores)) > 1):
+        return scores, scores
     class_logits = as_class_logits(logits, request.geometry.batch)
     weights = torch.arange(1, class_logits.shape[1] + 1, device=class_logits.device).cos().to(class_logits.dtype)
-    return class_logits @ weights
+    return class_logits, class_logits @ weights
 
 
 def _no_layer_found(model: nn.Module, trace: Trace) -> NoLayerFound:
@@ -248,17 +249,3 @@ def _no_layer_found(model: nn.Module, trace: Trace) -> NoLayerFound:
         f"than one position that the score depends on{reason and f' ({reason})'}; name a "
         "layer with layer=..., or explain a larger image"
     )
-
-
-def _key(request: Request) -> Any:
-    """Requests with one key and one signature of their scores are about the same layers."""
-    kind = "callable" if callable(request.target) else "classes" if request.target is not None else "highest logits"
-    tokens = _code_of(request.tokens) if callable(request.tokens) else request.tokens
-    return tuple(request.images.shape[1:]), tokens, kind
-
-
-def _code_of(function: Any) -> Any:
-    """The code of a function: many callers make theirs anew for every call. The type, for another callable."""
-    if isinstance(function, partial):
-        return _code_of(function.func)
-    return getattr(getattr(function, "__func__", function), "__code__", type(function))

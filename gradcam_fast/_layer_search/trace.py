@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from torch.autograd.graph import GradientEdge, get_gradient_edge
+from torch.autograd.graph import get_gradient_edge
 
 from .._capture.buffers import preserve_buffers
 from .._capture.containers import feature_tensor, replace_tensor, tensors_in
@@ -20,15 +20,16 @@ from .._layout.trial_layouts import ImageLeaf, TrialLayouts
 from .._model.eager import force_eager
 from .graph_walk import leaves_behind, pictures_behind
 from .rules import is_feature_map, passes_on
+from .traced_map import TracedMap
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from .._capture.capture import Request
+    from .._capture.request import Request
     from .._layout.feature_layout import FeatureLayout
     from .._model.inputs import Inputs
 
-__all__ = ["Trace", "TracedMap", "trial_run"]
+__all__ = ["Trace", "trial_run"]
 
 
 @contextmanager
@@ -42,35 +43,6 @@ def trial_run(model: nn.Module, inputs: Inputs) -> Iterator[None]:
         torch.random.fork_rng([device for device in devices if device.type == "cuda"]),
     ):
         yield
-
-
-@dataclass(eq=False)
-class TracedMap:
-    """A feature map of a trial run.
-
-    Attributes:
-        name: dotted name of the outermost module that returned it.
-        module: that module.
-        shape: of the maps.
-        behind: the graph from here back to the maps before; None if there is none.
-        leaf: where the graph of what follows begins.
-        layout: how the maps lie.
-        of_images: whether the maps depend on the images.
-        last_call: whether the module did not run again on the images.
-        call: which call of the module in this forward it is.
-        pictures: of samples of several pictures, the one that the maps are of; None for maps of all.
-    """
-
-    name: str
-    module: nn.Module
-    shape: torch.Size
-    behind: GradientEdge | None
-    leaf: Tensor
-    layout: FeatureLayout
-    of_images: bool
-    last_call: bool = True
-    call: int = 0
-    pictures: frozenset[int] | None = None
 
 
 @dataclass
@@ -177,6 +149,17 @@ class Trace:
             onward = returned if returned.requires_grad else maps.clone()
         self._onward[_identity(onward)] = weakref.ref(onward), traced
         return None if onward is returned else replace_tensor(output, returned, onward)
+
+    def channel_axes(self, returned: list[Tensor]) -> dict[int, int]:
+        """The axis of the channels of those returned tensors that are maps, by their place."""
+        axes = {}
+        for place, tensor in enumerate(returned):
+            traced = self._onward[_identity(tensor)][1] if self._was_handed_onward(tensor) else None
+            if traced is not None and traced.layout.kind != "callable":
+                axes[place] = 1 if traced.layout.kind == "planes" else tensor.dim() - 1
+            elif tensor.dim() == len(self.request.geometry.size) + 2:
+                axes[place] = 1
+        return axes
 
     def _was_handed_onward(self, tensor: Tensor) -> bool:
         known = self._onward.get(_identity(tensor))

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from gradcam_fast._capture.calls import every_picture, explained_calls
-from gradcam_fast._capture.capture import Request
+from gradcam_fast._capture.request import Request
 from gradcam_fast._layout.feature_layout import ImageGeometry
 from gradcam_fast._model.inputs import Inputs
 from gradcam_fast._model.target_layer import TargetLayer
@@ -18,7 +18,7 @@ def calls_of(recorded, call=None, **geometry):
     geometry = ImageGeometry(2, (8, 8), **geometry)
     layer = TargetLayer("conv", MODULE, call)
     request = Request(Inputs((), {}), geometry, None, None, None, "auto")
-    return explained_calls(layer, recorded, request, lambda request, layer, maps: request.layout(layer.module, maps))
+    return explained_calls([layer], [recorded], request)[0]
 
 
 def maps(rows=2, side=4):

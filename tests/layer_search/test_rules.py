@@ -1,5 +1,7 @@
 """The rules of the layer search: which outputs are feature maps, and which of these is the layer to explain."""
 
+import warnings
+
 import pytest
 import torch
 from support.networks import conv_relu, pooled_head
@@ -81,7 +83,7 @@ def test_a_mask_returned_beside_logits_is_a_dense_output():
     model.depth[2] = nn.Conv2d(8, 4, 1)
     model.register_forward_hook(lambda _, args, mask: (mask, model.head(model.trunk(args[0]))))
     explanation = explain(model, torch.randn(1, 3, 16, 16), target=lambda out: out[0][:, 1].mean((1, 2)), relu=False)
-    assert explanation.layer == "depth.0"
+    assert explanation.layer == "depth.1"
 
 
 @pytest.mark.parametrize("choices", [{"output": lambda out: out[0]}, {"target": lambda out: out[0][:, 1]}])
@@ -99,7 +101,7 @@ def test_the_member_named_logits_decides_whether_the_output_is_dense():
     explanation = explain(
         model, torch.randn(1, 3, 16, 16), target=lambda out: out["logits"][:, 1].mean((1, 2)), relu=False
     )
-    assert explanation.layer == "depth.0"
+    assert explanation.layer == "depth.1"
 
 
 @pytest.mark.parametrize("output", ["(B,H,W)", "(B,1,H,W)"])
@@ -108,7 +110,7 @@ def test_a_depth_map_is_explained_before_its_last_convolution(output, sides):
     torch.manual_seed(7)
     images = torch.randn(1, 3, *sides)
     explanation = explain(Returning(output), images, target=lambda depth: depth.flatten(1).mean(1), relu=False)
-    assert explanation.layer == "depth.0"
+    assert explanation.layer == "depth.1"
 
 
 @pytest.mark.parametrize(
@@ -141,16 +143,21 @@ def test_heads_and_tokens_are_not_taken_for_the_sides_of_an_image():
     assert explain(NormOfHeads(), torch.randn(2, 3, 64, 64), relu=False).layer == "norm"
 
 
-def test_a_segmentation_is_explained_at_a_layer_that_tells_positions_apart():
+def test_a_segmentation_is_explained_before_its_class_maps_whatever_region_is_asked():
     torchvision = pytest.importorskip("torchvision")
     model = torchvision.models.segmentation.fcn_resnet50(weights=None, weights_backbone=None, num_classes=5).eval()
     images = torch.randn(1, 3, 64, 64)
 
-    def of_columns(columns):
-        return explain(model, images, target=lambda out: out["out"][:, 2, :, columns].mean((-2, -1)), relu=False)
+    def of_columns(columns, **choices):
+        def score(out):
+            return out["out"][:, 2, :, columns].mean((-2, -1))
 
-    left, right = of_columns(slice(0, 16)), of_columns(slice(48, 64))
-    assert left.layer == right.layer == "classifier.1"
+        return explain(model, images, target=score, relu=False, **choices)
+
+    for columns in (slice(0, 16), slice(48, 64), slice(30, 31), slice(None)):
+        assert of_columns(columns).layer == "classifier.2"
+    # Behind this ReLU only a 1x1 convolution follows: methods that pool the gradients see the class, no region.
+    left, right = (of_columns(columns, method="layercam") for columns in (slice(0, 16), slice(48, 64)))
     assert (left.heatmap - right.heatmap).abs().max() > 0.05
 
 
@@ -176,6 +183,51 @@ class TokenProjection(nn.Module):
         return self.head(self.projection(tokens).mean(1))
 
 
+class AtOnePosition(nn.Module):
+    """Class maps, of which one position is the logits."""
+
+    def __init__(self):
+        super().__init__()
+        self.trunk, self.maps = conv_relu(), nn.Conv2d(8, 5, 3)
+
+    def forward(self, images):
+        return self.maps(self.trunk(images))[:, :, 3, 3]
+
+
+class MeanPosition(nn.Module):
+    """The mean position under a softmax of a convolution."""
+
+    def __init__(self):
+        super().__init__()
+        self.trunk, self.attention, self.fc = conv_relu(), nn.Conv2d(8, 2, 3), nn.Linear(2, 5)
+
+    def forward(self, images):
+        attention = self.attention(self.trunk(images)).flatten(2).softmax(2)
+        return self.fc((attention * torch.linspace(0, 1, attention.shape[2])).sum(2))
+
+
+class ValuesOfHeads(NormOfHeads):
+    """What the norm of (B,heads,N,C) returns, alone."""
+
+    def forward(self, images):
+        tokens = self.norm(self.patch(images).flatten(2).mT)
+        return self.head(self.norm_v(tokens.unflatten(-1, (2, 8)).transpose(1, 2)).transpose(1, 2).flatten(-2).mean(1))
+
+
+class RunsAgain(nn.Module):
+    """A trunk that runs a second time on a part of the image, for nothing."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.trunk, self.head = conv_relu(), conv_relu(8), pooled_head(8)
+
+    def forward(self, images):
+        maps = self.stem(images)
+        logits = self.head(self.trunk(maps))
+        self.trunk(maps[:, :, ::2, ::2])
+        return logits
+
+
 def with_module(module):
     """A convolution, a module, and a head on what the module returns."""
     return nn.Sequential(nn.Conv2d(3, 8, 3), module, pooled_head(8))
@@ -187,6 +239,10 @@ RULE_CASES = {
     "pooling": (lambda: with_module(nn.MaxPool2d(2)), False, "0", "1"),
     "softmax": (lambda: with_module(nn.Softmax(dim=1)), False, "0", "1"),
     "projection of tokens": (TokenProjection, False, "norm", "projection"),
+    "own output": (AtOnePosition, False, "trunk", "maps"),
+    "axes of attention": (ValuesOfHeads, False, "norm", "norm_v"),
+    "earlier call": (RunsAgain, False, "stem", "trunk"),
+    "rounding noise": (MeanPosition, False, "trunk.0", "attention"),
 }
 
 
@@ -197,6 +253,7 @@ def test_a_rule_excludes_the_layer_that_would_be_found_without_it(name, monkeypa
     model, images = make_model().train(training), torch.randn(2, 3, 64, 64)
     explanation = explain(model, images, relu=False)
     assert explanation.layer == layer and explanation.valid.all()
+    warnings.simplefilter("ignore")
     monkeypatch.setattr(rules, "RULES", tuple(rule for rule in rules.RULES if rule.name != name))
     torch.manual_seed(1)
     model = make_model().train(training)

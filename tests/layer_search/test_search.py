@@ -13,7 +13,7 @@ from support.networks import ConvNet, TwoLevels, conv_relu
 from torch import nn
 
 from gradcam_fast import explain
-from gradcam_fast._layer_search.search import _FOUND
+from gradcam_fast._layer_search.memory import _MEMORY
 
 
 class TwoHeads(nn.Module):
@@ -133,7 +133,7 @@ def test_remembered_layers_do_not_accumulate_and_keep_no_model_alive():
     for _ in range(5):
         explain(model, images, tokens=lambda maps, model=model: maps * model.training + maps)
         explain(model, images, tokens=Unhashable())
-    assert len(_FOUND[model]) == 2
+    assert len(_MEMORY[model]) == 2
     reference = weakref.ref(model)
     del model
     gc.collect()

@@ -388,9 +388,9 @@ TIMM_SLOW = {
 }
 
 SEGMENTATION = {
-    "fcn_resnet50": ("classifier.1", 12, "before its ReLU: at the ReLU the map would be the class's own prediction"),
-    "deeplabv3_mobilenet_v3_large": ("classifier.2", 6, "before its ReLU, as fcn_resnet50"),
-    "deeplabv3_resnet50": ("classifier.2", 12, "before its ReLU, as fcn_resnet50"),
+    "fcn_resnet50": ("classifier.2", 12, "the ReLU before the last convolution"),
+    "deeplabv3_mobilenet_v3_large": ("classifier.3", 6, "the ReLU before the last convolution"),
+    "deeplabv3_resnet50": ("classifier.3", 12, "the ReLU before the last convolution"),
 }
 
 # Model: its configuration, options, layer, layout, side of the grid, and where it needs them: note, score, inputs.
@@ -435,8 +435,8 @@ SEVERAL_INPUTS = {
 VISION_TASKS = {
     "SegformerForSemanticSegmentation": (
         {"num_attention_heads": [1, 1, 2, 2], "decoder_hidden_size": 16, **STAGES},
-        "decode_head.batch_norm", PLANES, 16,
-        "before its ReLU, as fcn_resnet50", class_in_the_mean,
+        "decode_head.activation", PLANES, 16,
+        "the ReLU before the last convolution", class_in_the_mean,
     ),
     "YolosForObjectDetection": (
         small(image_size=[64, 64], num_detection_tokens=10), "vit.encoder.layer.2.layernorm_before", 1, 8,

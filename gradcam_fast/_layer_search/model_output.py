@@ -1,0 +1,208 @@
+"""What the scores read of the model's output: which parts of it, and which maps are that output itself.
+
+Both are told by the autograd graph between the scores and the operations that mix channels last.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import TYPE_CHECKING, TypeAlias
+
+import torch
+from torch import nn
+from torch.autograd.graph import GradientEdge
+
+from .graph_walk import nodes_behind
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.autograd.graph import Node
+
+__all__ = ["Signature", "output_leaves", "output_parts", "signature"]
+
+# Parts of the names of autograd nodes that mix channels: what lies behind such a node is more than the output itself.
+_PRODUCTS = ("Addmm", "Addmv", "Baddbmm", "BmmBackward", "DotBackward", "MmBackward", "MvBackward")
+_MIXES_CHANNELS = (*_PRODUCTS, "Convolution", "LinearBackward", "ScaledDot", "TrilinearBackward")
+# Those that reduce over an axis: a model that pools its class maps returns a map no more.
+_REDUCES = ("Amax", "AvgPool", "Logsumexp", "MaxBackward", "MaxPool", "Mean", "SumBackward")
+_DISTANCES = ("LinalgVectorNorm", "NormBackward0", "NormBackward1", "MseLoss")
+# Those that compute value by value, or move values: a sigmoid, a resize, a permutation. What they take of a prediction
+# is the prediction, too, if nothing else goes in.
+_PRESENTS = (
+    *("Add", "BatchNorm", "Clamp", "Clone", "Copy", "Div", "Elu", "Exp", "Gather", "Gelu", "GridSampler", "Hard"),
+    *("Index", "Log", "Mul", "Neg", "Permute", "PixelShuffle", "Pow", "Relu", "Select", "Sigmoid", "Silu", "Slice"),
+    *("Softmax", "Softplus", "Split", "Squeeze", "Sub", "Tanh", "Transpose", "Unsqueeze", "Upsample", "View", "Where"),
+)
+
+Path: TypeAlias = tuple[int, ...]
+Signature: TypeAlias = frozenset[Path]
+"""Which parts of the model's output the scores come from, and whether they mix the channels of these parts."""
+
+# At the end of a path: the scores mix the channels of the returned tensor.
+_MIXED = -1
+
+
+def output_leaves(
+    scores: Tensor, returned: list[Tensor], channel_axes: Mapping[int, int], behind: Mapping[int, Node]
+) -> list[Tensor]:
+    """The leaves that are the model's own output: no operation from there to the scores mixes channels.
+
+    Args:
+        scores: with their graph.
+        returned: the tensors in what the model returned; those whose channels the scores mix themselves, as a
+            similarity with a reference does, are features.
+        channel_axes: of those that are maps, by their place.
+        behind: where the graph goes on behind a leaf, by its identity. An output that a sigmoid, a softmax or a resize
+            only presents is the output before that, too.
+    """
+    region = nodes_behind(_read_as_they_are(scores, returned, channel_axes), stop=_ends_a_part)
+    leaves = [node.variable for node in region if hasattr(node, "variable")]
+    for leaf in leaves:  # grows
+        region = nodes_behind([behind.get(id(leaf))], stop=lambda node: not _presents(node))
+        leaves.extend(node.variable for node in region if hasattr(node, "variable"))
+    return leaves
+
+
+def output_parts(returned: list[Tensor], scores: Tensor | None = None) -> dict[Path, Node]:
+    """The parts of the model's output, or those that the scores may come from, by their paths in the graph.
+
+    A part is the operation that mixes channels or reduces positions last: a head among several, one piece of a
+    concatenated output. A path leads to it from a returned tensor, and is the same in every forward of a model.
+    """
+    places = {tensor.grad_fn: place for place, tensor in enumerate(returned) if tensor.grad_fn is not None}
+    roots = places if scores is None else nodes_behind([scores.grad_fn], stop=places.__contains__)
+    pending: list[tuple[Path, Node]] = [((places[node],), node) for node in roots if node in places]
+    parts: dict[Path, Node] = {}
+    seen = set()
+    while pending:
+        path, node = pending.pop()
+        if node in seen or hasattr(node, "variable"):
+            continue
+        seen.add(node)
+        if _ends_a_part(node):
+            parts[path] = node
+        else:
+            pending.extend(
+                ((*path, place), before) for place, (before, _) in enumerate(node.next_functions) if before is not None
+            )
+    return parts
+
+
+def signature(
+    scores: Tensor, returned: list[Tensor], channel_axes: Mapping[int, int], *, by_values: bool = True
+) -> Signature:
+    """The parts of the model's output that the scores do come from; or with ``by_values=False``, may come from.
+
+    Where there are several, a backward through the output's last operations tells; the host waits for it.
+    """
+    parts = output_parts(returned, scores)
+    paths = list(parts)
+    if by_values and len(parts) > 1:
+        edges = [GradientEdge(node, 0) for node in parts.values()]
+        gradients = torch.autograd.grad(scores.sum(), edges, retain_graph=True, allow_unused=True)
+        paths = [
+            path for path, gradient in zip(parts, gradients, strict=True) if gradient is not None and gradient.any()
+        ]
+    mixed = {returned[path[0]].grad_fn for path in paths}
+    mixed.difference_update(_read_as_they_are(scores, returned, channel_axes))
+    return frozenset((*path, _MIXED) if returned[path[0]].grad_fn in mixed else path for path in paths)
+
+
+def _read_as_they_are(scores: Tensor, returned: list[Tensor], channel_axes: Mapping[int, int]) -> set[Node]:
+    """The nodes of those returned tensors whose channels the scores do not mix."""
+    roots = {tensor.grad_fn for tensor in returned if tensor.grad_fn is not None}
+    maps = [(returned[place], axis) for place, axis in channel_axes.items()]
+    channels = {tensor.shape[axis] for tensor, axis in maps}
+    # A linear layer may take the channels of one position, or all values of an image.
+    summed = channels | {tensor[:1].numel() for tensor, _ in maps}
+
+    def stop(node: Node) -> bool:
+        if node in roots:
+            return True
+        if _named(node, _PRODUCTS):
+            return _summed_by_product(node) in summed and not _is_mean_of_bins(node)
+        return _named(node, _MIXES_CHANNELS) or _sums_channels(node, channels, roots)
+
+    return {node for node in nodes_behind([scores.grad_fn], stop) if node in roots}
+
+
+def _sums_channels(node: Node, channels: Collection[int], roots: Collection[Node]) -> bool:
+    """Whether an operation of the scores sums channels, of which there are so many, with weights: a product written.
+
+    At each position, or of pooled features with any weights or none (a norm, a distance).
+    """
+    if not _named(node, (*_REDUCES, *_DISTANCES)) or not (sizes := _sizes_of_input(node)):
+        return False
+    # Negative axes are stored modulo 2**64.
+    axes = {(axis - (1 << 64) * (axis >> 63)) % len(sizes) for axis in getattr(node, "_saved_dim", None) or ()}
+    axis = next((axis for axis in sorted(axes) or range(len(sizes)) if sizes[axis] in channels), None)
+    if axis is None or _is_mean_of_bins(node):
+        return False
+    before = node.next_functions[0][0]
+    factors = [node for node, _ in before.next_functions] if before is not None and "Mul" in before.name() else []
+    if None in factors:
+        weights = before._saved_self if factors[0] is None else before._saved_other  # type: ignore[union-attr]
+        return isinstance(weights, torch.Tensor) and not _picks(weights, axis - len(sizes))
+    if sizes[axis] in (sizes.numel(), sizes[1:].numel()):
+        return True
+    return bool(factors) and not set.intersection(*({*nodes_behind([factor])} & {*roots} for factor in factors))
+
+
+def _summed_by_product(node: Node) -> int | None:
+    """How many terms the sums of a matrix product have; None if that is not known."""
+    for name, axis in (("_saved_mat2", -2), ("_saved_batch2", -2), ("_saved_vec", -1), ("_saved_tensor", -1)):
+        factor = getattr(node, name, None)
+        if factor is not None:
+            return int(factor.shape[axis])
+    factor = getattr(node, "_saved_self", None)
+    return None if factor is None else int(factor.shape[-1])
+
+
+def _sizes_of_input(node: Node) -> torch.Size:
+    sizes = getattr(node, "_saved_self_sym_sizes", None)
+    if sizes is None and getattr(node, "_saved_self", None) is not None:
+        sizes = node._saved_self.shape  # type: ignore[attr-defined]
+    return torch.Size(sizes or ())
+
+
+def _picks(weights: Tensor, axis: int) -> bool:
+    """Whether weights pick one channel at most (on this axis), or are the same for all."""
+    if weights.dim() < -axis or weights.shape[axis] == 1:
+        return True
+    return bool(((weights != 0).sum(axis) <= 1).all())
+
+
+def _is_mean_of_bins(node: Node) -> bool:
+    """Whether the operation sums fixed numbers with the weights of a softmax: a prediction made of bins."""
+    before = _only_input(node) if _named(node, (*_MIXES_CHANNELS, "Mean", "SumBackward")) else None
+    while before is not None and "Softmax" not in before.name():
+        before = _only_input(before) if _named(before, _PRESENTS) else None
+    return before is not None
+
+
+def _only_input(node: Node) -> Node | None:
+    """The node before, if all other inputs are fixed."""
+    inputs = [before for before, _ in node.next_functions if before is not None and not _is_parameter(before)]
+    return inputs[0] if len(inputs) == 1 else None
+
+
+def _is_parameter(node: Node) -> bool:
+    while len(node.next_functions) == 1 and node.next_functions[0][0] is not None:
+        node = node.next_functions[0][0]
+    return isinstance(getattr(node, "variable", None), nn.Parameter)
+
+
+def _ends_a_part(node: Node) -> bool:
+    return _named(node, (*_MIXES_CHANNELS, *_REDUCES)) and not _is_mean_of_bins(node)
+
+
+def _presents(node: Node) -> bool:
+    """Whether the node only presents what it takes, also where a trial run cuts the graph by adding a leaf to maps."""
+    return _is_mean_of_bins(node) or (
+        _named(node, _PRESENTS) and not _ends_a_part(node) and _only_input(node) is not None
+    )
+
+
+def _named(node: Node, words: Collection[str]) -> bool:
+    name = node.name()
+    return any(word in name for word in words)

@@ -1,0 +1,46 @@
+"""A feature map of a trial run: where the graph is cut."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.autograd.graph import GradientEdge
+
+    from .._layout.feature_layout import FeatureLayout
+
+__all__ = ["TracedMap"]
+
+
+@dataclass(eq=False)
+class TracedMap:
+    """A feature map of a trial run.
+
+    Attributes:
+        name: dotted name of the outermost module that returned it.
+        module: that module.
+        shape: of the maps.
+        behind: the graph from here back to the maps before; None if there is none.
+        leaf: where the graph of what follows begins.
+        layout: how the maps lie.
+        of_images: whether the maps depend on the images.
+        last_call: whether the module did not run again on the images.
+        call: which call of the module in this forward it is.
+        pictures: of samples of several pictures, the one that the maps are of; None for maps of all.
+    """
+
+    name: str
+    module: nn.Module
+    shape: torch.Size
+    behind: GradientEdge | None
+    leaf: Tensor
+    layout: FeatureLayout
+    of_images: bool
+    last_call: bool = True
+    call: int = 0
+    pictures: frozenset[int] | None = None
