@@ -176,7 +176,7 @@ class Explainer:
             captured = self._capture_at_found(request)
             if self._call is None:
                 return request, self._of_one_input(request, captured)
-            layers = [replace(explained.layer, call=self._call) for explained in captured.calls]
+            layers = list(dict.fromkeys(replace(of_layer.layer, call=self._call) for of_layer in captured.calls))
         if self._takes_several_images(request):
             from ._layer_search.pictures import resolve_calls
 

@@ -63,11 +63,16 @@ def output_leaves(
     return leaves
 
 
-def output_parts(returned: list[Tensor], scores: Tensor | None = None) -> dict[Path, Node]:
+def output_parts(
+    returned: list[Tensor], scores: Tensor | None = None, behind: Mapping[int, Node] | None = None
+) -> dict[Path, Node]:
     """The parts of the model's output, or those that the scores may come from, by their paths in the graph.
 
     A part is the operation that mixes channels or reduces positions last: a head among several, one piece of a
     concatenated output. A path leads to it from a returned tensor, and is the same in every forward of a model.
+
+    Args:
+        behind: where the graph goes on behind a leaf of a trial run.
     """
     places = {tensor.grad_fn: place for place, tensor in enumerate(returned) if tensor.grad_fn is not None}
     roots = places if scores is None else nodes_behind([scores.grad_fn], stop=places.__contains__)
@@ -76,6 +81,7 @@ def output_parts(returned: list[Tensor], scores: Tensor | None = None) -> dict[P
     seen = set()
     while pending:
         path, node = pending.pop()
+        node = _without_copies(node, behind or {})
         if node in seen or hasattr(node, "variable"):
             continue
         seen.add(node)
@@ -88,8 +94,27 @@ def output_parts(returned: list[Tensor], scores: Tensor | None = None) -> dict[P
     return parts
 
 
+def _without_copies(node: Node, behind: Mapping[int, Node]) -> Node:
+    """The node behind the copies that a capture hands onward at its layers, or behind a cut of a trial run."""
+    while True:
+        inputs = [before for before, _ in node.next_functions if before is not None]
+        if len(inputs) != 1:
+            return node
+        leaf = id(getattr(inputs[0], "variable", None))
+        if leaf in behind:
+            node = behind[leaf]
+        elif node.name() == "CloneBackward0":
+            node = inputs[0]
+        else:
+            return node
+
+
 def signature(
-    scores: Tensor, returned: list[Tensor], channel_axes: Mapping[int, int], *, by_values: bool = True
+    scores: Tensor,
+    returned: list[Tensor],
+    channel_axes: Mapping[int, int],
+    *,
+    by_values: bool = True,
 ) -> Signature:
     """The parts of the model's output that the scores do come from; or with ``by_values=False``, may come from.
 
@@ -103,9 +128,8 @@ def signature(
         paths = [
             path for path, gradient in zip(parts, gradients, strict=True) if gradient is not None and gradient.any()
         ]
-    mixed = {returned[path[0]].grad_fn for path in paths}
-    mixed.difference_update(_read_as_they_are(scores, returned, channel_axes))
-    return frozenset((*path, _MIXED) if returned[path[0]].grad_fn in mixed else path for path in paths)
+    as_they_are = _read_as_they_are(scores, returned, channel_axes)
+    return frozenset(path if returned[path[0]].grad_fn in as_they_are else (*path, _MIXED) for path in paths)
 
 
 def _read_as_they_are(scores: Tensor, returned: list[Tensor], channel_axes: Mapping[int, int]) -> set[Node]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -11,6 +11,7 @@ from torch import nn
 
 from .._model.inputs import convolutions, per_side
 from ..ops.heatmaps import POOLED_NOISE
+from .alignment import is_aligned
 from .dominance import dominators
 from .model_output import output_leaves
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from .._layout.feature_layout import FeatureLayout
+    from .trace import Trace
     from .traced_map import TracedMap
 
 __all__ = ["RULES", "Choice", "choose", "cuts_patches", "is_feature_map", "passes_on"]
@@ -160,37 +162,42 @@ class Choice(NamedTuple):
 
 
 def choose(
-    maps: list[TracedMap], returned: list[Tensor], channel_axes: Mapping[int, int], read: Tensor, scores: Tensor
+    trace: Trace, returned: list[Tensor], channel_axes: Mapping[int, int], read: Tensor, scores: Tensor
 ) -> Choice:
     """The last map that dominates the scores, or the maps that do so together; no maps if there are none.
 
     Args:
-        maps: of a trial run that depend on the images, in execution order.
+        trace: of a trial run.
         returned: the tensors in what the model returned, with their graph.
         channel_axes: of those that are maps, by their place.
         read: what the scores read of that: themselves, or the logits of all classes.
         scores: (B,) or (B,K), with their graph.
     """
-    behind = {id(traced.leaf): traced.behind.node for traced in maps if traced.behind is not None}
-    own = {id(leaf) for leaf in output_leaves(read, returned, channel_axes, behind)}
+    maps = trace.of_images
+    own = {id(leaf) for leaf in output_leaves(read, returned, channel_axes, trace.behind)}
     among_tokens = any(traced.layout.kind == "tokens" for traced in maps)
 
-    def allowed(rules: Sequence[Rule]) -> Callable[[TracedMap, Tensor], bool]:
+    def search(seed: float, reaches: Callable[[Tensor], object], *without: str) -> tuple[list[TracedMap], bool]:
+        rules = [rule for rule in RULES if rule.about is Candidate and rule.name not in without]
+
         def qualifies(traced: TracedMap, gradient: Tensor) -> bool:
             candidate = Candidate(traced, gradient, id(traced.leaf) in own, among_tokens)
             return not any(rule.excludes(candidate) for rule in rules)
 
-        return qualifies
+        return dominators(maps, scores, seed=seed, reaches=reaches, qualifies=qualifies)
 
-    rules = [rule for rule in RULES if rule.about is Candidate]
-    found, dominates = dominators(maps, scores, seed=1.0, reaches=torch.any, qualifies=allowed(rules))
+    found, dominates = search(1.0, torch.any)
+    if found and not dominates:
+        # A layer that runs on each band of an image, say: all calls together, if each sees the image as it lies.
+        of_calls, dominates = search(1.0, torch.any, "earlier call")
+        dominates = dominates and all(is_aligned(maps, traced, trace.images) for traced in of_calls)
+        found = of_calls if dominates else found
     if found:
         return Choice(found, True, dominates)
     # Zero times NaN is NaN: where zero weights stop every gradient, only what is not connected stays zero. A batch
     # without images, and a score that is zero for want of a detection, are connected all the same.
-    rules = [rule for rule in rules if rule.name != "rounding noise"]
     for seed, reaches in ((torch.nan, torch.any), (1.0, lambda gradient: True)):
-        found, _ = dominators(maps, scores, seed=seed, reaches=reaches, qualifies=allowed(rules))
+        found, _ = search(seed, reaches, "rounding noise")
         if found:
             return Choice(found, False)
     return Choice([], False)

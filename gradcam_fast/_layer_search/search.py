@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -20,6 +20,7 @@ from .._model.target_layer import TargetLayer
 from .._model.warning import warn_caller
 from ..exceptions import LayerError, NoLayerFound, ScoreDetached
 from .dominance import graph_starts
+from .failures import named_reasons, no_layer_found
 from .memory import FoundLayer, forget, memory_of
 from .model_output import output_parts
 from .rules import choose, cuts_patches
@@ -93,22 +94,27 @@ def capture_at_found_layers(model: nn.Module, request: Request) -> Capture:
         ScoreDetached: the score has no graph.
     """
     found = of_first_image = _find(model, request)
-    captured = _capture_and_remember(model, request, found)
-    if request.geometry.batch > 1 and callable(request.target) and not _all_scores_have_gradient(captured):
+    captured, alike = _capture_and_remember(model, request, found)
+    if request.geometry.batch > 1 and callable(request.target) and not (alike and _all_scores_have_gradient(captured)):
         # The best box of another image may be on another level of a pyramid, or the first image may have none.
         found = _find_on(model, request)
         if found != of_first_image:
             forget(model, request)
-            captured = _capture_and_remember(model, request, found)
+            captured, _ = _capture_and_remember(model, request, found)
     return captured
 
 
-def _capture_and_remember(model: nn.Module, request: Request, found: _Search) -> Capture:
+def _capture_and_remember(model: nn.Module, request: Request, found: _Search) -> tuple[Capture, bool]:
+    """The capture at the layers found, and whether the first image is asked about the same parts as all together."""
     memory = memory_of(model, request)
-    memory.starts, memory.channel_axes, memory.has_parts = found.starts, found.channel_axes, found.has_parts
+    memory.starts = found.starts or memory.starts
+    memory.channel_axes, memory.has_parts = found.channel_axes, found.has_parts
+    alike = True
 
     def remember(logits: Any, scores: Tensor, returned: Any) -> Sequence[TargetLayer]:
+        nonlocal alike
         asked = memory.signature(request, logits, scores, returned)
+        alike = not callable(request.target) or asked == memory.signature(request, logits, scores[:1], returned)
         memory.layers.pop(asked, None)
         # Where every gradient vanishes (a head of zeros, an empty batch) the next request may find better layers.
         # Scores that come from nothing the model returned cannot be told apart.
@@ -117,9 +123,8 @@ def _capture_and_remember(model: nn.Module, request: Request, found: _Search) ->
         return found.layers
 
     starts = [_resolved(model, layer) for layer in found.starts]
-    return capture(
-        model, request, [*found.layers, *(layer for layer in starts if layer not in found.layers)], choose=remember
-    )
+    captured = capture(model, request, list(dict.fromkeys((*found.layers, *starts))), choose=remember)
+    return captured, alike
 
 
 class _Search(NamedTuple):
@@ -178,10 +183,9 @@ def _on_first_image(model: nn.Module, request: Request) -> Request | None:
 
 
 def _find_on(model: nn.Module, request: Request) -> _Search:
-    with trial_run(model, request.inputs):
+    with trial_run(model, request.inputs), named_reasons(model):
         trace = _new_trace(model, request)
         returned = trace.run(model)
-        maps = [traced for traced in trace.maps if traced.of_images]
         with torch.enable_grad():
             logits, scores, _ = request.scores(returned)
             if not scores.requires_grad:
@@ -190,11 +194,13 @@ def _find_on(model: nn.Module, request: Request) -> _Search:
                     "turns gradients off; explain a score that is still attached to what the model returned"
                 )
             tensors = all_tensors(returned)
-            channel_axes, parts = trace.channel_axes(tensors), output_parts(tensors)
-            read, scores = _of_any_class(request, tensors, logits, scores)
-            choice = choose(maps, tensors, channel_axes, read, scores)
-    if not choice.maps:
-        raise _no_layer_found(model, trace)
+            channel_axes, parts = trace.channel_axes(tensors), output_parts(tensors, behind=trace.behind)
+            read, scores = _of_any_class(request, output_parts(tensors, scores, trace.behind), logits, scores)
+            choice = choose(trace, tensors, channel_axes, read, scores)
+            if not choice.maps and trace.follow_cuts():
+                choice = choose(trace, tensors, channel_axes, read, scores)
+            if not choice.maps:
+                raise no_layer_found(model, trace, scores)
     only = choice.maps[0]
     if trace.layouts.unreadable and len(choice.maps) == 1 and cuts_patches(only.module):
         warn_caller(
@@ -207,45 +213,37 @@ def _find_on(model: nn.Module, request: Request) -> _Search:
             f"the heatmaps of {', '.join(repr(layer.name) for layer in layers)} show a part of what the score depends "
             "on: the rest goes through other layers, or through earlier calls of these; name layers with layer=..."
         )
-    starts = _layers_of_maps(graph_starts(maps, parts.values(), choice.maps), trace.calls)
+    starts = _layers_of_maps(graph_starts(trace.of_images, parts.values(), choice.maps), trace.calls)
     return _Search(layers, choice.has_gradient, tuple(map(FoundLayer.of, starts)), channel_axes, len(parts) > 1)
 
 
 def _layers_of_maps(maps: Sequence[TracedMap], calls: Mapping[nn.Module, int]) -> tuple[TargetLayer, ...]:
-    """The layers that made the maps, each with those of its calls that did; None for its last or only call."""
-    by_layer: dict[tuple[str, nn.Module], list[int]] = {}
+    """The layers that made the maps, once for each call that did; where the last one did alone, no call is named.
+
+    Of samples of several pictures, once with all of these calls.
+    """
+    by_layer: dict[TargetLayer, list[int]] = {}
     for traced in maps:
-        by_layer.setdefault((traced.name, traced.module), []).append(traced.call)
-    layers = []
-    for (name, module), chosen in by_layer.items():
-        if len(chosen) > 1:
-            layers.append(TargetLayer(name, module, None if len(chosen) == calls[module] else tuple(chosen)))
-        elif chosen[0] == calls[module] - 1 and (calls[module] == 1 or maps[0].pictures is None):
-            layers.append(TargetLayer(name, module))
+        by_layer.setdefault(TargetLayer(traced.name, traced.module), []).append(traced.call)
+    layers: list[TargetLayer] = []
+    for layer, chosen in by_layer.items():
+        if maps[0].pictures is not None:
+            layers.append(layer if len(chosen) == calls[layer.module] else replace(layer, call=tuple(chosen)))
+        elif chosen == [calls[layer.module] - 1]:
+            layers.append(layer)
         else:
-            layers.append(TargetLayer(name, module, tuple(chosen) if maps[0].pictures is not None else chosen[0]))
+            layers.extend(replace(layer, call=call) for call in chosen)
     return tuple(layers)
 
 
-def _of_any_class(request: Request, returned: list[Tensor], logits: Any, scores: Tensor) -> tuple[Tensor, Tensor]:
+def _of_any_class(request: Request, parts: Collection[Any], logits: Any, scores: Tensor) -> tuple[Tensor, Tensor]:
     """The logits and a score of all classes instead of some, if the class asked cannot matter; or the scores twice.
 
     It cannot if one operation makes all logits. Where several do (a coarse and a fine head in one tensor), classes that
     were named decide, and of the highest logits all decide, because the class predicted must not.
     """
-    if callable(request.target) or (request.target is not None and len(output_parts(returned, scores)) > 1):
+    if callable(request.target) or (request.target is not None and len(parts) > 1):
         return scores, scores
     class_logits = as_class_logits(logits, request.geometry.batch)
     weights = torch.arange(1, class_logits.shape[1] + 1, device=class_logits.device).cos().to(class_logits.dtype)
     return class_logits, class_logits @ weights
-
-
-def _no_layer_found(model: nn.Module, trace: Trace) -> NoLayerFound:
-    reason = trace.layouts.unreadable
-    if trace.maps and not any(traced.of_images for traced in trace.maps):
-        reason = f"{trace.maps[-1].name!r} runs on another input than the first one of images; call= explains that one"
-    return NoLayerFound(
-        f"{type(model).__name__} has no spatial feature map (B,C,h,w), nor tokens (B,N,C) of a grid, with more "
-        f"than one position that the score depends on{reason and f' ({reason})'}; name a "
-        "layer with layer=..., or explain a larger image"
-    )

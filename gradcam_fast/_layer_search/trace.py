@@ -24,6 +24,7 @@ from .traced_map import TracedMap
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from torch.autograd.graph import Node
 
     from .._capture.request import Request
     from .._layout.feature_layout import FeatureLayout
@@ -55,6 +56,7 @@ class Trace:
 
     Attributes:
         maps: in execution order.
+        images: the leaf that the model gets a copy of.
         layouts: of what the modules return.
         calls: how often each module has run.
     """
@@ -62,6 +64,7 @@ class Trace:
     names: dict[nn.Module, str]
     request: Request
     maps: list[TracedMap] = field(default_factory=list)
+    images: Tensor = field(init=False)
     layouts: TrialLayouts = field(init=False)
     calls: dict[nn.Module, int] = field(default_factory=dict)
     _thread: int = field(default_factory=threading.get_ident)
@@ -70,10 +73,29 @@ class Trace:
     # The last map of each module.
     _by_module: dict[nn.Module, TracedMap] = field(default_factory=dict)
     # The leaves that depend on the images, by identity.
-    _of_images: dict[int, Tensor] = field(default_factory=dict)
+    _image_leaves: dict[int, Tensor] = field(default_factory=dict)
+    # The others, which may do so behind a cut.
+    _cut_leaves: dict[int, Tensor] = field(default_factory=dict)
+
+    @property
+    def behind(self) -> dict[int, Node]:
+        """Where the graph goes on behind each leaf, by its identity."""
+        return {id(traced.leaf): traced.behind.node for traced in self.maps if traced.behind is not None}
+
+    @property
+    def of_images(self) -> list[TracedMap]:
+        """The maps that depend on the images."""
+        return [traced for traced in self.maps if traced.of_images]
+
+    def follow_cuts(self) -> bool:
+        """Count maps that are made of detached values as maps of the images; whether there are any."""
+        cut = [traced for traced in self.maps if traced.behind_cut and not traced.of_images]
+        for traced in cut:
+            traced.of_images = True
+        return bool(cut)
 
     def __post_init__(self) -> None:
-        self.layouts = TrialLayouts(self.request.geometry, self.request.tokens, self._image_leaves)
+        self.layouts = TrialLayouts(self.request.geometry, self.request.tokens, self._leaves_of_images)
 
     def run(self, model: nn.Module) -> Any:
         """Run the model under the hooks; return its output."""
@@ -83,11 +105,11 @@ class Trace:
                 # Before the module's own hooks, which may keep its output for later in the forward.
                 handles.append(register_forward_hook(module, self, prepend=True))
             with torch.enable_grad():
-                images = self.request.images.detach().clone().requires_grad_()
-                self._of_images[id(images)] = images
+                self.images = self.request.images.detach().clone().requires_grad_()
+                self._image_leaves[id(self.images)] = self.images
                 # A copy of the leaf, so that the model may write into its input.
                 inputs = self.request.inputs
-                return inputs.replace({inputs.images_at: images}).map(torch.Tensor.clone)(model)
+                return inputs.replace({inputs.images_at: self.images}).map(torch.Tensor.clone)(model)
         finally:
             for handle in handles:
                 handle.remove()
@@ -115,20 +137,19 @@ class Trace:
         if passes_on(module) and not any(map(self._was_handed_onward, tensors_in(args))):
             return None  # the module around it may have made this, a sum say
         maps = returned if returned.requires_grad else returned.detach().requires_grad_()
-        # Made without a graph: of the images, if the model has turned gradients off or detached what the module took.
-        untraceable = len(self.request.inputs.tensors) == 1 and (
-            not grad_was_enabled or any(tensor.is_floating_point() for tensor in tensors_in(args))
-        )
-        if untraceable and not returned.requires_grad:
-            self._of_images[id(maps)] = maps
+        of_images, behind_cut = self._depends_on_images(returned), False
+        if not of_images and len(self.request.inputs.tensors) == 1:
+            # The model has turned gradients off, or has detached what the module took.
+            of_images = not grad_was_enabled and not returned.requires_grad
+            behind_cut = not of_images and any(tensor.is_floating_point() for tensor in tensors_in(args))
+            if not returned.requires_grad:
+                (self._image_leaves if of_images else self._cut_leaves)[id(maps)] = maps
         layout = self.layouts.read(self.names[module], module, maps)
         pictures = self._pictures_of(module, maps, layout) if layout else None
         if layout and is_feature_map(module, maps, layout) and (pictures is None or len(pictures) == 1):
             # No memory but one zero: the leaf is added to the maps, so that none of them has to be kept.
             leaf = maps.new_zeros(()).expand_as(maps).requires_grad_()
-            of_images = self._depends_on_images(maps) if returned.requires_grad else untraceable
-            if of_images:
-                self._of_images[id(leaf)] = leaf
+            (self._image_leaves if of_images else self._cut_leaves)[id(leaf)] = leaf
             traced = TracedMap(
                 self.names[module],
                 module,
@@ -137,6 +158,7 @@ class Trace:
                 leaf,
                 layout,
                 of_images,
+                behind_cut,
                 call=self.calls[module] - 1,
                 pictures=pictures,
             )
@@ -174,13 +196,14 @@ class Trace:
             traced.name, traced.module, traced.last_call = self.names[module], module, True
             traced.call = self.calls[module] - 1
 
-    def _image_leaves(self, maps: Tensor) -> list[ImageLeaf]:
+    def _leaves_of_images(self, maps: Tensor) -> list[ImageLeaf]:
         layouts = {id(traced.leaf): traced.layout for traced in self.maps}
         leaves = leaves_behind(maps.grad_fn)
-        return [ImageLeaf(leaf, layouts.get(id(leaf))) for leaf in leaves if id(leaf) in self._of_images]
+        known = self._image_leaves if self._depends_on_images(maps) else self._cut_leaves
+        return [ImageLeaf(leaf, layouts.get(id(leaf))) for leaf in leaves if id(leaf) in known]
 
     def _depends_on_images(self, maps: Tensor) -> bool:
-        return any(id(leaf) in self._of_images for leaf in leaves_behind(maps.grad_fn))
+        return any(id(leaf) in self._image_leaves for leaf in leaves_behind(maps.grad_fn))
 
     def _pictures_of(self, module: nn.Module, maps: Tensor, layout: FeatureLayout) -> frozenset[int] | None:
         """Of samples of several pictures, those that maps of one picture a sample are made of; None for maps of all."""
@@ -190,7 +213,7 @@ class Trace:
         if maps.grad_fn is None:  # made without a graph
             return frozenset({self.calls[module] - 1})
         of_one = {id(traced.leaf): traced.pictures for traced in self.maps if traced.pictures is not None}
-        return pictures_behind(maps, self._of_images, of_one, geometry)
+        return pictures_behind(maps, self._image_leaves, of_one, geometry)
 
 
 def _identity(tensor: Tensor) -> tuple[int, int]:

@@ -29,6 +29,7 @@ class TracedMap:
         leaf: where the graph of what follows begins.
         layout: how the maps lie.
         of_images: whether the maps depend on the images.
+        behind_cut: whether they may do so without a graph: the module took values that the model has detached.
         last_call: whether the module did not run again on the images.
         call: which call of the module in this forward it is.
         pictures: of samples of several pictures, the one that the maps are of; None for maps of all.
@@ -41,6 +42,7 @@ class TracedMap:
     leaf: Tensor
     layout: FeatureLayout
     of_images: bool
+    behind_cut: bool = False
     last_call: bool = True
     call: int = 0
     pictures: frozenset[int] | None = None

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from ..types import Tokens
 
-__all__ = ["ImageLeaf", "TrialLayouts"]
+__all__ = ["ImageLeaf", "TrialLayouts", "at_position"]
 
 
 class ImageLeaf(NamedTuple):
@@ -142,7 +142,7 @@ def _tokens_of_images(maps: Tensor, axis: int, leaves: list[ImageLeaf]) -> tuple
         for leaf, part in zip(leaves, transposed, strict=True)
     ]
     first, last = (
-        [_at_position(way, leaf.layout or _as_planes, end) for way, leaf in zip(everywhere, leaves, strict=True)]
+        [at_position(way, leaf.layout or _as_planes, end) for way, leaf in zip(everywhere, leaves, strict=True)]
         for end in (0, -1)
     )
     try:
@@ -165,7 +165,7 @@ def _as_planes(maps: Tensor) -> Tensor:
     return maps
 
 
-def _at_position(values: Tensor, view: Callable[[Tensor], Tensor], end: int) -> Tensor:
+def at_position(values: Tensor, view: Callable[[Tensor], Tensor], end: int) -> Tensor:
     """The values at the first (0) or last (-1) position of feature maps; zeros elsewhere."""
     kept = torch.zeros_like(values)
     place = (slice(None), slice(None)) + (end,) * (view(kept).dim() - 2)
