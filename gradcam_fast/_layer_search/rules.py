@@ -1,28 +1,23 @@
-"""The rules of the choice: which outputs are feature maps, and which of these is the layer to explain."""
+"""The rules of the choice: which outputs are no feature maps, and which feature maps are no layer to explain."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import torch
 from torch import nn
 
 from .._model.inputs import convolutions, per_side
 from ..ops.heatmaps import POOLED_NOISE
-from .alignment import is_aligned
-from .dominance import dominators
-from .model_output import output_leaves
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from .._layout.feature_layout import FeatureLayout
-    from .trace import Trace
     from .traced_map import TracedMap
 
-__all__ = ["RULES", "Choice", "choose", "cuts_patches", "is_feature_map", "passes_on"]
+__all__ = ["Candidate", "cuts_patches", "excluded", "is_feature_map", "passes_on"]
 
 
 class Returned(NamedTuple):
@@ -134,8 +129,12 @@ RULES = (
 
 def is_feature_map(module: nn.Module, maps: Tensor, layout: FeatureLayout) -> bool:
     """Whether what a module returned is a feature map: no rule excludes it."""
-    output = Returned(module, maps, layout)
-    return not any(rule.about is Returned and rule.excludes(output) for rule in RULES)
+    return not excluded(Returned(module, maps, layout))
+
+
+def excluded(subject: Returned | Candidate, without: str = "") -> bool:
+    """Whether a rule excludes it; ``without`` names a rule that does not count."""
+    return any(rule.about is type(subject) and rule.name != without and rule.excludes(subject) for rule in RULES)
 
 
 def cuts_patches(module: nn.Module) -> bool:
@@ -145,59 +144,3 @@ def cuts_patches(module: nn.Module) -> bool:
         return False
     stride = per_side(layers[0], layers[0].stride)
     return math.prod(stride) > 1 and stride == per_side(layers[0], layers[0].kernel_size)
-
-
-class Choice(NamedTuple):
-    """The layers to explain.
-
-    Attributes:
-        maps: of the layers.
-        has_gradient: whether their gradients are not zero (else only the graph speaks for them).
-        dominates: whether all of the scores' dependence on the images' positions goes through them.
-    """
-
-    maps: list[TracedMap]
-    has_gradient: bool
-    dominates: bool = True
-
-
-def choose(
-    trace: Trace, returned: list[Tensor], channel_axes: Mapping[int, int], read: Tensor, scores: Tensor
-) -> Choice:
-    """The last map that dominates the scores, or the maps that do so together; no maps if there are none.
-
-    Args:
-        trace: of a trial run.
-        returned: the tensors in what the model returned, with their graph.
-        channel_axes: of those that are maps, by their place.
-        read: what the scores read of that: themselves, or the logits of all classes.
-        scores: (B,) or (B,K), with their graph.
-    """
-    maps = trace.of_images
-    own = {id(leaf) for leaf in output_leaves(read, returned, channel_axes, trace.behind)}
-    among_tokens = any(traced.layout.kind == "tokens" for traced in maps)
-
-    def search(seed: float, reaches: Callable[[Tensor], object], *without: str) -> tuple[list[TracedMap], bool]:
-        rules = [rule for rule in RULES if rule.about is Candidate and rule.name not in without]
-
-        def qualifies(traced: TracedMap, gradient: Tensor) -> bool:
-            candidate = Candidate(traced, gradient, id(traced.leaf) in own, among_tokens)
-            return not any(rule.excludes(candidate) for rule in rules)
-
-        return dominators(maps, scores, seed=seed, reaches=reaches, qualifies=qualifies)
-
-    found, dominates = search(1.0, torch.any)
-    if found and not dominates:
-        # A layer that runs on each band of an image, say: all calls together, if each sees the image as it lies.
-        of_calls, dominates = search(1.0, torch.any, "earlier call")
-        dominates = dominates and all(is_aligned(maps, traced, trace.images) for traced in of_calls)
-        found = of_calls if dominates else found
-    if found:
-        return Choice(found, True, dominates)
-    # Zero times NaN is NaN: where zero weights stop every gradient, only what is not connected stays zero. A batch
-    # without images, and a score that is zero for want of a detection, are connected all the same.
-    for seed, reaches in ((torch.nan, torch.any), (1.0, lambda gradient: True)):
-        found, _ = search(seed, reaches, "rounding noise")
-        if found:
-            return Choice(found, False)
-    return Choice([], False)

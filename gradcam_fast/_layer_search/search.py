@@ -19,11 +19,12 @@ from .._model.eager import eager_module, eager_modules
 from .._model.target_layer import TargetLayer
 from .._model.warning import warn_caller
 from ..exceptions import LayerError, NoLayerFound, ScoreDetached
+from .choice import choose
 from .dominance import graph_starts
 from .failures import named_reasons, no_layer_found
 from .memory import FoundLayer, forget, memory_of
 from .model_output import output_parts
-from .rules import choose, cuts_patches
+from .rules import cuts_patches
 from .trace import Trace, trial_run
 
 if TYPE_CHECKING:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -49,27 +49,13 @@ def heatmaps(
         maps of all layers are finite, the heatmap is not flat and it is made of more than rounding noise; reason_codes
         (B[,K]), why it is not, as places in ``REASONS``.
     """
-    per_layer = [
-        cam(a, g, size, method=method, normalize=normalize, relu=relu)
-        for a, g in zip(activations, gradients, strict=True)
-    ]
+    choices: dict[str, Any] = {"method": method, "normalize": normalize, "relu": relu}
+    per_layer = [cam(a, g, size, **choices) for a, g in zip(activations, gradients, strict=True)]
     heatmap, low, high = per_layer[0]
     if len(per_layer) > 1:
-        heatmap = torch.stack([layer_heatmap for layer_heatmap, _, _ in per_layer]).mean(0)
-        # The heatmap of a layer that is not finite is zeros; the mean with another layer's would hide that.
-        broken = torch.stack([layer_high for _, _, layer_high in per_layer]).isnan().any(0)
-        pixels = tuple(range(-len(size), 0))
-        low, high = (torch.where(broken, torch.nan, extreme(pixels)) for extreme in (heatmap.amin, heatmap.amax))
-        heatmap = normalise(heatmap, low, high, normalize).masked_fill(
-            broken.reshape(*broken.shape, *[1] * len(size)), 0
-        )
-    valid = high > low
-    if normalize == "max":
-        valid &= high > 0
-    codes = _reason_codes(
-        activations, gradients, valid, high, method=method, normalize=normalize, relu=relu, may_wait=may_wait
-    )
-    return heatmap.float(), low.float(), high.float(), valid, codes
+        heatmap, low, high = _mean([maps for maps, _, _ in per_layer], [high for _, _, high in per_layer], len(size))
+        heatmap = _scaled(heatmap, low, high, normalize)
+    return _results(heatmap, low, high, activations, gradients, choices, may_wait=may_wait)
 
 
 def heatmaps_of_several(
@@ -106,37 +92,56 @@ def heatmaps_of_several(
         several = (-1, len(covered))
         per_picture = raw.unflatten(0, several).movedim(1, -1 - len(size))
         per_layer.append((per_picture, low.unflatten(0, several).amin(1), high.unflatten(0, several).amax(1)))
-    axis = -1 - len(size)
+    heatmap, low, high = per_layer[0]
     if len({tuple(covered) for covered in pictures}) == len(pictures) > 1:
+        axis = -1 - len(size)
         order = torch.tensor([picture for covered in pictures for picture in covered]).argsort()
         heatmap = torch.cat([maps for maps, _, _ in per_layer], axis)
         heatmap = heatmap.index_select(axis, order.to(heatmap.device))
         low = torch.stack([layer_low for _, layer_low, _ in per_layer]).amin(0)
         high = torch.stack([layer_high for _, _, layer_high in per_layer]).amax(0)
-    else:
-        heatmap, low, high = per_layer[0]
-        if len(per_layer) > 1:
-            scaled = [normalise(maps, low, high, normalize) for maps, low, high in per_layer]
-            heatmap = torch.stack(scaled).mean(0)
-            broken = torch.stack([layer_high for _, _, layer_high in per_layer]).isnan().any(0)
-            pixels = tuple(range(axis, 0))
-            low, high = (torch.where(broken, torch.nan, extreme(pixels)) for extreme in (heatmap.amin, heatmap.amax))
-    broken = high.isnan().reshape(*high.shape, *[1] * -axis)
-    heatmap = normalise(heatmap, low, high, normalize).masked_fill(broken, 0)
+    elif len(per_layer) > 1:
+        scaled = [normalise(maps, low, high, normalize) for maps, low, high in per_layer]
+        heatmap, low, high = _mean(scaled, [layer_high for _, _, layer_high in per_layer], len(size) + 1)
+    heatmap = _scaled(heatmap, low, high, normalize)
+    choices: dict[str, Any] = {"method": method, "normalize": normalize, "relu": relu}
+    counts = [len(covered) for covered in pictures]
+    return _results(heatmap, low, high, activations, gradients, choices, may_wait=may_wait, counts=counts)
+
+
+def _mean(heatmaps: Sequence[Tensor], highs: Sequence[Tensor], axes: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The mean of several layers' heatmaps, and its extremes over the last ``axes``; NaN where a layer has one.
+
+    The heatmap of a layer that is not finite is zeros; the mean with another layer's would hide that.
+    """
+    heatmap = torch.stack(list(heatmaps)).mean(0)
+    broken = torch.stack(list(highs)).isnan().any(0)
+    over = tuple(range(-axes, 0))
+    low, high = (torch.where(broken, torch.nan, extreme(over)) for extreme in (heatmap.amin, heatmap.amax))
+    return heatmap, low, high
+
+
+def _scaled(heatmap: Tensor, low: Tensor, high: Tensor, normalize: str) -> Tensor:
+    broken = high.isnan().reshape(*high.shape, *[1] * (heatmap.dim() - high.dim()))
+    return normalise(heatmap, low, high, normalize).masked_fill(broken, 0)
+
+
+def _results(
+    heatmap: Tensor,
+    low: Tensor,
+    high: Tensor,
+    activations: Sequence[Tensor],
+    gradients: Sequence[Tensor],
+    choices: dict[str, Any],
+    *,
+    may_wait: bool,
+    counts: Sequence[int] | None = None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """The results of :func:`heatmaps`, from heatmaps that are scaled and the extremes before that."""
     valid = high > low
-    if normalize == "max":
+    if choices["normalize"] == "max":
         valid &= high > 0
-    codes = _reason_codes(
-        activations,
-        gradients,
-        valid,
-        high,
-        method=method,
-        normalize=normalize,
-        relu=relu,
-        may_wait=may_wait,
-        counts=[len(covered) for covered in pictures],
-    )
+    codes = _reason_codes(activations, gradients, valid, high, **choices, may_wait=may_wait, counts=counts)
     return heatmap.float(), low.float(), high.float(), valid, codes
 
 

@@ -1,0 +1,74 @@
+"""The choice of the layers to explain: the last maps that dominate the scores and that no rule excludes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+
+from .alignment import is_aligned
+from .dominance import dominators
+from .model_output import output_leaves
+from .rules import Candidate, excluded
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from .trace import Trace
+    from .traced_map import TracedMap
+
+__all__ = ["Choice", "choose"]
+
+
+class Choice(NamedTuple):
+    """The layers to explain.
+
+    Attributes:
+        maps: of the layers.
+        has_gradient: whether their gradients are not zero (else only the graph speaks for them).
+        dominates: whether all of the scores' dependence on the images' positions goes through them.
+    """
+
+    maps: list[TracedMap]
+    has_gradient: bool
+    dominates: bool = True
+
+
+def choose(
+    trace: Trace, returned: list[Tensor], channel_axes: Mapping[int, int], read: Tensor, scores: Tensor
+) -> Choice:
+    """The last map that dominates the scores, or the maps that do so together; no maps if there are none.
+
+    Args:
+        trace: of a trial run.
+        returned: the tensors in what the model returned, with their graph.
+        channel_axes: of those that are maps, by their place.
+        read: what the scores read of that: themselves, or the logits of all classes.
+        scores: (B,) or (B,K), with their graph.
+    """
+    maps = trace.of_images
+    own = {id(leaf) for leaf in output_leaves(read, returned, channel_axes, trace.behind)}
+    among_tokens = any(traced.layout.kind == "tokens" for traced in maps)
+
+    def search(seed: float, reaches: Callable[[Tensor], object], without: str = "") -> tuple[list[TracedMap], bool]:
+        def qualifies(traced: TracedMap, gradient: Tensor) -> bool:
+            return not excluded(Candidate(traced, gradient, id(traced.leaf) in own, among_tokens), without)
+
+        return dominators(maps, scores, seed=seed, reaches=reaches, qualifies=qualifies)
+
+    found, dominates = search(1.0, torch.any)
+    if found and not dominates:
+        # A layer that runs on each band of an image, say: all calls together, if each sees the image as it lies.
+        of_calls, dominates = search(1.0, torch.any, "earlier call")
+        dominates = dominates and all(is_aligned(maps, traced, trace.images) for traced in of_calls)
+        found = of_calls if dominates else found
+    if found:
+        return Choice(found, True, dominates)
+    # Zero times NaN is NaN: where zero weights stop every gradient, only what is not connected stays zero. A batch
+    # without images, and a score that is zero for want of a detection, are connected all the same.
+    for seed, reaches in ((torch.nan, torch.any), (1.0, lambda gradient: True)):
+        found, _ = search(seed, reaches, "rounding noise")
+        if found:
+            return Choice(found, False)
+    return Choice([], False)
