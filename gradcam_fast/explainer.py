@@ -12,22 +12,15 @@ import torch
 from torch import nn
 
 from ._capture.capture import capture
-from ._capture.hooks import ran_several_times
 from ._capture.image_selection import check_when, empty_results, rows_of_samples, select_images
 from ._capture.request import Request
 from ._capture.scores import check_target
-from ._layer_search.search import (
-    ask_for_patches,
-    capture_at_found_layers,
-    capture_at_remembered_layers,
-    known_patch_tokens,
-)
+from ._layer_search.asked_layers import capture_anew, capture_asked
+from ._layer_search.search import known_patch_tokens
 from ._layout.feature_layout import ImageGeometry, check_tokens
-from ._layout.token_grid import UnknownPatches
 from ._model.inputs import ImageAxes, check_inputs, unwrap_model
 from ._model.target_layer import TargetLayer, check_call, resolve_layers
 from ._model.warning import warn_caller
-from .exceptions import NotSpatial
 from .explanation import Explanation
 from .ops.arguments import METHODS, NORMALIZATIONS, check_choice, check_relu, check_size
 from .ops.heatmaps import gradients_vanished, heatmaps, heatmaps_of_several
@@ -171,56 +164,7 @@ class Explainer:
 
     def _capture(self, request: Request) -> tuple[Request, Capture]:
         """The capture, and the request about the images explained: ``call=`` may name others than the first."""
-        layers: Sequence[TargetLayer] | None = self._layers
-        if layers is None:
-            captured = self._capture_at_found(request)
-            if self._call is None:
-                return request, self._of_one_input(request, captured)
-            layers = list(dict.fromkeys(replace(of_layer.layer, call=self._call) for of_layer in captured.calls))
-        if self._takes_several_images(request):
-            from ._layer_search.pictures import resolve_calls
-
-            request, layers = resolve_calls(self._model, request, layers)
-            return request, self._of_one_input(request, self._capture_at(request, layers))
-        not_spatial = None
-        try:
-            captured = self._capture_at(request, layers)
-        except NotSpatial as error:
-            not_spatial = error
-        if request.geometry.pictures is None:
-            for layer in layers:
-                if layer.call is None and ran_several_times(layer.module):
-                    from ._layer_search.pictures import resolve_calls
-
-                    request, resolved = resolve_calls(self._model, request, layers)
-                    if list(resolved) != list(layers):  # the last call was on something else than the images
-                        return request, self._capture_at(request, resolved)
-                    break
-        if not_spatial is not None:
-            raise not_spatial
-        return request, captured
-
-    def _of_one_input(self, request: Request, captured: Capture) -> Capture:
-        """The capture of the images explained alone, where a layer ran on several inputs of images at once."""
-        if not any(calls.of_inputs for calls in captured.calls):
-            return captured
-        from ._layer_search.pictures import select_input
-
-        return select_input(self._model, request, captured)
-
-    def _takes_several_images(self, request: Request) -> bool:
-        inputs = request.inputs
-        return len(inputs.args) + len(inputs.kwargs) > 1 and len(inputs.all_images) > 1
-
-    def _capture_at_found(self, request: Request) -> Capture:
-        return capture_at_remembered_layers(self._model, request) or capture_at_found_layers(self._model, request)
-
-    def _capture_at(self, request: Request, layers: Sequence[TargetLayer]) -> Capture:
-        try:
-            return capture(self._model, request, layers)
-        except UnknownPatches as unknown:
-            ask_for_patches(self._model, request, unknown.count)
-        return capture(self._model, request, layers)
+        return capture_asked(self._model, request, self._layers, self._call)
 
     def _explain(self, request: Request) -> Explanation:
         """The explanation from the layers that were named or are found."""
@@ -232,7 +176,7 @@ class Explainer:
         explanation = self._explanation(captured, request, may_wait=True)
         empty = _has_no_gradient(captured, explanation)
         if empty and captured.layer_remembered:
-            captured = self._of_one_input(request, capture_at_found_layers(self._model, request))
+            captured = capture_anew(self._model, request)
             explanation = self._explanation(captured, request, may_wait=True)
             empty = _has_no_gradient(captured, explanation)
         if empty:
@@ -254,7 +198,7 @@ class Explainer:
 
     def _explain_at(self, request: Request, layers: Sequence[TargetLayer]) -> Explanation:
         """The explanation from these layers; the host never waits for the device."""
-        asks = request.geometry.pictures is not None or self._takes_several_images(request)
+        asks = request.geometry.pictures is not None or request.takes_several_images
         if asks or any(layer.name in self._at_earlier_calls for layer in layers):
             from ._cuda_graph.checks import CannotRecord
 

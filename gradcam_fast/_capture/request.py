@@ -60,3 +60,8 @@ class Request:
     def images(self) -> Tensor:
         """The images among the model's inputs."""
         return self.inputs.images
+
+    @property
+    def takes_several_images(self) -> bool:
+        """Whether the model takes several inputs of images: siamese networks, two streams."""
+        return len(self.inputs.args) + len(self.inputs.kwargs) > 1 and len(self.inputs.all_images) > 1

@@ -6,6 +6,7 @@ Both are told by the autograd graph between the scores and the operations that m
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from functools import cache
 from typing import TYPE_CHECKING, TypeAlias
 
 import torch
@@ -128,6 +129,8 @@ def signature(
         paths = [
             path for path, gradient in zip(parts, gradients, strict=True) if gradient is not None and gradient.any()
         ]
+    if not channel_axes:  # no maps, and channels of nothing else can be mixed
+        return frozenset(paths)
     as_they_are = _read_as_they_are(scores, returned, channel_axes)
     return frozenset(path if returned[path[0]].grad_fn in as_they_are else (*path, _MIXED) for path in paths)
 
@@ -227,6 +230,10 @@ def _presents(node: Node) -> bool:
     )
 
 
-def _named(node: Node, words: Collection[str]) -> bool:
-    name = node.name()
+def _named(node: Node, words: tuple[str, ...]) -> bool:
+    return _has_one_of(node.name(), words)
+
+
+@cache
+def _has_one_of(name: str, words: tuple[str, ...]) -> bool:
     return any(word in name for word in words)
