@@ -22,46 +22,42 @@ _TOLERANCE = 0.25
 
 
 def is_aligned(maps: Sequence[TracedMap], traced: TracedMap, images: Tensor) -> bool:
-    """Whether the first and the last position of a map see the images where these positions are.
+    """Whether the first maps behind this one see the images where their first and their last position are.
+
+    The layers between run in the same way in every call; only what they take may be a part, or lie otherwise.
 
     Args:
         maps: of the trial run that made the map.
         traced: the map.
         images: (B,C,h,w), the leaf that they come from.
     """
+    by_leaf = {id(earlier.leaf): earlier for earlier in maps}
+    pending, seen = [traced], {traced}
+    while pending:
+        earlier = pending.pop()
+        if earlier.behind is None:
+            return False
+        leaves = leaves_behind(earlier.behind.node)
+        if any(leaf is images for leaf in leaves) and not _sees_all(earlier, images):
+            return False
+        pending.extend(before for leaf in leaves if (before := by_leaf.get(id(leaf))) and before not in seen)
+        seen.update(pending)
+    return True
+
+
+def _sees_all(traced: TracedMap, images: Tensor) -> bool:
+    assert traced.behind is not None
     sides = traced.layout(traced.leaf).shape[2:]
     for end in (0, -1):
         values = torch.randn(traced.shape, dtype=traced.leaf.dtype, device=traced.leaf.device)
-        seen = _seen(maps, traced, at_position(values, traced.layout, end), images)
-        if not seen.any():
-            return False
+        gradient = at_position(values, traced.layout, end)
+        (part,) = torch.autograd.grad(traced.behind, images, gradient, retain_graph=True)
+        seen = part.abs().sum((0, 1)).double()
         for axis, count in enumerate(sides):
             along = seen.movedim(axis, -1).reshape(-1, seen.shape[axis]).sum(0)
             places = (torch.arange(len(along), device=along.device) + 0.5) / len(along)
             middle = float((along * places).sum() / along.sum())
-            if abs(middle - abs(0.5 / count + end)) > _TOLERANCE:
+            # NaN, where nothing is seen, is not near.
+            if not abs(middle - abs(0.5 / count + end)) < _TOLERANCE:
                 return False
     return True
-
-
-def _seen(maps: Sequence[TracedMap], traced: TracedMap, gradient: Tensor, images: Tensor) -> Tensor:
-    """How strongly each position of the images goes into a product with the map: (h,w)."""
-    place_of = {id(earlier.leaf): place for place, earlier in enumerate(maps)}
-    waiting = {place_of[id(traced.leaf)]: gradient}
-    at_images = torch.zeros_like(images)
-    while waiting:
-        place = max(waiting)
-        gradient, behind = waiting.pop(place), maps[place].behind
-        if behind is None:
-            continue
-        leaves = [leaf for leaf in leaves_behind(behind.node) if leaf is images or id(leaf) in place_of]
-        parts = torch.autograd.grad(behind, leaves, gradient, allow_unused=True, retain_graph=True)
-        for leaf, part in zip(leaves, parts, strict=True):
-            if part is None:
-                continue
-            if leaf is images:
-                at_images += part
-            else:
-                earlier = place_of[id(leaf)]
-                waiting[earlier] = waiting[earlier] + part if earlier in waiting else part
-    return at_images.abs().sum((0, 1)).double()

@@ -10,7 +10,7 @@ import torch
 from .alignment import is_aligned
 from .dominance import dominators
 from .model_output import output_leaves
-from .rules import Candidate, excluded
+from .rules import Candidate, excluding
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -52,23 +52,27 @@ def choose(
     among_tokens = any(traced.layout.kind == "tokens" for traced in maps)
 
     def search(seed: float, reaches: Callable[[Tensor], object], without: str = "") -> tuple[list[TracedMap], bool]:
-        def qualifies(traced: TracedMap, gradient: Tensor) -> bool:
-            return not excluded(Candidate(traced, gradient, id(traced.leaf) in own, among_tokens), without)
+        def qualifies(traced: TracedMap, gradient: Tensor) -> tuple[bool, bool]:
+            by_rules = excluding(Candidate(traced, gradient, id(traced.leaf) in own, among_tokens)) - {without}
+            # A layer that runs on each band of an image, say: all calls together, if each sees the image as it lies.
+            return not by_rules, by_rules <= {"earlier call"}
 
-        return dominators(maps, scores, seed=seed, reaches=reaches, qualifies=qualifies)
+        return dominators(
+            maps,
+            scores,
+            seed=seed,
+            reaches=reaches,
+            qualifies=qualifies,
+            is_aligned=lambda traced: is_aligned(maps, traced, trace.images),
+        )
 
     found, dominates = search(1.0, torch.any)
-    if found and not dominates:
-        # A layer that runs on each band of an image, say: all calls together, if each sees the image as it lies.
-        of_calls, dominates = search(1.0, torch.any, "earlier call")
-        dominates = dominates and all(is_aligned(maps, traced, trace.images) for traced in of_calls)
-        found = of_calls if dominates else found
     if found:
         return Choice(found, True, dominates)
     # Zero times NaN is NaN: where zero weights stop every gradient, only what is not connected stays zero. A batch
     # without images, and a score that is zero for want of a detection, are connected all the same.
     for seed, reaches in ((torch.nan, torch.any), (1.0, lambda gradient: True)):
-        found, _ = search(seed, reaches, "rounding noise")
+        found, _ = search(seed, reaches, without="rounding noise")
         if found:
             return Choice(found, False)
     return Choice([], False)

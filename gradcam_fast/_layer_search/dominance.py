@@ -34,11 +34,13 @@ def dominators(
     *,
     seed: float,
     reaches: Callable[[Tensor], object],
-    qualifies: Callable[[TracedMap, Tensor], bool],
+    qualifies: Callable[[TracedMap, Tensor], tuple[bool, bool]],
+    is_aligned: Callable[[TracedMap], bool],
 ) -> tuple[list[TracedMap], bool]:
     """The last map that dominates the scores and qualifies, or the maps that do so together; empty if there are none.
 
-    Also, whether they do: a branch without a map that qualifies, such as an earlier call of a module, goes past them.
+    Also, whether they do: a branch without a map that qualifies goes past them. Where it does, maps that qualify only
+    together with others count, too, if all of these are.
 
     What flows through class tokens counts only until it reaches positions: a gradient at a map's class tokens alone
     passes through, and where positions have gradient, that of the class tokens beside them goes no further.
@@ -48,9 +50,19 @@ def dominators(
         scores: (B,) or (B,K), with their graph.
         seed: the gradient of the scores' sum.
         reaches: from the gradient (B,C,h,w) at a map's positions to whether it counts.
-        qualifies: from a map and that gradient to whether the map can be explained.
+        qualifies: from a map and that gradient to whether the map can be explained, and whether together with others.
+        is_aligned: whether a map may be laid on others.
     """
-    return _Sweep(maps, reaches, qualifies).run(scores.sum(), seed)
+    sweep = _Sweep(maps, reaches, qualifies)
+    only = sweep.run(scores.sum(), seed)
+    if only is not None:
+        return [only], True
+    found, dominates = sweep.together(sweep.qualified)
+    if found and not dominates:
+        with_others, dominates = sweep.together(sweep.with_others)
+        dominates = dominates and all(map(is_aligned, with_others))
+        found = with_others if dominates else found
+    return found, dominates
 
 
 class _Sweep:
@@ -58,7 +70,7 @@ class _Sweep:
         self,
         maps: Sequence[TracedMap],
         reaches: Callable[[Tensor], object],
-        qualifies: Callable[[TracedMap, Tensor], bool],
+        qualifies: Callable[[TracedMap, Tensor], tuple[bool, bool]],
     ) -> None:
         self.maps, self.reaches, self.qualifies = maps, reaches, qualifies
         self.place_of = {id(traced.leaf): place for place, traced in enumerate(maps)}
@@ -67,9 +79,12 @@ class _Sweep:
         self.origins: dict[int, set[int]] = {}
         # Maps with gradient at their positions, behind each map.
         self.behind: dict[int, set[int]] = {}
+        # Maps that qualify, and these and those that do so together with others.
         self.qualified: set[int] = set()
+        self.with_others: set[int] = set()
 
-    def run(self, total: Tensor, seed: float) -> tuple[list[TracedMap], bool]:
+    def run(self, total: Tensor, seed: float) -> TracedMap | None:
+        """The last map that dominates and qualifies, as soon as it is found."""
         self.push(get_gradient_edge(total), torch.full_like(total, seed), {_SCORES})
         reached_the_images = False
         while self.gradients:
@@ -77,10 +92,13 @@ class _Sweep:
             gradient = self.gradients[place]
             positions = self.maps[place].layout(gradient)
             has_positions = bool(self.reaches(positions))
-            if has_positions and self.qualifies(self.maps[place], positions):
+            qualifies, with_others = self.qualifies(self.maps[place], positions) if has_positions else (False, False)
+            if with_others:
+                self.with_others.add(place)
+            if qualifies:
                 self.qualified.add(place)
                 if not reached_the_images and self.frontier() == [place]:
-                    return [self.maps[place]], True
+                    return self.maps[place]
             del self.gradients[place]
             if has_positions:
                 gradient = self.maps[place].layout.only_positions(gradient)
@@ -88,8 +106,7 @@ class _Sweep:
             behind = self.maps[place].behind
             if (behind is None or not self.push(behind, gradient, origins)) and has_positions:
                 reached_the_images = True
-        together = self.together()
-        return [self.maps[place] for place in together], not self.bypasses(_SCORES, set(together))
+        return None
 
     def push(self, root: GradientEdge, gradient: Tensor, origins: set[int]) -> bool:
         """Send a gradient from ``root`` to the maps directly behind; whether there are any."""
@@ -112,18 +129,21 @@ class _Sweep:
     def frontier(self) -> list[int]:
         return [place for place, part in self.gradients.items() if self.reaches(self.maps[place].layout(part))]
 
-    def together(self) -> list[int]:
-        """The last qualified maps of all branches, but for those that all of the branches of others lead to."""
-        last = self.last_qualified(_SCORES)
+    def together(self, qualified: set[int]) -> tuple[list[TracedMap], bool]:
+        """The last qualified maps of all branches, but for those that all of the branches of others lead to.
+
+        Also, whether no branch goes past them.
+        """
+        last = self.last_of(qualified, _SCORES)
         for place in sorted(last):
             if len(last) > 1 and not self.bypasses(place, last - {place}):
                 last.remove(place)
-        return sorted(last)
+        return [self.maps[place] for place in sorted(last)], not self.bypasses(_SCORES, last)
 
-    def last_qualified(self, place: int) -> set[int]:
+    def last_of(self, qualified: set[int], place: int) -> set[int]:
         last: set[int] = set()
         for behind in self.behind.get(place, ()):
-            last |= {behind} if behind in self.qualified else self.last_qualified(behind)
+            last |= {behind} if behind in qualified else self.last_of(qualified, behind)
         return last
 
     def bypasses(self, place: int, others: set[int]) -> bool:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from .._layout.feature_layout import FeatureLayout
     from .traced_map import TracedMap
 
-__all__ = ["Candidate", "cuts_patches", "excluded", "is_feature_map", "passes_on"]
+__all__ = ["RULES", "Candidate", "cuts_patches", "excluding", "is_feature_map", "passes_on"]
 
 
 class Returned(NamedTuple):
@@ -77,7 +77,7 @@ def _made_by(word: str, maps: Tensor) -> bool:
 def _is_noise(gradient: Tensor) -> bool:
     """Whether the gradient (B,C,h,w) pools to less than float32 tells from zero."""
     values = gradient.double().flatten(2)
-    return bool(values.mean(2).abs().amax() <= POOLED_NOISE * values.abs().mean(2).amax())
+    return len(values) > 0 and bool(values.mean(2).abs().amax() <= POOLED_NOISE * values.abs().mean(2).amax())
 
 
 RULES = (
@@ -129,12 +129,12 @@ RULES = (
 
 def is_feature_map(module: nn.Module, maps: Tensor, layout: FeatureLayout) -> bool:
     """Whether what a module returned is a feature map: no rule excludes it."""
-    return not excluded(Returned(module, maps, layout))
+    return not excluding(Returned(module, maps, layout))
 
 
-def excluded(subject: Returned | Candidate, without: str = "") -> bool:
-    """Whether a rule excludes it; ``without`` names a rule that does not count."""
-    return any(rule.about is type(subject) and rule.name != without and rule.excludes(subject) for rule in RULES)
+def excluding(subject: Returned | Candidate) -> set[str]:
+    """The names of the rules that exclude something."""
+    return {rule.name for rule in RULES if rule.about is type(subject) and rule.excludes(subject)}
 
 
 def cuts_patches(module: nn.Module) -> bool:

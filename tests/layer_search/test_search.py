@@ -9,8 +9,11 @@ from functools import partial
 
 import pytest
 import torch
+from support import heads
+from support.dense_heads import Decoupled
 from support.networks import ConvNet, TwoLevels, conv_relu
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from gradcam_fast import explain
 from gradcam_fast._layer_search.memory import _MEMORY
@@ -253,3 +256,34 @@ class Flipped(nn.Module):
 def test_the_last_of_several_calls_is_said_to_show_a_part():
     with pytest.warns(UserWarning, match="'trunk' show a part of what the score depends on"):
         assert explain(Flipped(), torch.rand(2, 3, 16, 16), target=1, relu=False).layer == "trunk"
+
+
+SEARCHED = {
+    "one trunk": (heads.AttentionPooling, {}),
+    "two heads": (heads.Coarse, {}),
+    "three trunks": (lambda: heads.Ensemble(3), {}),
+    "a trunk in a loop over bands": (heads.Bands, {}),
+    "a trunk on mirrored views": (lambda: heads.Views(lambda images: (images, images.flip(3))), {"target": 1}),
+    "a segmentation": (heads.Unet, {"target": lambda out: out[:, 1].mean((1, 2))}),
+    "all boxes of a detector": (Decoupled, {"target": lambda out: out[0].sum((1, 2))}),
+}
+
+
+@pytest.mark.filterwarnings("ignore:the heatmaps of")
+@pytest.mark.parametrize("name", SEARCHED)
+def test_the_search_works_no_more_than_three_forwards_on_one_image(name):
+    make, choices = SEARCHED[name]
+    model, images = make(), torch.rand(4, 3, 32, 32)
+
+    def operations_of(function):
+        with FlopCounterMode(display=False) as counter:
+            function()
+        return counter.get_total_flops()
+
+    def ask():
+        return explain(model, images, relu=False, **choices)
+
+    with torch.no_grad():
+        forward = operations_of(lambda: model(images[:1]))
+    first, later = operations_of(ask), operations_of(ask)
+    assert first - later <= 3 * forward
