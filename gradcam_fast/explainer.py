@@ -45,7 +45,8 @@ class Explainer:
             training step in another thread writes to them during the call, its values are lost.
         layer: dotted name, module, or a list of these (the mean of their maps); None finds the last spatial feature
             map through which all of the score's dependence on the image goes (or the last maps of all branches
-            together), by one trial run for each model, image size, and part of the model's output that is explained.
+            together) and behind which channels are mixed, by one trial run for each model, image size, and part of the
+            model's output that is explained. The choice depends on the images, the target and the output alone.
         method: ``gradcam``, ``gradcam++``, ``xgradcam``, ``hirescam``, ``elementwise`` or ``layercam``;
             formulas and papers in :func:`gradcam_fast.reference.raw_map`.
         size: (H,W) of the heatmaps in pixels, or one integer for all sides; None = the images' own size.

@@ -34,8 +34,9 @@ def segmentation(category: Indices, mask: Any = None) -> ScoreFunction:
     Seg-Grad-CAM (Vinogradova et al., AAAI 2020) with the mean in place of the sum: the heatmap is the same,
     and the score has the scale of a logit. The mask may have another resolution than the logits: the weight of each
     position is the share of its pixels that are in the mask, so that thin objects count. An empty mask has the score 0
-    and a heatmap that is not valid. At the last layer before the logits every mask gives the same heatmap, so
-    ``layer=None`` finds a layer where the mask makes a difference.
+    and a heatmap that is not valid. Where only a 1x1 convolution follows, as behind the layer that ``layer=None`` finds
+    in most networks, ``gradcam`` gives the same heatmap for every mask: to see what a mask depends on, name an earlier
+    layer (``layer="backbone.layer4"``), or use ``method="layercam"``.
 
     Args:
         category: class index, or K of them for scores (B,K); 0 for a model with one channel, such as depth.
@@ -103,8 +104,8 @@ def detection(
     ========= ================ ========================================= =========================================
 
     In the first two every prediction has a score for every class, so the box that overlaps most is scored for the label
-    asked. Heads of v10 and 26 with ``end2end`` detach what they read, so that no layer before them can be explained;
-    set ``end2end`` to False.
+    asked. Heads of v10 and 26 with ``end2end`` detach what they read, so that only the layers of the head itself can be
+    explained; set ``end2end`` to False for others.
 
     torchvision's detectors other than SSD pad the resized images, right and below, to sides divisible by 32. A layer's
     map covers the padding too: unless the resized images have such sides, the heatmap is shrunk to the left and top.

@@ -1,6 +1,7 @@
 """The rules of the layer search: which outputs are feature maps, and which of these is the layer to explain."""
 
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -265,6 +266,12 @@ def test_every_rule_has_a_name_a_reason_and_a_case():
     assert len(set(names)) == len(names) and set(names) == set(RULE_CASES)
     for rule in rules.RULES:
         assert len(rule.why.split()) > 3 and rule.why[0].islower() and not rule.why.endswith(".")
+
+
+def test_the_documentation_names_every_rule():
+    page = (Path(__file__).parents[2] / "docs" / "layers.md").read_text()
+    rows = [line.split("|")[1].strip() for line in page.splitlines() if line.startswith("| ")]
+    assert [row for row in rows if row != "rule"] == [rule.name for rule in rules.RULES]
 
 
 @pytest.mark.parametrize(

@@ -73,7 +73,7 @@ class Decoupled(nn.Module):
         bins: for each side of a box; 1 for distances as they are, as in v26.
         way: how the mean over the bins is written: "convolution" with fixed weights, "product", "sum" or "mean".
         extra: "masks" or "poses" add a branch.
-        end_to_end: whether the best boxes are picked in the forward, (B,5,6).
+        end_to_end: whether the best boxes are picked in the forward, (B,5,6), by branches on detached maps.
     """
 
     def __init__(self, bins=8, *, way="convolution", extra=None, end_to_end=False):
@@ -105,6 +105,8 @@ class Decoupled(nn.Module):
 
     def forward(self, images):
         levels = self.neck(images)
+        if self.end_to_end:
+            levels = [maps.detach() for maps in levels]
         raw = [torch.cat([b(maps), c(maps)], 1) for maps, b, c in zip(levels, self.boxes, self.classes, strict=True)]
         joined = torch.cat([level.flatten(2) for level in raw], 2)
         points, strides = anchor_points(levels)
