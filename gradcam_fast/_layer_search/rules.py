@@ -13,6 +13,7 @@ from ..ops.heatmaps import POOLED_NOISE
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from torch.autograd.graph import Node
 
     from .._layout.feature_layout import FeatureLayout
     from .traced_map import TracedMap
@@ -74,6 +75,13 @@ def _made_by(word: str, maps: Tensor) -> bool:
     return maps.grad_fn is not None and word in maps.grad_fn.name()
 
 
+def _is_softmax(node: Node | None) -> bool:
+    """Whether a softmax is all that happened, but for a mean over the heads."""
+    while node is not None and any(word in node.name() for word in ("Mean", "View")):
+        node = node.next_functions[0][0]
+    return node is not None and "Softmax" in node.name()
+
+
 def _is_noise(gradient: Tensor) -> bool:
     """Whether the gradient (B,C,h,w) pools to less than float32 tells from zero."""
     values = gradient.double().flatten(2)
@@ -92,7 +100,7 @@ RULES = (
         "softmax",
         "attention weights look like maps with as many channels as heads",
         Returned,
-        lambda output: _made_by("Softmax", output.maps),
+        lambda output: _is_softmax(output.maps.grad_fn),
     ),
     Rule(
         "projection of tokens",
@@ -111,6 +119,12 @@ RULES = (
         "among tokens, four axes may be (B, heads, tokens, features)",
         Candidate,
         lambda candidate: candidate.among_tokens and not candidate.traced.layout.fits,
+    ),
+    Rule(
+        "behind the first tensor",
+        "a capture keeps the first tensor that a layer returns",
+        Candidate,
+        lambda candidate: not candidate.traced.captured,
     ),
     Rule(
         "earlier call",

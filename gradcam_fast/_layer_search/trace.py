@@ -14,7 +14,7 @@ from torch import nn
 from torch.autograd.graph import get_gradient_edge
 
 from .._capture.buffers import preserve_buffers
-from .._capture.containers import feature_tensor, replace_tensor, tensors_in
+from .._capture.containers import replace_tensor, tensors_in
 from .._capture.hooks import register_forward_hook
 from .._layout.trial_layouts import ImageLeaf, TrialLayouts
 from .._model.eager import force_eager
@@ -119,23 +119,35 @@ class Trace:
         if threading.get_ident() != self._thread:
             return None
         self.calls[module] = self.calls.get(module, 0) + 1
-        returned = feature_tensor(output)
-        if returned is None:
+        returned = [tensor for tensor in tensors_in(output) if tensor.dtype.is_floating_point]
+        if not returned:
             return None
         grad_was_enabled = torch.is_grad_enabled()
         torch.set_grad_enabled(True)
         earlier = self._by_module.get(module)
-        if earlier is not None and (not returned.requires_grad or self._depends_on_images(returned)):
+        if earlier is not None and (not returned[0].requires_grad or self._depends_on_images(returned[0])):
             del self._by_module[module]
             earlier.last_call = False
+        onward = output
+        # Blocks may hand on tokens beside something else: the graph is cut at each, though only the first is captured.
+        for tensor in {id(tensor): tensor for tensor in returned}.values():
+            copy = self._note(module, args, output, tensor, grad_was_enabled, captured=tensor is returned[0])
+            if copy is not tensor:
+                onward = replace_tensor(onward, tensor, copy)
+        return None if onward is output else onward
+
+    def _note(
+        self, module: nn.Module, args: Any, output: Any, returned: Tensor, grad_was_enabled: bool, *, captured: bool
+    ) -> Tensor:
+        """Note one of the tensors in ``output``; return what is to be handed onward in its place."""
         if self._was_handed_onward(returned):
             traced = self._onward[_identity(returned)][1]
             # A module that also returns something else (a pooled vector) may have made that of the maps.
             if traced is not None and len(tensors_in(output)) == 1:
                 self._rename(traced, module)
-            return None
+            return returned
         if passes_on(module) and not any(map(self._was_handed_onward, tensors_in(args))):
-            return None  # the module around it may have made this, a sum say
+            return returned  # the module around it may have made this, a sum say
         maps = returned if returned.requires_grad else returned.detach().requires_grad_()
         of_images, behind_cut = self._depends_on_images(returned), False
         if not of_images and len(self.request.inputs.tensors) == 1:
@@ -159,18 +171,20 @@ class Trace:
                 layout,
                 of_images,
                 behind_cut,
+                captured=captured,
                 call=self.calls[module] - 1,
                 pictures=pictures,
             )
-            if of_images or module not in self._by_module:
+            if captured and (of_images or module not in self._by_module):
                 self._by_module[module] = traced
             self.maps.append(traced)
+            self.layouts.remember(layout, maps)
             onward = maps.detach() + leaf
         else:
             traced = None
             onward = returned if returned.requires_grad else maps.clone()
         self._onward[_identity(onward)] = weakref.ref(onward), traced
-        return None if onward is returned else replace_tensor(output, returned, onward)
+        return onward
 
     def channel_axes(self, returned: list[Tensor]) -> dict[int, int]:
         """The axis of the channels of those returned tensors that are maps, by their place."""

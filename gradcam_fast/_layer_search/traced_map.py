@@ -30,6 +30,7 @@ class TracedMap:
         layout: how the maps lie.
         of_images: whether the maps depend on the images.
         behind_cut: whether they may do so without a graph: the module took values that the model has detached.
+        captured: whether they are what a capture keeps, the first floating tensor that the module returned.
         last_call: whether the module did not run again on the images.
         call: which call of the module in this forward it is.
         pictures: of samples of several pictures, the one that the maps are of; None for maps of all.
@@ -43,6 +44,7 @@ class TracedMap:
     layout: FeatureLayout
     of_images: bool
     behind_cut: bool = False
+    captured: bool = True
     last_call: bool = True
     call: int = 0
     pictures: frozenset[int] | None = None

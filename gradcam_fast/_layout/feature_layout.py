@@ -158,9 +158,10 @@ def infer_layout(module: nn.Module, maps: Tensor, geometry: ImageGeometry, token
             return FeatureLayout(lambda maps: maps.movedim(-1, -1 - rank), "channels last", proportional)
     if maps.dim() != 3:
         raise _no_maps(geometry)
+    layout = _token_layout(maps.shape[0 if tokens_first else 1], geometry, tokens, tokens_first=tokens_first)
     if tokens_first:
         _TOKENS_FIRST.add(module)
-    return _token_layout(maps.shape[0 if tokens_first else 1], geometry, tokens, tokens_first=tokens_first)
+    return layout
 
 
 def _token_layout(count: int, geometry: ImageGeometry, tokens: Any, *, tokens_first: bool) -> FeatureLayout:

@@ -151,17 +151,18 @@ def _patch_grids(size: Grid, patch: Grid, merges: int, same_in_time: bool) -> It
 
 
 class KnownGrids:
-    """The grids that the convolutions of a forward have made so far, each with the fewest channels seen on it."""
+    """The grids of the convolutions and the patches of a forward so far, each with the fewest channels seen on it."""
 
     def __init__(self) -> None:
         self.channels: dict[Grid, int] = {}
 
     def add(self, maps: Tensor) -> None:
-        """Remember the grid of a convolution's output (B,C,h,w)."""
-        self._remember(tuple(maps.shape[2:]), maps.shape[1])
+        """Remember the grid of maps (B,C,h,w): a convolution's output, or tokens that can be patches."""
+        grid, channels = tuple(maps.shape[2:]), maps.shape[1]
+        self.channels[grid] = min(channels, self.channels.get(grid, channels))
 
     def can_be_patches(self, tokens: Tensor, prefix: int) -> bool:
-        """Whether tokens, read as (B,C,h,w) after ``prefix`` others, can be patches; if so, their grid is remembered.
+        """Whether tokens, read as (B,C,h,w) after ``prefix`` others, can be patches.
 
         They can on a known grid, or on a merged one (sides halved or quartered, more channels, at most a class token in
         front), or when no convolution has run.
@@ -169,12 +170,10 @@ class KnownGrids:
         grid, channels = tuple(tokens.shape[2:]), tokens.shape[1]
         if not self.channels:
             return True
-        known = grid in self.channels
-        if not known and prefix <= 1:
-            known = any(_is_merged(before, grid) and channels > fewest for before, fewest in self.channels.items())
-        if known:
-            self._remember(grid, channels)
-        return known
+        return grid in self.channels or (
+            prefix <= 1
+            and any(_is_merged(before, grid) and channels > fewest for before, fewest in self.channels.items())
+        )
 
     def smallest(self) -> Grid | None:
         """The grid of the fewest patches; None if no convolution has run."""
@@ -183,9 +182,6 @@ class KnownGrids:
     def of(self, count: int) -> list[Grid]:
         """The grids of so many positions."""
         return [grid for grid in self.channels if math.prod(grid) == count]
-
-    def _remember(self, grid: Grid, channels: int) -> None:
-        self.channels[grid] = min(channels, self.channels.get(grid, channels))
 
 
 def _is_merged(before: Grid, after: Grid) -> bool:

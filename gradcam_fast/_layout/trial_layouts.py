@@ -68,6 +68,11 @@ class TrialLayouts:
         self._note(name, maps, _no_such_grid(patches))
         return None
 
+    def remember(self, layout: FeatureLayout, maps: Tensor) -> None:
+        """Take the grid of tokens that are a feature map for one that later patches may have, merged or not."""
+        if layout.inferred_extras is not None:
+            self.grids.add(layout(maps))
+
     def _note(self, name: str, maps: Tensor, reason: str) -> None:
         self.unreadable = f"layer {name!r} returns shape {tuple(maps.shape)}, {reason}"
 

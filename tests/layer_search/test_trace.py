@@ -72,6 +72,41 @@ def test_a_layer_may_return_a_dict_with_any_keys():
     assert explanation.layer == "levels" and explanation.valid.all()
 
 
+class TwoStreams(nn.Module):
+    """Blocks that hand on pixels and, behind them, the tokens of patches after a class token, as TNT's do."""
+
+    def __init__(self):
+        super().__init__()
+        self.patch, self.token = nn.Conv2d(3, 16, 8, 8), nn.Parameter(torch.randn(1, 1, 16))
+        self.blocks, self.head = nn.ModuleList(TwoStreamBlock() for _ in range(3)), nn.Linear(16, 5)
+
+    def forward(self, images):
+        patches = self.patch(images).flatten(2).mT
+        pixels, tokens = patches.reshape(-1, 4, 4), torch.cat([self.token.expand(len(images), -1, -1), patches], 1)
+        for block in self.blocks:
+            pixels, tokens = block(pixels, tokens)
+        return self.head(tokens[:, 0])
+
+
+class TwoStreamBlock(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.pixels, self.norm = nn.Linear(4, 4), nn.LayerNorm(16)
+        self.qkv = nn.Linear(16, 48)
+
+    def forward(self, pixels, tokens):
+        pixels = pixels + self.pixels(pixels)
+        class_token, patches = tokens[:, :1], tokens[:, 1:]
+        tokens = torch.cat([class_token, patches + pixels.reshape(patches.shape)], 1)
+        return pixels, tokens + nn.functional.scaled_dot_product_attention(*self.qkv(self.norm(tokens)).chunk(3, -1))
+
+
+def test_the_graph_is_cut_at_every_tensor_that_a_block_returns():
+    torch.manual_seed(0)
+    explanation = explain(TwoStreams().eval(), torch.randn(2, 3, 64, 96), relu=False)
+    assert explanation.layer == "blocks.2.norm" and explanation.valid.all()
+
+
 class PooledEarly(nn.Module):
     """A pooled map, made at the start and returned again by the last container."""
 
