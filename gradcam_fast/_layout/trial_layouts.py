@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
 from .feature_layout import FeatureLayout, ImageGeometry, infer_layout
+from .positions import has_positions_of
 from .token_grid import KnownGrids, PatchTokens, UnknownPatches, UnreadableLayout, infer_grid, shown
 
 if TYPE_CHECKING:
@@ -58,6 +59,9 @@ class TrialLayouts:
             if maps.dim() == 3:
                 self._note(name, maps, str(reason))
             return None
+        if maps.grad_fn is not None and not self._has_positions(maps):
+            self._note(name, maps, "whose positions are no places in the images, but queries, or picked tokens")
+            return None
         if isinstance(module, _ConvNd) and layout.kind == "planes":
             self.grids.add(maps)
         if layout.inferred_extras is None or layout.patch_tokens is not None:
@@ -67,6 +71,10 @@ class TrialLayouts:
             return layout
         self._note(name, maps, _no_such_grid(patches))
         return None
+
+    def _has_positions(self, maps: Tensor) -> bool:
+        leaves = self.leaves_of(maps)
+        return not leaves or has_positions_of(maps.grad_fn, {id(leaf.values) for leaf in leaves})
 
     def remember(self, layout: FeatureLayout, maps: Tensor) -> None:
         """Take the grid of tokens that are a feature map for one that later patches may have, merged or not."""
