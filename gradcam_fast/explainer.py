@@ -150,7 +150,14 @@ class Explainer:
         batch = inputs.images
         patch_tokens = known_patch_tokens(self._model, batch)
         sides = axes.sides(batch)[:: -1 if taken.transposed else 1]
-        geometry = ImageGeometry(batch.shape[0], sides, axes.patches, patch_tokens, transposed=taken.transposed)
+        geometry = ImageGeometry(
+            batch.shape[0],
+            sides,
+            axes.patches,
+            patch_tokens,
+            transposed=taken.transposed,
+            channels_last=not axes.channels,
+        )
         if len(inputs.args) + len(inputs.kwargs) > 1:
             alike = sum(images.shape == batch.shape for images in inputs.all_images.values())
             geometry = replace(geometry, inputs=alike)
@@ -284,7 +291,8 @@ def explain(
 
     The first call for a model and image size makes a trial run to find the layer, on one image if the model can: in the
     time of at most three predictions, and with the memory of at most 1.5 training steps. Name a ``layer`` to avoid it.
-    For a transformer with extra tokens, one more trial run finds out which tokens are patches, also for a named layer.
+    For a transformer, one more trial run finds out which tokens are patches, and whether they are in the order of the
+    image, also for a named layer.
     Where a sample is several pictures, or a layer may have run on several images, up to two more trial runs find out
     which map is of which.
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from .._layout.trial_layouts import at_position
+from .._layout.token_places import at_position
 from .graph_walk import leaves_behind
 
 if TYPE_CHECKING:

@@ -64,11 +64,11 @@ def capture_anew(model: nn.Module, request: Request) -> Capture:
 
 
 def _capture_at(model: nn.Module, request: Request, layers: Sequence[TargetLayer]) -> Capture:
-    try:
-        return capture(model, request, layers)
-    except UnknownPatches as unknown:
-        ask_for_patches(model, request, unknown.count)
-    return capture(model, request, layers)
+    while True:
+        try:
+            return capture(model, request, layers)
+        except UnknownPatches as unknown:  # each number of tokens is asked for once
+            ask_for_patches(model, request, unknown.count)
 
 
 def _at_calls_on_images(

@@ -14,7 +14,7 @@ from torch import nn
 from .._capture.capture import Capture, capture
 from .._capture.containers import all_tensors
 from .._capture.scores import as_class_logits
-from .._layout.token_grid import UnknownPatches
+from .._layout.token_grid import NoPatches, UnknownPatches
 from .._model.eager import eager_module, eager_modules
 from .._model.target_layer import TargetLayer
 from .._model.warning import warn_caller
@@ -39,14 +39,16 @@ __all__ = ["ask_for_patches", "capture_at_found_layers", "capture_at_remembered_
 _T = TypeVar("_T")
 
 # For each model and shape of an image: which tokens are patches, by their number.
-_PATCH_TOKENS: WeakKeyDictionary[nn.Module, dict[tuple[int, ...], dict[int, PatchTokens | str]]] = WeakKeyDictionary()
+_PATCH_TOKENS: WeakKeyDictionary[nn.Module, dict[tuple[int, ...], dict[int, PatchTokens | NoPatches]]] = (
+    WeakKeyDictionary()
+)
 
 
 class _UnknownSignature(LayerError):
     """No layers are remembered for the parts of the model's output that the scores come from."""
 
 
-def known_patch_tokens(model: nn.Module, images: Tensor) -> dict[int, PatchTokens | str]:
+def known_patch_tokens(model: nn.Module, images: Tensor) -> dict[int, PatchTokens | NoPatches]:
     """What trial runs on images of this shape have told about the model's tokens; they add to it."""
     return _PATCH_TOKENS.setdefault(model, {}).setdefault(tuple(images.shape[1:]), {})
 
@@ -56,7 +58,7 @@ def ask_for_patches(model: nn.Module, request: Request, count: int) -> None:
     _on_first_image_if_possible(model, request, _trace)
     known = request.geometry.patch_tokens
     assert known is not None
-    known.setdefault(count, str(UnknownPatches(count)))
+    known.setdefault(count, NoPatches(str(UnknownPatches(count))))
 
 
 def capture_at_remembered_layers(model: nn.Module, request: Request) -> Capture | None:
@@ -204,6 +206,8 @@ def _find_on(model: nn.Module, request: Request) -> _Search:
                 raise no_layer_found(model, trace, scores)
     only = choice.maps[0]
     if trace.layouts.unreadable and len(choice.maps) == 1 and cuts_patches(only.module):
+        if trace.layouts.lost_places:
+            raise _no_layer_found(model, trace)
         warn_caller(
             f"the layer found, {only.name!r}, only cuts the images into patches, as no later one can be read: "
             f"{trace.layouts.unreadable}; or name a layer with layer=..."

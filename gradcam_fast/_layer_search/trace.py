@@ -16,7 +16,8 @@ from torch.autograd.graph import get_gradient_edge
 from .._capture.buffers import preserve_buffers
 from .._capture.containers import replace_tensor, tensors_in
 from .._capture.hooks import register_forward_hook
-from .._layout.trial_layouts import ImageLeaf, TrialLayouts
+from .._layout.token_places import ImageLeaf
+from .._layout.trial_layouts import TrialLayouts
 from .._model.eager import force_eager
 from .graph_walk import leaves_behind, pictures_behind
 from .rules import is_feature_map, passes_on
@@ -150,13 +151,16 @@ class Trace:
             return returned  # the module around it may have made this, a sum say
         maps = returned if returned.requires_grad else returned.detach().requires_grad_()
         of_images, behind_cut = self._depends_on_images(returned), False
-        if not of_images and len(self.request.inputs.tensors) == 1:
-            # The model has turned gradients off, or has detached what the module took.
+        if not of_images and sum(tensor.is_floating_point() for tensor in self.request.inputs.tensors) == 1:
+            # The model has turned gradients off, or has detached what the module took. A module that takes a tensor
+            # with a graph and returns one without reads its shape only: a position embedding.
             of_images = not grad_was_enabled and not returned.requires_grad
-            behind_cut = not of_images and any(tensor.is_floating_point() for tensor in tensors_in(args))
-            if not returned.requires_grad:
+            behind_cut = not of_images and any(
+                tensor.is_floating_point() and not tensor.requires_grad for tensor in tensors_in(args)
+            )
+            if not returned.requires_grad and (of_images or behind_cut):
                 (self._image_leaves if of_images else self._cut_leaves)[id(maps)] = maps
-        layout = self.layouts.read(self.names[module], module, maps)
+        layout = self.layouts.read(self.names[module], module, maps, captured=captured)
         pictures = self._pictures_of(module, maps, layout) if layout else None
         if layout and is_feature_map(module, maps, layout) and (pictures is None or len(pictures) == 1):
             # No memory but one zero: the leaf is added to the maps, so that none of them has to be kept.

@@ -15,7 +15,7 @@ from weakref import WeakSet
 import torch
 from torch import nn
 
-from .token_grid import PatchTokens, UnknownPatches, UnreadableLayout, fits, infer_grid, patch_grid
+from .token_grid import NoPatches, PatchTokens, UnknownPatches, UnreadableLayout, fits, infer_grid, patch_grid
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -43,16 +43,18 @@ class ImageGeometry:
         picture_axis: the axis of the pictures in the model's input.
         inputs: how many of the model's inputs are images of this shape; a model may run a layer on all of them at once.
         transposed: whether the model turns inputs (B,W,H) into these images, so that its maps are turned back.
+        channels_last: whether maps that may be either have their channels last: no convolution puts them first.
     """
 
     batch: int
     size: Grid
     patches: tuple[Grid, ...] = ()
-    patch_tokens: dict[int, PatchTokens | str] | None = None
+    patch_tokens: dict[int, PatchTokens | NoPatches] | None = None
     pictures: int | None = None
     picture_axis: int = 1
     inputs: int = 1
     transposed: bool = False
+    channels_last: bool = False
 
     @property
     def all_pictures(self) -> int:
@@ -167,8 +169,8 @@ def infer_layout(module: nn.Module, maps: Tensor, geometry: ImageGeometry, token
 def _token_layout(count: int, geometry: ImageGeometry, tokens: Any, *, tokens_first: bool) -> FeatureLayout:
     axis = 0 if tokens_first else 1
     known = None if isinstance(tokens, tuple) else (geometry.patch_tokens or {}).get(count)
-    if isinstance(known, str):
-        raise UnreadableLayout(known)
+    if isinstance(known, NoPatches):
+        raise known.error()
     extras: int | None
     if isinstance(tokens, tuple):
         grid, extras = tokens, None
@@ -196,18 +198,18 @@ def _count_grid(count: int, geometry: ImageGeometry) -> Grid:
     """The grid of so many tokens, told by their number alone.
 
     Raises:
-        UnknownPatches: some of them are no patches, and the model is to be asked which.
+        UnknownPatches: the model is to be asked which of them are patches, and whether they are in order.
     """
     if geometry.patch_tokens is None:
         return infer_grid(count, geometry.size, geometry.patches)
     grid = patch_grid(count, geometry.size, geometry.patches, extras=(0,))
-    if grid is not None:
-        return grid
-    try:
-        infer_grid(count, geometry.size, geometry.patches)
-    except UnreadableLayout as reason:
-        raise UnknownPatches(count, reason) from None
-    raise UnknownPatches(count)
+    reason = None
+    if grid is None:
+        try:
+            infer_grid(count, geometry.size, geometry.patches)
+        except UnreadableLayout as unreadable:
+            reason = unreadable
+    raise UnknownPatches(count, reason, grid)
 
 
 def _layout_by_callable(tokens: Callable[[Tensor], Tensor], maps: Tensor, geometry: ImageGeometry) -> FeatureLayout:
@@ -235,7 +237,8 @@ def _channels_last(module: nn.Module, maps: Tensor, geometry: ImageGeometry, tok
         return tuple(maps.shape[2:]) != tokens and tuple(maps.shape[1:-1]) == tokens
     if tuple(getattr(module, "normalized_shape", ())) == tuple(maps.shape[-1:]):
         return True
-    return not fits(tuple(maps.shape[2:]), geometry.size) and fits(tuple(maps.shape[1:-1]), geometry.size)
+    may_be_first = not geometry.channels_last and fits(tuple(maps.shape[2:]), geometry.size)
+    return not may_be_first and fits(tuple(maps.shape[1:-1]), geometry.size)
 
 
 def _no_maps(geometry: ImageGeometry) -> UnreadableLayout:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 __all__ = [
     "Grid",
     "KnownGrids",
+    "LostPlaces",
+    "NoPatches",
     "PatchTokens",
     "UnknownPatches",
     "UnreadableLayout",
@@ -45,13 +47,38 @@ class UnreadableLayout(ValueError):
 
 
 class UnknownPatches(UnreadableLayout):
-    """Some of the tokens are no patches, and the model has not been asked yet which ones are."""
+    """The model has not been asked yet which of the tokens are patches, and whether they are in order.
 
-    def __init__(self, count: int, reason: object = None) -> None:
+    Attributes:
+        count: the number of tokens.
+        grid: of the patches, if all tokens may be.
+    """
+
+    def __init__(self, count: int, reason: object = None, grid: Grid | None = None) -> None:
         super().__init__(
             reason or f"of whose {count} tokens it is not known which are patches; give tokens=(h,w), or a callable"
         )
-        self.count = count
+        self.count, self.grid = count, grid
+
+
+class LostPlaces(UnreadableLayout):
+    """The tokens are patches of the images, but it is not known which: they are shuffled, or some are left out."""
+
+
+@dataclass(frozen=True)
+class NoPatches:
+    """Why a number of tokens is not read as patches.
+
+    Attributes:
+        reason: the end of a sentence that begins with the layer and its shape.
+        lost: whether they are patches, but not known which.
+    """
+
+    reason: str
+    lost: bool = False
+
+    def error(self) -> UnreadableLayout:
+        return LostPlaces(self.reason) if self.lost else UnreadableLayout(self.reason)
 
 
 @dataclass(frozen=True)
@@ -61,10 +88,12 @@ class PatchTokens:
     Attributes:
         places: of the patches among the tokens, rising.
         grid: (h,w) of the patches.
+        told: whether the model's graph told; if not, only their number does.
     """
 
     places: tuple[int, ...]
     grid: Grid
+    told: bool = True
 
     def select(self, tokens: Tensor, axis: int) -> Tensor:
         """The patches among ``tokens``; a view if they lie beside each other."""

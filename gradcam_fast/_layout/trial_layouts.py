@@ -4,34 +4,33 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
-import torch
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
 from .feature_layout import FeatureLayout, ImageGeometry, infer_layout
-from .positions import has_positions_of
-from .token_grid import KnownGrids, PatchTokens, UnknownPatches, UnreadableLayout, infer_grid, shown
+from .positions import Positions, positions_of
+from .token_grid import (
+    KnownGrids,
+    LostPlaces,
+    NoPatches,
+    PatchTokens,
+    UnknownPatches,
+    UnreadableLayout,
+    infer_grid,
+    shown,
+)
+from .token_places import in_image_order, tokens_of_images
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from ..types import Tokens
+    from .token_grid import Grid
+    from .token_places import ImageLeaf
 
-__all__ = ["ImageLeaf", "TrialLayouts", "at_position"]
-
-
-class ImageLeaf(NamedTuple):
-    """A leaf of the graph behind a map that depends on the images.
-
-    Attributes:
-        values: the images themselves, or what stands for an earlier map.
-        layout: of that map; None for images.
-    """
-
-    values: Tensor
-    layout: FeatureLayout | None
+__all__ = ["TrialLayouts"]
 
 
 class TrialLayouts:
@@ -44,148 +43,136 @@ class TrialLayouts:
 
     Attributes:
         unreadable: why the last output of three axes could not be read; empty if there is none.
+        lost_places: whether some tokens are patches of the images, but not known which.
     """
 
     def __init__(self, geometry: ImageGeometry, tokens: Tokens, leaves_of: Callable[[Tensor], list[ImageLeaf]]) -> None:
         self.geometry, self.tokens, self.leaves_of = geometry, tokens, leaves_of
-        self.unreadable = ""
+        self.unreadable, self.lost_places = "", False
         self.grids = KnownGrids()
 
-    def read(self, name: str, module: nn.Module, maps: Tensor) -> FeatureLayout | None:
-        """The layout of what a module returned; None if it is no map of the images."""
-        try:
-            layout = self._layout(module, maps)
-        except UnreadableLayout as reason:
-            if maps.dim() == 3:
-                self._note(name, maps, str(reason))
-            return None
-        if maps.grad_fn is not None and not self._has_positions(maps):
-            self._note(name, maps, "whose positions are no places in the images, but queries, or picked tokens")
-            return None
-        if isinstance(module, _ConvNd) and layout.kind == "planes":
-            self.grids.add(maps)
-        if layout.inferred_extras is None or layout.patch_tokens is not None:
-            return layout
-        patches = layout(maps)
-        if self.grids.can_be_patches(patches, layout.inferred_extras):
-            return layout
-        self._note(name, maps, _no_such_grid(patches))
-        return None
+    def read(self, name: str, module: nn.Module, maps: Tensor, *, captured: bool) -> FeatureLayout | None:
+        """The layout of what a module returned; None if it is no map of the images.
 
-    def _has_positions(self, maps: Tensor) -> bool:
-        leaves = self.leaves_of(maps)
-        return not leaves or has_positions_of(maps.grad_fn, {id(leaf.values) for leaf in leaves})
+        Args:
+            captured: whether these maps are what a capture of the module keeps; if not, ``unreadable`` is not about
+                them.
+        """
+        try:
+            self._check_positions(module, maps)
+            layout = self._layout(module, maps)
+            if isinstance(module, _ConvNd) and layout.kind == "planes":
+                self.grids.add(maps)
+            self._check_grid(layout, maps)
+        except UnreadableLayout as reason:
+            if captured and maps.dim() == 3:
+                self.unreadable = f"layer {name!r} returns shape {tuple(maps.shape)}, {reason}"
+                self.lost_places |= isinstance(reason, LostPlaces)
+            return None
+        return layout
 
     def remember(self, layout: FeatureLayout, maps: Tensor) -> None:
         """Take the grid of tokens that are a feature map for one that later patches may have, merged or not."""
         if layout.inferred_extras is not None:
             self.grids.add(layout(maps))
 
-    def _note(self, name: str, maps: Tensor, reason: str) -> None:
-        self.unreadable = f"layer {name!r} returns shape {tuple(maps.shape)}, {reason}"
+    def _check_positions(self, module: nn.Module, maps: Tensor) -> None:
+        leaves = {id(leaf.values) for leaf in self.leaves_of(maps)} if maps.dim() > 2 else ()
+        positions = positions_of(maps.grad_fn, leaves) if leaves else Positions.OF_IMAGES
+        picked = positions is Positions.PICKED
+        if positions is Positions.OF_IMAGES or (picked and self.tokens != "auto"):
+            return
+        reason = NoPatches(f"whose positions are {positions.value}", lost=picked)
+        try:
+            infer_layout(module, maps, self.geometry, self.tokens)
+        except UnknownPatches as unknown:
+            assert self.geometry.patch_tokens is not None
+            self.geometry.patch_tokens[unknown.count] = reason
+        except UnreadableLayout:
+            pass
+        raise reason.error()
+
+    def _check_grid(self, layout: FeatureLayout, maps: Tensor) -> None:
+        if layout.inferred_extras is None or (layout.patch_tokens is not None and layout.patch_tokens.told):
+            return
+        patches = layout(maps)
+        if not self.grids.can_be_patches(patches, layout.inferred_extras):
+            raise UnreadableLayout(_no_such_grid(tuple(patches.shape[2:])))
 
     def _layout(self, module: nn.Module, maps: Tensor) -> FeatureLayout:
         try:
             return infer_layout(module, maps, self.geometry, self.tokens)
         except UnknownPatches as unknown:
-            leaves = self.leaves_of(maps)
+            leaves = list(map(self._with_layout, self.leaves_of(maps)))
             # Position embeddings come in as many tokens, and tell nothing; those of one image look like its patches.
             if maps.grad_fn is not None and not leaves:
                 raise
             known = self.geometry.patch_tokens
             assert known is not None
-            answer = self._ask_for_patches(maps, unknown.count, leaves)
-            cut = self.grids.smallest()
-            if isinstance(answer, str) and cut is None:
-                answer = str(unknown)
-            elif isinstance(answer, str) and cut is not None and math.prod(cut) > unknown.count:
-                answer = (
-                    f"whose {unknown.count} tokens are fewer than the {shown(cut)} patches that the model cuts, and "
-                    "which of these they are is not known; give tokens=(h,w), or a callable"
-                )
-            known[unknown.count] = answer
+            known[unknown.count] = self._ask_for_patches(maps, unknown, leaves)
         return infer_layout(module, maps, self.geometry, self.tokens)
 
-    def _ask_for_patches(self, maps: Tensor, count: int, leaves: list[ImageLeaf]) -> PatchTokens | str:
-        """Which tokens are patches: those that depend on the images where so many tokens come first, unmixed."""
-        axis = 1 if maps.shape[1] == count else 0
-        places, in_order = _tokens_of_images(maps, axis, leaves)
+    def _with_layout(self, leaf: ImageLeaf) -> ImageLeaf:
+        """The leaf with the layout of the images, if it is the images and their channels are last."""
+        shape, size = tuple(leaf.values.shape), self.geometry.size
+        if leaf.layout is not None or shape[1:-1] != size or (shape[2:] == size and not self.geometry.channels_last):
+            return leaf
+        return leaf._replace(layout=FeatureLayout(lambda images: images.movedim(-1, 1), "channels last"))
+
+    def _ask_for_patches(
+        self, maps: Tensor, unknown: UnknownPatches, leaves: list[ImageLeaf]
+    ) -> PatchTokens | NoPatches:
+        """Which tokens are patches, as the graph tells where so many tokens come first, or else their number."""
+        count, cut = unknown.count, self.grids.smallest()
+        answer = self._told_patches(maps, 1 if maps.shape[1] == count else 0, leaves)
+        if isinstance(answer, PatchTokens):
+            return answer
+        if unknown.grid is not None and not answer.lost:
+            return PatchTokens(tuple(range(count)), unknown.grid, told=False)
+        if cut is not None and math.prod(cut) > count:
+            return NoPatches(
+                f"whose {count} tokens are fewer than the {shown(cut)} patches that the model cuts, and which of these "
+                "they are is not known; give tokens=(h,w), or a callable that puts them into their places",
+                lost=True,
+            )
+        return NoPatches(str(unknown)) if cut is None and not answer.lost else answer
+
+    def _told_patches(self, maps: Tensor, axis: int, leaves: list[ImageLeaf]) -> PatchTokens | NoPatches:
+        """The patches are the tokens that depend on the images, if so many are a grid and in its order."""
+        places = tokens_of_images(maps, axis, leaves)
+        described = f"of whose {maps.shape[axis]} tokens {len(places)} depend on some of the image's positions"
+        answer = self._patch_tokens(places, described)
+        if isinstance(answer, NoPatches):
+            return answer
+        in_order = in_image_order(maps, axis, answer, leaves)
+        if in_order is False:
+            reason = f"{described}, but not in the order of the image; give a callable for tokens= that restores it"
+            return NoPatches(reason, lost=True)
+        if in_order or len(self.grids.of(len(places))) == 1 or self._can_be_patches(maps, axis, answer):
+            return answer
+        return NoPatches(_no_such_grid(answer.grid))
+
+    def _patch_tokens(self, places: tuple[int, ...], described: str) -> PatchTokens | NoPatches:
+        """These tokens as patches on the grid that their number tells."""
         grids = self.grids.of(len(places))
-        described = f"of whose {count} tokens {len(places)} depend on some of the image's positions"
-        if not in_order:
-            return f"{described}, but not in the order of the image; give a callable for tokens= that restores it"
         if len(grids) == 1:
             return PatchTokens(places, grids[0])
         if len(grids) > 1:
             ways = " or ".join(map(shown, grids))
-            return f"{described}, which may be {ways} patches; say which with tokens=(h,w)"
+            return NoPatches(f"{described}, which may be {ways} patches; say which with tokens=(h,w)")
         try:
-            grid = infer_grid(len(places), self.geometry.size, self.geometry.patches, extras=(0,))
+            return PatchTokens(places, infer_grid(len(places), self.geometry.size, self.geometry.patches, extras=(0,)))
         except UnreadableLayout:
-            return f"{described}, which is no grid of patches; give tokens=(h,w), or a callable"
-        found = PatchTokens(places, grid)
+            return NoPatches(f"{described}, which is no grid of patches; give tokens=(h,w), or a callable")
+
+    def _can_be_patches(self, maps: Tensor, axis: int, found: PatchTokens) -> bool:
         planes = found.select(maps, axis).transpose(0, 1) if axis == 0 else found.select(maps, axis)
         patches = planes.transpose(-1, -2).unflatten(-1, found.grid)
-        if self.grids.can_be_patches(patches, count - len(places)):
-            return found
-        return _no_such_grid(patches)
+        return self.grids.can_be_patches(patches, maps.shape[axis] - len(found.places))
 
 
-def _tokens_of_images(maps: Tensor, axis: int, leaves: list[ImageLeaf]) -> tuple[tuple[int, ...], bool]:
-    """The tokens that change with some positions of the images: where the Jacobian times a vector is not zero.
-
-    Also, whether the first and the last of them change with the first and the last position.
-    """
-    if not leaves:
-        return (), True
-    # The product of the Jacobian is the gradient of its transposed product, which is linear in these.
-    cotangent = torch.zeros_like(maps, requires_grad=True)
-    transposed = torch.autograd.grad(
-        maps, [leaf.values for leaf in leaves], cotangent, create_graph=True, retain_graph=True
+def _no_such_grid(grid: Grid) -> str:
+    return (
+        f"whose tokens would be {shown(grid)} patches, but no convolution made such a grid; say which it is with "
+        "tokens=..."
     )
-    others = [other for other in range(maps.dim()) if other != axis]
-
-    def changed_by(directions: list[Tensor]) -> Tensor:
-        total = torch.stack([(part * way).sum() for part, way in zip(transposed, directions, strict=True)]).sum()
-        return torch.autograd.grad(total, cotangent, retain_graph=True)[0].abs().sum(others) != 0
-
-    # What came through class tokens of an earlier map is of no position.
-    everywhere = [
-        leaf.layout.only_positions(torch.randn_like(part)) if leaf.layout else torch.randn_like(part)
-        for leaf, part in zip(leaves, transposed, strict=True)
-    ]
-    first, last = (
-        [at_position(way, leaf.layout or _as_planes, end) for way, leaf in zip(everywhere, leaves, strict=True)]
-        for end in (0, -1)
-    )
-    try:
-        # A token that changes with the first position and with the last is of all of them, a mean say: no patch.
-        by_first, by_last = changed_by(first), changed_by(last)
-        changes = changed_by(everywhere) & ~(by_first & by_last)
-    except RuntimeError:  # fused attention has no second derivative, and has mixed the tokens
-        return (), True
-    places = tuple(changes.nonzero()[:, 0].tolist())
-    # A remainder of the image that was cut off changes none.
-    in_order = all(
-        not by_end[changes].any() or bool(by_end[places[end]])
-        for by_end, end in ((by_first, 0), (by_last, -1))
-        if places
-    )
-    return places, in_order
-
-
-def _as_planes(maps: Tensor) -> Tensor:
-    return maps
-
-
-def at_position(values: Tensor, view: Callable[[Tensor], Tensor], end: int) -> Tensor:
-    """The values at the first (0) or last (-1) position of feature maps; zeros elsewhere."""
-    kept = torch.zeros_like(values)
-    place = (slice(None), slice(None)) + (end,) * (view(kept).dim() - 2)
-    view(kept)[place] = view(values)[place]
-    return kept
-
-
-def _no_such_grid(patches: Tensor) -> str:
-    grid = shown(tuple(patches.shape[2:]))
-    return f"whose tokens would be {grid} patches, but no convolution made such a grid; say which it is with tokens=..."

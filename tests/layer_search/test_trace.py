@@ -107,6 +107,57 @@ def test_the_graph_is_cut_at_every_tensor_that_a_block_returns():
     assert explanation.layer == "blocks.2.norm" and explanation.valid.all()
 
 
+class PositionEmbedding(nn.Module):
+    """A number for each position of maps, whatever they hold."""
+
+    def forward(self, maps):
+        return torch.arange(maps[0, 0].numel(), dtype=maps.dtype).sin().unflatten(0, maps.shape[2:]).expand_as(maps)
+
+
+class AddsPositionsTwice(nn.Module):
+    """A position embedding is added before the encoder, and once more to what the class token reads."""
+
+    def __init__(self):
+        super().__init__()
+        self.patch, self.positions, self.encoder = nn.Conv2d(3, 16, 8, 8), PositionEmbedding(), nn.LayerNorm(16)
+        self.token, self.keys, self.head = nn.Parameter(torch.randn(1, 1, 16)), nn.Linear(16, 16), nn.Linear(16, 5)
+
+    def forward(self, images):
+        maps = self.patch(images)
+        positions = self.positions(maps).flatten(2).mT
+        tokens = self.encoder(maps.flatten(2).mT + positions)
+        class_token = self.token.expand(len(images), -1, -1)
+        read = nn.functional.scaled_dot_product_attention(class_token, self.keys(tokens + positions), tokens)
+        return self.head(read[:, 0])
+
+
+def test_a_position_embedding_made_in_the_shape_of_maps_is_not_explained():
+    torch.manual_seed(0)
+    explanation = explain(AddsPositionsTwice().eval(), torch.randn(2, 3, 32, 32), relu=False)
+    assert explanation.layer == "encoder" and explanation.valid.all()
+
+
+class FrozenTrunkAndWords(nn.Module):
+    """A trunk that runs without gradients, and maps behind it that words weigh."""
+
+    def __init__(self):
+        super().__init__()
+        self.trunk, self.words = nn.Conv2d(3, 8, 3, 2), nn.Embedding(9, 8)
+        self.decoder, self.head = nn.Sequential(nn.Conv2d(8, 8, 3), nn.ReLU()), nn.Linear(8, 5)
+
+    def forward(self, images, words):
+        with torch.no_grad():
+            maps, gate = self.trunk(images), self.words(words).mean(1)
+        return self.head((self.decoder(maps) * gate[..., None, None]).mean((2, 3)))
+
+
+def test_a_trunk_without_gradients_is_followed_also_beside_words():
+    torch.manual_seed(0)
+    words = torch.randint(0, 9, (2, 4))
+    explanation = explain(FrozenTrunkAndWords().eval(), (torch.randn(2, 3, 32, 32), words), relu=False)
+    assert explanation.layer == "decoder" and explanation.valid.all()
+
+
 class PooledEarly(nn.Module):
     """A pooled map, made at the start and returned again by the last container."""
 

@@ -6,14 +6,14 @@ from torch import nn
 from torch.nn import functional as F
 
 from gradcam_fast import explain
-from gradcam_fast._layout.positions import has_positions_of
+from gradcam_fast._layout.positions import Positions, positions_of
 
 # A number of tokens, and of queries: both fit the same grid.
 COUNT, CHANNELS = 16, 8
 
 
 def has_positions(returned, images):
-    return has_positions_of(returned.grad_fn, {id(images)})
+    return positions_of(returned.grad_fn, {id(images)}) is Positions.OF_IMAGES
 
 
 def softmax_attention(queries, keys, values):
@@ -73,6 +73,21 @@ def test_frozen_queries_have_no_positions(attention, images, queries):
     assert not has_positions(attention(queries.detach(), images, images), images)
 
 
+def test_deformable_attention_has_the_positions_of_its_queries(images, queries):
+    def sampled(tokens, queries):
+        maps, places = tokens.mT.unflatten(2, (4, 4)), nn.Linear(CHANNELS, 2)(queries)[:, None]
+        weights = nn.Linear(CHANNELS, COUNT)(queries).softmax(-1)[:, :, :1]
+        return F.grid_sample(maps, places, align_corners=False)[:, :, 0].mT * weights
+
+    assert not has_positions(sampled(images, queries), images)
+    assert has_positions(sampled(images, images), images)
+
+
+def test_sampling_at_fixed_places_keeps_positions(images):
+    maps = images.mT.unflatten(2, (4, 4))
+    assert has_positions(F.grid_sample(maps, torch.rand(2, 4, 4, 2), align_corners=False), images)
+
+
 def test_image_tokens_that_read_queries_keep_their_positions(attention, images, queries):
     assert has_positions(images + attention(images, queries, queries), images)
     assert has_positions(attention(images, queries, queries), images)
@@ -83,9 +98,40 @@ def test_mixing_of_tokens_by_a_matrix_keeps_positions(images):
     assert has_positions(learned @ images, images) and has_positions(fixed @ images, images)
 
 
-def test_picked_tokens_have_no_positions(images):
-    order = torch.rand(2, COUNT).argsort(1)[..., None].expand(-1, -1, CHANNELS)
-    assert not has_positions(images.gather(1, order), images)
+SHUFFLED = torch.randperm(COUNT, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize(
+    "pick",
+    [
+        lambda tokens: tokens.gather(1, SHUFFLED[None, :, None].expand(2, -1, CHANNELS)),
+        lambda tokens: tokens.take_along_dim(SHUFFLED[None, :, None], 1),
+        lambda tokens: tokens[:, SHUFFLED],
+        lambda tokens: tokens.index_select(1, SHUFFLED),
+        lambda tokens: tokens.index_select(-2, SHUFFLED),
+        lambda tokens: tokens[(SHUFFLED % 2 == 0).expand(2, -1)].unflatten(0, (2, -1)),
+    ],
+)
+def test_an_index_picks_tokens(pick, images):
+    picked = nn.LayerNorm(CHANNELS)(pick(images * 2))
+    assert positions_of(picked.grad_fn, {id(images)}) is Positions.PICKED
+
+
+@pytest.mark.parametrize(
+    "keep",
+    [
+        lambda tokens: tokens[:, torch.arange(COUNT) + 1],
+        lambda tokens: tokens.index_select(1, torch.arange(1, COUNT + 1)),
+        lambda tokens: tokens.gather(1, torch.arange(COUNT)[None, :, None].expand(2, -1, CHANNELS)),
+        lambda tokens: tokens[torch.arange(2).repeat_interleave(3), torch.arange(1, 4).repeat(2)],
+        lambda tokens: tokens[:, 1:],
+        lambda tokens: tokens[:, :, torch.randperm(CHANNELS)],
+        lambda tokens: tokens[torch.tensor([1, 0])],
+        lambda tokens: tokens[:, None][:, :, SHUFFLED],
+    ],
+)
+def test_an_index_of_something_else_or_in_order_keeps_positions(keep, images):
+    assert has_positions(keep(torch.cat([images, images[:, :1]], 1)), images)
 
 
 def test_positions_are_those_of_the_leaves_that_are_given(images):

@@ -8,6 +8,7 @@ from torch import nn
 
 from gradcam_fast import Explainer, explain
 from gradcam_fast._layout.token_grid import UnreadableLayout, _is_merged, infer_grid
+from gradcam_fast.exceptions import NoLayerFound
 
 
 @pytest.mark.parametrize(
@@ -65,12 +66,10 @@ def test_the_strides_of_the_convolutions_decide_the_grid(count, size, patch, exp
     assert infer_grid(count, size, (patch,)) == expected
 
 
-def test_the_grid_given_by_tokens_makes_a_later_layer_readable():
+def test_a_part_of_the_patches_is_refused_unless_tokens_gives_their_grid():
     model, images = MaskedPatchNet(3), torch.randn(2, 3, 64, 40)
-    message = r"'patch', only cuts .* layer '(norm|mix)' .* 17 tokens are fewer than the 8x5 patches .*tokens=.*layer="
-    with pytest.warns(UserWarning, match=message) as warnings:
-        assert Explainer(model)(images).layer == "patch"
-    assert warnings[0].filename == __file__
+    with pytest.raises(NoLayerFound, match=r"17 tokens are fewer than the 8x5 patches .*tokens="):
+        Explainer(model)(images)
     with pytest.raises(ValueError, match="17 tokens are fewer than the 8x5 patches that the model cuts"):
         explain(model, images, layer="norm")
     assert Explainer(model, tokens=(7, 2))(images).layer == "norm"
@@ -156,21 +155,40 @@ def test_overlapping_patches_have_the_grid_that_their_convolution_made():
     assert explanation.layer == "block.norm1" and torch.equal(explanation.heatmap, planes.heatmap)
 
 
-def test_a_model_of_tokens_without_a_grid_is_refused_with_their_number():
-    class Latents(nn.Module):
-        """31 latent vectors attend to the pixels, as in a perceiver."""
+class Regions(nn.Module):
+    """31 vectors, each a sum of pixels."""
 
-        def __init__(self):
-            super().__init__()
-            self.latents, self.read = nn.Parameter(torch.randn(31, 3)), nn.MultiheadAttention(3, 1, batch_first=True)
+    def __init__(self):
+        super().__init__()
+        self.sums, self.norm, self.head = nn.Linear(1024, 31), nn.LayerNorm(3), nn.Linear(3, 5)
 
-        def forward(self, images):
-            pixels = images.flatten(2).mT
-            return self.read(self.latents.expand(len(images), -1, -1), pixels, pixels)[0].mean(1)
+    def forward(self, images):
+        return self.head(self.norm(self.sums(images.flatten(2)).mT).mean(1))
 
+
+class Latents(nn.Module):
+    """31 latent vectors attend to the pixels, as in a perceiver."""
+
+    def __init__(self):
+        super().__init__()
+        self.latents, self.read = nn.Parameter(torch.randn(31, 3)), nn.MultiheadAttention(3, 1, batch_first=True)
+
+    def forward(self, images):
+        pixels = images.flatten(2).mT
+        return self.read(self.latents.expand(len(images), -1, -1), pixels, pixels)[0].mean(1)
+
+
+@pytest.mark.parametrize(
+    ("model", "parts"),
+    [
+        (Regions(), ("Regions", "'norm'", "31 tokens", "32x32", "tokens=")),
+        (Latents(), ("Latents", "'read'", "(2, 31, 3)", "no places in the images", "queries", "layer=")),
+    ],
+)
+def test_a_model_of_tokens_without_a_grid_is_refused_with_the_reason(model, parts):
     with pytest.raises(ValueError) as refusal:
-        explain(Latents(), torch.randn(2, 3, 32, 32))
-    assert_says(refusal, ValueError, ("Latents", "'read'", "31 tokens", "32x32", "tokens="))
+        explain(model, torch.randn(2, 3, 32, 32))
+    assert_says(refusal, ValueError, parts)
 
 
 @pytest.mark.parametrize(
@@ -213,12 +231,12 @@ def test_queries_are_not_taken_for_patches(queries):
     assert explain(Detector(queries), torch.randn(2, 3, 64, 64), relu=False).layer == "encoder"
 
 
-def test_the_warning_says_that_queries_do_not_depend_on_the_image():
+def test_the_warning_says_that_queries_have_no_places_in_the_image():
     torch.manual_seed(1)
     model = Detector(100)
     del model.encoder
     model.encoder = lambda tokens: tokens
-    message = r"'backbone', only cuts .* of whose 100 tokens 0 depend on some .*tokens=.*layer="
+    message = r"'backbone', only cuts .* whose positions are no places in the images, but those of queries .*layer="
     with pytest.warns(UserWarning, match=message):
         assert explain(model, torch.randn(2, 3, 64, 64), relu=False).layer == "backbone"
 

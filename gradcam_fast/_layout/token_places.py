@@ -1,0 +1,134 @@
+"""What the graph of a trial run tells of tokens: which come from the images, and whether in the order of their grid."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from .feature_layout import FeatureLayout
+    from .token_grid import PatchTokens
+
+__all__ = ["ImageLeaf", "at_position", "in_image_order", "tokens_of_images"]
+
+# What other tokens add to the gradient of one token's place, at most, as a share of its square.
+_UNMIXED = 1e-2
+# The share of the places that must be unmixed to tell an order.
+_MOST = 0.9
+
+
+class ImageLeaf(NamedTuple):
+    """A leaf of the graph behind a map that depends on the images.
+
+    Attributes:
+        values: the images themselves, or what stands for an earlier map.
+        layout: of that map; None for images.
+    """
+
+    values: Tensor
+    layout: FeatureLayout | None
+
+    def as_maps(self, values: Tensor) -> Tensor:
+        """Values of this leaf as (B,C,h,w)."""
+        return values if self.layout is None else self.layout(values)
+
+
+def tokens_of_images(maps: Tensor, axis: int, leaves: Sequence[ImageLeaf]) -> tuple[int, ...]:
+    """The tokens that change with some positions of the images: where the Jacobian times a vector is not zero.
+
+    None of them, if that cannot be told because fused attention has mixed the tokens before.
+    """
+    if not leaves:
+        return ()
+    # The product of the Jacobian is the gradient of its transposed product, which is linear in these.
+    cotangent = torch.zeros_like(maps, requires_grad=True)
+    transposed = torch.autograd.grad(
+        maps, [leaf.values for leaf in leaves], cotangent, create_graph=True, retain_graph=True
+    )
+    others = [other for other in range(maps.dim()) if other != axis]
+
+    def changed_by(directions: list[Tensor]) -> Tensor:
+        total = torch.stack([(part * way).sum() for part, way in zip(transposed, directions, strict=True)]).sum()
+        return torch.autograd.grad(total, cotangent, retain_graph=True)[0].abs().sum(others) != 0
+
+    # What came through class tokens of an earlier map is of no position.
+    everywhere = [
+        leaf.layout.only_positions(torch.randn_like(part)) if leaf.layout else torch.randn_like(part)
+        for leaf, part in zip(leaves, transposed, strict=True)
+    ]
+    first, last = (
+        [at_position(way, leaf.as_maps, end) for way, leaf in zip(everywhere, leaves, strict=True)] for end in (0, -1)
+    )
+    try:
+        # A token that changes with the first position and with the last is of all of them, a mean say: no patch.
+        changes = changed_by(everywhere) & ~(changed_by(first) & changed_by(last))
+    except RuntimeError:  # fused attention has no second derivative
+        return ()
+    return tuple(changes.nonzero()[:, 0].tolist())
+
+
+def in_image_order(maps: Tensor, axis: int, patches: PatchTokens, leaves: Sequence[ImageLeaf]) -> bool | None:
+    """Whether each patch comes from its own place in the images; None where places are mixed, and that is not known.
+
+    Every patch sends a random gradient back, and then as many times the same as its row, its column. At a place that
+    belongs to one patch alone, the ratio of the two is that patch's row and column.
+    """
+    device, grid = maps.device, patches.grid
+    places = torch.tensor(patches.places, device=device)
+    seed = torch.zeros_like(maps)
+    patch_shape = [len(places) if other == axis else side for other, side in enumerate(maps.shape)]
+    seed.index_copy_(axis, places, torch.randn(patch_shape, device=device).to(maps.dtype))
+    sides = torch.stack(torch.meshgrid(*(torch.arange(1, side + 1, device=device) for side in grid), indexing="ij"))
+    plain = _at_leaves(maps, seed, leaves)
+    squares = _sum_of_cells(plain, plain, leaves, grid)
+    if squares is None or not squares.any():
+        return None
+    seen = squares > 0
+    in_order, unmixed = torch.ones_like(seen), torch.ones_like(seen)
+    for numbers in sides:
+        factor = torch.ones(maps.shape[axis], device=device, dtype=maps.dtype)
+        factor[places] = numbers.flatten().to(maps.dtype)
+        numbered = _at_leaves(maps, seed * factor.reshape([-1 if other == axis else 1 for other in range(3)]), leaves)
+        products, numbered_squares = (_sum_of_cells(numbered, other, leaves, grid) for other in (plain, numbered))
+        assert products is not None and numbered_squares is not None
+        in_order &= (products / squares - numbers).abs() < 0.5
+        unmixed &= 1 - products.square() / (squares * numbered_squares) < _UNMIXED
+    if unmixed[seen].double().mean() < _MOST:
+        return None
+    return bool(in_order[seen & unmixed].all())
+
+
+def _at_leaves(maps: Tensor, cotangent: Tensor, leaves: Sequence[ImageLeaf]) -> list[Tensor]:
+    values = [leaf.values for leaf in leaves]
+    parts = torch.autograd.grad(maps, values, cotangent, retain_graph=True, allow_unused=True)
+    return [torch.zeros_like(leaf) if part is None else part for leaf, part in zip(values, parts, strict=True)]
+
+
+def _sum_of_cells(
+    first: Sequence[Tensor], second: Sequence[Tensor], leaves: Sequence[ImageLeaf], grid: tuple[int, ...]
+) -> Tensor | None:
+    """The scalar products of two gradients in each cell of the grid; None if no leaf has so many positions."""
+    total = None
+    for one, other, leaf in zip(first, second, leaves, strict=True):
+        one, other = leaf.as_maps(one), leaf.as_maps(other)
+        if one.dim() != len(grid) + 2 or any(side < few for side, few in zip(one.shape[2:], grid, strict=True)):
+            continue
+        sums = (one.double() * other.double()).sum((0, 1))
+        for axis, few in enumerate(grid):
+            cells = torch.arange(sums.shape[axis], device=sums.device) * few // sums.shape[axis]
+            shape = [few if at == axis else side for at, side in enumerate(sums.shape)]
+            sums = sums.new_zeros(shape).index_add_(axis, cells, sums)
+        total = sums if total is None else total + sums
+    return total
+
+
+def at_position(values: Tensor, view: Callable[[Tensor], Tensor], end: int) -> Tensor:
+    """The values at the first (0) or last (-1) position of feature maps; zeros elsewhere."""
+    kept = torch.zeros_like(values)
+    place = (slice(None), slice(None)) + (end,) * (view(kept).dim() - 2)
+    view(kept)[place] = view(values)[place]
+    return kept
