@@ -16,6 +16,7 @@ from .calls import ExplainedCalls, every_picture, explained_calls
 from .containers import detach_tensors, tensors_in
 from .gradients import differentiate
 from .hooks import count_hooks, forward_with_activations
+from .kept_graphs import forget_graphs
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -79,7 +80,12 @@ def capture(
     recorded = ordered if request.geometry.pictures is None else list(map(every_picture, ordered))
     names = tuple(layer.name for layer in layers)
     # The contexts include the backward, because a checkpointed part of the model runs again there.
-    with torch.inference_mode(False), preserve_buffers(model) as module_hooks, force_eager():
+    with (
+        torch.inference_mode(False),
+        preserve_buffers(model) as module_hooks,
+        forget_graphs(model, names, restore=False),
+        force_eager(),
+    ):
         hooks_before = count_hooks()
         enable_grad = model in _NEED_GRAD_ENABLED
         returned, maps, copies = forward_with_activations(model, request.inputs, recorded, enable_grad=enable_grad)

@@ -207,7 +207,7 @@ def _find_on(model: nn.Module, request: Request) -> _Search:
     only = choice.maps[0]
     if trace.layouts.unreadable and len(choice.maps) == 1 and cuts_patches(only.module):
         if trace.layouts.lost_places:
-            raise _no_layer_found(model, trace)
+            raise no_layer_found(model, trace, scores)
         warn_caller(
             f"the layer found, {only.name!r}, only cuts the images into patches, as no later one can be read: "
             f"{trace.layouts.unreadable}; or name a layer with layer=..."

@@ -16,6 +16,7 @@ from torch.autograd.graph import get_gradient_edge
 from .._capture.buffers import preserve_buffers
 from .._capture.containers import replace_tensor, tensors_in
 from .._capture.hooks import register_forward_hook
+from .._capture.kept_graphs import forget_graphs
 from .._layout.token_places import ImageLeaf
 from .._layout.trial_layouts import TrialLayouts
 from .._model.eager import force_eager
@@ -36,11 +37,12 @@ __all__ = ["Trace", "trial_run"]
 
 @contextmanager
 def trial_run(model: nn.Module, inputs: Inputs) -> Iterator[None]:
-    """Runs of the model inside, and the use of their graphs, leave its buffers and the random numbers as they were."""
+    """Runs of the model inside, and the use of their graphs, leave the model and the random numbers as they were."""
     devices = {tensor.device for tensor in inputs.tensors}
     with (
         torch.inference_mode(False),
         preserve_buffers(model, all_modules=True),
+        forget_graphs(model, "trial run", restore=True),
         force_eager(),
         torch.random.fork_rng([device for device in devices if device.type == "cuda"]),
     ):
