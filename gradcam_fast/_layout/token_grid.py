@@ -214,7 +214,9 @@ class KnownGrids:
 
 
 def _is_merged(before: Grid, after: Grid) -> bool:
-    """Whether all sides are a half, or all a quarter, of what they were, rounded up or down."""
+    """Whether all sides are a half, or all a quarter, of what they were, rounded up or down; time may stay."""
+    if len(before) == len(after) == 3 and before[0] == after[0]:
+        before, after = before[1:], after[1:]
     return len(before) == len(after) and any(
         all(few in (many >> shift, -(-many >> shift)) for many, few in zip(before, after, strict=True))
         for shift in _MERGING_SHIFTS

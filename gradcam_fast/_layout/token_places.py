@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 __all__ = ["ImageLeaf", "at_position", "in_image_order", "tokens_of_images"]
 
+# Parts of the names of autograd nodes: fused attention, and what other attention puts its weights through.
+_ATTENTION = ("ScaledDotProduct", "Softmax")
 # What other tokens add to the gradient of one token's place, at most, as a share of its square.
 _UNMIXED = 1e-2
 # The share of the places that must be unmixed to tell an order.
@@ -40,9 +42,9 @@ class ImageLeaf(NamedTuple):
 def tokens_of_images(maps: Tensor, axis: int, leaves: Sequence[ImageLeaf]) -> tuple[int, ...]:
     """The tokens that change with some positions of the images: where the Jacobian times a vector is not zero.
 
-    None of them, if that cannot be told because fused attention has mixed the tokens before.
+    None of them, if that cannot be told because attention has mixed the tokens before.
     """
-    if not leaves:
+    if not leaves or _attends(maps):
         return ()
     # The product of the Jacobian is the gradient of its transposed product, which is linear in these.
     cotangent = torch.zeros_like(maps, requires_grad=True)
@@ -66,9 +68,22 @@ def tokens_of_images(maps: Tensor, axis: int, leaves: Sequence[ImageLeaf]) -> tu
     try:
         # A token that changes with the first position and with the last is of all of them, a mean say: no patch.
         changes = changed_by(everywhere) & ~(changed_by(first) & changed_by(last))
-    except RuntimeError:  # fused attention has no second derivative
+    except RuntimeError:  # an operation without a second derivative
         return ()
     return tuple(changes.nonzero()[:, 0].tolist())
+
+
+def _attends(maps: Tensor) -> bool:
+    """Whether attention stands between the maps and what they were made of. A second derivative takes long or fails."""
+    pending, seen = [maps.grad_fn], set()
+    while pending:
+        node = pending.pop()
+        if node is not None and node not in seen:
+            if any(word in node.name() for word in _ATTENTION):
+                return True
+            seen.add(node)
+            pending.extend(behind for behind, _ in node.next_functions)
+    return False
 
 
 def in_image_order(maps: Tensor, axis: int, patches: PatchTokens, leaves: Sequence[ImageLeaf]) -> bool | None:

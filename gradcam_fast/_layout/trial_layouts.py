@@ -19,6 +19,7 @@ from .token_grid import (
     UnknownPatches,
     UnreadableLayout,
     infer_grid,
+    patch_grid,
     shown,
 )
 from .token_places import in_image_order, tokens_of_images
@@ -124,11 +125,14 @@ class TrialLayouts:
     ) -> PatchTokens | NoPatches:
         """Which tokens are patches, as the graph tells where so many tokens come first, or else their number."""
         count, cut = unknown.count, self.grids.smallest()
-        answer = self._told_patches(maps, 1 if maps.shape[1] == count else 0, leaves)
+        axis = 1 if maps.shape[1] == count else 0
+        answer = self._told_patches(maps, axis, leaves)
         if isinstance(answer, PatchTokens):
             return answer
         if unknown.grid is not None and not answer.lost:
             return PatchTokens(tuple(range(count)), unknown.grid, told=False)
+        if (merged := self._behind_the_same_extras(count)) and self._can_be_patches(maps, axis, merged):
+            return merged
         if cut is not None and math.prod(cut) > count:
             return NoPatches(
                 f"whose {count} tokens are fewer than the {shown(cut)} patches that the model cuts, and which of these "
@@ -151,6 +155,19 @@ class TrialLayouts:
         if in_order or len(self.grids.of(len(places))) == 1 or self._can_be_patches(maps, axis, answer):
             return answer
         return NoPatches(_no_such_grid(answer.grid))
+
+    def _behind_the_same_extras(self, count: int) -> PatchTokens | None:
+        """Patches merged by a layer that mixes them, if as many tokens stand in front as before."""
+        extras = {
+            known.places[0]
+            for tokens, known in (self.geometry.patch_tokens or {}).items()
+            if isinstance(known, PatchTokens) and known.told and known.places[0] + len(known.places) == tokens
+        }
+        if len(extras) != 1:
+            return None
+        (in_front,) = extras
+        grid = patch_grid(count, self.geometry.size, self.geometry.patches, extras=(in_front,))
+        return None if grid is None else PatchTokens(tuple(range(in_front, count)), grid, told=False)
 
     def _patch_tokens(self, places: tuple[int, ...], described: str) -> PatchTokens | NoPatches:
         """These tokens as patches on the grid that their number tells."""

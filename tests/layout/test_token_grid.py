@@ -202,6 +202,10 @@ def test_a_model_of_tokens_without_a_grid_is_refused_with_the_reason(model, part
         ((14, 14), (7, 14), False),
         ((8, 8), (8, 8), False),
         ((8, 8, 8), (4, 4), False),
+        ((8, 8, 8), (4, 4, 4), True),
+        ((8, 16, 16), (8, 8, 8), True),
+        ((8, 8, 8), (8, 8, 8), False),
+        ((8, 16, 16), (4, 16, 16), False),
     ],
 )
 def test_merged_grids_have_half_or_a_quarter_of_the_sides(before, after, merged):

@@ -96,3 +96,24 @@ def test_steps_of_a_series_are_tokens_in_models_without_convolutions(features, c
     expected = explain(model, series, layer="norm", relu=False, tokens=first_steps)
     torch.testing.assert_close(explanation.heatmap, expected.heatmap)
     assert explain(model, series, relu=False).layer in ("norm", "mix")
+
+
+def test_merged_patches_behind_attention_keep_the_class_token_in_front():
+    """A small MViT: attention merges the patches of a clip, so that nothing but their number tells which they are."""
+    mvit = pytest.importorskip("torchvision").models.video.mvit
+
+    def block(heads, before, after, stride):
+        options = {"kernel_q": [3, 3, 3], "kernel_kv": [3, 3, 3], "stride_q": [1, stride, stride]}
+        return mvit.MSBlockConfig(heads, before, after, stride_kv=[1, 2, 2], **options)
+
+    torch.manual_seed(5)
+    blocks = [block(1, 16, 16, 1), block(2, 16, 32, 2), block(2, 32, 32, 1)]
+    model = mvit.MViT((64, 64), 8, blocks, residual_pool=True, residual_with_cls_embed=False, rel_pos_embed=True,
+                      proj_after_attn=True, num_classes=5).eval()  # fmt: skip
+    clips = torch.randn(1, 3, 8, 64, 64)
+    explanation = explain(model, clips, relu=False)
+    assert explanation.layer == "blocks.2.norm1" and explanation.valid.all()
+    expected = explain(
+        model, clips, layer="blocks.2.norm1", relu=False, tokens=lambda tokens: tokens[:, 1:].mT.unflatten(2, (4, 8, 8))
+    )
+    torch.testing.assert_close(explanation.heatmap, expected.heatmap)
