@@ -13,7 +13,7 @@ from .explainer import Explainer
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from .types import Images, Output, Target, Tokens
+    from .types import Call, Images, Output, Target, Tokens
 
 __all__ = ["FeatureMaps", "feature_maps"]
 
@@ -50,12 +50,27 @@ def feature_maps(  # type: ignore[overload-overlap] # a str is a Sequence[str], 
     model: nn.Module,
     images: Images,
     *,
-    layer: str | nn.Module | None = None,
+    layer: str | nn.Module,
     target: Target = None,
     topk: int | None = None,
     output: Output | None = None,
     tokens: Tokens = "auto",
+    call: Call = None,
 ) -> FeatureMaps: ...
+
+
+@overload
+def feature_maps(
+    model: nn.Module,
+    images: Images,
+    *,
+    layer: None = None,
+    target: Target = None,
+    topk: int | None = None,
+    output: Output | None = None,
+    tokens: Tokens = "auto",
+    call: Call = None,
+) -> Any: ...
 
 
 @overload
@@ -68,6 +83,7 @@ def feature_maps(
     topk: int | None = None,
     output: Output | None = None,
     tokens: Tokens = "auto",
+    call: Call = None,
 ) -> list[FeatureMaps]: ...
 
 
@@ -80,18 +96,21 @@ def feature_maps(
     topk: int | None = None,
     output: Output | None = None,
     tokens: Tokens = "auto",
+    call: Call = None,
 ) -> FeatureMaps | list[FeatureMaps]:
     """The activations of one layer, or of each of several, and the gradients of the scores, from one forward.
 
     ``cam(maps.activations, maps.gradients, size)`` turns them into the heatmaps of :func:`gradcam_fast.explain`.
 
     Args:
-        model, images, target, topk, output, tokens: as in :func:`gradcam_fast.explain`.
+        model, images, target, topk, output, tokens, call: as in :func:`gradcam_fast.explain`. With ``call="all"`` the
+            maps of a layer's calls are those of several pictures: (B*calls,C,h,w), image by image.
         layer: dotted name or module; a list of these for the feature maps of each; None for the layer that ``explain``
             finds.
 
     Returns:
-        FeatureMaps, or, for a list of layers, a list of them in the same order.
+        FeatureMaps, or, for a list of layers, a list of them in the same order; also a list where ``explain`` finds
+        several layers, such as those of two trunks.
 
     Raises:
         As :func:`gradcam_fast.explain`.
@@ -109,7 +128,7 @@ def feature_maps(
         >>> torch.equal(heatmap, gradcam_fast.explain(model, images, layer="1").heatmap)
         True
     """
-    explainer = Explainer(model, layer=layer, output=output, tokens=tokens)
+    explainer = Explainer(model, layer=layer, output=output, tokens=tokens, call=call)
     _, captured = explainer._capture(explainer._request(images, target, topk))
     by_name = {
         name: FeatureMaps(name, activations, gradients)
@@ -118,4 +137,5 @@ def feature_maps(
         )
     }
     in_callers_order = [by_name[name] for name in captured.layers]
-    return in_callers_order if isinstance(layer, (list, tuple)) else in_callers_order[0]
+    several = isinstance(layer, (list, tuple)) or len(in_callers_order) > 1
+    return in_callers_order if several else in_callers_order[0]

@@ -106,6 +106,36 @@ def test_the_last_call_of_a_layer_counts(images):
     torch.testing.assert_close(maps.gradients, gradients)
 
 
+@pytest.mark.parametrize(("call", "place"), [(0, 0), (1, 1), (-1, 2), (None, 2)])
+def test_call_names_the_call_of_a_layer(call, place, images):
+    model, kept = Repeating(3), []
+    maps = feature_maps(model, images, layer="block", call=call)
+    handle = model.block.register_forward_hook(lambda _, __, output: kept.append(output) or output.clone())
+    gradients = torch.autograd.grad(highest(model(images)).sum(), kept)
+    handle.remove()
+    torch.testing.assert_close(maps.activations, kept[place].detach())
+    torch.testing.assert_close(maps.gradients, gradients[place])
+    every = feature_maps(model, images, layer="block", call="all")
+    torch.testing.assert_close(every.activations, torch.stack(kept, 1).flatten(0, 1).detach())
+    torch.testing.assert_close(every.gradients, torch.stack(gradients, 1).flatten(0, 1))
+
+
+class TwoTrunks(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.left, self.right, self.head = nn.Conv2d(3, 6, 3), nn.Conv2d(3, 4, 3, 2), nn.Linear(10, 5)
+
+    def forward(self, images):
+        trunks = [self.left(images).relu(), self.right(images).relu()]
+        return self.head(torch.cat([maps.mean((2, 3)) for maps in trunks], 1))
+
+
+def test_all_layers_that_explain_finds_are_returned(images):
+    maps = feature_maps(TwoTrunks(), images)
+    assert tuple(of_layer.layer for of_layer in maps) == gradcam_fast.explain(TwoTrunks(), images).layer
+    assert [of_layer.activations.shape[1] for of_layer in maps] == [6, 4]
+
+
 def test_feature_maps_print_their_shapes(images):
     maps = feature_maps(ConvNet(), images, layer="features.3", topk=2)
     assert repr(maps) == "FeatureMaps(activations (3, 12, 4, 4) at features.3, gradients (3, 2, 12, 4, 4))"
