@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from .._layout.feature_layout import FeatureLayout
     from .traced_map import TracedMap
 
-__all__ = ["RULES", "Candidate", "cuts_patches", "excluding", "is_feature_map", "passes_on"]
+__all__ = ["RULES", "Candidate", "cuts_patches", "excluding", "is_feature_map", "is_pooling", "passes_on"]
 
 
 class Returned(NamedTuple):
@@ -66,6 +66,11 @@ def passes_on(module: nn.Module) -> bool:
     return isinstance(module, nn.Identity) or _leaf_named("Drop", module)
 
 
+def is_pooling(module: nn.Module) -> bool:
+    """Whether the module is a pooling, by its class."""
+    return _leaf_named("Pool", module)
+
+
 def _leaf_named(kind: str, module: nn.Module) -> bool:
     """Whether the class has this word in its name and the module has no submodules."""
     return kind in type(module).__name__ and next(module.children(), None) is None
@@ -94,7 +99,7 @@ RULES = (
         "pooling",
         "a pooled map is the map before it at a lower resolution",
         Returned,
-        lambda output: _leaf_named("Pool", output.module) or _made_by("Pool", output.maps),
+        lambda output: is_pooling(output.module) or _made_by("Pool", output.maps),
     ),
     Rule(
         "softmax",

@@ -257,10 +257,11 @@ def video(options: SimpleNamespace) -> int:
 
 
 @gradcam_fast.command(
-    params=[*cli_options.NETWORK, cli_options.DEBUG],
+    params=[*cli_options.NETWORK, cli_options.ALL_LAYERS, cli_options.DEBUG],
     epilog="""\
 Example:
   gradcam-fast layers --model resnet18 --weights random
+  gradcam-fast layers --model resnet18 --weights random --all
 
 Exit codes:
   0    the layers were listed
@@ -271,15 +272,19 @@ Exit codes:
 def layers(options: SimpleNamespace) -> int:
     """List the layers of a network that can be explained.
 
-    These are the layers whose output is a map of the image, in the order in which they finish. The star marks the layer
-    that is explained by default; 'explain --layer NAME' explains another one.
+    These are the layers whose output is a map of the image, in the order in which they finish: one for each stage, or
+    all with --all. The star marks the layer that is explained by default; 'explain --layer NAME' explains another one.
     """
     network = cli_options.network_of(options)
     image = torch.rand(1, 3, *network.preprocess.size)
-    default = Explainer(network.model, size=1)(image).layer
+    found = Explainer(network.model, size=1)(image).layer
+    default = found if isinstance(found, tuple) else (found,)
+    shown = set() if options.all else set(list_layers(network.model, image))
     rows = [("", "layer", "output", "map", "kind")]
-    for layer in list_layers(network.model, image):
-        star = "*" if layer.name == default else ""
+    for layer in list_layers(network.model, image, every=True):
+        if not options.all and layer not in shown and layer.name not in default:
+            continue
+        star = "*" if layer.name in default else ""
         rows.append((star, layer.name, _by(layer.shape[1:]), _by(layer.grid), layer.kind))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     print(f"{network.title}, input {_by(network.preprocess.size)}\n")

@@ -220,6 +220,7 @@ MESSAGES = grouped(
     Option(["--verbose"], is_flag=True, help="Print the result of each photo, however many there are."),
     QUIET,
 )
+ALL_LAYERS = Option(["--all"], is_flag=True, help="List every layer, also those inside blocks.")
 DEBUG = Option(["--debug"], is_flag=True, help="Show the traceback of an error.")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Iterator
@@ -197,9 +198,11 @@ class BatchExplainer:
         return _fetch(explanation, self.network.class_names)
 
     def _explainer_for(self, image: torch.Tensor) -> Explainer:
-        maps = feature_maps(self.network.model, image, layer=self.options.layer)
-        grid = tuple(maps.activations.shape[2:])
-        return Explainer(self.network.model, layer=maps.layer, method=self.options.method, size=grid)
+        found = feature_maps(self.network.model, image, layer=self.options.layer)
+        maps = found if isinstance(found, list) else [found]  # several where the network has two trunks
+        grid = max((tuple(of_layer.activations.shape[2:]) for of_layer in maps), key=math.prod)
+        layers = [of_layer.layer for of_layer in maps]
+        return Explainer(self.network.model, layer=layers, method=self.options.method, size=grid)
 
 
 def _fetch(explanation: Explanation, names: Sequence[str]) -> Callable[[], list[PhotoResult]]:

@@ -118,7 +118,7 @@ def test_a_table_that_is_there_is_told_in_one_line(run, small, tmp_path):
 
 
 def test_the_layers_are_listed_with_their_shapes_and_the_one_found_is_marked(run, small):
-    status, out, _ = run("layers")
+    status, out, _ = run("layers", "--all")
     assert status == 0
     assert [line.split() for line in out[:3]] == [
         ["red", "or", "blue,", "input", "56x56"],
@@ -129,6 +129,8 @@ def test_the_layers_are_listed_with_their_shapes_and_the_one_found_is_marked(run
         ["0", "2x7x7", "7x7", "Conv2d"],
         ["*", "1", "2x7x7", "7x7", "ReLU"],
     ]
+    status, out, _ = run("layers")
+    assert status == 0 and [line.split() for line in out[3:]] == [["*", "1", "2x7x7", "7x7", "ReLU"]]
 
 
 def test_video_hands_its_options_on(run, small, tmp_path, monkeypatch):
