@@ -3,14 +3,15 @@
 import warnings
 from pathlib import Path
 
-from support import zoo
+from support import zoo, zoo_tasks
 
 from gradcam_fast.exceptions import ExplanationError
 
 HEAD = """# Zoo
 
 Known networks, the layer found in each, and how far its heatmap is from the textbook: Grad-CAM by an ordinary backward
-through the whole network, in float64 behind the layer. Weights are random. Written by `docs/make_zoo.py`;
+through the whole network, in float64 behind the layer. Weights are random. Quantised networks have no gradient and are
+left out; "written out" are heads of other libraries in `tests/support`. Written by `docs/make_zoo.py`;
 `tests/layer_search/test_search_known_networks.py` checks the same table.
 
 | library | network | image | layer found | layout | grid | difference | not flat | note |
@@ -47,5 +48,5 @@ def row(network):
 
 if __name__ == "__main__":
     warnings.simplefilter("ignore")
-    rows = [row(network) + "\n" for network in zoo.NETWORKS]
+    rows = [row(network) + "\n" for network in (*zoo.NETWORKS, *zoo_tasks.NETWORKS)]
     (Path(__file__).parent / "zoo.md").write_text(HEAD + "".join(rows))

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 __all__ = [
+    "EXTRA_COUNTS",
     "Grid",
     "KnownGrids",
     "LostPlaces",

@@ -9,6 +9,7 @@ import torch
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from torch.autograd.graph import Node
 
     from .feature_layout import FeatureLayout
     from .token_grid import PatchTokens
@@ -44,7 +45,7 @@ def tokens_of_images(maps: Tensor, axis: int, leaves: Sequence[ImageLeaf]) -> tu
 
     None of them, if that cannot be told because attention has mixed the tokens before.
     """
-    if not leaves or _attends(maps):
+    if not leaves or _attends(maps, leaves):
         return ()
     # The product of the Jacobian is the gradient of its transposed product, which is linear in these.
     cotangent = torch.zeros_like(maps, requires_grad=True)
@@ -73,17 +74,29 @@ def tokens_of_images(maps: Tensor, axis: int, leaves: Sequence[ImageLeaf]) -> tu
     return tuple(changes.nonzero()[:, 0].tolist())
 
 
-def _attends(maps: Tensor) -> bool:
-    """Whether attention stands between the maps and what they were made of. A second derivative takes long or fails."""
-    pending, seen = [maps.grad_fn], set()
+def _attends(maps: Tensor, leaves: Sequence[ImageLeaf]) -> bool:
+    """Whether attention stands between the leaves and the maps; a second derivative of it takes long, or fails."""
+    wanted = {id(leaf.values) for leaf in leaves}
+    uses: dict[Node, list[Node]] = {}
+    pending, found, seen = [maps.grad_fn], [], set()
     while pending:
         node = pending.pop()
-        if node is not None and node not in seen:
-            if any(word in node.name() for word in _ATTENTION):
-                return True
-            seen.add(node)
-            pending.extend(behind for behind, _ in node.next_functions)
-    return False
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if hasattr(node, "variable") and id(node.variable) in wanted:
+            found.append(node)
+        for behind, _ in node.next_functions:
+            if behind is not None:
+                uses.setdefault(behind, []).append(node)
+                pending.append(behind)
+    between: set[Node] = set()
+    while found:
+        node = found.pop()
+        if node not in between:
+            between.add(node)
+            found.extend(uses.get(node, ()))
+    return any(word in node.name() for node in between for word in _ATTENTION)
 
 
 def in_image_order(maps: Tensor, axis: int, patches: PatchTokens, leaves: Sequence[ImageLeaf]) -> bool | None:

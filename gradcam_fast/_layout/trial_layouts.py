@@ -12,6 +12,7 @@ from torch.nn.modules.conv import _ConvNd
 from .feature_layout import FeatureLayout, ImageGeometry, infer_layout
 from .positions import Positions, positions_of
 from .token_grid import (
+    EXTRA_COUNTS,
     KnownGrids,
     LostPlaces,
     NoPatches,
@@ -144,6 +145,8 @@ class TrialLayouts:
     def _told_patches(self, maps: Tensor, axis: int, leaves: list[ImageLeaf]) -> PatchTokens | NoPatches:
         """The patches are the tokens that depend on the images, if so many are a grid and in its order."""
         places = tokens_of_images(maps, axis, leaves)
+        if not places and leaves:
+            return self._patches_in_order(maps, axis, leaves)
         described = f"of whose {maps.shape[axis]} tokens {len(places)} depend on some of the image's positions"
         answer = self._patch_tokens(places, described)
         if isinstance(answer, NoPatches):
@@ -155,6 +158,20 @@ class TrialLayouts:
         if in_order or len(self.grids.of(len(places))) == 1 or self._can_be_patches(maps, axis, answer):
             return answer
         return NoPatches(_no_such_grid(answer.grid))
+
+    def _patches_in_order(self, maps: Tensor, axis: int, leaves: list[ImageLeaf]) -> PatchTokens | NoPatches:
+        """The patches behind as many other tokens as leave them in the order of the image.
+
+        Attention inside patches, as TNT has, hides which tokens depend on the images, but does not mix the patches.
+        """
+        count, geometry = maps.shape[axis], self.geometry
+        for in_front in EXTRA_COUNTS:
+            grid = patch_grid(count, geometry.size, geometry.patches, extras=(in_front,))
+            if grid is not None:
+                patches = PatchTokens(tuple(range(in_front, count)), grid)
+                if in_image_order(maps, axis, patches, leaves):
+                    return patches
+        return NoPatches(str(UnknownPatches(count)))
 
     def _behind_the_same_extras(self, count: int) -> PatchTokens | None:
         """Patches merged by a layer that mixes them, if as many tokens stand in front as before."""

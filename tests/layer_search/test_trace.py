@@ -95,7 +95,8 @@ class TwoStreamBlock(nn.Module):
         self.qkv = nn.Linear(16, 48)
 
     def forward(self, pixels, tokens):
-        pixels = pixels + self.pixels(pixels)
+        inside = self.pixels(pixels)  # attention among the pixels of each patch
+        pixels = pixels + nn.functional.scaled_dot_product_attention(inside, inside, inside)
         class_token, patches = tokens[:, :1], tokens[:, 1:]
         tokens = torch.cat([class_token, patches + pixels.reshape(patches.shape)], 1)
         return pixels, tokens + nn.functional.scaled_dot_product_attention(*self.qkv(self.norm(tokens)).chunk(3, -1))

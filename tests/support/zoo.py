@@ -91,7 +91,7 @@ def full_graph_heatmap(network, model, images, inputs, layers):
     """The heatmap (B,H,W) at these layers by ordinary backwards through the network, in float64 behind the layers."""
     score = network.score or (lambda output: naive.highest(getattr(output, "logits", output)))
     twin = WithInputs(model, inputs) if inputs else model
-    size = images.shape[-3:] if network.shape[0] != 3 else images.shape[-2:]
+    size = tuple(side for axis, side in enumerate(network.shape) if axis != channel_axis(network))
     maps = []
     for layer in layers:
         activations, gradients, _ = naive.full_graph(twin, f"model.{layer}" if inputs else layer, images, score)
@@ -100,8 +100,14 @@ def full_graph_heatmap(network, model, images, inputs, layers):
         elif network.layout == LAST:
             activations, gradients = activations.movedim(-1, 1), gradients.movedim(-1, 1)
         assert activations.shape[2:] == sides(network)
-        maps.append(heatmap(activations, gradients, images.shape[-2:] if activations.dim() == 4 else size))
-    return maps[0] if len(maps) == 1 else scaled(torch.stack(maps).mean(0))
+        maps.append(heatmap(activations, gradients, size[::-1] if len(network.shape) == 2 else size))
+    found = maps[0] if len(maps) == 1 else scaled(torch.stack(maps).mean(0))
+    return found.mT if len(network.shape) == 2 else found  # spectrograms (T,F) are turned by the network
+
+
+def channel_axis(network):
+    """The axis of the three channels in an image or a clip; None for a spectrogram."""
+    return network.shape.index(3) if len(network.shape) > 2 else None
 
 
 def as_grid(tokens, network):
@@ -157,7 +163,7 @@ def in_words(layout):
 def torchvision(group, name, **options):
     def make():
         module = __import__(f"torchvision.models.{group}" if group else "torchvision.models", fromlist=["models"])
-        backbone = {"weights_backbone": None} if group else {}
+        backbone = {"weights_backbone": None} if group in ("detection", "segmentation") else {}
         return getattr(module, name)(weights=None, **backbone, **options)
 
     return make
