@@ -215,6 +215,26 @@ class ValuesOfHeads(NormOfHeads):
         return self.head(self.norm_v(tokens.unflatten(-1, (2, 8)).transpose(1, 2)).transpose(1, 2).flatten(-2).mean(1))
 
 
+class MapsBehindTheFirst(nn.Module):
+    """A block that returns other maps before those that the score depends on."""
+
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.randn(8, 8, 3, 3) / 8)
+
+        def forward(self, maps):
+            return maps + 1, nn.functional.conv2d(maps, self.weight, padding=1).relu()
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.block, self.fc = nn.Conv2d(3, 8, 3, 2, 1), self.Block(), nn.Linear(8, 5)
+
+    def forward(self, images):
+        first, second = self.block(self.stem(images))
+        return self.fc(second.mean((2, 3))) + 0 * first.mean()
+
+
 class RunsAgain(nn.Module):
     """A trunk that runs a second time on a part of the image, for nothing."""
 
@@ -242,6 +262,7 @@ RULE_CASES = {
     "projection of tokens": (TokenProjection, False, "norm", "projection"),
     "own output": (AtOnePosition, False, "trunk", "maps"),
     "axes of attention": (ValuesOfHeads, False, "norm", "norm_v"),
+    "behind the first tensor": (MapsBehindTheFirst, False, "stem", "block"),
     "earlier call": (RunsAgain, False, "stem", "trunk"),
     "rounding noise": (MeanPosition, False, "trunk.0", "attention"),
 }
