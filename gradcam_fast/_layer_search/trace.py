@@ -157,8 +157,9 @@ class Trace:
             # The model has turned gradients off, or has detached what the module took. A module that takes a tensor
             # with a graph and returns one without reads its shape only: a position embedding.
             of_images = not grad_was_enabled and not returned.requires_grad
-            behind_cut = not of_images and any(
-                tensor.is_floating_point() and not tensor.requires_grad for tensor in tensors_in(args)
+            behind_cut = not of_images and (
+                self._depends_on(self._cut_leaves, returned)
+                or any(tensor.is_floating_point() and not tensor.requires_grad for tensor in tensors_in(args))
             )
             if not returned.requires_grad and (of_images or behind_cut):
                 (self._image_leaves if of_images else self._cut_leaves)[id(maps)] = maps
@@ -223,7 +224,11 @@ class Trace:
         return [ImageLeaf(leaf, layouts.get(id(leaf))) for leaf in leaves if id(leaf) in known]
 
     def _depends_on_images(self, maps: Tensor) -> bool:
-        return any(id(leaf) in self._image_leaves for leaf in leaves_behind(maps.grad_fn))
+        return self._depends_on(self._image_leaves, maps)
+
+    @staticmethod
+    def _depends_on(leaves: dict[int, Tensor], maps: Tensor) -> bool:
+        return any(id(leaf) in leaves for leaf in leaves_behind(maps.grad_fn))
 
     def _pictures_of(self, module: nn.Module, maps: Tensor, layout: FeatureLayout) -> frozenset[int] | None:
         """Of samples of several pictures, those that maps of one picture a sample are made of; None for maps of all."""
