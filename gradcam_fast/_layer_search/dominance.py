@@ -170,7 +170,8 @@ def graph_starts(maps: Sequence[TracedMap], nodes: Iterable[Node], chosen: Seque
         return {place_of[id(leaf)] for leaf in leaves_behind(node) if id(leaf) in place_of}
 
     behind = [places_behind(traced.behind.node if traced.behind else None) for traced in maps]
-    ends = [places for places in map(places_behind, nodes) if places]
+    inputs = [before for node in nodes for before, _ in node.next_functions]
+    ends = [places for places in map(places_behind, inputs) if places]
     wanted = {place_of[id(traced.leaf)] for traced in chosen}
     if all(_ancestors(places, behind) & wanted for places in ends):
         return []

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from .._capture.request import Request
     from .._model.target_layer import TargetLayer
-    from .model_output import Signature
+    from .model_output import Path, Signature
 
 __all__ = ["FoundLayer", "Memory", "forget", "memory_of"]
 
@@ -46,12 +46,14 @@ class Memory:
         starts: where the graph of a capture has to begin, so that it shows which parts of the output a score reads:
             without them, a late layer hides the heads before it. None if the layers are late enough.
         channel_axes: of the returned tensors that are maps, by their place.
-        has_parts: whether the model's output has several parts.
+        parts: of the model's output.
+        has_parts: whether these are several, and not one on several paths.
         layers: by the parts that the scores come from.
     """
 
     starts: tuple[FoundLayer, ...] = ()
     channel_axes: Mapping[int, int] = field(default_factory=dict)
+    parts: tuple[Path, ...] = ()
     has_parts: bool = True
     layers: dict[Signature, tuple[FoundLayer, ...]] = field(default_factory=dict)
 
@@ -62,14 +64,10 @@ class Memory:
         """
         if not self.has_parts and request.output is None and not callable(request.target):
             return _ONLY_PART
-        if request.target is None:
-            return signature(
-                as_class_logits(logits, request.geometry.batch),
-                all_tensors(returned),
-                self.channel_axes,
-                by_values=False,
-            )
-        return signature(scores, all_tensors(returned), self.channel_axes)
+        by_values = request.target is not None
+        if not by_values:
+            scores = as_class_logits(logits, request.geometry.batch)
+        return signature(scores, all_tensors(returned), self.parts, self.channel_axes, by_values=by_values)
 
 
 _MEMORY: WeakKeyDictionary[nn.Module, dict[Any, Memory]] = WeakKeyDictionary()

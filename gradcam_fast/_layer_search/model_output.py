@@ -26,6 +26,7 @@ _PRODUCTS = ("Addmm", "Addmv", "Baddbmm", "BmmBackward", "DotBackward", "MmBackw
 _MIXES_CHANNELS = (*_PRODUCTS, "Convolution", "LinearBackward", "ScaledDot", "TrilinearBackward")
 # Those that reduce over an axis: a model that pools its class maps returns a map no more.
 _REDUCES = ("Amax", "AvgPool", "Logsumexp", "MaxBackward", "MaxPool", "Mean", "SumBackward")
+_NORMS = ("NativeGroupNorm", "NativeLayerNorm", "RmsNorm")
 _DISTANCES = ("LinalgVectorNorm", "NormBackward0", "NormBackward1", "MseLoss")
 # Those that compute value by value, or move values: a sigmoid, a resize, a permutation. What they take of a prediction
 # is the prediction, too, if nothing else goes in.
@@ -64,75 +65,97 @@ def output_leaves(
     return leaves
 
 
-def output_parts(
-    returned: list[Tensor], scores: Tensor | None = None, behind: Mapping[int, Node] | None = None
-) -> dict[Path, Node]:
-    """The parts of the model's output, or those that the scores may come from, by their paths in the graph.
+def output_parts(returned: list[Tensor], behind: Mapping[int, Node]) -> dict[Path, Node]:
+    """The parts of the model's output, by all of their paths in the graph of a trial run.
 
     A part is the operation that mixes channels or reduces positions last: a head among several, one piece of a
-    concatenated output. A path leads to it from a returned tensor, and is the same in every forward of a model.
+    concatenated output; of features, the sum or the norm that a module returned. A path leads to it from a returned
+    tensor, and is the same in every forward of a model.
 
     Args:
-        behind: where the graph goes on behind a leaf of a trial run.
+        behind: where the graph goes on behind a leaf.
     """
-    places = {tensor.grad_fn: place for place, tensor in enumerate(returned) if tensor.grad_fn is not None}
-    roots = places if scores is None else nodes_behind([scores.grad_fn], stop=places.__contains__)
-    pending: list[tuple[Path, Node]] = [((places[node],), node) for node in roots if node in places]
     parts: dict[Path, Node] = {}
-    seen = set()
-    while pending:
-        path, node = pending.pop()
-        node = _without_copies(node, behind or {})
-        if node in seen or hasattr(node, "variable"):
-            continue
-        seen.add(node)
-        if _ends_a_part(node):
-            parts[path] = node
-        else:
-            pending.extend(
-                ((*path, place), before) for place, (before, _) in enumerate(node.next_functions) if before is not None
-            )
+    for place, tensor in enumerate(returned):
+        pending: list[tuple[Path, Node | None, bool]] = [((place,), tensor.grad_fn, False)]
+        seen = set()
+        while pending:
+            path, first, is_feature = pending.pop()
+            if first is None:
+                continue
+            node, is_cut = _without_copies(first, behind)
+            is_feature = is_feature or is_cut
+            if node in seen or hasattr(node, "variable"):
+                continue
+            seen.add(node)
+            if _ends_a_part(node) or (is_feature and (_named(node, _NORMS) or _is_sum_of_several(node))):
+                parts[path] = node
+            else:
+                pending.extend(
+                    ((*path, step), before, is_feature) for step, (before, _) in enumerate(node.next_functions)
+                )
     return parts
-
-
-def _without_copies(node: Node, behind: Mapping[int, Node]) -> Node:
-    """The node behind the copies that a capture hands onward at its layers, or behind a cut of a trial run."""
-    while True:
-        inputs = [before for before, _ in node.next_functions if before is not None]
-        if len(inputs) != 1:
-            return node
-        leaf = id(getattr(inputs[0], "variable", None))
-        if leaf in behind:
-            node = behind[leaf]
-        elif node.name() == "CloneBackward0":
-            node = inputs[0]
-        else:
-            return node
 
 
 def signature(
     scores: Tensor,
     returned: list[Tensor],
+    parts: Collection[Path],
     channel_axes: Mapping[int, int],
     *,
+    behind: Mapping[int, Node] | None = None,
     by_values: bool = True,
 ) -> Signature:
     """The parts of the model's output that the scores do come from; or with ``by_values=False``, may come from.
 
     Where there are several, a backward through the output's last operations tells; the host waits for it.
+
+    Args:
+        parts: the paths of all parts.
+        channel_axes: of the returned tensors that are maps, by their place.
+        behind: in a trial run, where the graph goes on behind a leaf; without values.
     """
-    parts = output_parts(returned, scores)
-    paths = list(parts)
-    if by_values and len(parts) > 1:
-        edges = [GradientEdge(node, 0) for node in parts.values()]
+    places = {tensor.grad_fn: place for place, tensor in enumerate(returned) if tensor.grad_fn is not None}
+    reached = {places[node] for node in nodes_behind([scores.grad_fn], stop=places.__contains__) if node in places}
+    nodes = {path: _at(returned[path[0]].grad_fn, path[1:], behind or {}) for path in parts if path[0] in reached}
+    found = {path: node for path, node in nodes.items() if node is not None}
+    paths = list(found)
+    if by_values and len(found) > 1:
+        edges = [GradientEdge(node, 0) for node in found.values()]
         gradients = torch.autograd.grad(scores.sum(), edges, retain_graph=True, allow_unused=True)
         paths = [
-            path for path, gradient in zip(parts, gradients, strict=True) if gradient is not None and gradient.any()
+            path for path, gradient in zip(found, gradients, strict=True) if gradient is not None and gradient.any()
         ]
     if not channel_axes:  # no maps, and channels of nothing else can be mixed
         return frozenset(paths)
     as_they_are = _read_as_they_are(scores, returned, channel_axes)
     return frozenset(path if returned[path[0]].grad_fn in as_they_are else (*path, _MIXED) for path in paths)
+
+
+def _at(node: Node | None, steps: Path, behind: Mapping[int, Node]) -> Node | None:
+    """The node at the end of a path; None if the graph does not go so far."""
+    for step in steps:
+        if node is None:
+            return None
+        before = _without_copies(node, behind)[0].next_functions
+        node = before[step][0] if step < len(before) else None
+    return None if node is None else _without_copies(node, behind)[0]
+
+
+def _without_copies(node: Node, behind: Mapping[int, Node]) -> tuple[Node, bool]:
+    """The node behind the copies that a capture hands onward at its layers, or behind a trial run's cuts; if any."""
+    is_cut = False
+    while True:
+        inputs = [before for before, _ in node.next_functions if before is not None]
+        if len(inputs) != 1:
+            return node, is_cut
+        leaf = id(getattr(inputs[0], "variable", None))
+        if leaf in behind:
+            node, is_cut = behind[leaf], True
+        elif node.name() == "CloneBackward0":
+            node = inputs[0]
+        else:
+            return node, is_cut
 
 
 def _read_as_they_are(scores: Tensor, returned: list[Tensor], channel_axes: Mapping[int, int]) -> set[Node]:
@@ -161,7 +184,8 @@ def _sums_channels(node: Node, channels: Collection[int], roots: Collection[Node
     if not _named(node, (*_REDUCES, *_DISTANCES)) or not (sizes := _sizes_of_input(node)):
         return False
     # Negative axes are stored modulo 2**64.
-    axes = {(axis - (1 << 64) * (axis >> 63)) % len(sizes) for axis in getattr(node, "_saved_dim", None) or ()}
+    dims = getattr(node, "_saved_dim", None) or ()
+    axes = {(d - (1 << 64) * (d >> 63)) % len(sizes) for d in ((dims,) if isinstance(dims, int) else dims)}
     axis = next((axis for axis in sorted(axes) or range(len(sizes)) if sizes[axis] in channels), None)
     if axis is None or _is_mean_of_bins(node):
         return False
@@ -211,6 +235,10 @@ def _only_input(node: Node) -> Node | None:
     """The node before, if all other inputs are fixed."""
     inputs = [before for before, _ in node.next_functions if before is not None and not _is_parameter(before)]
     return inputs[0] if len(inputs) == 1 else None
+
+
+def _is_sum_of_several(node: Node) -> bool:
+    return _named(node, ("AddBackward", "MulBackward")) and _only_input(node) is None
 
 
 def _is_parameter(node: Node) -> bool:

@@ -23,7 +23,7 @@ from .choice import choose
 from .dominance import graph_starts
 from .failures import named_reasons, no_layer_found
 from .memory import FoundLayer, forget, memory_of
-from .model_output import output_parts
+from .model_output import output_parts, signature
 from .rules import cuts_patches
 from .trace import Trace, trial_run
 
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from .._capture.request import Request
     from .._layout.token_grid import PatchTokens
+    from .model_output import Path
     from .traced_map import TracedMap
 
 __all__ = ["ask_for_patches", "capture_at_found_layers", "capture_at_remembered_layers", "known_patch_tokens"]
@@ -111,7 +112,7 @@ def _capture_and_remember(model: nn.Module, request: Request, found: _Search) ->
     """The capture at the layers found, and whether the first image is asked about the same parts as all together."""
     memory = memory_of(model, request)
     memory.starts = found.starts or memory.starts
-    memory.channel_axes, memory.has_parts = found.channel_axes, found.has_parts
+    memory.parts, memory.channel_axes, memory.has_parts = found.parts, found.channel_axes, found.has_parts
     alike = True
 
     def remember(logits: Any, scores: Tensor, returned: Any) -> Sequence[TargetLayer]:
@@ -136,6 +137,7 @@ class _Search(NamedTuple):
     layers: tuple[TargetLayer, ...]
     has_gradient: bool
     starts: tuple[FoundLayer, ...]
+    parts: tuple[Path, ...]
     channel_axes: Mapping[int, int]
     has_parts: bool
 
@@ -197,8 +199,9 @@ def _find_on(model: nn.Module, request: Request) -> _Search:
                     "turns gradients off; explain a score that is still attached to what the model returned"
                 )
             tensors = all_tensors(returned)
-            channel_axes, parts = trace.channel_axes(tensors), output_parts(tensors, behind=trace.behind)
-            read, scores = _of_any_class(request, output_parts(tensors, scores, trace.behind), logits, scores)
+            channel_axes, parts = trace.channel_axes(tensors), output_parts(tensors, trace.behind)
+            asked = signature(scores, tensors, parts, channel_axes, behind=trace.behind, by_values=False)
+            read, scores = _of_any_class(request, asked, logits, scores)
             choice = choose(trace, tensors, channel_axes, read, scores)
             if not choice.maps and trace.follow_cuts():
                 choice = choose(trace, tensors, channel_axes, read, scores)
@@ -219,7 +222,14 @@ def _find_on(model: nn.Module, request: Request) -> _Search:
             "on: the rest goes through other layers, or through earlier calls of these; name layers with layer=..."
         )
     starts = _layers_of_maps(graph_starts(trace.of_images, parts.values(), choice.maps), trace.calls)
-    return _Search(layers, choice.has_gradient, tuple(map(FoundLayer.of, starts)), channel_axes, len(parts) > 1)
+    return _Search(
+        layers,
+        choice.has_gradient,
+        tuple(map(FoundLayer.of, starts)),
+        tuple(parts),
+        channel_axes,
+        len(set(parts.values())) > 1,
+    )
 
 
 def _layers_of_maps(maps: Sequence[TracedMap], calls: Mapping[nn.Module, int]) -> tuple[TargetLayer, ...]:

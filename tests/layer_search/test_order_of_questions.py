@@ -5,6 +5,7 @@ from functools import partial
 
 import pytest
 import torch
+from support import heads
 from support.heads import Coarse, Features
 from support.networks import PatchNet
 from torch import nn
@@ -145,6 +146,42 @@ def test_a_graph_begins_before_the_layer_only_where_a_head_before_it_needs_one()
     for _ in range(2):
         assert layer_of(of_one_part, target=1) == "model.s4" and layer_of(of_two, target=3) == "model.s4"
     assert of_one_part.graphs == [False, False] and of_two.graphs == [False, True]
+
+
+class Residual(nn.Module):
+    """Returns the features behind ten residual blocks, and their mean; with a norm, or without."""
+
+    def __init__(self, norm):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, 2, 1)
+        self.blocks = nn.ModuleList(heads.ResidualBlock(8) for _ in range(10))
+        self.norm, self.graphs = nn.GroupNorm(2, 8) if norm else nn.Identity(), []
+        self.eval()
+
+    def forward(self, images):
+        self.graphs.append([])
+        maps = self.stem(images)
+        for block in self.blocks:
+            maps = block(maps)
+            self.graphs[-1].append(torch.is_grad_enabled())
+        maps = self.norm(maps)
+        return maps, maps.mean((2, 3))
+
+
+@pytest.mark.parametrize("norm", [False, True])
+@pytest.mark.parametrize("member", [0, 1])
+def test_features_of_a_deep_trunk_need_no_graph_of_the_trunk(norm, member):
+    torch.manual_seed(0)
+    model, reference = Residual(norm), torch.randn(8)
+
+    def score(out):
+        return (out[1] if member else out[0].mean((2, 3))) @ reference
+
+    for _ in range(3):
+        assert layer_of(model, target=score) == ("norm" if norm else "blocks.9")
+    trial, *explanations = model.graphs
+    assert all(trial) and len(explanations) == 3
+    assert all(sum(graphs) <= 2 for graphs in explanations)  # the last sum is a part of the output: what it adds
 
 
 def test_of_one_part_no_signature_is_computed(monkeypatch):

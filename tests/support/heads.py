@@ -11,6 +11,17 @@ def block(inputs, outputs, stride=2):
     return nn.Sequential(nn.Conv2d(inputs, outputs, 3, stride, 1), nn.BatchNorm2d(outputs), nn.ReLU())
 
 
+class ResidualBlock(nn.Module):
+    """Its input and a block of two convolutions of it."""
+
+    def __init__(self, channels):
+        super().__init__()
+        self.conv1, self.conv2 = (nn.Conv2d(channels, channels, 3, padding=1) for _ in range(2))
+
+    def forward(self, maps):
+        return maps + self.conv2(self.conv1(maps).relu())
+
+
 def trunk(channels=3):
     return nn.Sequential(block(channels, 8), block(8, 16))
 
