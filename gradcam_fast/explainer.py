@@ -15,6 +15,7 @@ from ._capture.capture import capture
 from ._capture.image_selection import check_when, empty_results, rows_of_samples, select_images
 from ._capture.request import Request
 from ._capture.scores import check_target
+from ._labels import Labels
 from ._layer_search.asked_layers import capture_anew, capture_asked
 from ._layer_search.search import known_patch_tokens
 from ._layout.feature_layout import ImageGeometry, check_tokens
@@ -31,7 +32,8 @@ if TYPE_CHECKING:
     from ._capture.capture import Capture
     from ._cuda_graph.cache import GraphCache
     from ._model.inputs import Inputs, Taken
-    from .types import Call, Images, Layer, Output, Size, Target, Tokens, When
+    from .probabilities import Rule
+    from .types import Call, Images, Layer, Names, Output, Size, Target, Tokens, When
 
 __all__ = ["Explainer", "explain"]
 
@@ -72,6 +74,11 @@ class Explainer:
             zeros, NaN extremes and ``valid`` False, but their own logits, target and score. The backward still covers
             the whole batch; it is left out if no image is chosen and the layer is known. The host waits for the
             booleans, so ``when`` cannot be combined with ``cuda_graph``.
+        names: the names of the classes: a list, a dict, a file, torchvision's weights or a model
+            (:func:`gradcam_fast.class_names.class_names`); None takes those that the model has.
+        probabilities: what the outputs are: ``softmax`` (logits of one class in N), ``sigmoid`` (logits of independent
+            labels), ``given`` (probabilities), None (neither) or ``auto``, which decides where it is sure:
+            :mod:`gradcam_fast.probabilities`. Only ``Explanation.probabilities`` and pictures depend on it.
 
     Raises:
         TypeError, ValueError: an argument that cannot work, before the model runs; or, when called, ``when`` does not
@@ -102,8 +109,11 @@ class Explainer:
         call: Call = None,
         cuda_graph: bool = False,
         when: When | None = None,
+        names: Names = None,
+        probabilities: Rule = "auto",
     ) -> None:
         self._model = unwrap_model(model)
+        self._labels = Labels(self._model, names, probabilities)
         check_choice("method", method, METHODS)
         check_choice("normalize", normalize, NORMALIZATIONS)
         check_relu(relu)
@@ -126,7 +136,8 @@ class Explainer:
     def __call__(self, images: Images, target: Target = None, topk: int | None = None) -> Explanation:
         """Explain a batch; see :func:`gradcam_fast.explain` for the arguments."""
         request = self._request(images, target, topk)
-        return self._explain(request) if self._graphs is None else self._graphs(request)
+        explanation = self._explain(request) if self._graphs is None else self._graphs(request)
+        return self._labels.added_to(explanation)
 
     @property
     def model(self) -> nn.Module:
@@ -164,9 +175,9 @@ class Explainer:
         if (axis := axes.picture_axis(batch)) is not None:
             geometry = replace(geometry, pictures=batch.shape[axis], picture_axis=axis)
         if isinstance(target, (str, list, tuple)):
-            from .targets.class_names import without_names
+            from .class_names import without_names
 
-            target = without_names(target, self._model)
+            target = without_names(target, self._model, self._labels.names)
         target = check_target(target, topk, geometry.batch)
         return Request(inputs, geometry, target, topk, self._output, self._tokens, self._when)
 
@@ -286,6 +297,8 @@ def explain(
     output: Output | None = None,
     tokens: Tokens = "auto",
     call: Call = None,
+    names: Names = None,
+    probabilities: Rule = "auto",
 ) -> Explanation:
     """Predict a batch and show where the model looked: one forward, and per image and class one heatmap.
 
@@ -312,8 +325,8 @@ def explain(
             picks) into (B,) or (B,K) scores, such as those of ``gradcam_fast.targets``; or a list of B callables, each
             from one image's part of that (its logits) to one score.
         topk: explain the K highest logits of each image instead.
-        layer, method, size, normalize, relu, output, tokens, call: see :class:`Explainer` (and its ``cuda_graph`` and
-            ``when``).
+        layer, method, size, normalize, relu, output, tokens, call, names, probabilities: see :class:`Explainer` (and
+            its ``cuda_graph`` and ``when``).
 
     Returns:
         Explanation: heatmap (B,H,W), or (B,K,H,W) for K targets, logits, target, score, extremes, validity, layer, and
@@ -353,5 +366,7 @@ def explain(
         output=output,
         tokens=tokens,
         call=call,
+        names=names,
+        probabilities=probabilities,
     )
     return explainer(images, target, topk)

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from .probabilities import probabilities_of
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -35,6 +37,9 @@ class Explanation:
             heatmap shows something; ``reason`` says in words why not.
         layer: dotted name of the layer explained; a tuple of names when there are several.
         reason_codes: uint8, (B,) or (B,K): ``reason`` as places in ``gradcam_fast.explanation.REASONS``, on the device.
+        probability_rule: what ``probabilities`` is computed by: ``softmax``, ``sigmoid``, ``given``, ``classifier``
+            (given where a row adds up to 1, else softmax), None for never, or ``auto``: only the values can tell.
+        names: the name of each class, if they are known.
 
     All tensors are on the images' device and none requires grad.
     """
@@ -48,6 +53,18 @@ class Explanation:
     valid: Tensor
     layer: str | tuple[str, ...]
     reason_codes: Tensor | None = None
+    probability_rule: str | None = "auto"
+    names: tuple[str, ...] | None = None
+
+    @property
+    def probabilities(self) -> Tensor | None:
+        """The probability of every class, (B,N) float32, NaN where it is not known; None for a callable target.
+
+        :mod:`gradcam_fast.probabilities` says how it is known.
+        """
+        if self.target is None or not isinstance(self.logits, torch.Tensor):
+            return None
+        return probabilities_of(self.logits.reshape(len(self.logits), -1), self.probability_rule)
 
     @property
     def reason(self) -> list[Any]:

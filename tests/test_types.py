@@ -19,6 +19,7 @@ ARGUMENTS = {
     "output": "Output | None",
     "tokens": "Tokens",
     "call": "Call",
+    "names": "Names",
     "when": "When | None",
 }
 
@@ -26,8 +27,8 @@ ARGUMENTS = {
 @pytest.mark.parametrize(
     ("function", "arguments"),
     [
-        (gradcam_fast.explain, ["images", "target", "layer", "size", "output", "tokens", "call"]),
-        (gradcam_fast.Explainer, ["layer", "size", "output", "tokens", "call", "when"]),
+        (gradcam_fast.explain, ["images", "target", "layer", "size", "output", "tokens", "call", "names"]),
+        (gradcam_fast.Explainer, ["layer", "size", "output", "tokens", "call", "names", "when"]),
         (gradcam_fast.Explainer.__call__, ["images", "target"]),
         (feature_maps, ["images", "target", "output", "tokens"]),
         (list_layers, ["images"]),
@@ -42,8 +43,8 @@ def test_annotations_are_the_names_of_the_aliases(function, arguments):
 @pytest.mark.parametrize(
     ("subject", "arguments"),
     [
-        (gradcam_fast.Explainer, ["layer", "size", "output", "tokens", "call", "when", "images", "target"]),
-        (gradcam_fast.explain, ["images", "target", "layer", "size", "output", "tokens", "call"]),
+        (gradcam_fast.Explainer, ["layer", "size", "output", "tokens", "call", "names", "when", "images", "target"]),
+        (gradcam_fast.explain, ["images", "target", "layer", "size", "output", "tokens", "call", "names"]),
     ],
     ids=["Explainer", "explain"],
 )

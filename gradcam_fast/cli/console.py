@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from .results import confidence
+from ..probabilities import confidence
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -143,8 +143,8 @@ class Report:
         if self._verbose:
             lines = [str(photo)]
             lines += [
-                f"  {confidence(probability, result.scores[0]):>7}  {name} ({number})"
-                for name, number, probability in result.best
+                f"  {confidence(probability, score):>7}  {name} ({number})"
+                for name, number, probability, score in result.best
             ]
             lines += [f"  {'map' if file.suffix == '.npy' else 'picture'}: {file}" for file in files]
             self._print(self._tell, "\n".join(lines) + "\n")

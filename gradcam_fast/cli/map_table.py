@@ -41,8 +41,8 @@ SCHEMA = pyarrow.schema(
         ("bottom", pyarrow.int32()),
         ("class", pyarrow.int32()),
         ("class_name", pyarrow.string()),
-        ("probability", pyarrow.float32()),
-        ("score", pyarrow.float32()),  # the logit that was explained
+        ("probability", pyarrow.float32()),  # NaN where it is not known
+        ("score", pyarrow.float32()),  # the output that was explained
         ("raw_min", pyarrow.float32()),  # raw value = raw_min + level / 255 * (raw_max - raw_min)
         ("raw_max", pyarrow.float32()),
         ("valid", pyarrow.bool_()),

@@ -151,6 +151,17 @@ NETWORK = grouped(
         "'auto' does as in training.",
     ),
 )
+NETWORK += grouped(
+    "Network",
+    Option(
+        ["--probabilities"],
+        metavar="KIND",
+        type=click.Choice(("auto", "softmax", "sigmoid", "given", "none")),
+        default="auto",
+        help="What the outputs become: one class in N (softmax), independent labels (sigmoid), or nothing (given: they "
+        "are probabilities; none: scores are shown). 'auto' decides only where it is sure.",
+    ),
+)
 TOPK = Option(
     ["--topk"], metavar="K", type=positive, help="Explain the K most probable classes.  [default: 1; with panels 2]"
 )
@@ -298,7 +309,8 @@ def network_of(options: SimpleNamespace) -> Network:
 
     names = ("weights", "classes", "size", "mean", "std")
     overrides = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
-    network = load_network(options.model, crop=options.crop, **overrides)
+    rule = None if options.probabilities == "none" else options.probabilities
+    network = load_network(options.model, crop=options.crop, probabilities=rule, **overrides)
     for note in network.notes:
         complain(f"note: {note}")
     return network
@@ -310,7 +322,7 @@ def explain_options_of(options: SimpleNamespace, network: Network, topk: int) ->
     Raises:
         ValueError: a class that the network does not have, or a name that several classes match.
     """
-    from .networks.class_names import find_class
+    from ..class_names import find_class
     from .results import ExplainOptions
 
     count = len(network.class_names)

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING
 import numpy
 import torch
 
+from ..probabilities import confidence
 from ..visual.figures import is_own
 from .pictures import blend, encode, read_note, resize_heatmap, with_note
-from .results import confidence
 
 if TYPE_CHECKING:
     from .photo_files import PhotoFile

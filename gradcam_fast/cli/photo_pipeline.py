@@ -16,6 +16,7 @@ import torch
 
 from .. import Explainer
 from ..features import feature_maps
+from ..probabilities import probabilities_of
 from .output_files import FORMATS, PictureStyle, are_complete, output_names, suffixes, write_files
 from .photo_files import UnreadablePhotoError, read_photo
 from .pictures import opencv_on_one_thread, shrink
@@ -102,6 +103,7 @@ def explain_photos(
         "method": options.method,
         "target": options.target,
         "topk": options.topk,
+        "probabilities": network.probabilities,
     }
     settings = replace(settings, style=replace(settings.style, note=note))
     with _open_table(out, note, settings) as table, opencv_on_one_thread():
@@ -195,7 +197,7 @@ class BatchExplainer:
         # For one class, topk=None gives the same maps as topk=1, without an axis of classes in the gradients.
         topk = None if self.options.topk == 1 else self.options.topk
         explanation = explainer(images, self.options.target, topk)
-        return _fetch(explanation, self.network.class_names)
+        return _fetch(explanation, self.network.class_names, self.network.probabilities)
 
     def _explainer_for(self, image: torch.Tensor) -> Explainer:
         found = feature_maps(self.network.model, image, layer=self.options.layer)
@@ -205,19 +207,20 @@ class BatchExplainer:
         return Explainer(self.network.model, layer=layers, method=self.options.method, size=grid)
 
 
-def _fetch(explanation: Explanation, names: Sequence[str]) -> Callable[[], list[PhotoResult]]:
+def _fetch(explanation: Explanation, names: Sequence[str], rule: str | None) -> Callable[[], list[PhotoResult]]:
     assert explanation.target is not None  # ExplainOptions ask for classes, never for a callable
     several = explanation.target.dim() == 2
     per_map = (explanation.target, explanation.score, explanation.raw_min, explanation.raw_max, explanation.valid)
-    logits = explanation.logits.float().flatten(1)
-    # What a single output says about the probability depends on how the network was trained, which is not known.
-    probabilities = logits.softmax(1) if logits.shape[1] > 1 else torch.full_like(logits, torch.nan)
+    logits = explanation.logits.flatten(1)
+    probabilities = probabilities_of(logits, rule)
+    logits = logits.float()
     target = explanation.target if several else explanation.target[:, None]
-    best = probabilities.topk(min(5, logits.shape[1]))
+    best = logits.topk(min(5, logits.shape[1]))
     tensors = [
         explanation.heatmap if several else explanation.heatmap[:, None],
         *(values if several else values[:, None] for values in per_map),
         probabilities.gather(1, target),
+        probabilities.gather(1, best.indices),
         *best,
     ]
     # Copies from an accelerator are queued behind the batch, and this event behind the copies: waiting for it does not
@@ -240,7 +243,7 @@ def _fetch(explanation: Explanation, names: Sequence[str]) -> Callable[[], list[
 
 
 def _result(maps: Any, row: Sequence[Any], explanation: Explanation, names: Sequence[str]) -> PhotoResult:
-    classes, scores, low, high, valid, probabilities, best, best_classes = row
+    classes, scores, low, high, valid, probabilities, best_shares, best_scores, best_classes = row
     return PhotoResult(
         classes=tuple(classes),
         names=tuple(names[number] for number in classes),
@@ -251,5 +254,8 @@ def _result(maps: Any, row: Sequence[Any], explanation: Explanation, names: Sequ
         raw_max=tuple(high),
         valid=tuple(valid),
         layer=str(explanation.layer),
-        best=tuple((names[number], number, share) for share, number in zip(best, best_classes, strict=True)),
+        best=tuple(
+            (names[number], number, share, score)
+            for number, share, score in zip(best_classes, best_shares, best_scores, strict=True)
+        ),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from contextlib import closing
 from dataclasses import replace
@@ -88,24 +89,31 @@ def _load(rows: Rows, photos: Path, settings: RunSettings) -> tuple[LoadedPhoto,
                 f"{first['path']}: has {size_now} pixels, but {explained_size} when it was explained"
             )
         pixels = numpy.asarray(shrink(photo.crop(box), settings.style.longest))
-    return LoadedPhoto(Path(first["path"]), first["name"], size, box, pixels), _result(rows)
+    is_old = "probabilities" not in settings.style.note
+    return LoadedPhoto(Path(first["path"]), first["name"], size, box, pixels), _result(rows, is_old)
 
 
-def _result(rows: Rows) -> PhotoResult:
+def _result(rows: Rows, is_old: bool) -> PhotoResult:
     def column(name: str) -> tuple[Any, ...]:
         return tuple(row[name] for row in rows)
 
+    # A table without the setting is of a release that took the softmax of every network's outputs, also of outputs that
+    # were probabilities already; their scores are shown alone.
+    probabilities = tuple(
+        math.nan if is_old and 0 <= score <= 1 else probability
+        for probability, score in zip(column("probability"), column("score"), strict=True)
+    )
     grid = rows[0]["map_height"], rows[0]["map_width"]
     levels = numpy.frombuffer(b"".join(column("map")), numpy.uint8).reshape(len(rows), *grid)
     return PhotoResult(
         classes=column("class"),
         names=column("class_name"),
-        probabilities=column("probability"),
+        probabilities=probabilities,
         scores=column("score"),
         maps=levels.astype(numpy.float32) / 255,
         raw_min=column("raw_min"),
         raw_max=column("raw_max"),
         valid=column("valid"),
         layer=rows[0]["layer"],
-        best=tuple(zip(column("class_name"), column("class"), column("probability"), strict=True)),
+        best=tuple(zip(column("class_name"), column("class"), probabilities, column("score"), strict=True)),
     )

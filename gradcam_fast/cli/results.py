@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +12,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-__all__ = ["ExplainOptions", "LoadedPhoto", "PhotoResult", "confidence"]
+__all__ = ["ExplainOptions", "LoadedPhoto", "PhotoResult"]
 
 
 @dataclass(frozen=True)
@@ -59,13 +58,13 @@ class PhotoResult:
     """The explained classes of one photo, and their K maps.
 
     Attributes:
-        classes, names, probabilities, scores: of the classes explained, K each; scores are logits. The probability
-            is NaN for a network with one output, because it depends on how the network was trained.
+        classes, names, probabilities, scores: of the classes explained, K each; scores are the network's outputs. The
+            probability is NaN where it is not known (:mod:`gradcam_fast.probabilities`).
         maps: (K,h,w) float32 in [0,1] at the layer's own resolution, each scaled to its own extremes.
         raw_min, raw_max: the extremes before scaling, K each.
         valid: whether each map is finite and not flat, K.
         layer: dotted name of the layer.
-        best: (name, class, probability) of the most probable classes, best first.
+        best: (name, class, probability, score) of the classes with the highest outputs, best first.
     """
 
     classes: tuple[int, ...]
@@ -77,14 +76,4 @@ class PhotoResult:
     raw_max: tuple[float, ...]
     valid: tuple[bool, ...]
     layer: str
-    best: tuple[tuple[str, int, float], ...] = ()
-
-
-def confidence(probability: float, score: float) -> str:
-    """How sure the network is, as text: the probability, or the score if there is no probability.
-
-    Example:
-        >>> confidence(0.25, 3.0), confidence(float("nan"), 3.0)
-        ('25.0 %', 'score 3')
-    """
-    return f"score {score:.4g}" if math.isnan(probability) else f"{100 * probability:.1f} %"
+    best: tuple[tuple[str, int, float, float], ...] = ()

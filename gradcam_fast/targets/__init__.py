@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ..class_names import named
 from ..ops.arguments import check_choice, is_integer
 from .boxes import as_boxes, matching_scores
-from .class_names import named
 from .dense_predictions import BOX_FORMATS, HEADS
 from .outputs import as_rows, as_tensor, check_indices, cosines, describe, drop_single, floating_logits, mean_over, pick
 from .rivals import mean_of_listed, mean_of_nearest

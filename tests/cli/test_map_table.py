@@ -63,7 +63,7 @@ def test_pandas_and_pyarrow_read_a_row_for_each_map(photos, tmp_path):
     assert red["valid"].all() and not blue["valid"].any()
     assert red["score"].tolist() == pytest.approx([1 / 49] * COUNT)
     assert red["raw_max"].tolist() == pytest.approx([1 / 49] * COUNT) and not red["raw_min"].any()
-    assert red["probability"].tolist() == pytest.approx([1 / (1 + numpy.exp(-1 / 49))] * COUNT)
+    assert red["probability"].tolist() == pytest.approx([1 / (1 + numpy.exp(-1 / 49))] * COUNT)  # told: softmax
     assert set(frame["layer"]) == {"1"}
     assert set(zip(frame["width"], frame["height"], frame["right"], frame["bottom"], strict=True)) == {(112,) * 4}
 
@@ -119,3 +119,11 @@ def test_the_settings_are_in_the_file(photos, tmp_path):
     (part,) = os.scandir(table_path(tmp_path / "out"))
     settings = json.loads(pyarrow.parquet.read_schema(part.path).metadata[b"gradcam_fast"])
     assert settings["model"] == "red or blue" and settings["method"] == "gradcam" and settings["topk"] == 2
+
+
+def test_where_the_probability_is_not_known_the_column_is_nan_and_the_score_remains(photos, tmp_path):
+    report = Stop(None)
+    settings = RunSettings(("parquet",), batch_size=2)
+    explain_photos(network(probabilities="auto"), photos, tmp_path / "out", ExplainOptions(topk=2), settings, report)
+    frame = pandas.read_parquet(table_path(tmp_path / "out"))
+    assert frame["probability"].isna().all() and frame["score"].notna().all()

@@ -20,7 +20,8 @@ from gradcam_fast.cli.output_files import PictureStyle
 from gradcam_fast.cli.photo_files import PhotoFile, read_photo
 from gradcam_fast.cli.photo_pipeline import RunSettings, explain_photos
 from gradcam_fast.cli.pictures import resize_heatmap
-from gradcam_fast.cli.results import ExplainOptions, confidence
+from gradcam_fast.cli.results import ExplainOptions
+from gradcam_fast.probabilities import confidence
 from gradcam_fast.visual.figures import is_own
 
 
@@ -124,7 +125,7 @@ def test_the_files_of_each_format_and_class(run, photos, tmp_path):
         assert (picture.format, picture.size) == ("JPEG", (224, 224))
         assert json.loads(picture.info["comment"]) == {
             "photo": str(photos[0].path), "model": "red or blue", "input": [SIDE, SIDE], "layer": None,
-            "method": "gradcam", "target": None, "topk": 2,
+            "method": "gradcam", "target": None, "topk": 2, "probabilities": "softmax",
             "colormap": "jet", "alpha": 0.5, "quality": 90, "longest": 1600,
         }  # fmt: skip
 
@@ -264,3 +265,22 @@ def test_a_single_output_has_a_score_and_no_probability(run, photos):
     for _, result, _ in results:
         assert result.names == ("redness",) and math.isnan(result.probabilities[0])
         assert confidence(result.probabilities[0], result.scores[0]) == f"score {result.scores[0]:.4g}"
+
+
+@pytest.mark.parametrize("end", [nn.Softmax(1), nn.Sigmoid()], ids=["softmax", "sigmoid"])
+def test_probabilities_that_the_network_returns_are_not_changed(run, photos, end):
+    net = network(probabilities="auto")
+    ended = replace(net, model=nn.Sequential(net.model, end).eval(), probabilities="given")
+    for _, result, _ in run(photos, "npy", net=ended, options=ExplainOptions(topk=2))[0]:
+        assert result.probabilities == result.scores
+        assert [(share, score) for _, _, share, score in result.best] == list(zip(*[result.scores] * 2, strict=True))
+
+
+def test_outputs_of_nothing_known_are_printed_as_scores_each_its_own(photos, tmp_path):
+    lines = []
+    report = Report(verbose=True, summary=False, tell=lines.append)
+    net = network(probabilities="auto")
+    explain_photos(net, photos[:1], tmp_path / "out", ExplainOptions(topk=2), RunSettings(("npy",)), report)
+    logits = net.model(net.preprocess([read_photo(photos[0].path)]))[0]
+    expected = [f"  score {logits[0]:.4g}  red (0)", f"  score {logits[1]:.4g}  blue (1)"]
+    assert lines[0].splitlines()[1:3] == expected

@@ -1,10 +1,12 @@
 """Pictures from a table of maps: the same as explaining makes, skipped if they exist, never outside of the folder."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import numpy
 import pandas
+import pyarrow
 import pyarrow.parquet
 import pytest
 from PIL import Image
@@ -113,3 +115,24 @@ def test_a_table_cannot_write_outside_of_the_folder(photos, tmp_path, name):
     pyarrow.parquet.write_table(changed.replace_schema_metadata(table.schema.metadata), part)
     with pytest.raises(ValueError, match="would be outside of"):
         render(part, tmp_path / "again", "overlay")
+
+
+def rewritten(table, settings, **columns):
+    """Write a table again as an older release would have written it."""
+    (part,) = table.iterdir()
+    old = pyarrow.parquet.read_table(part)
+    for name, values in columns.items():
+        place = old.schema.get_field_index(name)
+        old = old.set_column(place, old.schema.field(name), pyarrow.array(values, old.schema.field(name).type))
+    pyarrow.parquet.write_table(old.replace_schema_metadata({b"gradcam_fast": json.dumps(settings)}), part)
+
+
+def test_a_table_of_a_release_that_took_the_softmax_of_everything_never_contradicts_itself(photos, tmp_path):
+    run(photos[:1], tmp_path / "out")
+    table = table_path(tmp_path / "out")
+    (part,) = table.iterdir()
+    settings = json.loads(pyarrow.parquet.read_schema(part).metadata[b"gradcam_fast"])
+    assert settings.pop("probabilities") == "softmax"
+    rewritten(table, settings, probability=[0.002, 0.998], score=[0.7709, 8.0])
+    _, reported, _ = render(table, tmp_path / "again", "npy")
+    assert [line.split("  ")[1].strip() for line in reported[0].splitlines()[1:3]] == ["score 0.7709", "99.8 %"]

@@ -23,8 +23,9 @@ def model():
     return net.eval()
 
 
-def network(crop=None):
-    return Network("red or blue", model(), Preprocessing((SIDE, SIDE), (0,) * 3, (1,) * 3, crop, "box"), NAMES)
+def network(crop=None, probabilities="softmax"):
+    preprocess = Preprocessing((SIDE, SIDE), (0,) * 3, (1,) * 3, crop, "box")
+    return Network("red or blue", model(), preprocess, NAMES, probabilities=probabilities)
 
 
 def photo(colour="red", cell=(2, 5), scale=4):

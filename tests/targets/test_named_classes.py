@@ -9,6 +9,7 @@ from support.refusals import assert_says
 
 import gradcam_fast
 from gradcam_fast import targets
+from gradcam_fast.class_names import class_names, names_of_model
 
 LAYER = "features.3"
 NAMES = ["tabby, tabby cat", "tiger cat", "lynx, catamount", "crane", "crane"]
@@ -97,3 +98,45 @@ def test_a_model_without_names_says_where_to_give_them(images):
     with pytest.raises(TypeError) as refusal:
         gradcam_fast.explain(ConvNet(), images, target=["dog", "cat", "owl"], layer=LAYER)
     assert_says(refusal, TypeError, ["'dog'", "ConvNet", "id2label", "index", "targets.named"])
+
+
+@pytest.mark.parametrize(
+    "names", [FIVE, tuple(FIVE), dict(enumerate(FIVE)), {str(i): name for i, name in enumerate(FIVE)}]
+)
+def test_names_given_once_serve_targets_and_results(names, images):
+    explainer = gradcam_fast.Explainer(ConvNet(), names=names, layer=LAYER)
+    explanation = explainer(images, ["elk", "Cat", "owl"])
+    assert explanation.target.tolist() == [4, 0, 2] and explanation.names == tuple(FIVE)
+    with pytest.raises(ValueError, match="no class is named 'elks'; did you mean 'elk'"):
+        explainer(images, "elks")
+
+
+def test_names_come_from_files_published_weights_and_models(images, tmp_path):
+    (tmp_path / "names.txt").write_text("\n".join(FIVE))
+    assert gradcam_fast.explain(ConvNet(), images, names=tmp_path / "names.txt", layer=LAYER).names == tuple(FIVE)
+    assert gradcam_fast.explain(ConvNet(), images, names=with_names(class_names=FIVE), layer=LAYER).names == tuple(FIVE)
+    assert gradcam_fast.explain(with_names(class_names=FIVE), images, layer=LAYER).names == tuple(FIVE)
+    weights = pytest.importorskip("torchvision.models").ResNet18_Weights
+    for source in (weights, weights.DEFAULT):
+        assert class_names(source)[285] == "Egyptian cat"
+
+
+@pytest.mark.parametrize(
+    ("names", "error", "parts"),
+    [
+        ({0: "cat", 2: "dog"}, ValueError, ["0, 2", "0 to 1"]),
+        (ConvNet(), TypeError, ["ConvNet", "id2label", "list"]),
+        (["cat", 3], TypeError, ["3", "strings"]),
+        (3, TypeError, ["names=3", "int", "list"]),
+        ("nowhere.txt", FileNotFoundError, ["nowhere.txt", "no such file"]),
+    ],
+)
+def test_names_that_cannot_be_are_refused_at_once(names, error, parts):
+    with pytest.raises(error) as refusal:
+        gradcam_fast.Explainer(ConvNet(), names=names)
+    assert_says(refusal, error, parts)
+
+
+def test_placeholders_of_transformers_are_no_names():
+    labels = {0: "LABEL_0", 1: "LABEL_1"}
+    assert names_of_model(with_names(config=SimpleNamespace(id2label=labels))) is None

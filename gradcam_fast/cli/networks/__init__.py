@@ -10,9 +10,10 @@ from typing import Any, Literal
 
 import torch
 
+from ...class_names import imagenet_class_names, numbered_class_names, read_class_names
+from ...probabilities import check_rule, known_rule
 from ...targets.outputs import as_rows
 from .architectures import Architecture, built_in, from_factory, from_timm, from_torchvision, known_names
-from .class_names import imagenet_class_names, numbered_class_names, read_class_names
 from .preprocessing import Preprocessing
 from .weights import build_with_weights, read_weights
 
@@ -21,6 +22,10 @@ __all__ = ["Network", "load_network"]
 BUILT_IN = "efficientnet_lite0"
 RANDOM = "random"
 # The preprocessing that most networks for photos were trained with; assumed if nothing is known about a network.
+_PROBABILITY_NOTE = (
+    "scores are shown where the outputs of {name} are no probabilities, because its classes may exclude each other or "
+    "not; --probabilities softmax or sigmoid says which"
+)
 IMAGENET = Preprocessing((224, 224), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), 224 / 256, "bilinear")
 
 
@@ -33,6 +38,7 @@ class Network:
         model: (B,3,height,width) -> logits (B, number of classes).
         preprocess: turns photos into the model's input.
         class_names: the name of each logit.
+        probabilities: what the outputs are; see :func:`gradcam_fast.probabilities.known_rule`.
         notes: assumptions about the network, one sentence each.
     """
 
@@ -41,6 +47,7 @@ class Network:
     preprocess: Preprocessing
     class_names: tuple[str, ...]
     notes: tuple[str, ...] = ()
+    probabilities: str | None = "auto"
 
 
 def load_network(
@@ -52,6 +59,7 @@ def load_network(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     crop: float | Literal["auto"] | None = "auto",
+    probabilities: str | None = "auto",
 ) -> Network:
     """Build a network by name from files that are already on this machine; nothing is ever downloaded.
 
@@ -66,6 +74,8 @@ def load_network(
         mean, std: per channel, on the [0,1] scale.
         crop: see `Preprocessing`. Where size, mean, std or crop are not given, the values published with the weights
             are used; if there are none, those usual for ImageNet, and a note says so.
+        probabilities: what the outputs are: ``softmax``, ``sigmoid``, ``given``, None for scores only, or ``auto``;
+            see :mod:`gradcam_fast.probabilities`. A note says so where it is not known.
 
     Raises:
         ValueError: an unknown name, weights that do not fit or are refused, or a network that does not run.
@@ -91,7 +101,7 @@ def load_network(
     preprocess = replace(published or IMAGENET, **{key: value for key, value in overrides.items() if value is not None})
     if crop != "auto":
         preprocess = replace(preprocess, crop=crop)
-    notes = () if published else (_preprocessing_note(name, preprocess, overrides),)
+    notes: tuple[str, ...] = () if published else (_preprocessing_note(name, preprocess, overrides),)
     count = _count_classes(name, model, preprocess)
     if classes is not None:
         class_names = read_class_names(Path(classes), count)
@@ -100,7 +110,12 @@ def load_network(
     else:
         class_names = numbered_class_names(count)
     title = f"{architecture.title} ({origin})" if origin else architecture.title
-    return Network(title, model, preprocess, class_names, notes)
+    rule = check_rule(probabilities)
+    if rule == "auto":
+        rule = known_rule(model, count, class_names)
+        if rule == "auto" and count > 1:
+            notes += (_PROBABILITY_NOTE.format(name=name),)
+    return Network(title, model, preprocess, class_names, notes, rule)
 
 
 def _find_architecture(name: str, size: tuple[int, int] | None, file: Path | None) -> Architecture:

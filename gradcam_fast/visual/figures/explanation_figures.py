@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import isnan
 from typing import TYPE_CHECKING
 
 import torch
 
+from ...probabilities import confidence, percent, probabilities_of, score_text
 from ..colormaps import colorize
 from ..overlay import overlay
 from .page import Page
@@ -80,7 +82,7 @@ def explained(
     Args:
         photos: the explained batch before preprocessing: B photos (3,H,W) uint8 RGB, of any sizes.
         explanation: what :func:`gradcam_fast.explain` returned for the batch.
-        names: the name of each class; None shows the numbers of the classes.
+        names: the name of each class; None takes ``explanation.names``, or else shows the numbers of the classes.
         colormap, alpha, edges: as in :func:`gradcam_fast.overlay`.
 
     Returns:
@@ -117,14 +119,25 @@ def explained(
     return page.figure()
 
 
-def classes(photo: Tensor, logits: Tensor, names: Sequence[str] | None = None, *, count: int = 5) -> Figure:
-    """Draw a photo and below it its most probable classes, each with a bar as long as its probability.
+def classes(
+    photo: Tensor,
+    logits: Tensor,
+    names: Sequence[str] | None = None,
+    *,
+    count: int = 5,
+    probabilities: str | None = "auto",
+) -> Figure:
+    """Draw a photo and below it the classes with the highest outputs, each with a bar as long as its probability.
+
+    Where the probabilities are not known, the lines have the scores and no bars.
 
     Args:
         photo: (3,H,W) uint8 RGB.
         logits: (N,), of the photo.
         names: the name of each class; None shows the numbers of the classes.
         count: how many classes.
+        probabilities: what the outputs are, as in :mod:`gradcam_fast.probabilities`; ``softmax`` for a classifier's
+            logits.
 
     Returns:
         A matplotlib figure.
@@ -136,7 +149,7 @@ def classes(photo: Tensor, logits: Tensor, names: Sequence[str] | None = None, *
     Example:
         >>> import torch
         >>> photo = torch.zeros(3, 64, 64, dtype=torch.uint8)
-        >>> figure = classes(photo, torch.tensor([0.0, 1.0]), ["cat", "dog"])
+        >>> figure = classes(photo, torch.tensor([0.0, 1.0]), ["cat", "dog"], probabilities="softmax")
         >>> [text.get_text() for text in figure.texts]
         ['73.1 %  dog (1)', '26.9 %  cat (0)']
     """
@@ -151,23 +164,23 @@ def classes(photo: Tensor, logits: Tensor, names: Sequence[str] | None = None, *
     page = Page(1, max(CLASS_NAME_WIDTH, size[1]))
     page.gap()
     page.pictures([resize_photo(photo, size)])
-    for line, probability in zip(*top_classes(logits, names, count), strict=True):
+    for line, probability in zip(*top_classes(logits, names, count, probabilities), strict=True):
         page.title(line)
-        page.bar(probability)
+        if not isnan(probability):
+            page.bar(probability)
     return page.figure()
 
 
 def class_titles(explanation: Explanation, image: int = 0, names: Sequence[str] | None = None) -> list[str]:
-    """Describe each map of one image in a line: the class, its probability (softmax) and its raw score.
+    """Describe each map of one image in a line: the class, its probability where it is known, and its raw score.
 
     Args:
         explanation: of a batch.
         image: index of the image in the batch.
-        names: the name of each class; None shows the numbers of the classes.
+        names: the name of each class; None takes ``explanation.names``, or else shows the numbers of the classes.
 
     Returns:
-        One title, or K. Where the model has one output per image, and for a callable target, there is only the score.
-        A map that is not valid is marked as empty.
+        One title, or K. For a callable target there is only the score. A map that is not valid is marked as empty.
 
     Raises:
         ValueError: fewer names than classes.
@@ -177,53 +190,63 @@ def class_titles(explanation: Explanation, image: int = 0, names: Sequence[str] 
         >>> from gradcam_fast import Explanation
         >>> one = torch.ones(1)
         >>> explanation = Explanation(
-        ...     torch.rand(1, 4, 4), torch.tensor([[0.0, 1.0]]), torch.tensor([1]), one, one, one, one > 0, "layer4")
+        ...     torch.rand(1, 4, 4), torch.tensor([[0.25, 0.75]]), torch.tensor([1]), one, one, one, one > 0, "layer4")
         >>> class_titles(explanation, names=["cat", "dog"])
-        ['dog (1), 73.1 %, score 1']
+        ['dog (1), 75.0 %, score 1']
     """
+    names = explanation.names if names is None else names
     scores, valid = (tensor[image].reshape(-1).tolist() for tensor in (explanation.score, explanation.valid))
-    logits = explanation.logits[image].flatten() if explanation.target is not None else None
-    if logits is not None and names is not None and len(names) < len(logits) != 1:
-        raise ValueError(f"len(names) is {len(names)} for {len(logits)} classes; give one name per class")
+    every = explanation.probabilities
+    probabilities = None if every is None else every[image].tolist()
+    if probabilities is not None and names is not None and len(names) < len(probabilities) != 1:
+        raise ValueError(f"len(names) is {len(names)} for {len(probabilities)} classes; give one name per class")
     titles = []
     for k, (score, is_valid) in enumerate(zip(scores, valid, strict=True)):
-        if logits is None or len(logits) == 1:
-            title = f"score {score:.4g}" if len(scores) == 1 else f"target {k}, score {score:.4g}"
-        else:
+        parts = [score_text(score)]
+        if probabilities is not None:
             assert explanation.target is not None
             index = explanation.target[image].reshape(-1).tolist()[k]
-            title = f"{_named(index, names)}, {_percent(logits.float().softmax(0)[index])}, score {score:.4g}"
+            if not isnan(probabilities[index]):
+                parts.insert(0, percent(probabilities[index]))
+            if len(probabilities) > 1:
+                parts.insert(0, _named(index, names))
+        elif len(scores) > 1:
+            parts.insert(0, f"target {k}")
+        title = ", ".join(parts)
         titles.append(title if is_valid else f"{title} (empty map)")
     return titles
 
 
-def top_classes(logits: Tensor, names: Sequence[str] | None = None, count: int = 5) -> tuple[list[str], list[float]]:
-    """The most probable classes of one image: a line with probability (softmax), name and number, and the probability.
+def top_classes(
+    logits: Tensor, names: Sequence[str] | None = None, count: int = 5, probabilities: str | None = "auto"
+) -> tuple[list[str], list[float]]:
+    """The classes with the highest outputs for one image: a line with probability, name and number, and probabilities.
 
     Args:
         logits: (N,).
         names: the name of each class, or None.
         count: how many classes; at most N are returned.
+        probabilities: what the outputs are, as in :mod:`gradcam_fast.probabilities`. Where the probability is not
+            known the line has the score, and the probability is NaN.
 
     Example:
         >>> import torch
-        >>> top_classes(torch.tensor([0.0, 1.0]), ["cat", "dog"])[0]
+        >>> top_classes(torch.tensor([0.0, 1.0]), ["cat", "dog"], probabilities="softmax")[0]
         ['73.1 %  dog (1)', '26.9 %  cat (0)']
+        >>> top_classes(torch.tensor([0.0, 3.5]), ["cat", "dog"])[0]
+        ['score 3.5  dog (1)', 'score 0  cat (0)']
     """
-    top = logits.detach().float().softmax(0).topk(min(count, len(logits)))
+    top = logits.detach().float().topk(min(count, len(logits)))
+    shares = probabilities_of(logits[None], probabilities)[0][top.indices].tolist()
     lines = [
-        f"{_percent(probability)}  {_named(index, names)}"
-        for probability, index in zip(top.values, top.indices.tolist(), strict=True)
+        f"{confidence(share, score)}  {_named(index, names)}"
+        for share, score, index in zip(shares, top.values.tolist(), top.indices.tolist(), strict=True)
     ]
-    return lines, top.values.tolist()
+    return lines, shares
 
 
 def _named(index: int, names: Sequence[str] | None) -> str:
     return f"class {index}" if names is None else f"{names[index]} ({index})"
-
-
-def _percent(probability: Tensor) -> str:
-    return f"{100 * float(probability):.1f} %"
 
 
 def _check_rows(photo: Tensor, heatmap: Tensor, titles: Sequence[str], alpha: float | Tensor) -> None:

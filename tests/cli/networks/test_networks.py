@@ -201,7 +201,8 @@ def test_the_built_in_network_takes_other_weights(tmp_path):
 
 
 def test_a_factory_of_the_current_folder_makes_the_network(own_module):
-    network = load_network(f"{own_module}:fixed")
+    network = load_network(f"{own_module}:fixed", probabilities="softmax")
+    assert network.probabilities == "softmax"
     assert network.title == "own_networks:fixed"
     assert network.class_names == ("class 0", "class 1", "class 2", "class 3", "class 4")
     assert network.preprocess == IMAGENET
@@ -215,7 +216,7 @@ def test_a_factory_of_the_current_folder_makes_the_network(own_module):
 
 
 def test_a_factorys_network_that_carries_timms_configuration_is_shown_photos_accordingly(own_module):
-    network = load_network(f"{own_module}:of_timm")
+    network = load_network(f"{own_module}:of_timm", probabilities="sigmoid")
     assert network.preprocess == Preprocessing.from_config(timm.get_pretrained_cfg("test_vit").to_dict())
     assert network.notes == () and len(network.class_names) == 4
 
@@ -301,3 +302,10 @@ def test_without_timm_its_names_are_unknown(monkeypatch, name):
     )
     with pytest.raises(ValueError, match=r"is unknown.*if they are installed"):
         load_network(name, weights="random")
+
+
+def test_what_is_not_known_of_the_outputs_is_said_in_a_note(own_module):
+    network = load_network(f"{own_module}:fixed")
+    assert network.probabilities == "auto"
+    assert "--probabilities softmax or sigmoid" in network.notes[-1] and "own_networks:fixed" in network.notes[-1]
+    assert load_network("resnet18", weights="random").probabilities == "classifier"

@@ -1,5 +1,7 @@
 """Figures of an explanation: pixels of photo, heatmap and overlay at their places, readable titles, classes."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from support.drawn import assert_readable, pictures_in, texts_in
@@ -109,7 +111,9 @@ def explanation():
     target = torch.tensor([[1, 2], [0, 4]])
     valid = torch.tensor([[True, True], [True, False]])
     score = logits.gather(1, target)
-    return Explanation(torch.rand(2, 2, 8, 12), logits, target, score, score, score, valid, "layer4")
+    return Explanation(
+        torch.rand(2, 2, 8, 12), logits, target, score, score, score, valid, "layer4", probability_rule="softmax"
+    )
 
 
 NAMES = ["tench", "goldfish", "shark", "ray", "cock"]
@@ -175,6 +179,8 @@ def test_an_alpha_of_another_shape_is_refused(photo, heatmap):
 def test_titles_name_the_class_its_probability_and_its_raw_score(images):
     model = ConvNet()
     explanation = gradcam_fast.explain(model, images, topk=2, layer="features.3")
+    assert class_titles(explanation)[0] == f"class {explanation.target[0, 0]}, score {explanation.score[0, 0]:.4g}"
+    explanation = replace(explanation, probability_rule="softmax")
     for image in range(3):
         titles = class_titles(explanation, image, NAMES)
         best = explanation.logits[image].argmax()
@@ -198,16 +204,22 @@ def test_the_scores_of_a_callable_are_numbered(images):
 
 def test_the_most_probable_classes_come_in_order():
     logits = torch.tensor([0.0, 2.0, 1.0, -1.0, 1.5], dtype=torch.float16)
-    lines, probabilities = top_classes(logits, NAMES, count=3)
+    lines, probabilities = top_classes(logits, NAMES, count=3, probabilities="softmax")
     assert lines == ["46.3 %  goldfish (1)", "28.1 %  cock (4)", "17.0 %  shark (2)"]
     assert probabilities == pytest.approx([0.4631, 0.2809, 0.1703], abs=1e-4)
     assert len(top_classes(logits, count=9)[0]) == 5
 
 
+def test_without_probabilities_the_classes_have_scores_and_no_bars():
+    figure = classes(torch.zeros(3, 8, 8, dtype=torch.uint8), torch.tensor([0.5, 3.0, -1.0]), NAMES[:3])
+    assert texts_in(figure) == ["score 3  goldfish (1)", "score 0.5  tench (0)", "score -1  shark (2)"]
+    assert not figure.artists
+
+
 def test_bars_are_as_long_as_their_classes_are_probable(tmp_path):
     photo = torch.randint(0, 256, (3, 256, 384), dtype=torch.uint8)
     logits = torch.tensor([0.5, 0.25, 0.125, 0.0625, 0.0625]).log()
-    figure = classes(photo, logits, NAMES, count=3)
+    figure = classes(photo, logits, NAMES, count=3, probabilities="softmax")
     assert texts_in(figure) == ["50.0 %  tench (0)", "25.0 %  goldfish (1)", "12.5 %  shark (2)"]
     bars = [patch.get_window_extent() for patch in figure.artists]
     assert [bar.width for bar in bars] == pytest.approx([384, 192, 384, 96, 384, 48])
@@ -221,7 +233,7 @@ def test_bars_are_as_long_as_their_classes_are_probable(tmp_path):
 @pytest.mark.parametrize("size", [(1000, 50), (50, 1000), (1, 1)])
 def test_long_names_of_classes_can_be_read_beside_photos_of_any_shape(size):
     names = ["a class whose name goes on and on, as names of classes sometimes do " * 2] * 5
-    figure = classes(torch.zeros(3, *size, dtype=torch.uint8), torch.randn(5), names)
+    figure = classes(torch.zeros(3, *size, dtype=torch.uint8), torch.randn(5), names, probabilities="softmax")
     assert len(figure.texts) == 5 and all("\n" in text.get_text() for text in figure.texts)
     assert_readable(figure)
 

@@ -5,7 +5,7 @@ import json
 import pytest
 from support.refusals import assert_says
 
-from gradcam_fast.cli.networks.class_names import find_class, imagenet_class_names, read_class_names
+from gradcam_fast.class_names import find_class, imagenet_class_names, read_class_names
 
 NAMES = ["tabby", "tiger cat", "Egyptian cat", "crane", "cattle", "crane", "tabby cat", "lynx, catamount"]
 
