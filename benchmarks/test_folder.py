@@ -18,11 +18,11 @@ from torchvision.models import resnet18  # noqa: E402
 
 from gradcam_fast.cli.console import Report  # noqa: E402
 from gradcam_fast.cli.networks import Network  # noqa: E402
-from gradcam_fast.cli.networks.preprocessing import Preprocessing  # noqa: E402
 from gradcam_fast.cli.photo_files import find_photos, read_photo  # noqa: E402
 from gradcam_fast.cli.photo_pipeline import RunSettings, cores, explain_photos  # noqa: E402
 from gradcam_fast.cli.results import ExplainOptions  # noqa: E402
 from gradcam_fast.cli.stages import run_stages  # noqa: E402
+from gradcam_fast.preprocess import Preprocess  # noqa: E402
 
 COUNT, SIDE, BATCH = 512, 512, 32
 
@@ -45,7 +45,7 @@ def photos(tmp_path_factory):
 @pytest.fixture(scope="module")
 def network():
     torch.manual_seed(0)
-    preprocess = Preprocessing((224, 224), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), 224 / 256, "bilinear")
+    preprocess = Preprocess((224, 224), crop=224 / 256)
     return Network("ResNet-18", resnet18(weights=None).eval(), preprocess, tuple(map(str, range(1000))))
 
 
@@ -59,7 +59,7 @@ def predict(network, photos):
 
     results = run_stages(
         [photo.path for photo in photos],
-        lambda path: network.preprocess([read_photo(path)]),
+        lambda path: network.preprocess(read_photo(path)).images,
         forward,
         lambda _, logits: logits,
         batch=BATCH,

@@ -23,7 +23,7 @@ def coarse(maps, **choices):
 
 def draw(network, photo):
     """All figures of a photo, by the names of what they show."""
-    images, shown = network.preprocess([photo]), pixels(photo)
+    images, shown = network.preprocess(photo).images, pixels(photo)
     explanation = gradcam_fast.explain(network.model, images, topk=2)
     # One more forward gives the maps of all layers, each at its own resolution.
     layer_maps = feature_maps(network.model, images, layer=LAYERS)

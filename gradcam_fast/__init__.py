@@ -18,6 +18,7 @@ from .visual.overlay import overlay
 
 if TYPE_CHECKING:
     from . import features, layers, targets
+    from .preprocess import Preprocess
     from .visual import figures as figures
 
 __version__ = "0.1.0"
@@ -25,6 +26,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Explainer",
     "Explanation",
+    "Preprocess",
     "backend",
     "cam",
     "exceptions",
@@ -36,13 +38,21 @@ __all__ = [
     "targets",
 ]
 
-# Imported when first asked for. figures needs matplotlib, so it is not in __all__: `import *` must not fail without it.
-_ON_DEMAND = {"features": ".features", "figures": ".visual.figures", "layers": ".layers", "targets": ".targets"}
+# Imported when first asked for: modules, and a class of one.
+# figures needs matplotlib, so it is not in __all__: `import *` must not fail without it.
+_ON_DEMAND = {
+    "Preprocess": ".preprocess",
+    "features": ".features",
+    "figures": ".visual.figures",
+    "layers": ".layers",
+    "targets": ".targets",
+}
 
 
 def __getattr__(name: str) -> Any:
     if name in _ON_DEMAND:
-        return import_module(_ON_DEMAND[name], __name__)
+        module = import_module(_ON_DEMAND[name], __name__)
+        return getattr(module, name) if name[0].isupper() else module
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -19,6 +19,7 @@ __all__ = [
     "ReentrantCheckpoint",
     "ScoreDetached",
     "ScoreIndependent",
+    "UnreadablePhotoError",
     "UnsupportedModel",
 ]
 
@@ -35,6 +36,10 @@ class UnsupportedModel(ExplanationError, TypeError):
 
 class ScoreDetached(ExplanationError, RuntimeError):
     """The score has no gradient at all: it was detached, or the model turns gradients off."""
+
+
+class UnreadablePhotoError(ExplanationError, ValueError):
+    """A file is missing, damaged, no photo, or of unknown scale of values; the message begins with its path."""
 
 
 class NoLayerFound(ExplanationError, ValueError):

@@ -40,6 +40,8 @@ class Explanation:
         probability_rule: what ``probabilities`` is computed by: ``softmax``, ``sigmoid``, ``given``, ``classifier``
             (given where a row adds up to 1, else softmax), None for never, or ``auto``: only the values can tell.
         names: the name of each class, if they are known.
+        photos: the photos that were explained, (3,H,W) uint8 on the CPU; None where tensors were.
+        boxes: (B,4) on the CPU, the part of each photo that the network saw: left, top, right, bottom in pixels.
 
     All tensors are on the images' device and none requires grad.
     """
@@ -55,6 +57,8 @@ class Explanation:
     reason_codes: Tensor | None = None
     probability_rule: str | None = "auto"
     names: tuple[str, ...] | None = None
+    photos: tuple[Tensor, ...] | None = None
+    boxes: Tensor | None = None
 
     @property
     def probabilities(self) -> Tensor | None:

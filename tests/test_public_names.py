@@ -14,6 +14,7 @@ import gradcam_fast
 PUBLIC = [
     "Explainer",
     "Explanation",
+    "Preprocess",
     "backend",
     "cam",
     "exceptions",

@@ -276,7 +276,7 @@ def layers(options: SimpleNamespace) -> int:
     all with --all. The star marks the layer that is explained by default; 'explain --layer NAME' explains another one.
     """
     network = cli_options.network_of(options)
-    image = torch.rand(1, 3, *network.preprocess.size)
+    image = torch.rand(1, 3, *network.input_size)
     found = Explainer(network.model, size=1)(image).layer
     default = found if isinstance(found, tuple) else (found,)
     shown = set() if options.all else set(list_layers(network.model, image))
@@ -287,7 +287,7 @@ def layers(options: SimpleNamespace) -> int:
         star = "*" if layer.name in default else ""
         rows.append((star, layer.name, _by(layer.shape[1:]), _by(layer.grid), layer.kind))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    print(f"{network.title}, input {_by(network.preprocess.size)}\n")
+    print(f"{network.title}, input {_by(network.input_size)}\n")
     for row in rows:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
     return 0

@@ -56,7 +56,7 @@ def run(out: Path) -> int:
     print(f"All pictures are in {out.resolve()}")
     print(f"\n{gradcam_fast.backend()}\n")
 
-    images = network.preprocess([read_photo(path) for path in paths])
+    images = network.preprocess([read_photo(path) for path in paths]).images
     prediction, explanation = fastest_runs(
         lambda: _predict(network.model, images),
         lambda: gradcam_fast.explain(network.model, images, topk=2),

@@ -22,6 +22,8 @@ try:
 except ImportError:  # Pillow reads the same pixels in a third more time
     simplejpeg = None
 
+from ..exceptions import UnreadablePhotoError
+from ..preprocess import as_rgb
 from ..visual.figures import is_own
 
 if TYPE_CHECKING:
@@ -86,10 +88,6 @@ def _photos_below(folder: Path, out: Path) -> Iterator[Path]:
                 yield path
 
 
-class UnreadablePhotoError(Exception):
-    """A file is missing, damaged, not a photo, or of unknown scale of values; the message begins with its path."""
-
-
 def read_photo(path: str | os.PathLike[str]) -> Image.Image:
     """Read a photo of any common kind as upright 8-bit RGB.
 
@@ -102,7 +100,7 @@ def read_photo(path: str | os.PathLike[str]) -> Image.Image:
     try:
         data = Path(path).read_bytes()
         with Image.open(BytesIO(data)) as file:
-            return _plain_jpeg(file, data) or _as_rgb(ImageOps.exif_transpose(file))
+            return _plain_jpeg(file, data) or as_rgb(ImageOps.exif_transpose(file))
     except FileNotFoundError:
         reason = "no such file"
     except UnidentifiedImageError:
@@ -127,22 +125,3 @@ def _plain_jpeg(file: Image.Image, data: bytes) -> Image.Image | None:
         return Image.fromarray(simplejpeg.decode_jpeg(data))
     except ValueError:  # Pillow may still read the file, or its error says what is wrong
         return None
-
-
-def _as_rgb(photo: Image.Image) -> Image.Image:
-    if photo.mode == "F":
-        raise ValueError("floating-point pixel values of unknown scale; save it with 8 or 16 bits")
-    if photo.mode.startswith("I"):
-        return _from_16_bits(photo)
-    if photo.has_transparency_data:
-        photo = photo.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", photo.size, "white"), photo).convert("RGB")
-    return photo.convert("RGB")
-
-
-def _from_16_bits(photo: Image.Image) -> Image.Image:
-    # Pillow's own conversion clips at 255 instead of scaling, which turns almost every 16-bit photo white.
-    levels = numpy.asarray(photo, dtype=numpy.int64)
-    if levels.min() < 0 or levels.max() > 65535:
-        raise ValueError("32-bit pixel values of unknown scale; save it with 8 or 16 bits")
-    return Image.fromarray(((levels + 128) // 257).astype(numpy.uint8)).convert("RGB")

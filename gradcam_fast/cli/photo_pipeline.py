@@ -98,7 +98,7 @@ def explain_photos(
     out.mkdir(parents=True, exist_ok=True)
     note: dict[str, Any] = {
         "model": network.title,
-        "input": list(network.preprocess.size),
+        "input": list(network.input_size),
         "layer": options.layer,
         "method": options.method,
         "target": options.target,
@@ -158,11 +158,11 @@ def _load(path: Path, name: str, network: Network, settings: RunSettings) -> Loa
     photo = read_photo(path)
     box = network.preprocess.seen_box(photo.size)
     pixels = numpy.asarray(shrink(photo.crop(box), settings.style.longest)) if settings.draws_photos else None
-    return LoadedPhoto(path, name, photo.size, box, pixels, network.preprocess([photo]))
+    return LoadedPhoto(path, name, photo.size, box, pixels, network.preprocess(photo).images)
 
 
 def _write(photo: LoadedPhoto, result: PhotoResult, out: Path, network: Network, settings: RunSettings) -> list[Path]:
-    return write_files(settings.file_formats, out, photo, result, settings.style, network.preprocess.size)
+    return write_files(settings.file_formats, out, photo, result, settings.style, network.input_size)
 
 
 class BatchExplainer:

@@ -79,7 +79,7 @@ def test_each_photo_of_a_batch_is_drawn_with_its_own_heatmap_and_probabilities(r
     network = load_network("efficientnet_lite0")
     for path, (titles, _, heatmap) in zip(paths, drawn, strict=True):
         photo = read_photo(path)
-        alone = gradcam_fast.explain(network.model, network.preprocess([photo]), topk=2, size=photo.size[::-1])
+        alone = gradcam_fast.explain(network.model, network.preprocess([photo]).images, topk=2, size=photo.size[::-1])
         (first, second), probabilities = alone.target[0].tolist(), 100 * alone.logits[0].softmax(0)
         assert titles == [f"{network.class_names[c]}, {probabilities[c]:.1f} %" for c in (first, second)]
         torch.testing.assert_close(heatmap, alone.heatmap[0], atol=1e-4, rtol=0)
@@ -114,7 +114,7 @@ def test_layer_and_method_reach_the_explanation(run, tmp_path, options):
     assert run("explain", CHELSEA, *options, "--format", "npy", "--out", tmp_path)[0] == 0
     heatmap = torch.from_numpy(numpy.load(tmp_path / "chelsea-gradcam.npy"))[0]
     network = load_network("efficientnet_lite0")
-    image = network.preprocess([read_photo(CHELSEA)])
+    image = network.preprocess([read_photo(CHELSEA)]).images
     choices = dict(zip((name[2:] for name in options[::2]), options[1::2], strict=True))
     expected = gradcam_fast.explain(network.model, image, **choices).heatmap[0]
     torch.testing.assert_close(heatmap, expected, atol=1e-4, rtol=0)

@@ -27,7 +27,7 @@ def network():
 
 @pytest.fixture(scope="module")
 def cat(network):
-    return network.preprocess([read_photo(demo.sample_photos()[0][0])])
+    return network.preprocess([read_photo(demo.sample_photos()[0][0])]).images
 
 
 def at(heatmap, places):
@@ -69,7 +69,7 @@ def test_the_network_sees_what_its_authors_fed_it(network):
     levels = torch.tensor([0, 127, 255])
     photo = Image.new("RGB", (5, 7), tuple(levels.tolist()))
     expected = ((levels - 127) / 128)[:, None, None].expand(3, 224, 224)
-    torch.testing.assert_close(network.preprocess([photo])[0], expected)
+    torch.testing.assert_close(network.preprocess([photo]).images[0], expected)
 
 
 def test_loading_the_network_is_silent_and_gives_a_network_in_eval_mode(capsys):

@@ -68,7 +68,7 @@ def names_in(folder):
 def test_each_photo_is_answered_as_explain_would(run, photos):
     net = network()
     for (_, result, _), file in zip(run(photos, "npy", options=ExplainOptions(topk=2))[0], photos, strict=True):
-        expected = gradcam_fast.explain(net.model, net.preprocess([read_photo(file.path)]), topk=2, size=7)
+        expected = gradcam_fast.explain(net.model, net.preprocess([read_photo(file.path)]).images, topk=2, size=7)
         assert result.classes == tuple(expected.target[0].tolist())
         assert result.scores == pytest.approx(expected.score[0].tolist(), abs=1e-6)
         assert result.raw_max == pytest.approx(expected.raw_max[0].tolist(), abs=1e-6)
@@ -213,7 +213,7 @@ def test_a_file_has_its_name_only_when_it_is_whole(tmp_path, monkeypatch):
 
 def test_maps_have_the_grid_of_the_layer(run, tmp_path):
     Image.new("RGB", (112, 56), "red").save(tmp_path / "wide.png")
-    wide = replace(network(), preprocess=replace(network().preprocess, size=(56, 112)))
+    wide = replace(network(), preprocess=network().preprocess.changed(size=(56, 112)))
     ((_, result, _),), _ = run([PhotoFile(tmp_path / "wide.png")], "npy", net=wide)
     assert result.maps.shape == (1, 7, 14)
     assert numpy.load(tmp_path / "out" / "wide-gradcam.npy").shape == (1, 56, 112)
@@ -281,6 +281,6 @@ def test_outputs_of_nothing_known_are_printed_as_scores_each_its_own(photos, tmp
     report = Report(verbose=True, summary=False, tell=lines.append)
     net = network(probabilities="auto")
     explain_photos(net, photos[:1], tmp_path / "out", ExplainOptions(topk=2), RunSettings(("npy",)), report)
-    logits = net.model(net.preprocess([read_photo(photos[0].path)]))[0]
+    logits = net.model(net.preprocess([read_photo(photos[0].path)]).images)[0]
     expected = [f"  score {logits[0]:.4g}  red (0)", f"  score {logits[1]:.4g}  blue (1)"]
     assert lines[0].splitlines()[1:3] == expected

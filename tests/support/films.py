@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from gradcam_fast.cli.networks import Network
-from gradcam_fast.cli.networks.preprocessing import Preprocessing
+from gradcam_fast.preprocess import Preprocess
 
 SIDE, TOP = 16, 24
 GROUND = (40, 120, 60)
@@ -86,5 +86,6 @@ class Bright(nn.Module):
 
 def bright_network(size=(64, 96), crop=None):
     """Brightness is counted from GROUND's, 73, up."""
-    preprocess = Preprocessing(size, (73 / 255,) * 3, (1.0,) * 3, crop, "bilinear")
+    fit = {"fit": "stretch"} if crop is None else {"crop": crop}
+    preprocess = Preprocess(size, mean=(73 / 255,) * 3, std=(1.0,) * 3, **fit)
     return Network("bright", Bright().eval(), preprocess, ("bright", "dark"))

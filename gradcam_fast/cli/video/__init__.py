@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy
 import torch
-from PIL import Image
 
 from ... import Explainer, overlay
 from ...visual.colormaps import colormap_table
@@ -28,8 +27,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ... import Explanation
+    from ...preprocess import Preprocess
     from ..networks import Network
-    from ..networks.preprocessing import Preprocessing
     from ..results import ExplainOptions
 
 __all__ = ["UnreadableVideoError", "explain_video", "is_live"]
@@ -154,10 +153,10 @@ class FrameBatch:
     bottom: int
 
     @classmethod
-    def prepare(cls, frames: list[VideoFrame], preprocess: Preprocessing) -> FrameBatch:
+    def prepare(cls, frames: list[VideoFrame], preprocess: Preprocess) -> FrameBatch:
         """Preprocess frames for the network."""
         height, width = frames[0].picture.shape[:2]
-        images = preprocess([Image.fromarray(frame.picture) for frame in frames])
+        images = preprocess([frame.picture for frame in frames]).images
         return cls(frames, images, *preprocess.seen_box((width, height)))
 
     @property

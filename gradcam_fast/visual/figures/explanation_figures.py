@@ -4,34 +4,39 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import isnan
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from ...probabilities import confidence, percent, probabilities_of, score_text
-from ..colormaps import colorize
+from ..colormaps import colorize, colormap_table
 from ..overlay import overlay
+from ..placement import boxes_of, place
 from .page import Page
-from .sizing import background, check_photo, resize_maps, resize_photo, size_within
+from .sizing import as_photo, background, check_covers, resize_photo, scaled, size_within
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from torch import Tensor
 
     from ...explanation import Explanation
+    from ..placement import Box
 
-__all__ = ["class_titles", "classes", "explained", "panels", "top_classes"]
+__all__ = ["as_photos", "class_titles", "classes", "explained", "panels", "top_classes"]
 
 HEADER = "photo", "heatmap", "overlay"
+# The gray of a heatmap's panel where the network saw nothing.
+UNSEEN = 235
 # In pixels: the names of most classes fit on one line.
 CLASS_NAME_WIDTH = 320
 
 
 def panels(
-    photo: Tensor,
+    photo: Any,
     heatmap: Tensor,
     titles: Sequence[str],
     *,
+    box: Any = None,
     colormap: str = "jet",
     alpha: float | Tensor = 0.5,
     edges: bool = False,
@@ -42,9 +47,11 @@ def panels(
     pixel: a place in the photo is at the same place in the heatmap and in the overlay.
 
     Args:
-        photo: (3,H,W) uint8 RGB.
-        heatmap: (K,h,w), floating in [0,1]; it covers the whole photo, whatever its own resolution.
+        photo: RGB (3,H,W) uint8, or a photo in another form that :class:`gradcam_fast.Preprocess` takes.
+        heatmap: (K,h,w), floating in [0,1].
         titles: K titles.
+        box: the part of the photo that the network saw, as in :func:`gradcam_fast.overlay`. None: the heatmap, whatever
+            its own resolution, covers the whole photo and must have its proportions.
         colormap, alpha, edges: as in :func:`gradcam_fast.overlay`; a tensor ``alpha`` has the heatmap's shape.
 
     Returns:
@@ -57,22 +64,25 @@ def panels(
     Example:
         >>> import torch
         >>> photo = torch.zeros(3, 192, 384, dtype=torch.uint8)
-        >>> figure = panels(photo, torch.rand(1, 7, 7), ["a class, 50.0 %"])
+        >>> figure = panels(photo, torch.rand(1, 7, 14), ["a class, 50.0 %"])
         >>> [int(side) for side in figure.bbox.size]
-        [1200, 268]
+        [1200, 303]
     """
-    _check_rows(photo, heatmap, titles, alpha)
+    photo = as_photo(photo)
+    place = _checked(photo, heatmap, titles, box, alpha)
     page = Page(3, size_within(photo)[1])
     page.captions(HEADER)
-    _add_rows(page, photo, heatmap, titles, colormap=colormap, alpha=alpha, edges=edges)
+    _add_rows(page, photo, heatmap, titles, place, colormap=colormap, alpha=alpha, edges=edges)
+    _add_colour_bar(page, colormap)
     return page.figure()
 
 
 def explained(
-    photos: Sequence[Tensor] | Tensor,
+    photos: Any,
     explanation: Explanation,
     names: Sequence[str] | None = None,
     *,
+    boxes: Any = None,
     colormap: str = "jet",
     alpha: float = 0.5,
     edges: bool = False,
@@ -80,9 +90,13 @@ def explained(
     """Draw an explanation as :func:`panels` does: a row for each photo and class, with the class's name and scores.
 
     Args:
-        photos: the explained batch before preprocessing: B photos (3,H,W) uint8 RGB, of any sizes.
+        photos: the explained batch before preprocessing: a list of B photos of any sizes, in any form that
+            :class:`gradcam_fast.Preprocess` takes, (B,3,H,W) uint8, or a single photo; None takes those that the
+            explanation was made of.
         explanation: what :func:`gradcam_fast.explain` returned for the batch.
         names: the name of each class; None takes ``explanation.names``, or else shows the numbers of the classes.
+        boxes: the parts of the photos that the network saw, as in :func:`gradcam_fast.overlay`; None takes
+            ``explanation.boxes``, or else each map must have the proportions of its photo.
         colormap, alpha, edges: as in :func:`gradcam_fast.overlay`.
 
     Returns:
@@ -103,24 +117,44 @@ def explained(
         6
     """
     heatmap = explanation.heatmap
+    photos = as_photos(photos, explanation)
     if len(photos) != len(heatmap) or not len(heatmap) or heatmap.dim() not in (3, 4):
         raise ValueError(
             f"len(photos) is {len(photos)} but the heatmap has shape {tuple(heatmap.shape)}; expected B photos, at "
             "least one, and a heatmap (B,H,W) or (B,K,H,W)"
         )
     heatmaps = [maps.reshape(-1, *maps.shape[-2:]) for maps in heatmap]
-    titles_per_image = [class_titles(explanation, image, names) for image in range(len(heatmaps))]
-    for photo, maps, titles in zip(photos, heatmaps, titles_per_image, strict=True):
-        _check_rows(photo, maps, titles, alpha)
+    titles = [class_titles(explanation, image, names) for image in range(len(heatmaps))]
+    found = boxes_of(explanation.boxes if boxes is None else boxes, [(p.shape[-2], p.shape[-1]) for p in photos])
+    places = [_checked(*row, alpha) for row in zip(photos, heatmaps, titles, found, strict=True)]
     page = Page(3, max(size_within(photo)[1] for photo in photos))
     page.captions(HEADER)
-    for photo, maps, titles in zip(photos, heatmaps, titles_per_image, strict=True):
-        _add_rows(page, photo, maps, titles, colormap=colormap, alpha=alpha, edges=edges)
+    for row in zip(photos, heatmaps, titles, places, strict=True):
+        _add_rows(page, *row, colormap=colormap, alpha=alpha, edges=edges)
+    _add_colour_bar(page, colormap)
     return page.figure()
 
 
+def as_photos(photos: Any, explanation: Explanation) -> list[Tensor]:
+    """The photos of an explanation as (3,H,W) uint8: those given, or those that it was made of.
+
+    Raises:
+        ValueError: None are given, and it was made of tensors.
+    """
+    if photos is None:
+        if explanation.photos is None:
+            raise ValueError(
+                "the explanation was made of tensors, without photos to show; give photos, or explain photos with "
+                "Explainer(model, preprocess=...)"
+            )
+        return list(explanation.photos)
+    if isinstance(photos, (list, tuple)) or getattr(photos, "ndim", 3) == 4:
+        return [as_photo(photo) for photo in photos]
+    return [as_photo(photos)]
+
+
 def classes(
-    photo: Tensor,
+    photo: Any,
     logits: Tensor,
     names: Sequence[str] | None = None,
     *,
@@ -132,7 +166,7 @@ def classes(
     Where the probabilities are not known, the lines have the scores and no bars.
 
     Args:
-        photo: (3,H,W) uint8 RGB.
+        photo: RGB (3,H,W) uint8, or a photo in another form that :class:`gradcam_fast.Preprocess` takes.
         logits: (N,), of the photo.
         names: the name of each class; None shows the numbers of the classes.
         count: how many classes.
@@ -153,7 +187,7 @@ def classes(
         >>> [text.get_text() for text in figure.texts]
         ['73.1 %  dog (1)', '26.9 %  cat (0)']
     """
-    check_photo(photo)
+    photo = as_photo(photo)
     if logits.dim() != 1 or not len(logits) or (names is not None and len(names) != len(logits)):
         received_names = "names=None" if names is None else f"len(names)={len(names)}"
         raise ValueError(
@@ -249,8 +283,8 @@ def _named(index: int, names: Sequence[str] | None) -> str:
     return f"class {index}" if names is None else f"{names[index]} ({index})"
 
 
-def _check_rows(photo: Tensor, heatmap: Tensor, titles: Sequence[str], alpha: float | Tensor) -> None:
-    check_photo(photo)
+def _checked(photo: Tensor, heatmap: Tensor, titles: Sequence[str], box: Any, alpha: float | Tensor) -> Box | None:
+    """The box of the heatmaps, after a look at all that is drawn with them."""
     if heatmap.dim() != 3 or len(heatmap) != len(titles) or not titles:
         raise ValueError(
             f"heatmap has shape {tuple(heatmap.shape)} and len(titles) is {len(titles)}; "
@@ -258,6 +292,10 @@ def _check_rows(photo: Tensor, heatmap: Tensor, titles: Sequence[str], alpha: fl
         )
     if isinstance(alpha, torch.Tensor) and alpha.shape != heatmap.shape:
         raise ValueError(f"alpha has shape {tuple(alpha.shape)}; expected the heatmap's {tuple(heatmap.shape)}")
+    place = boxes_of(box, [(photo.shape[-2], photo.shape[-1])])[0]
+    if place is None:
+        check_covers(heatmap, photo)
+    return place
 
 
 def _add_rows(
@@ -265,17 +303,23 @@ def _add_rows(
     photo: Tensor,
     heatmap: Tensor,
     titles: Sequence[str],
+    box: Box | None,
     *,
     colormap: str,
     alpha: float | Tensor,
     edges: bool,
 ) -> None:
     size = size_within(photo)
-    heatmap = resize_maps(heatmap, size)
+    place_of_maps = scaled(box, photo, size)
+    heatmap, inside = place(heatmap.detach().float().cpu(), size, place_of_maps)
     behind = background(photo, size, edges=edges)[None]
     photo = resize_photo(photo, size)
-    weight = resize_maps(alpha, size)[None] if isinstance(alpha, torch.Tensor) else alpha
-    blends = overlay(behind, heatmap[None], colormap=colormap, alpha=weight)[0]
-    for title, colors, blend in zip(titles, colorize(heatmap, colormap), blends, strict=True):
+    weight = place(alpha.float().cpu(), size, place_of_maps)[0] if isinstance(alpha, torch.Tensor) else alpha
+    blends = overlay(behind, heatmap[None], colormap=colormap, alpha=(torch.ones_like(heatmap) * weight * inside)[None])
+    for title, colors, blend in zip(titles, colorize(heatmap, colormap), blends[0], strict=True):
         page.title(title)
-        page.pictures((photo, colors, blend))
+        page.pictures((photo, torch.where(inside, colors, UNSEEN), blend))
+
+
+def _add_colour_bar(page: Page, colormap: str) -> None:
+    page.colour_bar(colormap_table(colormap, torch.device("cpu"))[::4], ("0", "1"))

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from .page import Page
-from .sizing import PANEL_BOX, check_photo, resize_cells, resize_photo, size_within
+from .page import Page, split_evenly
+from .sizing import PANEL_BOX, as_photo, resize_cells, resize_photo, size_within
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -18,18 +18,16 @@ __all__ = ["gallery"]
 GALLERY_WIDTH = 1152
 
 
-def gallery(
-    pictures: Sequence[Tensor] | Tensor, captions: Sequence[str], *, columns: int = 3, title: str = ""
-) -> Figure:
-    """Draw pictures in rows, each under its caption.
+def gallery(pictures: Sequence[Any] | Tensor, captions: Sequence[str], *, columns: int = 3, title: str = "") -> Figure:
+    """Draw pictures in rows of about equal length, each under its caption.
 
     Every picture fills the box of the largest one. Photos are resized smoothly; a picture less than half as high as
     its place, such as a coloured map of 7 x 7, is enlarged so that each of its pixels is a rectangle.
 
     Args:
-        pictures: (3,h,w) uint8 RGB, of any sizes.
+        pictures: photos in any form that :class:`gradcam_fast.Preprocess` takes, of any sizes; or (B,3,h,w) uint8.
         captions: one for each picture; ``\\n`` starts a new line.
-        columns: how many pictures are side by side.
+        columns: how many pictures are side by side, at most.
         title: a line above the pictures.
 
     Returns:
@@ -45,13 +43,13 @@ def gallery(
         >>> len(figure.axes)
         5
     """
-    for picture in pictures:
-        check_photo(picture)
+    pictures = [as_photo(picture) for picture in pictures]
     if len(pictures) != len(captions) or not len(captions):
         raise ValueError(f"len(pictures)={len(pictures)}, len(captions)={len(captions)}; give one caption per picture")
     if columns < 1:
         raise ValueError(f"columns={columns} leaves no room; give at least 1")
-    columns = min(columns, len(captions))
+    rows = split_evenly(range(len(captions)), columns)
+    columns = len(rows[0])
     box = PANEL_BOX[0], min(PANEL_BOX[1], GALLERY_WIDTH // columns)
     largest = size_within(max(pictures, key=lambda picture: picture.shape[-2:].numel()), box)
     resized = [_resize(picture, size_within(picture, largest)) for picture in pictures]
@@ -59,9 +57,9 @@ def gallery(
     page = Page(columns, max(picture.shape[-1] for picture in resized))
     if title:
         page.title(title)
-    for start in range(0, len(resized), columns):
-        page.captions(captions[start : start + columns])
-        page.pictures(resized[start : start + columns])
+    for row in rows:
+        page.captions([captions[place] for place in row])
+        page.pictures([resized[place] for place in row])
     return page.figure()
 
 

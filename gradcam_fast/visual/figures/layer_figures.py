@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from ..colormaps import colorize
 from ..overlay import overlay
+from ..placement import boxes_of, whole
 from .page import Page, split_evenly
-from .sizing import PANEL_BOX, background, check_photo, resize_cells, resize_maps, resize_photo, size_within
+from .sizing import PANEL_BOX, as_photo, background, check_covers, resize_cells, resize_photo, scaled, size_within
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -28,10 +29,11 @@ HISTOGRAM_HEIGHT = 280
 
 
 def layers(
-    photo: Tensor,
+    photo: Any,
     heatmaps: Sequence[Tensor],
     names: Sequence[str],
     *,
+    box: Any = None,
     colormap: str = "jet",
     alpha: float = 0.5,
     edges: bool = False,
@@ -39,11 +41,12 @@ def layers(
     """Draw the heatmaps of several layers side by side: above cell by cell, below over the photo.
 
     Args:
-        photo: (3,H,W) uint8 RGB.
+        photo: RGB (3,H,W) uint8, or a photo in another form that :class:`gradcam_fast.Preprocess` takes.
         heatmaps: for each layer (h,w), floating in [0,1], at the layer's own resolution, which the figure shows below
             the layer's name. Get them from :func:`gradcam_fast.cam`, with the activations and gradients that
             :func:`gradcam_fast.features.feature_maps` returns for all layers of one forward.
         names: the names of the layers.
+        box: the part of the photo that the network saw, as in :func:`gradcam_fast.overlay`; None: all of it.
         colormap, alpha, edges: as in :func:`gradcam_fast.overlay`.
 
     Returns:
@@ -60,24 +63,33 @@ def layers(
         >>> [text.get_text().split("\\n") for text in figure.texts]
         [['photo'], ['layer3', '14 x 14'], ['layer4', '7 x 7']]
     """
-    check_photo(photo)
+    photo = as_photo(photo)
     if len(heatmaps) != len(names) or not len(names) or any(heatmap.dim() != 2 for heatmap in heatmaps):
         shapes = ", ".join(str(tuple(heatmap.shape)) for heatmap in heatmaps) or "none"
         raise ValueError(
             f"heatmaps have shapes {shapes} and len(names) is {len(names)}; expected one (h,w) per name, at least one"
         )
     captions = [f"{name}\n{' x '.join(map(str, maps.shape))}" for name, maps in zip(names, heatmaps, strict=True)]
-    return _beside_photo(photo, heatmaps, captions, LAYER_BOX, colormap=colormap, alpha=alpha, edges=edges)
+    return _beside_photo(photo, heatmaps, captions, LAYER_BOX, box, colormap=colormap, alpha=alpha, edges=edges)
 
 
-def relu(photo: Tensor, raw: Tensor, *, colormap: str = "coolwarm", alpha: float = 0.5, edges: bool = False) -> Figure:
+def relu(
+    photo: Any,
+    raw: Tensor,
+    *,
+    box: Any = None,
+    colormap: str = "coolwarm",
+    alpha: float = 0.5,
+    edges: bool = False,
+) -> Figure:
     """Draw a map before and after its ReLU, on one scale that has zero in the middle of the colormap.
 
     Args:
-        photo: (3,H,W) uint8 RGB.
+        photo: RGB (3,H,W) uint8, or a photo in another form that :class:`gradcam_fast.Preprocess` takes.
         raw: (h,w), floating, negative where the map speaks against the class: the heatmap that
             ``explain(..., relu=False, normalize="none", size=(h, w))`` gives. As the ReLU comes before upsampling, h
             and w should be the layer's own resolution.
+        box: as in :func:`layers`.
         colormap: as in :func:`gradcam_fast.overlay`, best one with a neutral middle.
         alpha, edges: as in :func:`gradcam_fast.overlay`.
 
@@ -94,14 +106,14 @@ def relu(photo: Tensor, raw: Tensor, *, colormap: str = "coolwarm", alpha: float
         >>> [text.get_text().split("\\n") for text in figure.texts]
         [['photo'], ['before ReLU', '-1 to 3'], ['after ReLU', '0 to 3']]
     """
-    check_photo(photo)
+    photo = as_photo(photo)
     if raw.dim() != 2 or not raw.is_floating_point():
         raise ValueError(f"raw has shape {tuple(raw.shape)} and dtype {raw.dtype}; expected one floating map (h,w)")
     before = _finite(raw)
     after = before.relu()
     captions = [f"before ReLU\n{_range(before)}", f"after ReLU\n{_range(after)}"]
     centred = [_centred(before, before), _centred(after, before)]  # one scale for both
-    return _beside_photo(photo, centred, captions, PANEL_BOX, colormap=colormap, alpha=alpha, edges=edges)
+    return _beside_photo(photo, centred, captions, PANEL_BOX, box, colormap=colormap, alpha=alpha, edges=edges)
 
 
 def channels(
@@ -172,19 +184,26 @@ def _beside_photo(
     photo: Tensor,
     heatmaps: Sequence[Tensor],
     captions: Sequence[str],
-    box: tuple[int, int],
+    limits: tuple[int, int],
+    box: Any,
     *,
     colormap: str,
     alpha: float,
     edges: bool,
 ) -> Figure:
     """The photo and, to its right, each heatmap under its caption: above cell by cell, below over the photo."""
-    size = size_within(photo, box)
+    size = size_within(photo, limits)
+    sides = photo.shape[-2], photo.shape[-1]
+    seen = boxes_of(box, [sides])[0]
     behind = background(photo, size, edges=edges)[None]
     columns: list[tuple[str, Tensor, Tensor | None]] = [("photo", resize_photo(photo, size), None)]
     for heatmap, caption in zip(heatmaps, captions, strict=True):
-        blend = overlay(behind, resize_maps(heatmap[None], size), colormap=colormap, alpha=alpha)[0]
-        columns.append((caption, resize_cells(colorize(heatmap, colormap), size), blend))
+        if seen is None:
+            check_covers(heatmap, photo)
+        blend = overlay(behind, heatmap[None].cpu(), box=scaled(seen, photo, size), colormap=colormap, alpha=alpha)[0]
+        # A map of a part of the photo keeps its own proportions.
+        cells = size if seen in (None, whole(sides)) else size_within(heatmap, limits)
+        columns.append((caption, resize_cells(colorize(heatmap, colormap), cells), blend))
     rows = split_evenly(columns, MOST_COLUMNS)
     page = Page(len(rows[0]), size[1])
     for row in rows:

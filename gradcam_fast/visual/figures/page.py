@@ -47,7 +47,7 @@ class Page:
             from matplotlib.figure import Figure
         except ImportError as error:
             raise ImportError("figures need matplotlib, which is not installed; run pip install matplotlib") from error
-        self.column_width = max(width, NARROWEST_COLUMN)
+        self.columns, self.column_width = columns, max(width, NARROWEST_COLUMN)
         self.width = GAP + columns * (self.column_width + GAP)
         self.height = 0
         self._parts: list[Callable[[Figure], None]] = []
@@ -58,15 +58,18 @@ class Page:
         self._write([text], [GAP], self.width - 2 * GAP, ha="left", weight="bold", color="black")
 
     def captions(self, texts: Sequence[str]) -> None:
-        """Add a text in the middle of each column, on as many lines as it needs."""
-        middles = [self._left(j) + self.column_width / 2 for j in range(len(texts))]
+        """Add a text in the middle of each column, on as many lines as it needs; a short row is centred."""
+        middles = [self._left(j, len(texts)) + self.column_width / 2 for j in range(len(texts))]
         self._write(texts, middles, self.column_width, ha="center", color="0.35")
 
     def pictures(self, pictures: Sequence[Tensor | None]) -> None:
-        """Add pictures (3,h,w) uint8 side by side, pixel for pixel; None leaves its column empty."""
+        """Add pictures (3,h,w) uint8 side by side, pixel for pixel; None leaves its column empty.
+
+        A row of fewer pictures than the page has columns is centred.
+        """
         for j, picture in enumerate(pictures):
             if picture is not None:
-                left = self._left(j) + (self.column_width - picture.shape[-1]) // 2
+                left = self._left(j, len(pictures)) + (self.column_width - picture.shape[-1]) // 2
                 self._parts.append(
                     partial(self._draw_picture, picture.permute(1, 2, 0).cpu().numpy(), left, self.height)
                 )
@@ -76,6 +79,20 @@ class Page:
         """Add a bar across the page, of which a share in [0,1] is filled from the left."""
         self._parts.append(partial(self._draw_bar, share, self.height))
         self.height += BAR_HEIGHT + GAP
+
+    def colour_bar(self, colours: Tensor, labels: Sequence[str]) -> None:
+        """Add a bar in the colours (N,3) uint8 of a colormap, coldest left, with labels below it from end to end."""
+        left = self._left((self.columns - 1) // 2, self.columns)
+        self._parts.append(partial(self._draw_colours, colours.float().div(255).tolist(), left, self.height))
+        self.height += BAR_HEIGHT
+        width = self.column_width
+        style = {"va": "bottom", "fontsize": FONT_POINTS - 1, "color": "0.35"}
+        for place, label in enumerate(labels):
+            share = place / max(1, len(labels) - 1)
+            ha = "left" if place == 0 else "right" if place == len(labels) - 1 else "center"
+            y = self.height + NEXT_LINE
+            self._parts.append(partial(self._draw_text, label, left + share * width, y, {**style, "ha": ha}))
+        self.height += NEXT_LINE + BELOW_TEXT
 
     def chart(self, height: int, draw: Callable[[Axes], None]) -> None:
         """Add a chart across the page: ``draw`` fills its axes, beside which there is space for ticks and labels."""
@@ -95,8 +112,9 @@ class Page:
             draw(figure)
         return figure
 
-    def _left(self, column: int) -> int:
-        return GAP + column * (self.column_width + GAP)
+    def _left(self, column: int, columns: int) -> int:
+        indent = (self.columns - columns) * (self.column_width + GAP) // 2
+        return GAP + indent + column * (self.column_width + GAP)
 
     def _shares(self, left: float, top: float, width: float, height: float) -> tuple[float, float, float, float]:
         """Turn pixels from the upper left corner into matplotlib's shares of the page from the lower left one."""
@@ -142,6 +160,14 @@ class Page:
         for width, color in ((full, "0.9"), (full * share, "tab:blue")):
             left, bottom, *sides = self._shares(GAP, top, width, BAR_HEIGHT)
             figure.add_artist(Rectangle((left, bottom), *sides, color=color, linewidth=0))
+
+    def _draw_colours(self, colours: Sequence[Any], left: float, top: float, figure: Figure) -> None:
+        from matplotlib.patches import Rectangle
+
+        step = self.column_width / len(colours)
+        for place, colour in enumerate(colours):
+            x, y, *sides = self._shares(left + place * step, top, step, BAR_HEIGHT)
+            figure.add_artist(Rectangle((x, y), *sides, color=colour, linewidth=0, antialiased=False))
 
     def _draw_chart(self, draw: Callable[[Axes], None], top: float, height: float, figure: Figure) -> None:
         left, right, below, above = CHART_MARGINS

@@ -2,30 +2,57 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.nn.functional import interpolate
 
-from ..colormaps import check_tensor
+from ...preprocess import photo_tensor, read_photo
 from ..edges import outlines
+from ..placement import WAY_OUT, covers_whole_photo, whole
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from ..placement import Box
+
 __all__ = [
-    "PANEL_BOX", "background", "check_photo", "resize_cells", "resize_maps", "resize_photo", "size_within",
+    "PANEL_BOX", "as_photo", "background", "check_covers", "resize_cells", "resize_photo", "scaled",
+    "size_within",
 ]  # fmt: skip
 
 # The greatest height and width of a panel, in pixels.
 PANEL_BOX = 512, 384
 
 
-def check_photo(photo: Tensor) -> None:
-    """Raise TypeError or ValueError unless ``photo`` is a tensor (3,H,W) uint8."""
-    check_tensor("photo", photo, "(3,H,W)")
-    if photo.dim() != 3 or photo.shape[0] != 3 or photo.dtype != torch.uint8 or not photo.numel():
-        raise ValueError(f"photo has shape {tuple(photo.shape)} and dtype {photo.dtype}; expected RGB (3,H,W) uint8")
+def as_photo(photo: Any) -> Tensor:
+    """A photo in any form that :class:`gradcam_fast.Preprocess` takes, as (3,H,W) uint8 on the CPU.
+
+    Raises:
+        TypeError, ValueError: something that is no photo.
+    """
+    if isinstance(photo, torch.Tensor) and photo.dim() == 3 and photo.dtype == torch.uint8 and len(photo) == 3:
+        if photo.numel():
+            return photo.cpu()
+    return photo_tensor(read_photo(photo))
+
+
+def check_covers(maps: Tensor, photo: Tensor) -> None:
+    """Raise ValueError unless maps (...,h,w) have the proportions of the photo, so that they may cover all of it."""
+    size, sides = tuple(maps.shape[-2:]), tuple(photo.shape[-2:])
+    if not covers_whole_photo(size, sides):
+        raise ValueError(
+            f"a heatmap of {size[0]} x {size[1]} has other proportions than its photo of {sides[0]} x {sides[1]} "
+            f"pixels, so that it cannot cover all of it; {WAY_OUT}"
+        )
+
+
+def scaled(box: Box | None, photo: Tensor, size: tuple[int, int]) -> Box:
+    """A box in pixels of the photo as one in pixels of the photo resized to (height, width); None is all of it."""
+    if box is None:
+        return whole(size)
+    y, x = size[0] / photo.shape[-2], size[1] / photo.shape[-1]
+    return box[0] * x, box[1] * y, box[2] * x, box[3] * y
 
 
 def size_within(photo: Tensor, box: tuple[int, int] = PANEL_BOX) -> tuple[int, int]:
@@ -50,11 +77,6 @@ def resize_cells(picture: Tensor, size: tuple[int, int]) -> Tensor:
     if any(after < before for after, before in zip(size, picture.shape[-2:], strict=True)):
         return resize_photo(picture, size)
     return interpolate(picture[None].cpu(), size, mode="nearest-exact")[0]
-
-
-def resize_maps(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    """Resize maps (K,h,w) as heatmaps are: bilinear with half-pixel centres; float32."""
-    return interpolate(maps[None].detach().float().cpu(), size, mode="bilinear")[0]
 
 
 def background(photo: Tensor, size: tuple[int, int], *, edges: bool) -> Tensor:

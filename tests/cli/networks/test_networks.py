@@ -15,7 +15,7 @@ from torchvision.models import ResNet18_Weights
 
 import gradcam_fast
 from gradcam_fast.cli.networks import IMAGENET, load_network
-from gradcam_fast.cli.networks.preprocessing import Preprocessing
+from gradcam_fast.preprocess import Preprocess
 
 FACTORY = """
 import torch
@@ -93,7 +93,7 @@ def test_a_network_of_torchvision_takes_its_weights_classes_and_preprocessing(tm
     assert not network.model.training
     assert network.class_names[285] == "Egyptian cat"
     photo = Image.effect_noise((320, 240), 60).convert("RGB")
-    images = network.preprocess([photo])
+    images = network.preprocess([photo]).images
     assert torch.equal(images[0], ResNet18_Weights.DEFAULT.transforms()(photo))
     with torch.no_grad():
         assert torch.equal(network.model(images), model(images))
@@ -105,11 +105,11 @@ def test_a_network_of_timm_takes_its_weights_classes_and_preprocessing(tmp_path)
     for name in ("test_vit", "timm:test_vit"):
         network = load_network(name, weights=tmp_path / "w.safetensors")
         assert network.title.endswith("test_vit of timm (weights of w.safetensors)")
-        images = network.preprocess([Image.effect_noise((320, 240), 60).convert("RGB")])
+        images = network.preprocess([Image.effect_noise((320, 240), 60).convert("RGB")]).images
         assert images.shape == (1, *model.pretrained_cfg["input_size"])
         with torch.no_grad():
             assert torch.equal(network.model(images), model(images))
-    assert network.preprocess == Preprocessing.from_config(model.pretrained_cfg)
+    assert network.preprocess == Preprocess.of(model.pretrained_cfg)
     assert network.class_names[967] == "espresso"
 
 
@@ -131,11 +131,11 @@ def test_weights_that_torchvision_downloaded_earlier_are_used(hub):
     torch.save(model.state_dict(), hub / "resnet50-0676ba61.pth")  # the older of two, prepared for 224 of 256 pixels
     network = load_network("resnet50")
     assert network.title == "resnet50 of torchvision (IMAGENET1K_V1)"
-    assert network.preprocess.crop == 224 / 256
+    assert network.preprocess.crop == pytest.approx(224 / 256)
     assert torch.equal(logits(network), model(torch.full((1, 3, 224, 224), 0.5)).detach())
     torch.save(model.state_dict(), hub / "resnet50-11ad3fa6.pth")  # the better one, 224 of 232
-    assert load_network("resnet50").preprocess.crop == 224 / 232
-    assert load_network("resnet50", weights=hub / "resnet50-0676ba61.pth").preprocess.crop == 224 / 256
+    assert load_network("resnet50").preprocess.crop == pytest.approx(224 / 232)
+    assert load_network("resnet50", weights=hub / "resnet50-0676ba61.pth").preprocess.crop == pytest.approx(224 / 256)
 
 
 def test_weights_that_timm_downloaded_earlier_are_used(hub, tmp_path):
@@ -211,21 +211,21 @@ def test_a_factory_of_the_current_folder_makes_the_network(own_module):
         "224x224" in network.notes[0]
         and "--size, --mean, --std not given, so ImageNet's values are used" in network.notes[0]
     )
-    explanation = gradcam_fast.explain(network.model, network.preprocess([Image.new("RGB", (300, 200), "red")]))
+    explanation = gradcam_fast.explain(network.model, network.preprocess([Image.new("RGB", (300, 200), "red")]).images)
     assert explanation.layer == "features"
 
 
 def test_a_factorys_network_that_carries_timms_configuration_is_shown_photos_accordingly(own_module):
     network = load_network(f"{own_module}:of_timm", probabilities="sigmoid")
-    assert network.preprocess == Preprocessing.from_config(timm.get_pretrained_cfg("test_vit").to_dict())
+    assert network.preprocess == Preprocess.of(timm.get_pretrained_cfg("test_vit").to_dict())
     assert network.notes == () and len(network.class_names) == 4
 
 
-def test_a_network_that_frames_its_photos_needs_a_flag(own_module):
-    with pytest.raises(ValueError, match="pads its photos"):
-        load_network(f"{own_module}:framing")
-    assert load_network(f"{own_module}:framing", crop=None).preprocess.crop is None
-    assert load_network(f"{own_module}:framing", crop=0.9).preprocess.crop == 0.9
+def test_a_network_that_frames_its_photos_sees_their_frame(own_module):
+    left, top, right, bottom = load_network(f"{own_module}:framing").preprocess.seen_box((300, 300))
+    assert left < 0 and top < 0 and right > 300 and bottom > 300
+    assert load_network(f"{own_module}:framing", crop=None).preprocess.seen_box((300, 200)) == (0, 0, 300, 200)
+    assert load_network(f"{own_module}:framing", crop=0.9).preprocess.crop == pytest.approx(0.9, abs=0.01)
 
 
 def test_a_thousand_classes_of_ones_own_are_not_taken_for_imagenets(own_module):
@@ -235,9 +235,9 @@ def test_a_thousand_classes_of_ones_own_are_not_taken_for_imagenets(own_module):
 def test_flags_say_how_photos_are_prepared(own_module):
     flags = {"size": (48, 64), "mean": [0.5] * 3, "std": (0.25,) * 3, "crop": None}
     network = load_network(f"{own_module}:Net", **flags)
-    assert network.preprocess == Preprocessing((48, 64), (0.5,) * 3, (0.25,) * 3, None, "bilinear")
+    assert network.preprocess == Preprocess((48, 64), mean=(0.5,) * 3, std=(0.25,) * 3, fit="stretch")
     assert "ImageNet" not in network.notes[0]
-    assert load_network("resnet18", weights="random", size=(96, 96)).preprocess.crop == 224 / 256
+    assert load_network("resnet18", weights="random", size=(96, 96)).preprocess.crop == pytest.approx(96 / 109)
     assert load_network("test_vit", weights="random", crop=0.5).preprocess.crop == 0.5
 
 

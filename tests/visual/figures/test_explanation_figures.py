@@ -4,15 +4,16 @@ from dataclasses import replace
 
 import pytest
 import torch
+from PIL import Image
 from support.drawn import assert_readable, pictures_in, texts_in
 from support.networks import ConvNet, Shaped
 
 import gradcam_fast
-from gradcam_fast import Explanation, overlay
+from gradcam_fast import Explanation, Preprocess, overlay
 from gradcam_fast.visual.colormaps import colorize
 from gradcam_fast.visual.edges import outlines
 from gradcam_fast.visual.figures import class_titles, classes, explained, panels, save
-from gradcam_fast.visual.figures.explanation_figures import top_classes
+from gradcam_fast.visual.figures.explanation_figures import UNSEEN, top_classes
 
 ROWS, COLUMNS = torch.arange(256.0)[:, None], torch.arange(384.0)
 
@@ -63,7 +64,7 @@ def test_the_hot_cell_lies_on_the_bright_square_in_every_panel(photo, heatmap, t
 def test_a_photo_keeps_its_proportions_and_its_place(tmp_path):
     photo = torch.zeros(3, 600, 300, dtype=torch.uint8)
     photo[0, :300] = 255
-    shown = pictures_in(panels(photo, torch.zeros(1, 7, 7), ["portrait"]), tmp_path / "a.png")[0]
+    shown = pictures_in(panels(photo, torch.zeros(1, 14, 7), ["portrait"]), tmp_path / "a.png")[0]
     assert shown.shape == (3, 512, 256)
     assert (shown[0, :254] > 250).all() and (shown[0, 258:] < 5).all()
 
@@ -92,11 +93,11 @@ LONG = "a class whose name goes on and on, as names of classes sometimes do " * 
 @pytest.mark.parametrize("size", [(256, 384), (1000, 50), (50, 1000), (1, 1), (1500, 1000)])
 @pytest.mark.parametrize("titles", [["tabby, 7.7 %", "$x_1$ & <b>, 0.1 %"], [LONG, "x" * 150]])
 def test_no_text_is_cut_off_or_touches_a_panel(size, titles):
-    figure = panels(torch.zeros(3, *size, dtype=torch.uint8), torch.rand(2, 7, 7), titles)
+    figure = panels(torch.zeros(3, *size, dtype=torch.uint8), torch.rand(2, 7, 7), titles, box="whole")
     assert [text.replace(" ", "") for text in texts_in(figure)] == [
-        text.replace(" ", "") for text in ("photo", "heatmap", "overlay", *titles)
+        text.replace(" ", "") for text in ("photo", "heatmap", "overlay", *titles, "0", "1")
     ]
-    assert len({text.get_fontsize() for text in figure.texts}) == 1
+    assert len({text.get_fontsize() for text in figure.texts[:-2]}) == 1
     assert_readable(figure)
 
 
@@ -121,8 +122,8 @@ NAMES = ["tench", "goldfish", "shark", "ray", "cock"]
 
 def test_an_explanation_is_drawn_with_a_row_for_each_photo_and_class(photo, explanation, tmp_path):
     portrait = torch.randint(0, 256, (3, 512, 256), dtype=torch.uint8)
-    figure = explained([photo, portrait], explanation, NAMES, colormap="viridis")
-    assert texts_in(figure)[3:] == [
+    figure = explained([photo, portrait], explanation, NAMES, boxes="whole", colormap="viridis")
+    assert texts_in(figure)[3:-2] == [
         "goldfish (1), 77.8 %, score 3",
         "shark (2), 10.5 %, score 1",
         "tench (0), 68.7 %, score 2",
@@ -146,6 +147,32 @@ def test_a_batch_of_photos_is_drawn_as_a_list_of_them(explanation, tmp_path):
     assert one.read_bytes() == other.read_bytes()
 
 
+@pytest.mark.parametrize("size", [(640, 480), (480, 640)])
+@pytest.mark.parametrize("options", [{"crop": 0.8}, {"fit": "stretch"}, {"fit": "letterbox"}])
+def test_the_map_of_a_prepared_photo_lies_where_the_network_looked(options, size, tmp_path):
+    photo = Image.new("RGB", size)
+    photo.paste("white", (250, 200, 330, 280))
+    images, boxes = Preprocess(96, mean=(0,) * 3, std=(1,) * 3, **options)(photo)
+    figure = panels(photo, images[:, 0], ["square"], box=boxes)
+    shown, colors, blend = pictures_in(figure, tmp_path / "a.png")
+    square, red = (shown[0] > 127).nonzero(), (colors[0] > colors[2]).nonzero()
+    pixel = shown.shape[2] / 60
+    assert (square.amin(0) - red.amin(0)).abs().max() <= pixel and (square.amax(0) - red.amax(0)).abs().max() <= pixel
+    left, top, right, bottom = (boxes[0] * shown.shape[2] / size[0]).tolist()
+    y, x = torch.meshgrid(*(torch.arange(side) + 0.5 for side in shown.shape[1:]), indexing="ij")
+    outside = (x < left) | (x > right) | (y < top) | (y > bottom)
+    assert outside.any() == ("crop" in options)
+    assert torch.equal(blend[:, outside], shown[:, outside]) and colors[:, outside].eq(UNSEEN).all()
+
+
+def test_a_map_of_other_proportions_than_its_photo_is_refused_with_the_way_out(photo, explanation):
+    square = replace(explanation, heatmap=torch.rand(2, 2, 224, 224))
+    with pytest.raises(ValueError, match=r"224 x 224 has other proportions .* 256 x 384 .*box=.*Preprocess.*'whole'"):
+        explained([photo, photo], square)
+    boxes = Preprocess(224, crop=0.875)([photo, photo]).boxes
+    assert len(explained([photo, photo], replace(square, boxes=boxes)).axes) == 12
+
+
 def test_another_number_of_photos_than_heatmaps_is_refused(photo, explanation):
     with pytest.raises(ValueError, match=r"len\(photos\) is 1 but .* \(2, 2, 8, 12\); expected B photos"):
         explained([photo], explanation)
@@ -159,8 +186,9 @@ def test_maps_that_were_not_normalised_are_refused(photo):
 @pytest.mark.parametrize(
     ("shape", "heatmap_shape", "titles", "message"),
     [
-        ((1, 8, 8), (1, 2, 2), ["a"], r"photo has shape \(1, 8, 8\) and dtype torch.uint8; expected RGB"),
+        ((2, 8, 8), (1, 2, 2), ["a"], r"photo is a tensor of shape \(2, 8, 8\); expected"),
         ((3, 0, 8), (1, 2, 2), ["a"], r"photo has shape \(3, 0, 8\)"),
+        ((3, 80, 120), (1, 20, 20), ["a"], r"heatmap of 20 x 20 has other proportions .* 80 x 120 .*box=.*'whole'"),
         ((3, 8, 8), (2, 2), ["a"], r"heatmap has shape \(2, 2\)"),
         ((3, 8, 8), (2, 2, 2), ["a"], r"len\(titles\) is 1; expected \(K,h,w\) and K titles"),
         ((3, 8, 8), (0, 2, 2), [], "at least one"),

@@ -31,7 +31,7 @@ def test_a_file_has_the_size_of_its_figure_and_the_format_of_its_suffix(photo, h
     for suffix, kind in ((".png", "PNG"), (".jpg", "JPEG")):
         save(figure, tmp_path / f"a{suffix}")
         with Image.open(tmp_path / f"a{suffix}") as picture:
-            assert (picture.format, picture.mode, picture.size) == (kind, "RGB", (1200, 332))
+            assert (picture.format, picture.mode, picture.size) == (kind, "RGB", (1200, 367))
 
 
 def test_pyplot_is_never_imported(tmp_path):

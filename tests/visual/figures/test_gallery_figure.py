@@ -52,7 +52,7 @@ def test_captions_can_be_read_whatever_the_pictures_shapes(columns):
         ([noise(2, 2)], [], 3, r"len\(pictures\)=1, len\(captions\)=0; give one caption per picture"),
         ([], [], 3, r"len\(pictures\)=0"),
         ([noise(2, 2)], ["a"], 0, "columns=0 leaves no room; give at least 1"),
-        ([noise(2, 2) / 255], ["a"], 3, r"\(3, 2, 2\) and dtype torch.float32; expected RGB"),
+        ([noise(2, 2) * 1.0], ["a"], 3, r"a photo ranges from .*; give floating values in \[0,1\]"),
     ],
 )
 def test_wrong_arguments_are_refused_in_a_sentence(pictures, captions, columns, message):

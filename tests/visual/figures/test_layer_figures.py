@@ -1,5 +1,7 @@
 """Figures of layers: heatmaps of several depths, a map before and after its ReLU, the strongest channels in order."""
 
+from collections import Counter
+
 import pytest
 import torch
 from support.drawn import assert_readable, pictures_in, texts_in
@@ -48,10 +50,11 @@ def test_the_hot_cell_of_every_layer_lies_on_the_bright_square(tmp_path):
 def test_any_number_of_layers_is_drawn_in_order_and_can_be_read(size, count):
     names = [f"backbone.features.denseblock{i}.denselayer24.a_convolution" for i in range(count)]
     photo = torch.randint(0, 256, (3, *size), dtype=torch.uint8)
-    figure = layers(photo, [torch.rand(7, 7)] * count, names, edges=True)
+    figure = layers(photo, [torch.rand(7, 7)] * count, names, edges=True, box="whole")
     assert [text.replace(" ", "") for text in texts_in(figure)] == ["photo", *(f"{name}7x7" for name in names)]
     assert len(figure.axes) == 1 + 2 * count
-    assert len({round(axes.get_window_extent().x0) for axes in figure.axes}) <= 6
+    rows = Counter(round(axes.get_window_extent().y0) for axes in figure.axes)
+    assert max(rows.values()) <= 6
     assert_readable(figure)
 
 
@@ -97,8 +100,8 @@ PHOTO = torch.zeros(3, 8, 8, dtype=torch.uint8)
         ),
         (lambda: layers(PHOTO, [], []), r"heatmaps have shapes none and len\(names\) is 0"),
         (
-            lambda: layers(PHOTO.float(), [torch.zeros(2, 2)], ["a"]),
-            r"photo has shape \(3, 8, 8\) and dtype torch.float32",
+            lambda: layers(PHOTO + 2.0, [torch.zeros(2, 2)], ["a"]),
+            r"a photo ranges from 2 to 2; give floating values in \[0,1\]",
         ),
         (
             lambda: relu(PHOTO, torch.zeros(1, 2, 2)),
