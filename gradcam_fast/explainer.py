@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import chain
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -22,6 +22,7 @@ from ._layout.feature_layout import ImageGeometry, check_tokens
 from ._model.inputs import ImageAxes, check_inputs, unwrap_model
 from ._model.target_layer import TargetLayer, check_call, resolve_layers
 from ._model.warning import warn_caller
+from ._photo_input import PhotoInput
 from .explanation import Explanation
 from .ops.arguments import METHODS, NORMALIZATIONS, check_choice, check_relu, check_size
 from .ops.heatmaps import gradients_vanished, heatmaps, heatmaps_of_several
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from ._cuda_graph.cache import GraphCache
     from ._model.inputs import Inputs, Taken
     from .probabilities import Rule
-    from .types import Call, Images, Layer, Names, Output, Size, Target, Tokens, When
+    from .types import Call, HeatmapSize, Images, Layer, Names, Output, Target, Tokens, When
 
 __all__ = ["Explainer", "explain"]
 
@@ -51,7 +52,8 @@ class Explainer:
             model's output that is explained. The choice depends on the images, the target and the output alone.
         method: ``gradcam``, ``gradcam++``, ``xgradcam``, ``hirescam``, ``elementwise`` or ``layercam``;
             formulas and papers in :func:`gradcam_fast.reference.raw_map`.
-        size: (H,W) of the heatmaps in pixels, or one integer for all sides; None = the images' own size.
+        size: (H,W) of the heatmaps in pixels, or one integer for all sides; None = the images' own size; "original" =
+            the size of the photos that were given, with 0 where the model saw nothing.
         normalize: ``minmax`` (each map to [0,1]), ``max`` (x / max) or ``none``.
         relu: True sets negative values, which speak against the class, to 0 before upsampling; False keeps them.
         output: callable that picks the logits from what the model returns; None takes a tensor, ``.logits``,
@@ -74,6 +76,9 @@ class Explainer:
             zeros, NaN extremes and ``valid`` False, but their own logits, target and score. The backward still covers
             the whole batch; it is left out if no image is chosen and the layer is known. The host waits for the
             booleans, so ``when`` cannot be combined with ``cuda_graph``.
+        preprocess: how photos become the model's input, whatever :meth:`gradcam_fast.Preprocess.of` takes: then paths,
+            PIL images, arrays (H,W,C), uint8 tensors and lists of these may be explained, and the explanation keeps the
+            photos and their boxes. Floating tensors are inputs as they are. None: a model of timm brings its own.
         names: the names of the classes: a list, a dict, a file, torchvision's weights or a model
             (:func:`gradcam_fast.class_names.class_names`); None takes those that the model has.
         probabilities: what the outputs are: ``softmax`` (logits of one class in N), ``sigmoid`` (logits of independent
@@ -101,7 +106,7 @@ class Explainer:
         *,
         layer: Layer = None,
         method: str = "gradcam",
-        size: Size | None = None,
+        size: HeatmapSize | None = None,
         normalize: str = "minmax",
         relu: bool = True,
         output: Output | None = None,
@@ -109,10 +114,12 @@ class Explainer:
         call: Call = None,
         cuda_graph: bool = False,
         when: When | None = None,
+        preprocess: Any = None,
         names: Names = None,
         probabilities: Rule = "auto",
     ) -> None:
         self._model = unwrap_model(model)
+        self._photos = PhotoInput(self._model, preprocess, size)
         self._labels = Labels(self._model, names, probabilities)
         check_choice("method", method, METHODS)
         check_choice("normalize", normalize, NORMALIZATIONS)
@@ -122,7 +129,7 @@ class Explainer:
             raise TypeError(f"output={output!r} is not callable; give a function that picks the logits")
         self._method, self._normalize, self._relu = method, normalize, relu
         self._axes = ImageAxes(self._model)
-        self._size = size if size is None else check_size(size, self._axes.rank)
+        self._size = None if size is None or size == "original" else check_size(size, self._axes.rank)
         self._output = output
         self._call = check_call(call)
         self._layers = resolve_layers(self._model, layer, call)
@@ -135,9 +142,11 @@ class Explainer:
 
     def __call__(self, images: Images, target: Target = None, topk: int | None = None) -> Explanation:
         """Explain a batch; see :func:`gradcam_fast.explain` for the arguments."""
-        request = self._request(images, target, topk)
+        photos = self._photos.read(images)
+        request = self._request(images if photos is None else photos.images, target, topk)
         explanation = self._explain(request) if self._graphs is None else self._graphs(request)
-        return self._labels.added_to(explanation)
+        explanation = self._labels.added_to(explanation)
+        return explanation if photos is None else photos.added_to(explanation)
 
     @property
     def model(self) -> nn.Module:
@@ -291,12 +300,13 @@ def explain(
     topk: int | None = None,
     layer: Layer = None,
     method: str = "gradcam",
-    size: Size | None = None,
+    size: HeatmapSize | None = None,
     normalize: str = "minmax",
     relu: bool = True,
     output: Output | None = None,
     tokens: Tokens = "auto",
     call: Call = None,
+    preprocess: Any = None,
     names: Names = None,
     probabilities: Rule = "auto",
 ) -> Explanation:
@@ -314,6 +324,7 @@ def explain(
         images: (B,C,H,W) floating tensor on the model's device, prepared as the model expects it; (C,H,W) is a batch
             of one. A tuple is passed as ``model(*images)``, a dict as ``model(**images)``; the first 4-D tensor counts:
             it is the one explained, and the layer is found among those that see it.
+            With ``preprocess``, photos: a path, a PIL image, an array (H,W,C), a uint8 tensor, or a list of these.
             Time series (B,C,L) go to models of 1-D convolutions, volumes (B,C,D,H,W) to those of 3-D ones.
             Clips and views (B,T,C,H,W) go to models that run 2-D convolutions on each picture, at once or in turn: a
             heatmap for each, weighted by its own pooled gradient. The T heatmaps of a sample share one scale, so that
@@ -325,8 +336,8 @@ def explain(
             picks) into (B,) or (B,K) scores, such as those of ``gradcam_fast.targets``; or a list of B callables, each
             from one image's part of that (its logits) to one score.
         topk: explain the K highest logits of each image instead.
-        layer, method, size, normalize, relu, output, tokens, call, names, probabilities: see :class:`Explainer` (and
-            its ``cuda_graph`` and ``when``).
+        layer, method, size, normalize, relu, output, tokens, call, preprocess, names, probabilities: see
+            :class:`Explainer` (and its ``cuda_graph`` and ``when``).
 
     Returns:
         Explanation: heatmap (B,H,W), or (B,K,H,W) for K targets, logits, target, score, extremes, validity, layer, and
@@ -366,6 +377,7 @@ def explain(
         output=output,
         tokens=tokens,
         call=call,
+        preprocess=preprocess,
         names=names,
         probabilities=probabilities,
     )

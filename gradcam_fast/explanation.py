@@ -2,20 +2,47 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+import os
+from base64 import b64encode
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from html import escape
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
+from torch.utils._pytree import tree_map_only
 
+from ._explanation_file import read_fields, write_fields
 from .probabilities import probabilities_of
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["REASONS", "Explanation"]
+__all__ = ["REASONS", "Explanation", "Prediction"]
 
 REASONS = ("", "only counter-evidence", "no gradient", "not finite", "flat", "not chosen")
 """Why a heatmap shows nothing; ``Explanation.reason_codes`` are places in this tuple."""
+
+
+# The attributes that are tensors of the batch.
+_TENSORS = ("heatmap", "target", "score", "raw_min", "raw_max", "valid", "reason_codes")
+
+
+class Prediction(NamedTuple):
+    """A class that a model predicts for an image.
+
+    Attributes:
+        name: its name, or "class 7" where the names are not known.
+        index: its number.
+        probability: in [0,1]; NaN where it is not known (:mod:`gradcam_fast.probabilities`).
+        score: the model's output for it.
+    """
+
+    name: str
+    index: int  # type: ignore[assignment]  # a tuple's own method, that nobody needs here
+    probability: float
+    score: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,6 +97,153 @@ class Explanation:
             return None
         return probabilities_of(self.logits.reshape(len(self.logits), -1), self.probability_rule)
 
+    def top(self, k: int = 5) -> list[list[Prediction]]:
+        """The k classes with the highest outputs of each image, best first; fewer if the model has fewer.
+
+        Raises:
+            ValueError: a callable target, whose output has no classes, or a k below 1.
+
+        Example:
+            >>> import torch, gradcam_fast
+            >>> model = torch.nn.Sequential(torch.nn.Conv2d(3, 2, 3), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
+            >>> explanation = gradcam_fast.explain(model, torch.rand(1, 3, 8, 8), names=["cat", "dog"])
+            >>> sorted(prediction.name for prediction in explanation.top(2)[0])
+            ['cat', 'dog']
+        """
+        probabilities = self.probabilities
+        if probabilities is None:
+            raise ValueError("the target is a callable, so the output has no classes; read explanation.score instead")
+        if k < 1:
+            raise ValueError(f"k={k} asks for no class; give at least 1")
+        logits = self.logits.reshape(len(self.logits), -1).float()
+        scores, classes = logits.topk(min(k, logits.shape[1]), 1)
+        rows = zip(classes.tolist(), probabilities.gather(1, classes).tolist(), scores.tolist(), strict=True)
+        return [
+            [Prediction(self._name(index), index, share, score) for index, share, score in zip(*row, strict=True)]
+            for row in rows
+        ]
+
+    def _name(self, index: int) -> str:
+        return f"class {index}" if self.names is None else self.names[index]
+
+    def to(self, device: str | torch.device) -> Explanation:
+        """The same explanation with its tensors on a device; photos and boxes stay on the CPU."""
+        moved = {name: tensor.to(device) for name, tensor in self._tensors().items()}
+        return replace(self, logits=tree_map_only(torch.Tensor, lambda tensor: tensor.to(device), self.logits), **moved)
+
+    def _tensors(self) -> dict[str, Any]:
+        values = {name: getattr(self, name) for name in _TENSORS}
+        return {name: value for name, value in values.items() if value is not None}
+
+    def cpu(self) -> Explanation:
+        """The same explanation with its tensors on the CPU."""
+        return self.to("cpu")
+
+    def __len__(self) -> int:
+        """How many images there are."""
+        return len(self.heatmap)
+
+    def __bool__(self) -> bool:
+        return True
+
+    def __iter__(self) -> Iterator[Explanation]:
+        """The explanation of each image, a batch of one."""
+        return (self[image] for image in range(len(self)))
+
+    def __getitem__(self, images: Any) -> Explanation:
+        """The explanation of one image, as a batch of one, or of several: a slice, or a list of indices or booleans.
+
+        Raises:
+            IndexError: there is no such image.
+        """
+        count = len(self)
+        wanted = images.tolist() if hasattr(images, "tolist") else images
+        if isinstance(wanted, slice):
+            chosen = list(range(count))[wanted]
+        elif not isinstance(wanted, (list, tuple)):
+            chosen = [range(count)[wanted]]
+        elif any(isinstance(member, bool) for member in wanted):
+            if len(wanted) != count:
+                raise IndexError(f"{len(wanted)} booleans choose among {count} images; give one for each")
+            chosen = [image for image, is_chosen in enumerate(wanted) if is_chosen]
+        else:
+            chosen = [range(count)[image] for image in wanted]
+
+        def of_chosen(tensor: Tensor) -> Tensor:
+            if tensor.dim() == 0 or len(tensor) != count:
+                return tensor
+            return tensor[torch.tensor(chosen, dtype=torch.long, device=tensor.device)]
+
+        parts: dict[str, Any] = {name: of_chosen(tensor) for name, tensor in self._tensors().items()}
+        logits = (
+            [self.logits[image] for image in chosen]  # a detector returns a list, one dict for each image
+            if isinstance(self.logits, list) and len(self.logits) == count
+            else tree_map_only(torch.Tensor, of_chosen, self.logits)
+        )
+        photos = None if self.photos is None else tuple(self.photos[image] for image in chosen)
+        boxes = None if self.boxes is None else of_chosen(self.boxes)
+        return replace(self, logits=logits, photos=photos, boxes=boxes, **parts)
+
+    def overlay(self, photos: Any = None, **options: Any) -> Any:
+        """The heatmaps over their photos, as PIL images at the photos' own pixels.
+
+        Args:
+            photos: None takes those that were explained; else as in :func:`gradcam_fast.figures.explained`.
+            options: ``colormap``, ``alpha`` and ``edges`` of :func:`gradcam_fast.overlay`.
+
+        Returns:
+            An image; for several images a list of them, for several classes a list for each image.
+
+        Raises:
+            ValueError: tensors were explained and no photos are given, or heatmaps that do not fit them.
+        """
+        return _pictures().overlays(self, photos, **options)
+
+    def show(self, photos: Any = None, **options: Any) -> None:
+        """Show photo, heatmap and overlay with class and scores: in a notebook below the cell, else in a window.
+
+        The arguments are those of :func:`gradcam_fast.figures.explained`. Without photos the heatmaps are shown alone.
+        """
+        _pictures().show(self, photos=photos, **options)
+
+    def save(self, path: str | os.PathLike[str], **options: Any) -> None:
+        """Write the explanation to a ``.npz`` file, or its picture to a ``.png`` or ``.jpg`` file.
+
+        The picture is the one that ``show`` shows. The arrays of a ``.npz`` file have the names of the attributes;
+        :meth:`load` reads it. ``torch.save`` and ``torch.load(weights_only=True)`` work, too, in programs that import
+        gradcam_fast.
+
+        Raises:
+            ValueError: another suffix.
+            TypeError: logits that are no tensor do not go into a ``.npz`` file.
+        """
+        if str(path).endswith(".npz"):
+            write_fields(self, path)
+        elif _pictures().is_picture(path):
+            _pictures().save_picture(self, path, **options)
+        else:
+            raise ValueError(f"{os.fspath(path)} has no suffix that is known; give .npz, .png or .jpg")
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Explanation:
+        """Read an explanation from a ``.npz`` file that :meth:`save` wrote; nothing in the file is run.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: the file holds something else.
+        """
+        return cls(**read_fields(path))
+
+    def _repr_png_(self) -> bytes | None:
+        png: bytes | None = _pictures().small_png(self)
+        return png
+
+    def _repr_html_(self) -> str | None:
+        png = self._repr_png_()
+        if png is None:
+            return None
+        return f'<img alt="{escape(repr(self))}" src="data:image/png;base64,{b64encode(png).decode()}">'
+
     @property
     def reason(self) -> list[Any]:
         """Why each heatmap shows nothing: a list of B words, or of B lists of K words; "" for a valid one.
@@ -101,9 +275,18 @@ class Explanation:
         return f"Explanation(heatmap {shape} at {layer}, target {_short(self.target)}, {counts})"
 
 
+def _pictures() -> Any:
+    # What draws stands above the result that it draws, and is only imported when a picture is asked for.
+    return import_module(".visual.explanation_pictures", __package__)
+
+
 def _in_words(codes: Any) -> Any:
     return [_in_words(row) for row in codes] if isinstance(codes, list) else REASONS[codes]
 
 
 def _short(tensor: Tensor | None) -> str:
     return "of a callable" if tensor is None else f"{tuple(tensor.shape)} {tensor.dtype}".replace("torch.", "")
+
+
+# So that torch.load(weights_only=True) reads explanations: they hold tensors, words and numbers.
+torch.serialization.add_safe_globals([Explanation])

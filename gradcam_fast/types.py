@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeAlias
 
 from torch import Tensor, nn
 
-__all__ = ["Call", "Images", "Layer", "Names", "Output", "Size", "Target", "Tokens", "When"]
+__all__ = ["Call", "HeatmapSize", "Images", "Layer", "Names", "Output", "Size", "Target", "Tokens", "When"]
 
 Images: TypeAlias = Tensor | Sequence[Any] | Mapping[str, Any]
 """(B,C,H,W), (C,H,W) or clips (B,T,C,H,W); a tuple or dict when the model has several inputs."""
@@ -24,6 +24,9 @@ Call: TypeAlias = int | Literal["all"] | None
 
 Size: TypeAlias = int | Sequence[int]
 """(H,W) in pixels, or one integer for all sides."""
+
+HeatmapSize: TypeAlias = Size | Literal["original"]
+"""(H,W) in pixels, one integer for all sides, or "original": that of the photos."""
 
 Names: TypeAlias = str | os.PathLike[str] | Sequence[str] | Mapping[int, str] | Mapping[str, str] | Any
 """A list of class names, a dict from class index to name, a file, torchvision's weights, or a model with names."""

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import sys
+from io import BytesIO
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from os import PathLike
 
     from matplotlib.figure import Figure
+    from PIL.Image import Image as PillowImage
 
-__all__ = ["MARK", "SOFTWARE_TAG", "is_own", "save"]
+__all__ = ["MARK", "SOFTWARE_TAG", "is_own", "png_of", "save", "show_figure"]
 
 # The Exif tag "Software" of every file holds this mark. A later run replaces only files that have the mark.
 MARK = "gradcam_fast"
@@ -36,15 +39,40 @@ def save(figure: Figure, path: str | PathLike[str]) -> None:
         ...     figures.is_own(f"{folder}/black.png")
         True
     """
+    from PIL import Image
+
+    exif = Image.Exif()
+    exif[SOFTWARE_TAG] = MARK
+    _image_of(figure).save(path, quality=90, exif=exif)
+
+
+def png_of(figure: Figure) -> bytes:
+    """A figure at its own size as the bytes of a PNG file."""
+    file = BytesIO()
+    _image_of(figure).save(file, "PNG")
+    return file.getvalue()
+
+
+def show_figure(figure: Figure) -> None:
+    """Show a figure: below the cell of a notebook, else in the program that shows pictures on this machine."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython is not None else None
+    if shell is not None and hasattr(shell, "kernel"):
+        from IPython.display import Image, display
+
+        display(Image(png_of(figure)))
+    else:
+        _image_of(figure).show()
+
+
+def _image_of(figure: Figure) -> PillowImage:
     import numpy
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from PIL import Image
 
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
-    exif = Image.Exif()
-    exif[SOFTWARE_TAG] = MARK
-    Image.fromarray(numpy.asarray(canvas.buffer_rgba())).convert("RGB").save(path, quality=90, exif=exif)
+    return Image.fromarray(numpy.asarray(canvas.buffer_rgba())).convert("RGB")
 
 
 def is_own(path: str | PathLike[str]) -> bool:

@@ -82,7 +82,7 @@ class Page:
 
     def colour_bar(self, colours: Tensor, labels: Sequence[str]) -> None:
         """Add a bar in the colours (N,3) uint8 of a colormap, coldest left, with labels below it from end to end."""
-        left = self._left((self.columns - 1) // 2, self.columns)
+        left = (self.width - self.column_width) // 2
         self._parts.append(partial(self._draw_colours, colours.float().div(255).tolist(), left, self.height))
         self.height += BAR_HEIGHT
         width = self.column_width
@@ -104,10 +104,10 @@ class Page:
         self.height += GAP
 
     def figure(self) -> Figure:
-        """Return the figure of all parts so far."""
-        from matplotlib.figure import Figure
+        """Return the figure of all parts so far: one that notebooks show, and whose ``show()`` works without pyplot."""
+        from .shown_figure import ShownFigure
 
-        figure = Figure(figsize=(self.width / DPI, self.height / DPI), dpi=DPI, facecolor="white")
+        figure: Figure = ShownFigure(figsize=(self.width / DPI, self.height / DPI), dpi=DPI, facecolor="white")
         for draw in self._parts:
             draw(figure)
         return figure
