@@ -48,6 +48,7 @@ def write_fields(explanation: Explanation, path: str | os.PathLike[str]) -> None
         "layer": explanation.layer,
         "names": explanation.names,
         "probability_rule": explanation.probability_rule,
+        "signed": explanation.signed,
         "photos": None if explanation.photos is None else len(explanation.photos),
     }
     arrays["settings"] = numpy.array(json.dumps(settings))
@@ -83,4 +84,5 @@ def read_fields(path: str | os.PathLike[str]) -> dict[str, Any]:
         "layer": layer if isinstance(layer, str) else tuple(layer),
         "names": None if names is None else tuple(names),
         "probability_rule": settings["probability_rule"],
+        "signed": settings["signed"],
     }

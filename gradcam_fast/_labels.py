@@ -34,6 +34,10 @@ class Labels:
         self._known: dict[int, str | None] = {}
         self.names = class_names(names) if names is not None else _complete(names_of_model(model))
 
+    def __str__(self) -> str:
+        """A part of the explainer's words."""
+        return f", {len(self.names)} class names" if self.names else ""
+
     def added_to(self, explanation: Explanation) -> Explanation:
         """The explanation with names and rule; as it is where it has no classes."""
         logits = explanation.logits

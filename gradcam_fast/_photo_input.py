@@ -63,6 +63,10 @@ class PhotoInput:
         self._preprocess = None if preprocess is None else Preprocess.of(preprocess)
         self._full_size = isinstance(size, str) and size == ORIGINAL
 
+    def __str__(self) -> str:
+        """A part of the explainer's words."""
+        return "" if self._preprocess is None else f", {self._preprocess}"
+
     def read(self, images: Any) -> Photos | None:
         """The photos, or None for anything else: floating tensors and their like are inputs as they are.
 

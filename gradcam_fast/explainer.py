@@ -24,7 +24,7 @@ from ._model.target_layer import TargetLayer, check_call, resolve_layers
 from ._model.warning import warn_caller
 from ._photo_input import PhotoInput
 from .explanation import Explanation
-from .ops.arguments import METHODS, NORMALIZATIONS, check_choice, check_relu, check_size
+from .ops.arguments import METHODS, SCALES, check_choice, check_relu, check_size
 from .ops.heatmaps import gradients_vanished, heatmaps, heatmaps_of_several
 
 if TYPE_CHECKING:
@@ -54,7 +54,8 @@ class Explainer:
             formulas and papers in :func:`gradcam_fast.reference.raw_map`.
         size: (H,W) of the heatmaps in pixels, or one integer for all sides; None = the images' own size; "original" =
             the size of the photos that were given, with 0 where the model saw nothing.
-        normalize: ``minmax`` (each map to [0,1]), ``max`` (x / max) or ``none``.
+        normalize: ``minmax`` (each map to [0,1]), ``max`` (x / max), ``none``, or ``signed``: x / max(|x|) in [-1,1],
+            without the ReLU, so that negative values speak against the class.
         relu: True sets negative values, which speak against the class, to 0 before upsampling; False keeps them.
         output: callable that picks the logits from what the model returns; None takes a tensor, ``.logits``,
             ``["out"]`` or the only tensor of a tuple or dict.
@@ -122,12 +123,12 @@ class Explainer:
         self._photos = PhotoInput(self._model, preprocess, size)
         self._labels = Labels(self._model, names, probabilities)
         check_choice("method", method, METHODS)
-        check_choice("normalize", normalize, NORMALIZATIONS)
+        check_choice("normalize", normalize, SCALES)
         check_relu(relu)
         self._tokens = check_tokens(tokens)
         if output is not None and not callable(output):
             raise TypeError(f"output={output!r} is not callable; give a function that picks the logits")
-        self._method, self._normalize, self._relu = method, normalize, relu
+        self._method, self._normalize, self._relu = method, normalize, relu and normalize != "signed"
         self._axes = ImageAxes(self._model)
         self._size = None if size is None or size == "original" else check_size(size, self._axes.rank)
         self._output = output
@@ -147,6 +148,13 @@ class Explainer:
         explanation = self._explain(request) if self._graphs is None else self._graphs(request)
         explanation = self._labels.added_to(explanation)
         return explanation if photos is None else photos.added_to(explanation)
+
+    def __repr__(self) -> str:
+        """The model, the layer and the choices that were made."""
+        found = "found for each kind of question"
+        layer = found if self._layers is None else ", ".join(layer.name for layer in self._layers)
+        choices = f"method {self._method}, normalize {self._normalize}"
+        return f"Explainer({type(self._model).__name__}, layer {layer}, {choices}{self._photos}{self._labels})"
 
     @property
     def model(self) -> nn.Module:
@@ -240,7 +248,16 @@ class Explainer:
                 heatmap = heatmap.transpose(-1, -2).contiguous()
         layer = captured.layers[0] if len(captured.layers) == 1 else captured.layers
         return Explanation(
-            heatmap, captured.logits, captured.target, captured.scores, raw_min, raw_max, valid, layer, codes
+            heatmap,
+            captured.logits,
+            captured.target,
+            captured.scores,
+            raw_min,
+            raw_max,
+            valid,
+            layer,
+            codes,
+            signed=self._normalize == "signed",
         )
 
     def _results(

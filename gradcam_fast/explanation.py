@@ -68,6 +68,7 @@ class Explanation:
             (given where a row adds up to 1, else softmax), None for never, or ``auto``: only the values can tell.
         names: the name of each class, if they are known.
         photos: the photos that were explained, (3,H,W) uint8 on the CPU; None where tensors were.
+        signed: whether the heatmap is in [-1,1], with negative values where the image speaks against the class.
         boxes: (B,4) on the CPU, the part of each photo that the network saw: left, top, right, bottom in pixels.
 
     All tensors are on the images' device and none requires grad.
@@ -86,6 +87,7 @@ class Explanation:
     names: tuple[str, ...] | None = None
     photos: tuple[Tensor, ...] | None = None
     boxes: Tensor | None = None
+    signed: bool = False
 
     @property
     def probabilities(self) -> Tensor | None:

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 # csrc/common/methods.h numbers methods and normalisations in this order.
 METHODS = ("gradcam", "gradcam++", "xgradcam", "hirescam", "elementwise", "layercam")
 NORMALIZATIONS = ("minmax", "max", "none")
+# The scales of a heatmap: those that the kernels know by their numbers, and one that is made of "none" in PyTorch.
+SCALES = (*NORMALIZATIONS, "signed")
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 

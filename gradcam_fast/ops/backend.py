@@ -53,6 +53,9 @@ class Kernel:
     chosen: bool = False
 
     def __str__(self) -> str:
+        return repr(self)
+
+    def __repr__(self) -> str:
         line = f"{self.device:<5} {'fused' if self.fused else 'reference'}: {self.why}"
         return line if self.fix is None else f"{line}\n      to fix this, run: {self.fix}"
 
@@ -72,6 +75,10 @@ class Backend:
     built_against: str | None
 
     def __str__(self) -> str:
+        return repr(self)
+
+    def __repr__(self) -> str:
+        """The report, as a notebook or an interactive session shows it."""
         built = f"libraries built against torch {self.built_against}" if self.built_against else "no libraries built"
         return "\n".join([f"gradcam_fast on torch {self.torch}; {built}", *map(str, self.kernels)])
 

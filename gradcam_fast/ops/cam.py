@@ -11,7 +11,7 @@ import torch
 from torch.compiler import is_compiling
 
 from . import reference
-from .arguments import METHODS, NORMALIZATIONS, check_choice, check_maps, check_relu, check_size
+from .arguments import METHODS, NORMALIZATIONS, SCALES, check_choice, check_maps, check_relu, check_size
 from .backend import kernel_for, load, warn_if_reference
 
 if TYPE_CHECKING:
@@ -47,7 +47,8 @@ def cam(
         size: (H,W) of the heatmap in pixels, or one integer for a square.
         method: ``gradcam``, ``gradcam++``, ``xgradcam``, ``hirescam``, ``elementwise`` or ``layercam``; formulas and
             papers in :func:`gradcam_fast.reference.raw_map`.
-        normalize: ``minmax`` gives (x - min) / (max - min), ``max`` gives x / max, ``none`` gives x.
+        normalize: ``minmax`` gives (x - min) / (max - min), ``max`` gives x / max, ``none`` gives x, ``signed`` gives
+            x / max(|x|) in [-1,1], without the ReLU: what speaks against the class is negative.
         relu: whether negative values of the map become 0, before upsampling.
 
     Returns:
@@ -89,9 +90,12 @@ def cam(
         except Exception:  # the checks below raise an error with a better message
             pass
     check_choice("method", method, METHODS)
-    check_choice("normalize", normalize, NORMALIZATIONS)
+    check_choice("normalize", normalize, SCALES)
     check_relu(relu)
     check_maps(activations, gradients)
+    if normalize == "signed":
+        raw, low, high = cam(activations, gradients, size, method=method, normalize="none", relu=False)
+        return reference.normalise(raw, low, high, "signed").detach(), low, high
     sides = check_size(size, activations.dim() - 2)
     if kernel_for(activations.device.type) and activations.dtype != torch.float64 and len(sides) == 2:
         if failed is not None:  # the arguments are right, so the failure has another cause, such as a lack of memory

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from .arguments import METHODS, NORMALIZATIONS, check_choice, check_maps, check_relu, check_size
+from .arguments import METHODS, SCALES, check_choice, check_maps, check_relu, check_size
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,7 +39,8 @@ def cam(
         size: (H,W) of the heatmap in pixels, or one integer for all its sides.
         method: how channels are combined: ``gradcam``, ``gradcam++``, ``xgradcam``, ``hirescam``, ``elementwise`` or
             ``layercam``; formulas and papers in :func:`raw_map`.
-        normalize: ``minmax`` gives (x - min) / (max - min), ``max`` gives x / max, ``none`` gives x.
+        normalize: ``minmax`` gives (x - min) / (max - min), ``max`` gives x / max, ``none`` gives x, ``signed`` gives
+            x / max(|x|) in [-1,1], without the ReLU: what speaks against the class is negative.
         relu: whether negative values of the map become 0, before upsampling.
 
     Returns:
@@ -62,7 +63,7 @@ def cam(
                  [2., 3.]]])
     """
     check_choice("method", method, METHODS)
-    check_choice("normalize", normalize, NORMALIZATIONS)
+    check_choice("normalize", normalize, SCALES)
     check_relu(relu)
     check_maps(activations, gradients)
     rank = activations.dim() - 2
@@ -70,7 +71,7 @@ def cam(
     with torch.no_grad(), torch.autocast(activations.device.type, enabled=False):
         several_targets = gradients.dim() > activations.dim()
         maps, finite = raw_map(activations, gradients if several_targets else gradients.unsqueeze(1), method)
-        if relu:
+        if relu and normalize != "signed":
             maps = maps.relu()
         for dim in range(-1, -rank - 1, -1):
             maps = upsample(maps, dim, sides[dim])
@@ -162,7 +163,8 @@ _RAW_MAP: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 
 def normalise(maps: Tensor, low: Tensor, high: Tensor, normalize: str) -> Tensor:
-    """Scale maps (...,H,W) by their extremes (...): ``minmax`` to [0,1], ``max`` to a maximum of 1; ``none`` does not.
+    """Scale maps (...,H,W) by their extremes (...): ``minmax`` to [0,1], ``max`` to a maximum of 1, ``signed`` to a
+    magnitude of at most 1; ``none`` does not.
 
     A flat map gives zeros under ``minmax``, a map without positive values under ``max``. The maps may have any number
     of axes after those of the extremes. The arguments are not checked; :func:`cam` checks them.
@@ -181,6 +183,7 @@ _NORMALIZE: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     "minmax": lambda x, low, high: torch.where(high > low, (x - low) / (high - low), 0),
     "max": lambda x, _, high: torch.where(high > 0, x / high, 0),
     "none": lambda x, *_: x,
+    "signed": lambda x, low, high: torch.where((high > 0) | (low < 0), x / torch.maximum(high, -low), 0),
 }
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-__all__ = ["check_range", "check_tensor", "colorize", "colormap_table"]
+__all__ = ["check_range", "check_tensor", "colorize", "colormap_table", "default_colormap", "on_unit_scale"]
 
 # Bicubic resizing leaves [0,1] by about this much at most; images that were normalised or are on 0..255 by far more.
 OVERSHOOT = 0.25
@@ -52,6 +52,18 @@ def colorize(heatmap: Tensor, colormap: str = "jet") -> Tensor:
     check_range("heatmap", heatmap, 'use normalize="minmax" or scale it')
     levels = (heatmap.nan_to_num(nan=0.0).clamp(0, 1) * 255).to(torch.int32)
     return table[levels].movedim(-1, -3)
+
+
+def default_colormap(colormap: str | None, signed: bool) -> str:
+    """The colormap asked for; None is one whose middle is neutral for signed maps, else ``jet``."""
+    return colormap or ("coolwarm" if signed else "jet")
+
+
+def on_unit_scale(heatmap: Any) -> Any:
+    """A signed heatmap, in [-1,1], on [0,1]: 0 becomes 0.5. Anything else that is no floating tensor as it is."""
+    if not isinstance(heatmap, torch.Tensor) or not heatmap.is_floating_point():
+        return heatmap
+    return (heatmap.float().nan_to_num(nan=0.0) + 1) / 2
 
 
 def check_tensor(name: str, value: object, shape: str) -> None:

@@ -33,7 +33,7 @@ def overlays(explanation: Explanation, photos: Any, **options: Any) -> Any:
     from .figures.explanation_figures import as_photos
 
     shown = as_photos(photos, explanation)
-    blends = overlay(shown, explanation.heatmap.cpu(), box=explanation.boxes, **options)
+    blends = overlay(shown, explanation.heatmap.cpu(), box=explanation.boxes, signed=explanation.signed, **options)
     images = [
         [Image.fromarray(picture.permute(1, 2, 0).numpy()) for picture in blend.reshape(-1, *blend.shape[-3:])]
         for blend in blends

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..preprocess import are_photos, photo_tensor, read_photos
-from .colormaps import check_range, check_tensor, colorize
+from .colormaps import check_range, check_tensor, colorize, default_colormap, on_unit_scale
 from .edges import outlines
 from .placement import WAY_OUT, boxes_of, place
 
@@ -26,8 +26,9 @@ def overlay(
     heatmap: Tensor,
     *,
     box: Any = None,
-    colormap: str = "jet",
+    colormap: str | None = None,
     alpha: float | Tensor = 0.5,
+    signed: bool = False,
     edges: bool = False,
     mean: PerChannel | None = None,
     std: PerChannel | None = None,
@@ -48,9 +49,11 @@ def overlay(
             what ``Preprocess`` returns. The heatmap, of any resolution, is laid there, and the photo is untouched
             outside. "whole" lays it over the whole photo. None: heatmap and image have the same pixels.
         colormap: an OpenCV colormap in lower case (``jet``, ``viridis``, ...) or, if matplotlib is installed, one of
-            its colormaps; for a name that both have, OpenCV's is used. In ``jet`` 1 is dark red and 0 dark blue.
+            its colormaps; for a name that both have, OpenCV's is used. In ``jet`` 1 is dark red and 0 dark blue. None
+            is ``jet``, and ``coolwarm`` for signed maps: 1 red, 0 gray, -1 blue.
         alpha: weight of the heatmap's colour, from 0 (image only) to 1 (colour only): a number, or a tensor of the
             heatmap's shape. ``alpha=heatmap`` leaves the image unchanged where the heatmap is 0.
+        signed: whether the heatmap is in [-1,1], as ``normalize="signed"`` gives it.
         edges: draw the images' outlines, gray on white, in place of the images. OpenCV finds the outlines on the CPU,
             so images on an accelerator are copied there; without ``edges`` nothing is copied.
         mean, std: the constants with which the images were normalised, for images in [0,1]: a number, or one per
@@ -77,6 +80,8 @@ def overlay(
         >>> overlay(gray, heatmap, box=(1, 0, 2, 1)).squeeze().T.tolist()  # the network saw the right half
         [[128, 128, 128], [127, 191, 129]]
     """
+    colormap = default_colormap(colormap, signed)
+    heatmap = on_unit_scale(heatmap) if signed else heatmap
     if isinstance(images, (list, tuple)):
         return _overlay_list(images, heatmap, box, colormap=colormap, alpha=alpha, edges=edges, mean=mean, std=std)
     if are_photos(images):

@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
+import gradcam_fast
 from gradcam_fast.ops.backend import __file__ as BACKEND_FILE
 
 BUILT = {"file": "libgradcam_fast_cpu.so", "reason": "built", "chosen": False, "log": []}
@@ -211,3 +212,9 @@ def test_the_report_reads_line_by_line(built_with):
         "cuda  reference: no nvcc",
         "      to fix this, run: pip install x",
     ]
+
+
+def test_an_interactive_session_shows_the_report():
+    report = gradcam_fast.backend()
+    assert repr(report) == str(report) and repr(report.kernels[0]) == str(report.kernels[0])
+    assert repr(report).startswith(f"gradcam_fast on torch {torch.__version__}")

@@ -181,8 +181,13 @@ class FrameOverlays:
     def draw(self, batch: FrameBatch, explanation: Explanation) -> NDArray[numpy.uint8]:
         """The pictures, (B,H,W,3) uint8; outside of the box that the network sees, the frames are unchanged."""
         pictures = torch.from_numpy(numpy.stack([frame.picture for frame in batch.frames])).to(self._device)
-        seen = pictures[:, batch.top : batch.bottom, batch.left : batch.right]
-        blended = overlay(seen.permute(0, 3, 1, 2), explanation.heatmap, colormap=self._colormap, alpha=self._alpha)
+        # Only the part of the frame under the map is blended; the map may reach beyond the frame.
+        left, top = max(batch.left, 0), max(batch.top, 0)
+        seen = pictures[:, top : max(batch.bottom, 0), left : max(batch.right, 0)]
+        box = batch.left - left, batch.top - top, batch.right - left, batch.bottom - top
+        blended = overlay(
+            seen.permute(0, 3, 1, 2), explanation.heatmap, box=box, colormap=self._colormap, alpha=self._alpha
+        )
         seen.copy_(blended.permute(0, 2, 3, 1))
         assert explanation.target is not None  # ExplainOptions ask for classes, never for a callable
         self._classes.update(explanation.target.tolist())

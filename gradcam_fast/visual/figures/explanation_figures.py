@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ...probabilities import confidence, percent, probabilities_of, score_text
-from ..colormaps import colorize, colormap_table
+from ..colormaps import colorize, colormap_table, default_colormap, on_unit_scale
 from ..overlay import overlay
 from ..placement import boxes_of, place
 from .page import Page
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ...explanation import Explanation
     from ..placement import Box
 
-__all__ = ["as_photos", "class_titles", "classes", "explained", "panels", "top_classes"]
+__all__ = ["add_colour_bar", "as_photos", "class_titles", "classes", "explained", "panels", "top_classes"]
 
 HEADER = "photo", "heatmap", "overlay"
 # The gray of a heatmap's panel where the network saw nothing.
@@ -37,8 +37,9 @@ def panels(
     titles: Sequence[str],
     *,
     box: Any = None,
-    colormap: str = "jet",
+    colormap: str | None = None,
     alpha: float | Tensor = 0.5,
+    signed: bool = False,
     edges: bool = False,
 ) -> Figure:
     """Draw photo, heatmap and overlay side by side, one row for each heatmap, each row under its title.
@@ -52,7 +53,7 @@ def panels(
         titles: K titles.
         box: the part of the photo that the network saw, as in :func:`gradcam_fast.overlay`. None: the heatmap, whatever
             its own resolution, covers the whole photo and must have its proportions.
-        colormap, alpha, edges: as in :func:`gradcam_fast.overlay`; a tensor ``alpha`` has the heatmap's shape.
+        colormap, alpha, signed, edges: as in :func:`gradcam_fast.overlay`; a tensor ``alpha`` has the heatmap's shape.
 
     Returns:
         A matplotlib figure, to be shown in a notebook or written by :func:`save`.
@@ -72,8 +73,9 @@ def panels(
     place = _checked(photo, heatmap, titles, box, alpha)
     page = Page(3, size_within(photo)[1])
     page.captions(HEADER)
-    _add_rows(page, photo, heatmap, titles, place, colormap=colormap, alpha=alpha, edges=edges)
-    _add_colour_bar(page, colormap)
+    colours = default_colormap(colormap, signed)
+    _add_rows(page, photo, heatmap, titles, place, colormap=colours, alpha=alpha, signed=signed, edges=edges)
+    add_colour_bar(page, colours, signed)
     return page.figure()
 
 
@@ -83,7 +85,7 @@ def explained(
     names: Sequence[str] | None = None,
     *,
     boxes: Any = None,
-    colormap: str = "jet",
+    colormap: str | None = None,
     alpha: float = 0.5,
     edges: bool = False,
 ) -> Figure:
@@ -129,9 +131,11 @@ def explained(
     places = [_checked(*row, alpha) for row in zip(photos, heatmaps, titles, found, strict=True)]
     page = Page(3, max(size_within(photo)[1] for photo in photos))
     page.captions(HEADER)
+    signed = explanation.signed
+    colours = default_colormap(colormap, signed)
     for row in zip(photos, heatmaps, titles, places, strict=True):
-        _add_rows(page, *row, colormap=colormap, alpha=alpha, edges=edges)
-    _add_colour_bar(page, colormap)
+        _add_rows(page, *row, colormap=colours, alpha=alpha, signed=signed, edges=edges)
+    add_colour_bar(page, colours, signed)
     return page.figure()
 
 
@@ -307,10 +311,12 @@ def _add_rows(
     *,
     colormap: str,
     alpha: float | Tensor,
+    signed: bool,
     edges: bool,
 ) -> None:
     size = size_within(photo)
     place_of_maps = scaled(box, photo, size)
+    heatmap = on_unit_scale(heatmap) if signed else heatmap
     heatmap, inside = place(heatmap.detach().float().cpu(), size, place_of_maps)
     behind = background(photo, size, edges=edges)[None]
     photo = resize_photo(photo, size)
@@ -321,5 +327,6 @@ def _add_rows(
         page.pictures((photo, torch.where(inside, colors, UNSEEN), blend))
 
 
-def _add_colour_bar(page: Page, colormap: str) -> None:
-    page.colour_bar(colormap_table(colormap, torch.device("cpu"))[::4], ("0", "1"))
+def add_colour_bar(page: Page, colormap: str, signed: bool) -> None:
+    """Add a bar of the colours, from 0 to 1, or for signed maps from -1 to 1."""
+    page.colour_bar(colormap_table(colormap, torch.device("cpu"))[::4], ("-1", "0", "1") if signed else ("0", "1"))

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ..colormaps import colorize, colormap_table
+from ..colormaps import colorize, default_colormap, on_unit_scale
 from ..overlay import overlay
 from ..placement import boxes_of
-from .explanation_figures import class_titles
+from .explanation_figures import add_colour_bar, class_titles
 from .page import Page, split_evenly
 from .sizing import resize_photo, scaled, size_within
 
@@ -26,7 +26,7 @@ TILE_BOX = 224, 224
 MOST_TILES, MOST_COLUMNS = 12, 4
 
 
-def summary(explanation: Explanation, *, colormap: str = "jet", alpha: float = 0.5) -> Figure:
+def summary(explanation: Explanation, *, colormap: str | None = None, alpha: float = 0.5) -> Figure:
     """Draw the first maps of an explanation as a contact sheet: over their photos, if it has them, else alone.
 
     Args:
@@ -50,12 +50,14 @@ def summary(explanation: Explanation, *, colormap: str = "jet", alpha: float = 0
         (12, 'the first 12 of 20 heatmaps')
     """
     heatmap = explanation.heatmap.detach().float().cpu()
+    heatmap = on_unit_scale(heatmap) if explanation.signed else heatmap
+    colours = default_colormap(colormap, explanation.signed)
     if heatmap.dim() not in (3, 4) or not len(heatmap):
         raise ValueError(f"the heatmap has shape {tuple(heatmap.shape)}; expected (B,H,W) or (B,K,H,W), at least one")
     maps = heatmap.reshape(len(heatmap), -1, *heatmap.shape[-2:])
     titles = [class_titles(explanation, image) for image in range(min(len(maps), MOST_TILES))]
     every = [(image, k) for image in range(len(titles)) for k in range(len(titles[image]))][:MOST_TILES]
-    tiles = [_tile(explanation, image, maps[image, k], colormap, alpha) for image, k in every]
+    tiles = [_tile(explanation, image, maps[image, k], colours, alpha) for image, k in every]
     rows = split_evenly(list(zip(tiles, every, strict=True)), MOST_COLUMNS)
     page = Page(len(rows[0]), max(tile.shape[-1] for tile in tiles))
     count = maps.shape[0] * maps.shape[1]
@@ -64,7 +66,7 @@ def summary(explanation: Explanation, *, colormap: str = "jet", alpha: float = 0
     for row in rows:
         page.captions([_unbroken(titles[image][k]) for _, (image, k) in row])
         page.pictures([tile for tile, _ in row])
-    page.colour_bar(colormap_table(colormap, torch.device("cpu"))[::4], ("0", "1"))
+    add_colour_bar(page, colours, explanation.signed)
     return page.figure()
 
 
