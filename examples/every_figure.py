@@ -23,18 +23,19 @@ def coarse(maps, **choices):
 
 def draw(network, photo):
     """All figures of a photo, by the names of what they show."""
-    images, shown = network.preprocess(photo).images, pixels(photo)
-    explanation = gradcam_fast.explain(network.model, images, topk=2)
+    images, boxes = network.preprocess(photo)
+    shown = pixels(photo)
+    explanation = gradcam_fast.explain(network.model, images, topk=2, names=network.class_names)
     # One more forward gives the maps of all layers, each at its own resolution.
     layer_maps = feature_maps(network.model, images, layer=LAYERS)
     heatmaps = [coarse(maps)[0] for maps in layer_maps]
     signed = coarse(layer_maps[2], normalize="none", relu=False)[0]
     return {
-        "explained": figures.explained([shown], explanation, network.class_names),
-        "edges": figures.explained([shown], explanation, network.class_names, colormap="coolwarm", edges=True),
+        "explained": figures.explained([shown], explanation, boxes=boxes),
+        "edges": figures.explained([shown], explanation, boxes=boxes, colormap="coolwarm", edges=True),
         "classes": figures.classes(shown, explanation.logits[0], network.class_names),
-        "layers": figures.layers(shown, heatmaps, LAYERS),
-        "relu": figures.relu(shown, signed),
+        "layers": figures.layers(shown, heatmaps, LAYERS, box=boxes),
+        "relu": figures.relu(shown, signed, box=boxes),
         "channels": figures.channels(layer_maps[-1].activations[0], layer_maps[-1].gradients[0]),
     }
 

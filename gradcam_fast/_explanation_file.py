@@ -40,6 +40,8 @@ def write_fields(explanation: Explanation, path: str | os.PathLike[str]) -> None
             value = value.detach().cpu()
             dtypes[name] = str(value.dtype).removeprefix("torch.")
             arrays[name] = (value.float() if value.dtype == torch.bfloat16 else value).numpy()
+    for name, part in (explanation.subject or {}).items():
+        arrays[f"subject_{name}"] = part.numpy()
     for place, photo in enumerate(explanation.photos or ()):
         arrays[f"photo_{place}"] = photo.permute(1, 2, 0).numpy()
     settings = {
@@ -75,6 +77,9 @@ def read_fields(path: str | os.PathLike[str]) -> dict[str, Any]:
     fields: dict[str, Any] = {
         name: torch.from_numpy(arrays[name]).to(getattr(torch, dtype)) for name, dtype in settings["dtypes"].items()
     }
+    parts = [name for name in arrays if name.startswith("subject_")]
+    if parts:
+        fields["subject"] = {name.removeprefix("subject_"): torch.from_numpy(arrays[name]) for name in parts}
     layer, names, photos = settings["layer"], settings["names"], settings["photos"]
     if photos is not None:
         fields["photos"] = tuple(torch.from_numpy(arrays[f"photo_{i}"]).permute(2, 0, 1) for i in range(photos))

@@ -9,6 +9,7 @@ import torch
 
 from .class_names import class_names, names_of_model
 from .probabilities import check_rule, known_rule
+from .targets.subject import subject_of
 
 if TYPE_CHECKING:
     from .explanation import Explanation
@@ -38,11 +39,17 @@ class Labels:
         """A part of the explainer's words."""
         return f", {len(self.names)} class names" if self.names else ""
 
-    def added_to(self, explanation: Explanation) -> Explanation:
-        """The explanation with names and rule; as it is where it has no classes."""
+    def added_to(self, explanation: Explanation, target: Any, sides: tuple[int, ...]) -> Explanation:
+        """The explanation with names and rule; of a callable target, with what it is about.
+
+        Args:
+            target: as the explainer was called with it.
+            sides: of the input, in pixels.
+        """
         logits = explanation.logits
         if explanation.target is None or not isinstance(logits, torch.Tensor):
-            return explanation
+            subject = subject_of(target, len(explanation.heatmap), sides)
+            return explanation if subject is None else replace(explanation, subject=subject, names=self.names)
         outputs = logits.shape[1] if logits.dim() > 1 else 1
         names = self.names if self.names and len(self.names) == outputs else None
         return replace(explanation, probability_rule=self._rule(outputs), names=names)

@@ -146,7 +146,7 @@ class Explainer:
         photos = self._photos.read(images)
         request = self._request(images if photos is None else photos.images, target, topk)
         explanation = self._explain(request) if self._graphs is None else self._graphs(request)
-        explanation = self._labels.added_to(explanation)
+        explanation = self._labels.added_to(explanation, target, request.geometry.size)
         return explanation if photos is None else photos.added_to(explanation)
 
     def __repr__(self) -> str:

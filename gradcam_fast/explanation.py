@@ -68,6 +68,8 @@ class Explanation:
             (given where a row adds up to 1, else softmax), None for never, or ``auto``: only the values can tell.
         names: the name of each class, if they are known.
         photos: the photos that were explained, (3,H,W) uint8 on the CPU; None where tensors were.
+        subject: what a ready target is about, on the CPU: ``classes`` (B,K), ``objects`` (B,K,4) as shares of the
+            input's sides, ``masks`` (B,K or 1,H,W). None for other targets.
         signed: whether the heatmap is in [-1,1], with negative values where the image speaks against the class.
         boxes: (B,4) on the CPU, the part of each photo that the network saw: left, top, right, bottom in pixels.
 
@@ -88,6 +90,7 @@ class Explanation:
     photos: tuple[Tensor, ...] | None = None
     boxes: Tensor | None = None
     signed: bool = False
+    subject: dict[str, Tensor] | None = None
 
     @property
     def probabilities(self) -> Tensor | None:
@@ -184,7 +187,8 @@ class Explanation:
         )
         photos = None if self.photos is None else tuple(self.photos[image] for image in chosen)
         boxes = None if self.boxes is None else of_chosen(self.boxes)
-        return replace(self, logits=logits, photos=photos, boxes=boxes, **parts)
+        subject = None if self.subject is None else {name: of_chosen(part) for name, part in self.subject.items()}
+        return replace(self, logits=logits, photos=photos, boxes=boxes, subject=subject, **parts)
 
     def overlay(self, photos: Any = None, **options: Any) -> Any:
         """The heatmaps over their photos, as PIL images at the photos' own pixels.

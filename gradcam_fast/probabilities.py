@@ -24,7 +24,10 @@ import torch
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-__all__ = ["RULES", "Rule", "check_rule", "confidence", "known_rule", "percent", "probabilities_of", "score_text"]
+__all__ = [
+    "RULES", "Rule", "check_rule", "confidence", "known_rule", "percent", "probabilities_of", "rule_by_names",
+    "score_text",
+]  # fmt: skip
 
 Rule: TypeAlias = Literal["auto", "softmax", "sigmoid", "given"] | None
 """What is told of a model's outputs."""
@@ -130,6 +133,17 @@ def known_rule(model: nn.Module, outputs: int, names: Sequence[str] | Mapping[in
     ):
         return CLASSIFIER
     return "auto"
+
+
+def rule_by_names(rule: str | None, names: Sequence[str] | Mapping[int, str] | None) -> str | None:
+    """The rule, but for ``"auto"`` where the names are those of ImageNet's 1000 classes.
+
+    Example:
+        >>> rule_by_names("auto", ["cat", "dog"]), rule_by_names("sigmoid", None)
+        ('auto', 'sigmoid')
+    """
+    is_imagenet = rule == "auto" and names is not None and len(names) == 1000 and _are_imagenet_names(names)
+    return CLASSIFIER if is_imagenet else rule
 
 
 def _last_modules(model: nn.Module) -> list[nn.Module]:

@@ -154,3 +154,12 @@ def test_numbers_as_text():
     from gradcam_fast.probabilities import confidence
 
     assert confidence(0.77085, 0.7709) == "77.1 %" and confidence(math.nan, 0.7709) == "score 0.7709"
+
+
+def test_names_of_imagenet_given_to_a_figure_tell_what_the_outputs_are():
+    figures = pytest.importorskip("gradcam_fast.visual.figures.explanation_figures")
+    names = ["tench", *map(str, range(998)), "toilet tissue"]
+    logits = torch.randn(1000)
+    lines, probabilities = figures.top_classes(logits, names)
+    assert probabilities[0] == pytest.approx(float(logits.softmax(0).max())) and "%" in lines[0]
+    assert "score" in figures.top_classes(logits)[0][0]

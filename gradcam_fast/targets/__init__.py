@@ -17,6 +17,7 @@ from .boxes import as_boxes, matching_scores
 from .dense_predictions import BOX_FORMATS, HEADS
 from .outputs import as_rows, as_tensor, check_indices, cosines, describe, drop_single, floating_logits, mean_over, pick
 from .rivals import mean_of_listed, mean_of_nearest
+from .subject import about
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -71,7 +72,7 @@ def segmentation(category: Indices, mask: Any = None) -> ScoreFunction:
         maps = pick("category", logits, category)
         return drop_single(category, maps.flatten(2).mean(2) if region is None else mean_over(region, maps))
 
-    return score
+    return about(score, classes=category, masks=region)
 
 
 def detection(
@@ -163,7 +164,7 @@ def detection(
             classes=classes,
         )
 
-    return score
+    return about(score, classes=padded_labels, objects=padded_boxes)
 
 
 def _check_count(name: str, count: Any) -> None:
@@ -279,7 +280,7 @@ def probability(category: Indices) -> ScoreFunction:
             )
         return drop_single(category, pick("category", logits.softmax(1), category))
 
-    return score
+    return about(score, classes=category)
 
 
 def binary(positive: bool | None = None, *, threshold: float = 0.0) -> ScoreFunction:
@@ -391,4 +392,4 @@ def finer(
             rival = mean_of_listed(logits, places, listed, by_softmax=by_softmax)
         return drop_single(0 if category is None else category, own - alpha * rival)
 
-    return score
+    return about(score, classes=category)

@@ -54,7 +54,7 @@ def test_bad_photos_are_named_and_skipped_and_the_others_done(run, tmp_path):
     assert out[0] == str(CHELSEA)
     assert re.fullmatch(r" +7[5-9]\.\d %  Egyptian cat \(285\)", out[1])
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["chelsea-gradcam.jpg"]
-    assert_is_a_picture(tmp_path / "out" / "chelsea-gradcam.jpg", (1200, 630))
+    assert_is_a_picture(tmp_path / "out" / "chelsea-gradcam.jpg", (1200, 665))
 
 
 def test_nothing_but_bad_photos_is_status_1_too(run, tmp_path):

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from math import isnan
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ...probabilities import confidence, percent, probabilities_of, score_text
+from ...probabilities import confidence, percent, probabilities_of, rule_by_names, score_text
 from ..colormaps import colorize, colormap_table, default_colormap, on_unit_scale
 from ..overlay import overlay
 from ..placement import boxes_of, place
+from .marks import with_box, with_outline
 from .page import Page
 from .sizing import as_photo, background, check_covers, resize_photo, scaled, size_within
 
@@ -22,7 +24,9 @@ if TYPE_CHECKING:
     from ...explanation import Explanation
     from ..placement import Box
 
-__all__ = ["add_colour_bar", "as_photos", "class_titles", "classes", "explained", "panels", "top_classes"]
+__all__ = [
+    "add_colour_bar", "as_photos", "class_titles", "classes", "explained", "marked_with", "panels", "top_classes",
+]  # fmt: skip
 
 HEADER = "photo", "heatmap", "overlay"
 # The gray of a heatmap's panel where the network saw nothing.
@@ -74,7 +78,7 @@ def panels(
     page = Page(3, size_within(photo)[1])
     page.captions(HEADER)
     colours = default_colormap(colormap, signed)
-    _add_rows(page, photo, heatmap, titles, place, colormap=colours, alpha=alpha, signed=signed, edges=edges)
+    _add_rows(page, photo, heatmap, titles, place, {}, colormap=colours, alpha=alpha, signed=signed, edges=edges)
     add_colour_bar(page, colours, signed)
     return page.figure()
 
@@ -90,6 +94,8 @@ def explained(
     edges: bool = False,
 ) -> Figure:
     """Draw an explanation as :func:`panels` does: a row for each photo and class, with the class's name and scores.
+
+    Where a ready target was explained, its objects are drawn as boxes, and its masks are outlined.
 
     Args:
         photos: the explained batch before preprocessing: a list of B photos of any sizes, in any form that
@@ -133,8 +139,9 @@ def explained(
     page.captions(HEADER)
     signed = explanation.signed
     colours = default_colormap(colormap, signed)
-    for row in zip(photos, heatmaps, titles, places, strict=True):
-        _add_rows(page, *row, colormap=colours, alpha=alpha, signed=signed, edges=edges)
+    for image, row in enumerate(zip(photos, heatmaps, titles, places, strict=True)):
+        subject = {name: part[image] for name, part in (explanation.subject or {}).items()}
+        _add_rows(page, *row, subject, colormap=colours, alpha=alpha, signed=signed, edges=edges)
     add_colour_bar(page, colours, signed)
     return page.figure()
 
@@ -234,7 +241,8 @@ def class_titles(explanation: Explanation, image: int = 0, names: Sequence[str] 
     """
     names = explanation.names if names is None else names
     scores, valid = (tensor[image].reshape(-1).tolist() for tensor in (explanation.score, explanation.valid))
-    every = explanation.probabilities
+    told = replace(explanation, probability_rule=rule_by_names(explanation.probability_rule, names))
+    every = told.probabilities
     probabilities = None if every is None else every[image].tolist()
     if probabilities is not None and names is not None and len(names) < len(probabilities) != 1:
         raise ValueError(f"len(names) is {len(names)} for {len(probabilities)} classes; give one name per class")
@@ -248,6 +256,8 @@ def class_titles(explanation: Explanation, image: int = 0, names: Sequence[str] 
                 parts.insert(0, percent(probabilities[index]))
             if len(probabilities) > 1:
                 parts.insert(0, _named(index, names))
+        elif explanation.subject is not None and "classes" in explanation.subject:
+            parts.insert(0, _named(int(explanation.subject["classes"][image, k]), names))
         elif len(scores) > 1:
             parts.insert(0, f"target {k}")
         title = ", ".join(parts)
@@ -275,7 +285,7 @@ def top_classes(
         ['score 3.5  dog (1)', 'score 0  cat (0)']
     """
     top = logits.detach().float().topk(min(count, len(logits)))
-    shares = probabilities_of(logits[None], probabilities)[0][top.indices].tolist()
+    shares = probabilities_of(logits[None], rule_by_names(probabilities, names))[0][top.indices].tolist()
     lines = [
         f"{confidence(share, score)}  {_named(index, names)}"
         for share, score, index in zip(shares, top.values.tolist(), top.indices.tolist(), strict=True)
@@ -284,7 +294,7 @@ def top_classes(
 
 
 def _named(index: int, names: Sequence[str] | None) -> str:
-    return f"class {index}" if names is None else f"{names[index]} ({index})"
+    return f"class {index}" if names is None or index >= len(names) else f"{names[index]} ({index})"
 
 
 def _checked(photo: Tensor, heatmap: Tensor, titles: Sequence[str], box: Any, alpha: float | Tensor) -> Box | None:
@@ -308,6 +318,7 @@ def _add_rows(
     heatmap: Tensor,
     titles: Sequence[str],
     box: Box | None,
+    subject: Mapping[str, Tensor],
     *,
     colormap: str,
     alpha: float | Tensor,
@@ -322,9 +333,33 @@ def _add_rows(
     photo = resize_photo(photo, size)
     weight = place(alpha.float().cpu(), size, place_of_maps)[0] if isinstance(alpha, torch.Tensor) else alpha
     blends = overlay(behind, heatmap[None], colormap=colormap, alpha=(torch.ones_like(heatmap) * weight * inside)[None])
-    for title, colors, blend in zip(titles, colorize(heatmap, colormap), blends[0], strict=True):
+    for k, (title, colors, blend) in enumerate(zip(titles, colorize(heatmap, colormap), blends[0], strict=True)):
         page.title(title)
-        page.pictures((photo, torch.where(inside, colors, UNSEEN), blend))
+        marked = [marked_with(picture, subject, k, place_of_maps) for picture in (photo, blend)]
+        page.pictures((marked[0], torch.where(inside, colors, UNSEEN), marked[1]))
+
+
+def marked_with(picture: Tensor, subject: Mapping[str, Tensor], k: int, box: Box) -> Tensor:
+    """A picture with the object or the outline of the region that its k-th map is about, if there is one.
+
+    Args:
+        picture: (3,h,w) uint8.
+        subject: as ``Explanation.subject``, of one image.
+        box: where in the picture the network's input lies.
+    """
+    left, top, right, bottom = box
+    if "objects" in subject:
+        x1, y1, x2, y2 = subject["objects"][k].tolist()
+        if x2 > x1 and y2 > y1:  # images with fewer objects than others have empty ones
+            width, height = right - left, bottom - top
+            edges = left + x1 * width, top + y1 * height, left + x2 * width, top + y2 * height
+            picture = with_box(picture, edges)
+    if "masks" in subject:
+        masks = subject["masks"]
+        size = picture.shape[-2], picture.shape[-1]
+        shown, inside = place(masks[min(k, len(masks) - 1)].float(), size, box)
+        picture = with_outline(picture, (shown > 0.5) & inside)
+    return picture
 
 
 def add_colour_bar(page: Page, colormap: str, signed: bool) -> None:

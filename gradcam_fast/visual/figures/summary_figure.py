@@ -9,7 +9,7 @@ import torch
 from ..colormaps import colorize, default_colormap, on_unit_scale
 from ..overlay import overlay
 from ..placement import boxes_of
-from .explanation_figures import add_colour_bar, class_titles
+from .explanation_figures import add_colour_bar, class_titles, marked_with
 from .page import Page, split_evenly
 from .sizing import resize_photo, scaled, size_within
 
@@ -57,7 +57,7 @@ def summary(explanation: Explanation, *, colormap: str | None = None, alpha: flo
     maps = heatmap.reshape(len(heatmap), -1, *heatmap.shape[-2:])
     titles = [class_titles(explanation, image) for image in range(min(len(maps), MOST_TILES))]
     every = [(image, k) for image in range(len(titles)) for k in range(len(titles[image]))][:MOST_TILES]
-    tiles = [_tile(explanation, image, maps[image, k], colours, alpha) for image, k in every]
+    tiles = [_tile(explanation, image, k, maps[image, k], colours, alpha) for image, k in every]
     rows = split_evenly(list(zip(tiles, every, strict=True)), MOST_COLUMNS)
     page = Page(len(rows[0]), max(tile.shape[-1] for tile in tiles))
     count = maps.shape[0] * maps.shape[1]
@@ -75,16 +75,18 @@ def _unbroken(title: str) -> str:
     return title.replace(" %", "\u00a0%").replace("score ", "score\u00a0")
 
 
-def _tile(explanation: Explanation, image: int, heatmap: Tensor, colormap: str, alpha: float) -> Tensor:
+def _tile(explanation: Explanation, image: int, k: int, heatmap: Tensor, colormap: str, alpha: float) -> Tensor:
     """One map (3,h,w) uint8, over its photo if there is one."""
+    subject = {name: part[image] for name, part in (explanation.subject or {}).items()}
     if explanation.photos is None:
         size = size_within(heatmap, TILE_BOX)
         whole = torch.nn.functional.interpolate(heatmap[None, None], size, mode="bilinear")[0, 0]
-        return colorize(whole, colormap)
+        return marked_with(colorize(whole, colormap), subject, k, (0.0, 0.0, float(size[1]), float(size[0])))
     photo = explanation.photos[image]
     size = size_within(photo, TILE_BOX)
     found = None if explanation.boxes is None else explanation.boxes[image]
     box = boxes_of(found, [(photo.shape[-2], photo.shape[-1])])[0]
     small = resize_photo(photo, size)[None]
-    blend: Tensor = overlay(small, heatmap[None], box=scaled(box, photo, size), colormap=colormap, alpha=alpha)
-    return blend[0]
+    place_of_map = scaled(box, photo, size)
+    blend: Tensor = overlay(small, heatmap[None], box=place_of_map, colormap=colormap, alpha=alpha)
+    return marked_with(blend[0], subject, k, place_of_map)
