@@ -74,7 +74,7 @@ def main(argv=None):
             ["X-ray", "map, 8 x 8", "its square, over the X-ray"],
             title=f"{name}: pneumonia {explanation.score.item():.1%}",
         )
-        save(figure, options.out / f"chest_xray_{name}.png")
+        save(figure, options.out / f"chest_xray_{name}.png", weights=options.weights)
 
 
 if __name__ == "__main__":

@@ -32,14 +32,18 @@ def main(argv=None):
     for path in options.photos or [sample_photo()]:
         photo = read(path, 224)
         explanation = explain(model, imagenet(photo))
-        save(figures.explained(photo, explanation, names), options.out / f"demystified_{path.stem}.png")
+        save(
+            figures.explained(photo, explanation, names),
+            options.out / f"demystified_{path.stem}.png",
+            weights=options.weights,
+        )
         # One more forward gives the maps of all layers, each at its own resolution.
         layer_maps = feature_maps(model, imagenet(photo), layer=POOLS, target=BULL_MASTIFF)
         heatmaps = [
             gradcam_fast.cam(maps.activations, maps.gradients, maps.activations.shape[2:])[0] for maps in layer_maps
         ]
         figure = figures.layers(photo[0], [heatmap[0] for heatmap in heatmaps], POOLS)
-        save(figure, options.out / f"demystified_{path.stem}_depths.png")
+        save(figure, options.out / f"demystified_{path.stem}_depths.png", weights=options.weights)
 
 
 if __name__ == "__main__":

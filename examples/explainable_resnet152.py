@@ -31,7 +31,7 @@ def main(argv=None):
     explanation = explain(model, imagenet(photos))
     blends = gradcam_fast.overlay(photos, explanation.heatmap).flatten(0, 1)
     captions = [title for image in range(len(paths)) for title in figures.class_titles(explanation, image, names)]
-    save(figures.gallery(blends, captions, columns=2), options.out / "explainable.png")
+    save(figures.gallery(blends, captions, columns=2), options.out / "explainable.png", weights=options.weights)
 
 
 if __name__ == "__main__":

@@ -42,7 +42,7 @@ def main(argv=None):
         by_suffix["_relu"] = figures.relu(photo[0], raw[0], edges=True)
         by_suffix["_channels"] = figures.channels(maps.activations[0], maps.gradients[0])
         for suffix, figure in by_suffix.items():
-            save(figure, options.out / f"from_scratch_{path.stem}{suffix}.png")
+            save(figure, options.out / f"from_scratch_{path.stem}{suffix}.png", weights=options.weights)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import cv2
 import torch
+from matplotlib.text import Text
 
 from gradcam_fast.visual import figures
 
@@ -67,8 +68,10 @@ def load(model, weights):
     return model.eval()
 
 
-def save(figure, path):
-    """Write a figure and print its path."""
+def save(figure, path, *, weights="trained"):
+    """Write a figure, stamped if there are no trained weights, and print its path."""
+    if not weights:
+        figure.add_artist(Text(0.995, 0.995, "random weights", color="red", ha="right", va="top", fontsize=9))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         figures.save(figure, path)

@@ -35,9 +35,9 @@ def drawn(tmp_path, monkeypatch, request):
         cv2.imwrite(str(tmp_path / "noise.png"), noise)
         figures, save = {}, pictures.save
 
-        def keep(figure, path):
+        def keep(figure, path, **options):
             figures[path.name] = figure
-            save(figure, path)
+            save(figure, path, **options)
 
         monkeypatch.setattr(example, "save", keep)
         monkeypatch.setattr(example, builder, lambda: request.getfixturevalue(model))
@@ -154,3 +154,11 @@ def test_an_unreadable_photo_is_named_in_the_message(tmp_path):
     (tmp_path / "text.png").write_text("not a photo")
     with pytest.raises(SystemExit, match=r"text\.png"):
         pictures.read(tmp_path / "text.png", 224)
+
+
+def test_pictures_of_random_weights_say_so(tmp_path):
+    figures = pytest.importorskip("gradcam_fast.visual.figures")
+    for weights, words in ((None, ["random weights"]), (tmp_path, [])):
+        figure = figures.gallery(torch.zeros(1, 3, 60, 80, dtype=torch.uint8), ["black"])
+        pictures.save(figure, tmp_path / "a.png", weights=weights)
+        assert [artist.get_text() for artist in figure.artists] == words

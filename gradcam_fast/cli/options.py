@@ -136,6 +136,7 @@ NETWORK = grouped(
         metavar="FILE",
         help="Weights: a .safetensors file or a saved state_dict, or 'random' for an untrained network.",
     ),
+    Option(["--download"], is_flag=True, help="Download trained weights if this machine has none."),
     Option(["--classes"], metavar="FILE", type=Path, help="Names of the classes: one per line, or JSON."),
     Option(["--size"], metavar="H[xW]", type=image_size, help="Input height and width.  [default: as trained]"),
     Option(
@@ -310,7 +311,7 @@ def network_of(options: SimpleNamespace) -> Network:
     names = ("weights", "classes", "size", "mean", "std")
     overrides = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
     rule = None if options.probabilities == "none" else options.probabilities
-    network = load_network(options.model, crop=options.crop, probabilities=rule, **overrides)
+    network = load_network(options.model, crop=options.crop, probabilities=rule, download=options.download, **overrides)
     for note in network.notes:
         complain(f"note: {note}")
     return network

@@ -20,6 +20,7 @@ import torch
 
 from ..probabilities import confidence
 from ..visual.figures import is_own
+from ..visual.stamp import RANDOM_WEIGHTS, stamped
 from .pictures import blend, encode, read_note, resize_heatmap, with_note
 
 if TYPE_CHECKING:
@@ -47,6 +48,11 @@ class PictureStyle:
     quality: int = 90
     longest: int = 1600
     note: dict[str, object] = field(default_factory=dict)
+
+    @property
+    def stamp(self) -> str:
+        """What every picture says: so the maps of an untrained network are not taken for those of a trained one."""
+        return RANDOM_WEIGHTS if RANDOM_WEIGHTS in str(self.note.get("model", "")) else ""
 
     def note_for(self, photo: Path) -> str:
         """The comment of a picture of ``photo``: JSON in ASCII."""
@@ -151,6 +157,8 @@ def _overlays(photo: LoadedPhoto, result: PhotoResult, style: PictureStyle, _: t
     for heatmap in result.maps:
         full = resize_heatmap(heatmap, photo.pixels.shape[:2])
         picture = blend(photo.pixels, full, colormap=style.colormap, alpha=style.alpha)
+        if style.stamp:
+            picture = stamped(picture, style.stamp)
         yield encode(picture, style.suffix, quality=style.quality, note=style.note_for(photo.path))
 
 
@@ -173,7 +181,7 @@ def _panels(photo: LoadedPhoto, result: PhotoResult, style: PictureStyle, _: tup
     size = photo.pixels.shape[:2]
     heatmaps = torch.from_numpy(numpy.stack([resize_heatmap(heatmap, size) for heatmap in result.maps]))
     pixels = torch.from_numpy(photo.pixels.copy()).permute(2, 0, 1)
-    figure = panels(pixels, heatmaps, titles, colormap=style.colormap, alpha=style.alpha)
+    figure = panels(pixels, heatmaps, titles, colormap=style.colormap, alpha=style.alpha, stamp=style.stamp)
     file = _NamedBytes(f"panels{style.suffix}")
     save(figure, file)  # type: ignore[arg-type]
     yield with_note(file.getvalue(), style.note_for(photo.path))

@@ -284,3 +284,15 @@ def test_outputs_of_nothing_known_are_printed_as_scores_each_its_own(photos, tmp
     logits = net.model(net.preprocess([read_photo(photos[0].path)]).images)[0]
     expected = [f"  score {logits[0]:.4g}  red (0)", f"  score {logits[1]:.4g}  blue (1)"]
     assert lines[0].splitlines()[1:3] == expected
+
+
+def test_every_picture_of_an_untrained_network_says_so(run, photos, tmp_path):
+    untrained = replace(network(), title="red or blue (random weights)")
+    run(photos[:1], "overlay", "panels", net=network(), style=PictureStyle(suffix=".png"))
+    trained = {name: numpy.asarray(Image.open(tmp_path / "out" / name)) for name in names_in(tmp_path / "out")}
+    run(photos[:1], "overlay", "panels", net=untrained, style=PictureStyle(suffix=".png"))
+    overlay, panels = "a-gradcam.overlay.png", "a-gradcam.png"
+    before, after = trained[overlay].astype(int), numpy.asarray(Image.open(tmp_path / "out" / overlay)).astype(int)
+    changed = (before != after).any(-1)
+    assert changed[-30:, :110].any() and not changed[:180].any() and not changed[:, 130:].any()
+    assert Image.open(tmp_path / "out" / panels).height > trained[panels].shape[0]

@@ -14,6 +14,7 @@ from ...class_names import imagenet_class_names, numbered_class_names, read_clas
 from ...preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
 from ...probabilities import check_rule, known_rule
 from ...targets.outputs import as_rows
+from ...visual.stamp import RANDOM_WEIGHTS
 from .architectures import Architecture, built_in, from_factory, from_timm, from_torchvision, known_names
 from .weights import build_with_weights, read_weights
 
@@ -71,8 +72,9 @@ def load_network(
     std: Sequence[float] | None = None,
     crop: float | Literal["auto"] | None = "auto",
     probabilities: str | None = "auto",
+    download: bool = False,
 ) -> Network:
-    """Build a network by name from files that are already on this machine; nothing is ever downloaded.
+    """Build a network by name from files that are already on this machine; nothing is downloaded unless told to.
 
     Args:
         name: ``efficientnet_lite0``, which is built in; a classifier of torchvision or timm (``timm:NAME`` if both
@@ -88,11 +90,13 @@ def load_network(
             are used; if there are none, those usual for ImageNet, and a note says so.
         probabilities: what the outputs are: ``softmax``, ``sigmoid``, ``given``, None for scores only, or ``auto``;
             see :mod:`gradcam_fast.probabilities`. A note says so where it is not known.
+        download: whether trained weights of torchvision or timm are downloaded if this machine has none.
 
     Raises:
         ValueError: an unknown name, weights that do not fit or are refused, or a network that does not run.
         FileNotFoundError: a file is missing, or this machine has no trained weights for the network.
         ImportError: a package is missing; the message says what to install.
+        OSError: weights could not be downloaded.
 
     Example:
         >>> network = load_network("resnet18", weights="random")
@@ -103,7 +107,8 @@ def load_network(
     if classes is not None and not Path(classes).is_file():  # before anything slow
         raise FileNotFoundError(f"classes {classes}: no such file")
     architecture = _find_architecture(name, size, file)
-    model, origin = _with_weights(architecture, file, random=weights is not None and file is None)
+    random = weights is not None and file is None
+    model, origin = _with_weights(architecture, file, random=random, download=download)
     model = model.eval()
     config = getattr(model, "pretrained_cfg", None)  # timm's models carry it, also if a factory made them
     published = architecture.preprocess or (Preprocess.of(config) if config else None)
@@ -150,20 +155,22 @@ def _find_architecture(name: str, size: tuple[int, int] | None, file: Path | Non
     )
 
 
-def _with_weights(architecture: Architecture, file: Path | None, *, random: bool) -> tuple[torch.nn.Module, str]:
+def _with_weights(
+    architecture: Architecture, file: Path | None, *, random: bool, download: bool
+) -> tuple[torch.nn.Module, str]:
     """The model, and the origin of its weights in words."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         if random:
-            return architecture.build(None), "random weights"
+            return architecture.build(None), RANDOM_WEIGHTS
         if file is None and architecture.complete:
             return architecture.build(None), ""
-        source = file or architecture.trained
+        source = file or architecture.trained or (_downloaded(architecture) if download else None)
         if source is None:
-            raise FileNotFoundError(
-                f"this machine has no trained weights for {architecture.title}, and none are downloaded; "
-                "give --weights FILE, or --weights random for an untrained network"
-            )
+            ways = "give --weights FILE, or --weights random for an untrained network"
+            if architecture.download is not None:
+                ways = f"give --download, run {architecture.download_command} once, {ways}"
+            raise FileNotFoundError(f"this machine has no trained weights for {architecture.title}; {ways}")
         model = build_with_weights(
             architecture.build,
             architecture.rename(read_weights(source)),
@@ -172,6 +179,18 @@ def _with_weights(architecture: Architecture, file: Path | None, *, random: bool
             unused=architecture.unused,
         )
         return model, f"weights of {file.name}" if file else architecture.trained_title
+
+
+def _downloaded(architecture: Architecture) -> Path | None:
+    if architecture.download is None:
+        return None
+    try:
+        return architecture.download()
+    except Exception as error:  # every library reports a missing network in its own way
+        raise OSError(
+            f"the weights of {architecture.title} could not be downloaded ({' '.join(str(error).split())[:200]}); give "
+            "--weights FILE, or --weights random for an untrained network"
+        ) from error
 
 
 def _preprocessing_note(name: str, preprocess: Preprocess, overrides: dict[str, Any]) -> str:

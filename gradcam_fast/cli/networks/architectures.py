@@ -1,6 +1,7 @@
 """Where networks come from: the built-in one, torchvision, timm, or a function of the user's own.
 
-Nothing is ever downloaded; trained weights of torchvision and timm are used if they are already on this machine.
+Trained weights of torchvision and timm are used if they are already on this machine; they are downloaded only if that
+is asked for.
 """
 
 from __future__ import annotations
@@ -43,6 +44,8 @@ class Architecture:
         complete: whether ``build`` returns a model whose weights need not be loaded.
         unused: prefixes of weights' names that eval mode does not need.
         rename: converts published weights to the names that the model uses.
+        download: gets the trained weights from where they are published, and returns their file; None: there are none.
+        download_command: a line for the shell that does the same.
     """
 
     title: str
@@ -55,6 +58,8 @@ class Architecture:
     complete: bool = False
     unused: tuple[str, ...] = ()
     rename: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] = field(default=lambda weights: weights)
+    download: Callable[[], Path | None] | None = None
+    download_command: str = ""
 
 
 def built_in() -> Architecture:
@@ -113,7 +118,20 @@ def from_torchvision(name: str, size: tuple[int, int] | None, file: Path | None)
         ),
         unused=("aux1.", "aux2.", "AuxLogits."),
         rename=_densenet_names if name.startswith("densenet") else lambda weights: weights,
+        download=lambda: _download_to_hub(chosen),
+        download_command=_command(
+            f"from torchvision.models import get_model; get_model('{name}', weights='{chosen.name}')"
+        ),
     )
+
+
+def _download_to_hub(weights: Any) -> Path | None:
+    weights.get_state_dict(progress=False, check_hash=True)
+    return _in_hub(weights.url)
+
+
+def _command(code: str) -> str:
+    return f'python -c "{code}"'
 
 
 def _densenet_names(weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
@@ -140,7 +158,16 @@ def from_timm(name: str, size: tuple[int, int] | None) -> Architecture | None:
         build=lambda classes: timm.create_model(name, pretrained=False, **options, **_class_count(classes)),
         trained=None if config.custom_load else _in_hugging_face_cache(config) or _in_hub(str(config.url or "")),
         trained_title=str(config.tag or ""),
+        download=None if config.custom_load or not config.has_weights else lambda: _download_of_timm(name, config),
+        download_command=_command(f"import timm; timm.create_model('{name}', pretrained=True)"),
     )
+
+
+def _download_of_timm(name: str, config: Any) -> Path | None:
+    import timm
+
+    timm.create_model(name, pretrained=True)
+    return _in_hugging_face_cache(config) or _in_hub(str(config.url or ""))
 
 
 def known_names(*, timm: bool = True) -> list[str]:

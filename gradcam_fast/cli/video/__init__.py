@@ -18,6 +18,7 @@ import torch
 
 from ... import Explainer, overlay
 from ...visual.colormaps import colormap_table
+from ...visual.stamp import RANDOM_WEIGHTS, stamped
 from .channel import read_ahead, write_behind
 from .reader import UnreadableVideoError, VideoFrame, VideoReader
 from .writer import VIDEO_SUFFIXES, VideoFormat, VideoWriter
@@ -85,7 +86,8 @@ def explain_video(
     )
     frames: Iterator[Any] = iter(reader if reader else source)  # type: ignore[arg-type]
     network.model.to(device=device, dtype=dtype)
-    overlays = FrameOverlays(colormap, alpha, torch.device(device))
+    stamp = RANDOM_WEIGHTS if RANDOM_WEIGHTS in network.title else ""
+    overlays = FrameOverlays(colormap, alpha, torch.device(device), stamp)
     with ExitStack() as stack:
         batches: Iterable[FrameBatch]
         if live:
@@ -172,9 +174,10 @@ class FrameOverlays:
         count: number of frames so far.
     """
 
-    def __init__(self, colormap: str, alpha: float, device: torch.device) -> None:
+    def __init__(self, colormap: str, alpha: float, device: torch.device, stamp: str = "") -> None:
         self.count = 0
         self._colormap, self._alpha, self._device = colormap, alpha, device
+        self._stamp = stamp
         self._classes: Counter[int] = Counter()
         self._layer: object = ""
 
@@ -193,7 +196,8 @@ class FrameOverlays:
         self._classes.update(explanation.target.tolist())
         self._layer = explanation.layer
         self.count += len(batch.frames)
-        return pictures.cpu().numpy()
+        drawn = pictures.cpu().numpy()
+        return numpy.stack([stamped(picture, self._stamp) for picture in drawn]) if self._stamp else drawn
 
     def summary(self, class_names: Sequence[str]) -> str:
         """How many frames were explained, at which layer, and which class was explained most often."""

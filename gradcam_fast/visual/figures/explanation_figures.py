@@ -45,6 +45,7 @@ def panels(
     alpha: float | Tensor = 0.5,
     signed: bool = False,
     edges: bool = False,
+    stamp: str = "",
 ) -> Figure:
     """Draw photo, heatmap and overlay side by side, one row for each heatmap, each row under its title.
 
@@ -58,6 +59,7 @@ def panels(
         box: the part of the photo that the network saw, as in :func:`gradcam_fast.overlay`. None: the heatmap, whatever
             its own resolution, covers the whole photo and must have its proportions.
         colormap, alpha, signed, edges: as in :func:`gradcam_fast.overlay`; a tensor ``alpha`` has the heatmap's shape.
+        stamp: words above everything in red, such as "random weights".
 
     Returns:
         A matplotlib figure, to be shown in a notebook or written by :func:`save`.
@@ -76,6 +78,7 @@ def panels(
     photo = as_photo(photo)
     place = _checked(photo, heatmap, titles, box, alpha)
     page = Page(3, size_within(photo)[1])
+    page.stamp(stamp)
     page.captions(HEADER)
     colours = default_colormap(colormap, signed)
     _add_rows(page, photo, heatmap, titles, place, {}, colormap=colours, alpha=alpha, signed=signed, edges=edges)
@@ -92,6 +95,7 @@ def explained(
     colormap: str | None = None,
     alpha: float = 0.5,
     edges: bool = False,
+    stamp: str = "",
 ) -> Figure:
     """Draw an explanation as :func:`panels` does: a row for each photo and class, with the class's name and scores.
 
@@ -105,7 +109,7 @@ def explained(
         names: the name of each class; None takes ``explanation.names``, or else shows the numbers of the classes.
         boxes: the parts of the photos that the network saw, as in :func:`gradcam_fast.overlay`; None takes
             ``explanation.boxes``, or else each map must have the proportions of its photo.
-        colormap, alpha, edges: as in :func:`gradcam_fast.overlay`.
+        colormap, alpha, edges, stamp: as in :func:`panels`.
 
     Returns:
         A matplotlib figure.
@@ -136,6 +140,7 @@ def explained(
     found = boxes_of(explanation.boxes if boxes is None else boxes, [(p.shape[-2], p.shape[-1]) for p in photos])
     places = [_checked(*row, alpha) for row in zip(photos, heatmaps, titles, found, strict=True)]
     page = Page(3, max(size_within(photo)[1] for photo in photos))
+    page.stamp(stamp)
     page.captions(HEADER)
     signed = explanation.signed
     colours = default_colormap(colormap, signed)

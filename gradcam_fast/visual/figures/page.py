@@ -57,6 +57,11 @@ class Page:
         """Add a bold title across the page, on as many lines as it needs."""
         self._write([text], [GAP], self.width - 2 * GAP, ha="left", weight="bold", color="black")
 
+    def stamp(self, words: str) -> None:
+        """Add words in red across the page, if there are any."""
+        if words:
+            self._write([words], [GAP], self.width - 2 * GAP, ha="left", weight="bold", color="tab:red")
+
     def captions(self, texts: Sequence[str]) -> None:
         """Add a text in the middle of each column, on as many lines as it needs; a short row is centred."""
         middles = [self._left(j, len(texts)) + self.column_width / 2 for j in range(len(texts))]

@@ -123,7 +123,7 @@ def test_where_both_have_a_name_torchvisions_is_meant():
 def test_nothing_is_downloaded(hub, name):
     with pytest.raises(FileNotFoundError) as refusal:
         load_network(name)
-    assert_says(refusal, FileNotFoundError, [name.removeprefix("timm:"), "none are downloaded", "--weights FILE"])
+    assert_says(refusal, FileNotFoundError, [name.removeprefix("timm:"), "--download", "python -c", "--weights FILE"])
 
 
 def test_weights_that_torchvision_downloaded_earlier_are_used(hub):
@@ -309,3 +309,33 @@ def test_what_is_not_known_of_the_outputs_is_said_in_a_note(own_module):
     assert network.probabilities == "auto"
     assert "--probabilities softmax or sigmoid" in network.notes[-1] and "own_networks:fixed" in network.notes[-1]
     assert load_network("resnet18", weights="random").probabilities == "classifier"
+
+
+def test_weights_are_downloaded_only_if_that_is_asked_for(hub, monkeypatch):
+    model = torchvision.models.squeezenet1_1().eval()
+    asked = []
+
+    def fetch(url, **_):
+        asked.append(url)
+        torch.save(model.state_dict(), hub / url.rsplit("/", 1)[1])
+        return model.state_dict()
+
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", fetch)
+    with pytest.raises(FileNotFoundError, match=r"from torchvision.models import get_model; .*'squeezenet1_1'"):
+        load_network("squeezenet1_1")
+    network = load_network("squeezenet1_1", download=True)
+    assert network.title == "squeezenet1_1 of torchvision (IMAGENET1K_V1)" and len(asked) == 1
+    assert torch.equal(logits(network), model(torch.full((1, 3, 224, 224), 0.5)).detach())
+    load_network("squeezenet1_1", download=True)
+    assert len(asked) == 1
+
+
+def test_a_download_that_fails_is_said_in_a_sentence(hub, monkeypatch):
+    def fail(url, **_):
+        raise OSError("no route to host")
+
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", fail)
+    with pytest.raises(
+        OSError, match=r"squeezenet1_1 of torchvision could not be downloaded \(no route to host\); give"
+    ):
+        load_network("squeezenet1_1", download=True)
