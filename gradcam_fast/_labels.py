@@ -9,7 +9,6 @@ import torch
 
 from .class_names import class_names, names_of_model
 from .probabilities import check_rule, known_rule
-from .targets.subject import subject_of
 
 if TYPE_CHECKING:
     from .explanation import Explanation
@@ -32,6 +31,7 @@ class Labels:
 
     def __init__(self, model: torch.nn.Module, names: Any, rule: Rule) -> None:
         self._model, self._told = model, check_rule(rule)
+        self._names_are_told = names is not None
         self._known: dict[int, str | None] = {}
         self.names = class_names(names) if names is not None else _complete(names_of_model(model))
 
@@ -45,12 +45,21 @@ class Labels:
         Args:
             target: as the explainer was called with it.
             sides: of the input, in pixels.
+
+        Raises:
+            ValueError: another number of names was given than the model has outputs.
         """
         logits = explanation.logits
         if explanation.target is None or not isinstance(logits, torch.Tensor):
+            if not hasattr(target, "subject"):
+                return explanation
+            from .targets.subject import subject_of  # loaded by the target
+
             subject = subject_of(target, len(explanation.heatmap), sides)
-            return explanation if subject is None else replace(explanation, subject=subject, names=self.names)
+            return replace(explanation, subject=subject, names=self.names)
         outputs = logits.shape[1] if logits.dim() > 1 else 1
+        if self._names_are_told and self.names and len(self.names) != outputs > 1:
+            raise ValueError(f"names has {len(self.names)} names for {outputs} classes; give one name per class")
         names = self.names if self.names and len(self.names) == outputs else None
         return replace(explanation, probability_rule=self._rule(outputs), names=names)
 

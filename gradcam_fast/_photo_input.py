@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 import numpy
 import torch
 
-from .preprocess import Preprocess, are_photos, photo_tensor, read_photos
+from .photos import are_photos, photo_tensor, read_photos
 from .visual.placement import place, whole
 
 if TYPE_CHECKING:
     from .explanation import Explanation
+    from .preprocess import Preprocess
 
 __all__ = ["PhotoInput", "Photos"]
 
@@ -60,7 +61,7 @@ class PhotoInput:
 
     def __init__(self, model: torch.nn.Module, preprocess: Any, size: Any) -> None:
         self._model = model
-        self._preprocess = None if preprocess is None else Preprocess.of(preprocess)
+        self._preprocess = None if preprocess is None else _preprocess_of(preprocess)
         self._full_size = isinstance(size, str) and size == ORIGINAL
 
     def __str__(self) -> str:
@@ -97,12 +98,18 @@ class PhotoInput:
 
     def _of_model(self) -> Preprocess:
         if self._brings_its_own():
-            return Preprocess.of(self._model)
+            return _preprocess_of(self._model)
         raise ValueError(
             "photos were given, and how they become the model's input is not known; give Explainer(model, "
             "preprocess=...): weights or transforms of torchvision, a model of timm, an image processor of "
             "transformers, or gradcam_fast.Preprocess(size, mean=..., std=...)"
         )
+
+
+def _preprocess_of(source: Any) -> Preprocess:
+    from .preprocess import Preprocess  # here, because few programs need it
+
+    return Preprocess.of(source)
 
 
 def _are_tensors_of_photos(images: Any) -> bool:

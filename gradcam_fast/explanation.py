@@ -6,7 +6,6 @@ import os
 from base64 import b64encode
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from html import escape
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -248,6 +247,8 @@ class Explanation:
         png = self._repr_png_()
         if png is None:
             return None
+        from html import escape
+
         return f'<img alt="{escape(repr(self))}" src="data:image/png;base64,{b64encode(png).decode()}">'
 
     @property

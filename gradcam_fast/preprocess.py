@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
 
-from ._photos.reading import are_photos, as_rgb, photo_tensor, read_photo, read_photos
 from ._photos.steps import Gray, Resize, Window, cover, exactly, within
+from .photos import photo_tensor, read_photos
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -18,10 +18,7 @@ if TYPE_CHECKING:
 
     from ._photos.steps import Box, Fill, Step
 
-__all__ = [
-    "IMAGENET_MEAN", "IMAGENET_STD", "Prepared", "Preprocess", "are_photos", "as_rgb", "photo_tensor", "read_photo",
-    "read_photos",
-]  # fmt: skip
+__all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "Prepared", "Preprocess"]
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 

@@ -187,3 +187,12 @@ def test_three_lines_go_from_a_photo_to_a_png_with_real_weights(tmp_path, monkey
     assert "cat" in explanation.top(1)[0][0].name and explanation.top(1)[0][0].probability > 0.3
     with Image.open("cat.png") as picture:
         assert picture.width == 1200
+
+
+def test_the_lines_about_boxes_in_the_documents_run():
+    from support.documents import python_blocks
+
+    names = {}
+    exec(python_blocks("photos.md")[1], names)
+    assert names["picture"].shape == (1, 3, 480, 640) and names["images"].shape == (1, 3, 224, 224)
+    assert not names["picture"][..., :30, :].any()

@@ -1,1 +1,1 @@
-"""Photos: read from anything that holds one, and the steps that make a network's input of them."""
+"""The steps that make a network's input of a photo, and how they are read from what a network was published with."""

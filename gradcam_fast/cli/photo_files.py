@@ -23,7 +23,7 @@ except ImportError:  # Pillow reads the same pixels in a third more time
     simplejpeg = None
 
 from ..exceptions import UnreadablePhotoError
-from ..preprocess import as_rgb
+from ..photos import as_rgb
 from ..visual.figures import is_own
 
 if TYPE_CHECKING:

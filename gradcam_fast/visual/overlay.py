@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..preprocess import are_photos, photo_tensor, read_photos
+from ..photos import are_photos, photo_tensor, read_photos
 from .colormaps import check_range, check_tensor, colorize, default_colormap, on_unit_scale
 from .edges import outlines
 from .placement import WAY_OUT, boxes_of, place
@@ -40,8 +40,8 @@ def overlay(
     Values far outside raise an error; this is checked on the CPU only, because the host would wait for a device.
 
     Args:
-        images: (B,3,H,W) RGB, (B,1,H,W) grayscale, or one image (C,H,W): uint8, floating in [0,1], or floating and
-            normalised as ``(image - mean) / std`` if ``mean`` and ``std`` are given. Or a photo as
+        images: (B,3,H,W) RGB, (B,1,H,W) grayscale, or one image (C,H,W) or (H,W): uint8, floating in [0,1], or floating
+            and normalised as ``(image - mean) / std`` if ``mean`` and ``std`` are given. Or a photo as
             :class:`gradcam_fast.Preprocess` takes it: a path, a PIL image, an array (H,W,C); or a list of photos of any
             sizes, one for each heatmap.
         heatmap: floating in [0,1], on the images' device: (B,H,W), or (B,K,H,W) for K maps of each image, or (H,W).
@@ -192,6 +192,7 @@ def _as_weight(alpha: float | Tensor, heatmap: Tensor) -> float | Tensor:
 
 
 def _as_batch(images: Tensor, heatmap: Tensor, *, fits: bool) -> tuple[Tensor, Tensor]:
+    images = images[None] if images.dim() == 2 else images
     if images.dim() not in (3, 4) or images.shape[-3] not in (1, 3):
         raise ValueError(
             f"images has shape {tuple(images.shape)}; expected (B,3,H,W) or (B,1,H,W), or one image (3,H,W) or (1,H,W)"

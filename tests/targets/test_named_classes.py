@@ -140,3 +140,9 @@ def test_names_that_cannot_be_are_refused_at_once(names, error, parts):
 def test_placeholders_of_transformers_are_no_names():
     labels = {0: "LABEL_0", 1: "LABEL_1"}
     assert names_of_model(with_names(config=SimpleNamespace(id2label=labels))) is None
+
+
+def test_another_number_of_names_than_classes_is_refused(images):
+    with pytest.raises(ValueError, match="names has 2 names for 5 classes; give one name per class"):
+        gradcam_fast.explain(ConvNet(), images, names=["cat", "dog"], layer=LAYER)
+    assert gradcam_fast.explain(with_names(class_names=["cat", "dog"]), images, layer=LAYER).names is None

@@ -209,7 +209,7 @@ IMAGES, MAP = torch.zeros(2, 3, 4, 5), torch.zeros(2, 4, 5)
         ((IMAGES, MAP), {"alpha": MAP + 2}, "alpha ranges from 2 to 2"),
         ((IMAGES, MAP), {"alpha": MAP.to("meta")}, "alpha is on meta but heatmap is on cpu"),
         ((torch.zeros(2, 4, 4, 5), MAP), {}, r"images has shape \(2, 4, 4, 5\); expected \(B,3,H,W\)"),
-        ((torch.zeros(4, 5), MAP), {}, r"images has shape \(4, 5\)"),
+        ((torch.zeros(5), MAP), {}, r"images has shape \(5,\)"),
         ((IMAGES, torch.zeros(5)), {}, r"heatmap has shape \(5,\); expected \(B,H,W\)"),
         ((IMAGES, MAP[:1]), {}, "one heatmap per image"),
         ((IMAGES, torch.zeros(2, 2, 3)), {}, r"has other pixels than images .*box=.*Preprocess.*box='whole'"),
@@ -260,3 +260,11 @@ def test_every_message_says_what_came_and_what_to_give(options, error, parts):
     with pytest.raises(error) as refusal:
         overlay(**{"images": BATCH, "heatmap": torch.zeros(3, 16, 16)} | options)
     assert_says(refusal, error, parts)
+
+
+def test_a_gray_image_may_lack_its_channel():
+    gray, heatmap = torch.randint(0, 256, (9, 14), dtype=torch.uint8), torch.rand(9, 14)
+    expected = overlay(gray.expand(1, 3, 9, 14), heatmap[None])
+    for image in (gray, gray[None], gray[None, None], gray / 255, gray.numpy(), [gray[None]]):
+        shown = overlay(image, heatmap[None])
+        assert torch.equal(shown[0], expected[0])

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn.functional import interpolate
 
-from ...preprocess import photo_tensor, read_photo
+from ...photos import photo_tensor, read_photo
 from ..edges import outlines
 from ..placement import WAY_OUT, covers_whole_photo, whole
 

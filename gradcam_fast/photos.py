@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy
 import torch
 
-from ..exceptions import UnreadablePhotoError
+from .exceptions import UnreadablePhotoError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
