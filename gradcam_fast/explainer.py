@@ -151,8 +151,7 @@ class Explainer:
 
     def __repr__(self) -> str:
         """The model, the layer and the choices that were made."""
-        found = "found for each kind of question"
-        layer = found if self._layers is None else ", ".join(layer.name for layer in self._layers)
+        layer = "found automatically" if self._layers is None else ", ".join(layer.name for layer in self._layers)
         choices = f"method {self._method}, normalize {self._normalize}"
         return f"Explainer({type(self._model).__name__}, layer {layer}, {choices}{self._photos}{self._labels})"
 

@@ -113,5 +113,5 @@ def test_an_ordinary_explanation_gives_no_warning(images):
 def test_an_explainer_shows_its_model_its_layer_and_its_choices():
     explainer = gradcam_fast.Explainer(ConvNet(), layer="features.3", method="layercam", names=["a", "b"])
     assert repr(explainer) == "Explainer(ConvNet, layer features.3, method layercam, normalize minmax, 2 class names)"
-    assert "layer found" in repr(gradcam_fast.Explainer(ConvNet()))
+    assert "layer found automatically" in repr(gradcam_fast.Explainer(ConvNet()))
     assert "Preprocess(" in repr(gradcam_fast.Explainer(ConvNet(), preprocess=gradcam_fast.Preprocess(16)))

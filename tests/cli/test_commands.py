@@ -21,9 +21,9 @@ def drawn(monkeypatch):
     """Of every figure that is drawn: titles, colormap, heatmap; of few photos, so that they are drawn in order."""
     seen = []
 
-    def panels(photo, heatmap, titles, *, colormap, alpha):
+    def panels(photo, heatmap, titles, *, colormap, **style):
         seen.append((titles, colormap, heatmap))
-        return figure(photo, heatmap, titles, colormap=colormap, alpha=alpha)
+        return figure(photo, heatmap, titles, colormap=colormap, **style)
 
     figure = figures.panels
     monkeypatch.setattr(figures, "panels", panels)

@@ -5,6 +5,7 @@ Uses matplotlib's objects and never pyplot, whose global state would keep thread
 
 from __future__ import annotations
 
+import functools
 import math
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
@@ -27,6 +28,13 @@ GAP = 12
 FIRST_LINE, NEXT_LINE, BELOW_TEXT = 32, 21, 6
 BAR_HEIGHT = 8
 FONT_POINTS = 9.5
+# Of Chinese, Japanese and Korean, of India, of Thai: whatever of these is installed.
+FALLBACK_FONTS = (
+    "Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Sans CJK KR", "WenQuanYi Zen Hei", "WenQuanYi Micro Hei", "IPAGothic",
+    "PingFang SC", "Hiragino Sans", "Apple SD Gothic Neo", "Microsoft YaHei", "Yu Gothic", "Malgun Gothic",
+    "Noto Sans Devanagari", "Lohit Devanagari", "Nirmala UI", "Noto Sans Thai", "Noto Sans Bengali", "Noto Sans Tamil",
+    "Arial Unicode MS", "Unifont",
+)  # fmt: skip
 # Space for the ticks and labels of a chart: left, right, bottom, top.
 CHART_MARGINS = 76, 48, 56, 8
 
@@ -127,7 +135,7 @@ class Page:
         return left / self.width, bottom, width / self.width, height / self.height
 
     def _write(self, texts: Sequence[str], positions: Sequence[float], width: float, **style: Any) -> None:
-        style |= {"va": "bottom", "fontsize": FONT_POINTS, "parse_math": False}
+        style |= {"family": font_families(), "va": "bottom", "fontsize": FONT_POINTS, "parse_math": False}
         wrapped = [self._wrapped(text, width, style) for text in texts]
         height = FIRST_LINE + NEXT_LINE * max(text.count("\n") for text in wrapped)
         for text, x in zip(wrapped, positions, strict=True):
@@ -179,6 +187,15 @@ class Page:
         axes = figure.add_axes(self._shares(left, top + above, self.width - left - right, height - above - below))
         axes.tick_params(labelsize=FONT_POINTS - 1)
         draw(axes)
+
+
+@functools.cache
+def font_families() -> list[str]:
+    """The fonts of all texts: matplotlib's own, and those installed here that have the letters it lacks."""
+    from matplotlib.font_manager import fontManager
+
+    installed = {font.name for font in fontManager.ttflist}
+    return ["DejaVu Sans", *(name for name in FALLBACK_FONTS if name in installed)]
 
 
 def split_evenly(items: Sequence[T], most: int) -> list[Sequence[T]]:

@@ -60,3 +60,19 @@ def test_only_written_figures_are_recognised_as_own(photo, heatmap, tmp_path):
         assert is_own(tmp_path / f"own{suffix}") and not is_own(tmp_path / f"other{suffix}")
     (tmp_path / "text.png").write_text("not a picture")
     assert not is_own(tmp_path / "text.png")
+
+
+def test_letters_that_matplotlibs_font_lacks_come_from_another_installed_font(monkeypatch):
+    """A font of another name stands for a fallback: text in letters that only it has is drawn from it."""
+    from matplotlib import font_manager
+
+    from gradcam_fast.visual.figures import page
+
+    monkeypatch.setattr(page, "FALLBACK_FONTS", ("STIXGeneral", "no such font"))
+    page.font_families.cache_clear()
+    try:
+        assert page.font_families() == ["DejaVu Sans", "STIXGeneral"]
+        properties = font_manager.FontProperties(family=page.font_families())
+        assert len(font_manager.fontManager._find_fonts_by_props(properties)) == 2
+    finally:
+        page.font_families.cache_clear()
