@@ -371,12 +371,14 @@ def inverted(image):
         (v1.TenCrop(32), ValueError, ["TenCrop", "unknown"]),
         (inverted, ValueError, ["inverted", "unknown"]),
         (v1.Pad(4, padding_mode="reflect"), ValueError, ["Pad", "reflect", "own pixels"]),
+        (v1.Resize(30), ValueError, ["Resize(size=30", "Image", "ToTensor()"]),
         (nn.Linear(2, 2), TypeError, ["Linear", "torchvision", "timm", "transformers"]),
         (3, TypeError, ["int"]),
     ],
 )
 def test_what_cannot_be_followed_is_refused_by_name(transform, error, parts):
-    composed = transform if error is TypeError else v1.Compose([v1.Resize(40), transform, v1.ToTensor()])
+    alone = error is TypeError or isinstance(transform, v1.Resize)
+    composed = transform if alone else v1.Compose([v1.Resize(40), transform, v1.ToTensor()])
     with pytest.raises(error) as refusal:
         Preprocess.of(composed)
     assert_says(refusal, error, parts)

@@ -50,7 +50,10 @@ class _Reader:
         std = 1 / (255 * self.scale)
         mean = -self.shift * std
         channels = 1 if any(isinstance(step, Gray) and step.channels == 1 for step in self.steps) else 3
-        means, stds = (tuple(float(value) for value in values.expand(channels)) for values in (mean, std))
+        # Without the last digits, which are rounding, and without the sign of -0.
+        means, stds = (
+            tuple(round(float(value), 7) + 0.0 for value in values.expand(channels)) for values in (mean, std)
+        )
         return Recipe(tuple(self.steps), means, stds, title=title, original=original)
 
     def fill(self, transform: Any) -> Fill:

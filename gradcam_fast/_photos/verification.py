@@ -40,9 +40,16 @@ def verify(preprocess: Preprocess, original: Callable[[Any], Any], title: str) -
         photo, of_photo = probe_photo(*size), f"of a photo of {size[0]} x {size[1]} pixels"
         ours = preprocess(photo).images[0]
         try:
-            theirs = torch.as_tensor(numpy.asarray(original(photo))).float()
-        except Exception as error:
-            raise ValueError(f"{title} makes no input {of_photo} ({' '.join(str(error).split())[:200]})") from error
+            result = original(photo)
+        except Exception as error:  # whatever the user's transforms raise
+            reason = " ".join(str(error).split())[:200]
+            raise ValueError(f"{title} makes no input {of_photo} ({reason})") from error
+        if not isinstance(result, (torch.Tensor, numpy.ndarray)):
+            raise ValueError(
+                f"{title} makes a {type(result).__name__} {of_photo}, where a network takes a tensor; give the "
+                "transforms with one that makes it, such as ToTensor()"
+            )
+        theirs = torch.as_tensor(result).float()
         if theirs.shape != ours.shape:
             raise ValueError(
                 f"{title} makes an input of shape {tuple(theirs.shape)} {of_photo}, where its settings say "
