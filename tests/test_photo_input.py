@@ -169,7 +169,6 @@ def test_what_cannot_be_drawn_has_no_picture_in_a_notebook():
     assert series._repr_png_() is None and series._repr_html_() is None
 
 
-@pytest.mark.slow
 def test_three_lines_go_from_a_photo_to_a_png_with_real_weights(tmp_path, monkeypatch):
     """The lines of docs/photos.md."""
     from support.documents import python_blocks
