@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
 
-from ._photos.steps import Gray, Resize, Window, cover, exactly, within
+from ._preprocessing.steps import Gray, Resize, Window, cover, exactly, within
 from .photos import photo_tensor, read_photos
 
 if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
 
-    from ._photos.steps import Box, Fill, Step
+    from ._preprocessing.steps import Box, Fill, Step
 
 __all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "Prepared", "Preprocess"]
 
@@ -126,8 +126,8 @@ class Preprocess:
             return source
         if isinstance(source, Mapping) and "size" in source:
             return cls(**source)
-        from ._photos.sources import recipe_of
-        from ._photos.verification import verify
+        from ._preprocessing.sources import recipe_of
+        from ._preprocessing.verification import verify
 
         recipe = recipe_of(source)
         preprocess = cls.__new__(cls)

@@ -16,9 +16,9 @@ from torchvision.models import ResNet18_Weights, get_weight
 from torchvision.transforms import InterpolationMode, v2
 
 from gradcam_fast import Preprocess, exceptions
-from gradcam_fast._photos.sources import recipe_of
-from gradcam_fast._photos.steps import Resize, Window
-from gradcam_fast._photos.verification import verify
+from gradcam_fast._preprocessing.sources import recipe_of
+from gradcam_fast._preprocessing.steps import Resize, Window
+from gradcam_fast._preprocessing.verification import verify
 
 CHELSEA = Image.fromarray(skimage.data.chelsea())  # 451 x 300
 PHOTOS = {
