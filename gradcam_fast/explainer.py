@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from ._capture.capture import Request, capture
+from ._capture.capture import Needs, Request, capture
 from ._capture.hooks import ran_several_times
 from ._capture.image_selection import check_when, empty_results, rows_of_samples, select_images
 from ._capture.scores import check_target
@@ -28,7 +28,8 @@ from ._model.target_layer import TargetLayer, check_call, resolve_layers
 from ._model.warning import warn_caller
 from .exceptions import NotSpatial
 from .explanation import Explanation
-from .ops.arguments import METHODS, NORMALIZATIONS, check_choice, check_relu, check_size
+from .methods.choices import Choices
+from .ops.arguments import NORMALIZATIONS, check_choice, check_relu, check_size
 from .ops.heatmaps import gradients_vanished, heatmaps, heatmaps_of_several
 
 if TYPE_CHECKING:
@@ -53,7 +54,8 @@ class Explainer:
             map through which all of the score's dependence on the image goes (or the last maps of all branches
             together), by one trial run for each model, image size, and part of the model's output that is explained.
         method: ``gradcam``, ``gradcam++``, ``xgradcam``, ``hirescam``, ``elementwise`` or ``layercam``;
-            formulas and papers in :func:`gradcam_fast.reference.raw_map`.
+            formulas and papers in :func:`gradcam_fast.reference.raw_map`. Or ``eigencam``, which takes no gradient (the
+            layer must be named if the output has none), or ``eigengradcam``: see :mod:`gradcam_fast.methods`.
         size: (H,W) of the heatmaps in pixels, or one integer for all sides; None = the images' own size.
         normalize: ``minmax`` (each map to [0,1]), ``max`` (x / max) or ``none``.
         relu: True sets negative values, which speak against the class, to 0 before upsampling; False keeps them.
@@ -77,6 +79,8 @@ class Explainer:
             zeros, NaN extremes and ``valid`` False, but their own logits, target and score. The backward still covers
             the whole batch; it is left out if no image is chosen and the layer is known. The host waits for the
             booleans, so ``when`` cannot be combined with ``cuda_graph``.
+        smooth: ``eigen`` takes the first principal component of the weighted channels instead of their sum
+            (``eigen_smooth`` of pytorch-grad-cam); None does not smooth.
 
     Raises:
         TypeError, ValueError: an argument that cannot work, before the model runs; or, when called, ``when`` does not
@@ -107,15 +111,16 @@ class Explainer:
         call: Call = None,
         cuda_graph: bool = False,
         when: When | None = None,
+        smooth: str | None = None,
     ) -> None:
         self._model = unwrap_model(model)
-        check_choice("method", method, METHODS)
+        self._choices = Choices(method, smooth)
         check_choice("normalize", normalize, NORMALIZATIONS)
         check_relu(relu)
         self._tokens = check_tokens(tokens)
         if output is not None and not callable(output):
             raise TypeError(f"output={output!r} is not callable; give a function that picks the logits")
-        self._method, self._normalize, self._relu = method, normalize, relu
+        self._normalize, self._relu = normalize, relu
         self._axes = ImageAxes(self._model)
         self._size = size if size is None else check_size(size, self._axes.rank)
         self._output = output
@@ -124,6 +129,9 @@ class Explainer:
         # Layers that were explained at a call that was found, which their names alone do not tell.
         self._at_earlier_calls: set[str] = set()
         self._when = check_when(when, cuda_graph=cuda_graph)
+        self._needs = Needs()
+        if not self._choices.only_op:
+            self._needs = self._check_method(cuda_graph)
         # Made for the first batch without any gradient at the named layers.
         self._advice: str | None = None
         self._graphs = self._new_graph_cache() if cuda_graph else None
@@ -142,6 +150,18 @@ class Explainer:
     def eager_because(self) -> str | None:
         """Why the last call with ``cuda_graph=True`` ran eagerly; None if it, or the next call like it, is replayed."""
         return None if self._graphs is None else self._graphs.eager_because
+
+    def _check_method(self, cuda_graph: bool) -> Needs:
+        """What has to be captured for a method that is not the op's alone."""
+        from .methods.evidence import method_of
+
+        if cuda_graph:
+            named = f"smooth={self._choices.smooth!r}" if self._choices.smooth else f"method={self._choices.method!r}"
+            raise ValueError(
+                f"both {named} and cuda_graph=True were given, and it cannot be recorded; give one of them"
+            )
+        method = method_of(self._choices.method)
+        return Needs() if method is None else method.needs
 
     def _new_graph_cache(self) -> GraphCache:
         # Imported here, because few programs need it.
@@ -166,7 +186,7 @@ class Explainer:
 
             target = without_names(target, self._model)
         target = check_target(target, topk, geometry.batch)
-        return Request(inputs, geometry, target, topk, self._output, self._tokens, self._when)
+        return Request(inputs, geometry, target, topk, self._output, self._tokens, self._when, self._needs)
 
     def _capture(self, request: Request) -> tuple[Request, Capture]:
         """The capture, and the request about the images explained: ``call=`` may name others than the first."""
@@ -229,7 +249,7 @@ class Explainer:
                 if calls.layer.call is not None:
                     self._at_earlier_calls.add(calls.layer.name)
         explanation = self._explanation(captured, request, may_wait=True)
-        empty = _has_no_gradient(captured, explanation)
+        empty = self._needs.gradients and _has_no_gradient(captured, explanation)
         if empty and captured.layer_remembered:
             captured = self._of_one_input(request, capture_at_found_layers(self._model, request))
             explanation = self._explanation(captured, request, may_wait=True)
@@ -262,7 +282,10 @@ class Explainer:
 
     def _explanation(self, captured: Capture, request: Request, *, may_wait: bool) -> Explanation:
         with torch.inference_mode(False), torch.no_grad():
-            heatmap, raw_min, raw_max, valid, codes = self._results(captured, request, may_wait=may_wait)
+            method = self._choices.method
+            if not self._choices.only_op and (captured.selected is None or len(captured.selected)):
+                captured, method = self._evidence(captured, request)
+            heatmap, raw_min, raw_max, valid, codes = self._results(captured, request, method, may_wait=may_wait)
             if request.geometry.transposed:
                 heatmap = heatmap.transpose(-1, -2).contiguous()
         layer = captured.layers[0] if len(captured.layers) == 1 else captured.layers
@@ -270,8 +293,16 @@ class Explainer:
             heatmap, captured.logits, captured.target, captured.scores, raw_min, raw_max, valid, layer, codes
         )
 
+    def _evidence(self, captured: Capture, request: Request) -> tuple[Capture, str]:
+        """The capture with what the op makes the method's heatmaps of, and the op's method for it."""
+        from .methods.evidence import evidence_of
+        from .methods.method import Captured
+
+        evidence = evidence_of(Captured(self._model, request, captured, self._choices))
+        return replace(captured, activations=evidence.activations, gradients=evidence.gradients), evidence.method
+
     def _results(
-        self, captured: Capture, request: Request, *, may_wait: bool
+        self, captured: Capture, request: Request, method: str, *, may_wait: bool
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         size = self._size or request.geometry.size
         if self._size and request.geometry.transposed:
@@ -287,7 +318,7 @@ class Explainer:
         to_heatmaps = partial(
             to_heatmaps,
             size=size,
-            method=self._method,
+            method=method,
             normalize=self._normalize,
             relu=self._relu,
             may_wait=may_wait,
@@ -333,6 +364,7 @@ def explain(
     output: Output | None = None,
     tokens: Tokens = "auto",
     call: Call = None,
+    smooth: str | None = None,
 ) -> Explanation:
     """Predict a batch and show where the model looked: one forward, and per image and class one heatmap.
 
@@ -358,7 +390,7 @@ def explain(
             picks) into (B,) or (B,K) scores, such as those of ``gradcam_fast.targets``; or a list of B callables, each
             from one image's part of that (its logits) to one score.
         topk: explain the K highest logits of each image instead.
-        layer, method, size, normalize, relu, output, tokens, call: see :class:`Explainer` (and its ``cuda_graph`` and
+        layer, method, size, normalize, relu, output, tokens, call, smooth: see :class:`Explainer` (and its ``cuda_graph`` and
             ``when``).
 
     Returns:
@@ -399,5 +431,6 @@ def explain(
         output=output,
         tokens=tokens,
         call=call,
+        smooth=smooth,
     )
     return explainer(images, target, topk)

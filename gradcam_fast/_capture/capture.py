@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakSet
 
 import torch
@@ -29,7 +29,23 @@ if TYPE_CHECKING:
     from .._model.target_layer import TargetLayer
     from ..types import Output, Tokens, When
 
-__all__ = ["Capture", "Request", "capture"]
+__all__ = ["Capture", "Needs", "Request", "capture"]
+
+
+class Needs(NamedTuple):
+    """What a method needs of a capture.
+
+    Attributes:
+        gradients: the gradients of the scores at the layers. If False, no gradient is computed, and the scores need not
+            have one.
+        scores: the scores. If False, a model whose output has no logits can be explained, too.
+    """
+
+    gradients: bool = True
+    scores: bool = True
+
+
+_GRADIENTS = Needs()
 
 
 @dataclass(frozen=True)
@@ -43,10 +59,17 @@ class Request:
     output: Output | None
     tokens: Tokens
     when: When | None = None
+    needs: Needs = _GRADIENTS
 
     def scores(self, returned: Any) -> tuple[Any, Tensor, Tensor | None]:
         """From the model's output: its logits, the scores to explain and their classes."""
         takes_whole_output = callable(self.target) and self.output is None
+        if not self.needs.scores and self.target is None and self.topk is None:
+            try:
+                logits = pick_logits(returned, self.output)
+                return logits, *scores_of(logits, None, None, self.geometry.batch)
+            except (TypeError, ValueError):  # boxes, masks, embeddings: nothing is asked of them
+                return returned, self.images.new_full((self.geometry.batch,), torch.nan), None
         logits = returned if takes_whole_output else pick_logits(returned, self.output)
         return logits, *scores_of(logits, self.target, self.topk, self.geometry.batch)
 
@@ -82,7 +105,7 @@ class Capture:
         target: the classes of the scores, or None for a callable target.
         layers: names of the layers, in the caller's order.
         activations: (B,C,h,w) of each layer, sorted by name; (B*T,C,h,w) where a layer has T maps a sample.
-        gradients: (B[,K],C,h,w) or (B*T[,K],C,h,w) likewise; none if no image is selected.
+        gradients: (B[,K],C,h,w) or (B*T[,K],C,h,w) likewise; none if no image is selected, or none are needed.
         selected: indices (n,) of the images to explain; None for all.
         layer_remembered: whether the layer was found for an earlier request.
         calls: the calls of each layer that they are of, sorted by name.
@@ -123,16 +146,21 @@ def capture(
     # A sum of floats depends on the order; the mean over several layers must not depend on the caller's order.
     ordered = sorted(layers, key=lambda layer: layer.name)
     recorded = ordered if request.geometry.pictures is None else list(map(every_picture, ordered))
+    # Found layers are checked by the graph of the scores.
+    graph = request.needs.gradients or check_scores is not None
     # The contexts include the backward, because a checkpointed part of the model runs again there.
     with torch.inference_mode(False), preserve_buffers(model) as module_hooks, force_eager():
         hooks_before = count_hooks()
         enable_grad = model in _NEED_GRAD_ENABLED
-        returned, maps, copies = forward_with_activations(model, request.inputs, recorded, enable_grad=enable_grad)
+        returned, maps, copies = forward_with_activations(
+            model, request.inputs, recorded, enable_grad=enable_grad and graph, graph=graph
+        )
         calls = [
             explained_calls(layer, of_layer, request, _layout) for layer, of_layer in zip(ordered, maps, strict=True)
         ]
         logits, scores, classes = request.scores(returned)
-        if not (enable_grad or scores.requires_grad or any(tensor.requires_grad for tensor in tensors_in(logits))):
+        has_graph = scores.requires_grad or any(tensor.requires_grad for tensor in tensors_in(logits))
+        if graph and not (enable_grad or has_graph):
             enable_grad = True
             returned, maps, copies = forward_with_activations(model, request.inputs, recorded, enable_grad=True)
             logits, scores, classes = request.scores(returned)
@@ -147,12 +175,15 @@ def capture(
         picked = None if module_hooks.backward else request.picked_logits(logits, classes)
         selected = request.selected(logits)
         any_selected = selected is None or len(selected) > 0
+        differentiates = any_selected and request.needs.gradients
         hook_free = not any((*module_hooks, *has_hooks)) and count_hooks() == hooks_before
         of_calls = ordered
         if len(activations) != len(ordered):
             of_calls = [explained.layer for explained in calls for _ in explained.indices]
         gradients = (
-            differentiate(scores, activations, of_calls, has_hooks, picked, hook_free=hook_free) if any_selected else []
+            differentiate(scores, activations, of_calls, has_hooks, picked, hook_free=hook_free)
+            if differentiates
+            else []
         )
         if enable_grad:
             _NEED_GRAD_ENABLED.add(model)
@@ -163,7 +194,7 @@ def capture(
                 classes,
                 tuple(layer.name for layer in layers),
                 _joined(calls, [tensor.detach() for tensor in activations]),
-                _joined(calls, gradients) if any_selected else [],
+                _joined(calls, gradients) if differentiates else [],
                 selected,
                 calls=calls,
             )
