@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from ._capture.capture import Capture
     from ._cuda_graph.cache import GraphCache
     from ._model.inputs import Inputs, Taken
+    from .methods.choices import Progress
     from .types import Call, Images, Layer, Output, Size, Target, Tokens, When
 
 __all__ = ["Explainer", "explain"]
@@ -54,8 +55,11 @@ class Explainer:
             map through which all of the score's dependence on the image goes (or the last maps of all branches
             together), by one trial run for each model, image size, and part of the model's output that is explained.
         method: ``gradcam``, ``gradcam++``, ``xgradcam``, ``hirescam``, ``elementwise`` or ``layercam``;
-            formulas and papers in :func:`gradcam_fast.reference.raw_map`. Or ``eigencam``, which takes no gradient (the
-            layer must be named if the output has none), or ``eigengradcam``: see :mod:`gradcam_fast.methods`.
+            formulas and papers in :func:`gradcam_fast.reference.raw_map`. Or ``ablation``, ``reciprocam``,
+            ``scorecam``, ``eigencam`` or ``eigengradcam`` of :mod:`gradcam_fast.methods`. All of these but the last
+            work without a gradient; if the model's output has none, the layer must be named. The first three run the
+            model many times, or once where only pooling and a linear layer follow (not ``scorecam``), and need it in
+            eval mode.
         size: (H,W) of the heatmaps in pixels, or one integer for all sides; None = the images' own size.
         normalize: ``minmax`` (each map to [0,1]), ``max`` (x / max) or ``none``.
         relu: True sets negative values, which speak against the class, to 0 before upsampling; False keeps them.
@@ -81,6 +85,11 @@ class Explainer:
             booleans, so ``when`` cannot be combined with ``cuda_graph``.
         smooth: ``eigen`` takes the first principal component of the weighted channels instead of their sum
             (``eigen_smooth`` of pytorch-grad-cam); None does not smooth.
+        channels: for ``scorecam``, how many channels of each image are run: those that vary most. None runs all that
+            are not constant.
+        chunk: how many changed copies of an image run at once, which bounds the memory.
+        progress: for methods that run the model many times: a callable that takes the numbers of runs done and of all
+            runs, or True to show them on standard error.
 
     Raises:
         TypeError, ValueError: an argument that cannot work, before the model runs; or, when called, ``when`` does not
@@ -112,9 +121,12 @@ class Explainer:
         cuda_graph: bool = False,
         when: When | None = None,
         smooth: str | None = None,
+        channels: int | None = None,
+        chunk: int = 32,
+        progress: Progress = False,
     ) -> None:
         self._model = unwrap_model(model)
-        self._choices = Choices(method, smooth)
+        self._choices = Choices(method, smooth, channels, chunk, progress)
         check_choice("normalize", normalize, NORMALIZATIONS)
         check_relu(relu)
         self._tokens = check_tokens(tokens)
@@ -365,6 +377,9 @@ def explain(
     tokens: Tokens = "auto",
     call: Call = None,
     smooth: str | None = None,
+    channels: int | None = None,
+    chunk: int = 32,
+    progress: Progress = False,
 ) -> Explanation:
     """Predict a batch and show where the model looked: one forward, and per image and class one heatmap.
 
@@ -390,8 +405,8 @@ def explain(
             picks) into (B,) or (B,K) scores, such as those of ``gradcam_fast.targets``; or a list of B callables, each
             from one image's part of that (its logits) to one score.
         topk: explain the K highest logits of each image instead.
-        layer, method, size, normalize, relu, output, tokens, call, smooth: see :class:`Explainer` (and its ``cuda_graph`` and
-            ``when``).
+        layer, method, size, normalize, relu, output, tokens, call, smooth, channels, chunk, progress: see
+            :class:`Explainer` (and its ``cuda_graph`` and ``when``).
 
     Returns:
         Explanation: heatmap (B,H,W), or (B,K,H,W) for K targets, logits, target, score, extremes, validity, layer, and
@@ -432,5 +447,8 @@ def explain(
         tokens=tokens,
         call=call,
         smooth=smooth,
+        channels=channels,
+        chunk=chunk,
+        progress=progress,
     )
     return explainer(images, target, topk)

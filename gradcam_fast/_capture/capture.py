@@ -14,6 +14,7 @@ from .._layout.feature_layout import FeatureLayout, ImageGeometry, infer_layout
 from .._layout.token_grid import UnknownPatches, UnreadableLayout
 from .._model.eager import force_eager
 from ..exceptions import NotSpatial
+from .affine import is_affine
 from .buffers import preserve_buffers
 from .calls import ExplainedCalls, every_picture, explained_calls
 from .containers import detach_tensors, tensors_in
@@ -38,10 +39,12 @@ class Needs(NamedTuple):
     Attributes:
         gradients: the gradients of the scores at the layers. If False, no gradient is computed, and the scores need not
             have one.
+        affine: the gradients where the scores are an affine function of the activations, if ``gradients`` is False.
         scores: the scores. If False, a model whose output has no logits can be explained, too.
     """
 
     gradients: bool = True
+    affine: bool = False
     scores: bool = True
 
 
@@ -77,6 +80,11 @@ class Request:
         """The logits (B,N) and classes, if each score is the logit of its class; None if that is not certain."""
         may_be_out_of_range = isinstance(self.target, torch.Tensor) and self.target.device.type != "cpu"
         return (logits, classes) if classes is not None and logits.dim() == 2 and not may_be_out_of_range else None
+
+    def are_affine(self, scores: Tensor, logits: Any, activations: Sequence[Tensor]) -> bool:
+        """Whether the scores, each of one class whatever the activations, are an affine function of the activations."""
+        picked = scores if callable(self.target) else logits
+        return all(is_affine(picked, maps) for maps in activations)
 
     def selected(self, logits: Any) -> Tensor | None:
         """The indices (n,) of the images to explain; None for all."""
@@ -146,8 +154,9 @@ def capture(
     # A sum of floats depends on the order; the mean over several layers must not depend on the caller's order.
     ordered = sorted(layers, key=lambda layer: layer.name)
     recorded = ordered if request.geometry.pictures is None else list(map(every_picture, ordered))
+    needs = request.needs
     # Found layers are checked by the graph of the scores.
-    graph = request.needs.gradients or check_scores is not None
+    graph = needs.gradients or needs.affine or check_scores is not None
     # The contexts include the backward, because a checkpointed part of the model runs again there.
     with torch.inference_mode(False), preserve_buffers(model) as module_hooks, force_eager():
         hooks_before = count_hooks()
@@ -160,7 +169,7 @@ def capture(
         ]
         logits, scores, classes = request.scores(returned)
         has_graph = scores.requires_grad or any(tensor.requires_grad for tensor in tensors_in(logits))
-        if graph and not (enable_grad or has_graph):
+        if needs.gradients and not (enable_grad or has_graph):
             enable_grad = True
             returned, maps, copies = forward_with_activations(model, request.inputs, recorded, enable_grad=True)
             logits, scores, classes = request.scores(returned)
@@ -175,7 +184,9 @@ def capture(
         picked = None if module_hooks.backward else request.picked_logits(logits, classes)
         selected = request.selected(logits)
         any_selected = selected is None or len(selected) > 0
-        differentiates = any_selected and request.needs.gradients
+        differentiates = any_selected and (
+            needs.gradients or (needs.affine and request.are_affine(scores, logits, activations))
+        )
         hook_free = not any((*module_hooks, *has_hooks)) and count_hooks() == hooks_before
         of_calls = ordered
         if len(activations) != len(ordered):

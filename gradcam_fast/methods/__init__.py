@@ -17,6 +17,9 @@ __all__ = ["METHODS", "first_component"]
 
 # The names of all methods: those of the op, and those of this room by the module that has them.
 _MODULES = {
+    "ablation": ".ablation",
+    "reciprocam": ".reciprocam",
+    "scorecam": ".scorecam",
     "eigencam": ".eigen",
     "eigengradcam": ".eigen",
 }

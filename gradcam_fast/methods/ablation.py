@@ -1,0 +1,91 @@
+"""Ablation-CAM: a channel weighs as much as the score falls without it.
+
+Desai and Ramaswamy, "Ablation-CAM: Visual Explanations for Deep Convolutional Network via Gradient-free Localization",
+WACV 2020.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from .._capture.capture import Needs
+from .method import Captured, Evidence, Method
+from .progress import ProgressReport
+from .variants import check_one_map, chosen_images, drops, variant_runs
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import Tensor
+
+__all__ = ["METHODS"]
+
+
+def _ablation(captured: Captured) -> Evidence:
+    """Weights w_k = (y - y_k) / |y|, where y is the score and y_k the score with channel k set to 0 (eq. 2 and 3).
+
+    The paper divides by y. The magnitude keeps the sign of what a channel contributes where the score is negative.
+    Behind an affine head (pooling and a linear layer) the fall is y - y_k = sum_ij G_k A_k, and nothing is run again.
+    """
+    check_one_map(captured)
+    capture = captured.capture
+    falls = _of_affine_head(captured) if capture.gradients else _by_replays(captured)
+    scale = torch.where(capture.scores == 0, 1, capture.scores.abs()).unsqueeze(-1)
+    activations = [maps.to(torch.promote_types(maps.dtype, torch.float32)) for maps in capture.activations]
+    weights = [
+        (of_layer / scale.to(of_layer.dtype)).to(maps.dtype).reshape(*of_layer.shape, *[1] * (maps.dim() - 2))
+        for of_layer, maps in zip(falls, activations, strict=True)
+    ]
+    expanded = [
+        of_layer.expand(*of_layer.shape[: of_layer.dim() - maps.dim() + 2], *maps.shape[2:])
+        for of_layer, maps in zip(weights, activations, strict=True)
+    ]
+    return Evidence(activations, expanded, "gradcam")
+
+
+def _of_affine_head(captured: Captured) -> list[Tensor]:
+    """The falls (B[,K],C) of the score for each channel, from the gradients."""
+    capture, falls = captured.capture, []
+    for maps, gradients in zip(capture.activations, capture.gradients, strict=True):
+        a = maps if gradients.dim() == maps.dim() else maps.unsqueeze(1)
+        dtype = torch.promote_types(maps.dtype, torch.float32)
+        positions = tuple(range(2 - maps.dim(), 0))
+        falls.append((a.to(dtype) * gradients).sum(positions))
+    return falls
+
+
+def _by_replays(captured: Captured) -> list[Tensor]:
+    """The falls (B[,K],C), from a run of the head for each channel that is not zero."""
+    capture, images = captured.capture, chosen_images(captured)
+    total = len(images) * sum(maps.shape[1] for maps in capture.activations)
+    progress = ProgressReport(captured.choices.progress, captured.choices.method, total)
+    falls = []
+    with variant_runs(captured):
+        for maps, calls in zip(capture.activations, capture.calls, strict=True):
+            of_layer = capture.scores.new_zeros((*capture.scores.shape, maps.shape[1]))
+            for image in images:
+                channels = maps[image].flatten(1).any(1).nonzero()[:, 0]
+                progress.advance(maps.shape[1] - len(channels))
+                fall = drops(captured, calls, image, _without_each(channels), progress)
+                of_layer[image][..., channels] = fall.movedim(0, -1)
+            falls.append(of_layer)
+    return falls
+
+
+def _without_each(channels: Tensor) -> Callable[[Tensor], tuple[int, Callable[[int, int], Tensor]]]:
+    """Variants of activations in which one of these channels is 0."""
+
+    def change(activations: Tensor) -> tuple[int, Callable[[int, int], Tensor]]:
+        def variants(start: int, end: int) -> Tensor:
+            rows = activations.expand(end - start, *activations.shape[1:]).clone()
+            rows[torch.arange(end - start, device=rows.device), channels[start:end]] = 0
+            return rows
+
+        return len(channels), variants
+
+    return change
+
+
+METHODS = {"ablation": Method(_ablation, Needs(gradients=False, affine=True))}

@@ -1,0 +1,176 @@
+"""The scores of changed copies (variants) of each image, in chunks: what methods without gradients are made of."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, MutableMapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from .._capture.scores import pick_logits, scores_of
+from .._head_replay.recording import record, rows_of
+from .._layer_search.trace import trial_run
+from ..exceptions import HeadNotReplayable
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from .._capture.calls import ExplainedCalls
+    from .._model.inputs import Inputs
+    from .method import Captured
+    from .progress import ProgressReport
+
+__all__ = ["check_one_map", "chosen_images", "drops", "inputs_of_image", "variant_runs", "variant_scores"]
+
+# How far a replay without a change may be from the recording, relative to the largest change of the score.
+_SAME_SCORE = {torch.float64: 1e-3, torch.float32: 1e-3, torch.float16: 5e-2, torch.bfloat16: 5e-2}
+
+
+@contextmanager
+def variant_runs(captured: Captured) -> Iterator[None]:
+    """Many runs of the model that leave buffers, random numbers and modes as they were.
+
+    Raises:
+        ValueError: a module in training mode would mix the variants, or draw random numbers for each.
+    """
+    for name, module in captured.model.named_modules():
+        if module.training and isinstance(module, (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)):
+            raise ValueError(
+                f"method={captured.choices.method!r} runs the model on changed copies of each image, which {name!r} (a "
+                f"{type(module).__name__} in training mode) would mix or change at random; call model.eval() before"
+            )
+    with trial_run(captured.model, captured.request.inputs), torch.no_grad():
+        yield
+
+
+def check_one_map(captured: Captured) -> None:
+    """Refuse samples of several pictures, and layers with several calls to explain.
+
+    Raises:
+        ValueError: a layer has several maps a sample.
+    """
+    for calls in captured.capture.calls:
+        if calls.maps_per_sample is not None:
+            raise ValueError(
+                f"method={captured.choices.method!r} changes the map of one picture in one call, but layer "
+                f"{calls.layer.name!r} has {calls.maps_per_sample} maps a sample; explain the pictures one by one, "
+                "name one call with call=, or choose method='gradcam'"
+            )
+
+
+def chosen_images(captured: Captured) -> list[int]:
+    """The images of the batch to explain."""
+    selected = captured.capture.selected
+    return list(range(captured.request.geometry.batch)) if selected is None else selected.tolist()
+
+
+def inputs_of_image(captured: Captured, image: int) -> Inputs:
+    """The model's inputs for one image of the batch, as a batch of one."""
+    batch = captured.request.geometry.batch
+    return captured.request.inputs.map(
+        lambda tensor: tensor[image : image + 1] if tensor.dim() and len(tensor) == batch else tensor
+    )
+
+
+def variant_scores(captured: Captured, returned: Any, image: int, count: int) -> Tensor:
+    """The scores (n,) or (n,K) of n variants of one image, of the classes that the image itself is explained for.
+
+    A callable target sees each variant in the image's place among the other images of its batch.
+
+    Args:
+        returned: what the model returned for a batch of the variants.
+        count: n.
+    """
+    request, capture = captured.request, captured.capture
+    if not callable(request.target):
+        assert capture.target is not None
+        classes = capture.target[image].expand(count, *capture.target.shape[1:])
+        return scores_of(pick_logits(returned, request.output), classes, None, count)[0]
+    rows = returned if request.output is None else pick_logits(returned, request.output)
+    batch = request.geometry.batch
+    scores = []
+    for row in range(count):
+        outputs = _with_row(capture.logits, rows, image, row, (batch, count))
+        scores.append(scores_of(outputs, request.target, None, batch)[0][image])
+    return torch.stack(scores)
+
+
+def _with_row(outputs: Any, variants: Any, image: int, row: int, counts: tuple[int, int]) -> Any:
+    """The outputs of a batch with those of one image replaced by those of one variant.
+
+    Args:
+        counts: the number of images and of variants.
+    """
+
+    def is_batch(of_images: Any, of_variants: Any) -> bool:
+        return (len(of_images), len(of_variants)) == counts
+
+    if isinstance(outputs, torch.Tensor):
+        if not outputs.dim() or not is_batch(outputs, variants):
+            return variants
+        return torch.cat([outputs[:image], variants[row : row + 1], outputs[image + 1 :]])
+    if isinstance(outputs, MutableMapping):
+        replaced = copy.copy(outputs)
+        for key, value in outputs.items():
+            replaced[key] = _with_row(value, variants[key], image, row, counts)
+        return replaced
+    if isinstance(outputs, list) and is_batch(outputs, variants) and isinstance(outputs[0], MutableMapping):
+        return [*outputs[:image], variants[row], *outputs[image + 1 :]]  # of a detector
+    if isinstance(outputs, (tuple, list)):
+        members = [_with_row(*pair, image, row, counts) for pair in zip(outputs, variants, strict=True)]
+        return type(outputs)(*members) if hasattr(outputs, "_fields") else type(outputs)(members)
+    return variants
+
+
+def drops(
+    captured: Captured,
+    calls: ExplainedCalls,
+    image: int,
+    change: Callable[[Tensor], tuple[int, Callable[[int, int], Tensor]]],
+    progress: ProgressReport,
+) -> Tensor:
+    """By how much the image's scores fall for changed activations of a layer: (n,) or (n,K) of n variants.
+
+    Args:
+        calls: the layer.
+        change: from the image's activations (1,C,h,w) to the number n of variants, and a function that makes those from
+            one number to another, (m,C,h,w).
+        progress: is told how many variants have run.
+
+    Raises:
+        HeadNotReplayable: a replay without a change does not give the image's score.
+    """
+    recording = record(captured.model, inputs_of_image(captured, image), calls.layer)
+    layout, name = calls.layouts[0], calls.layer.name
+    activations = layout(recording.activations)
+    if len(activations) != 1:
+        raise HeadNotReplayable(name, f"it returns {len(activations)} maps for one image")
+    count, variants = change(activations)
+    recorded = variant_scores(captured, recording.returned, image, 1)[0]
+    falls, unchanged = [], []
+    for start in range(0, count, captured.choices.chunk):
+        end = min(start + captured.choices.chunk, count)
+        # The first row is not changed, and has the rounding of this batch.
+        rows = torch.cat([activations, variants(start, end).to(activations.dtype)])
+        output = layout.put(rows_of(recording.activations, len(rows)), rows)
+        scores = variant_scores(captured, recording.replay(output, len(rows)), image, len(rows))
+        unchanged.append(scores[0])
+        falls.append(scores[0] - scores[1:])
+        progress.advance(end - start)
+    if not falls:
+        return recorded.new_zeros((0, *recorded.shape))
+    _check_unchanged(name, recorded, torch.stack(unchanged), torch.cat(falls))
+    return torch.cat(falls)
+
+
+def _check_unchanged(name: str, recorded: Tensor, unchanged: Tensor, falls: Tensor) -> None:
+    scale = torch.maximum(recorded.abs(), falls.abs().amax(0))
+    difference = (unchanged - recorded).abs().amax(0)
+    if (difference > _SAME_SCORE[recorded.dtype] * scale).any():
+        was, now = float(recorded.flatten()[0]), float(unchanged.flatten()[0])
+        raise HeadNotReplayable(
+            name, f"without a change its score is {now:.6g} and not {was:.6g}, as if images of a batch were mixed"
+        )
