@@ -83,11 +83,15 @@ class Explainer:
             zeros, NaN extremes and ``valid`` False, but their own logits, target and score. The backward still covers
             the whole batch; it is left out if no image is chosen and the layer is known. The host waits for the
             booleans, so ``when`` cannot be combined with ``cuda_graph``.
-        smooth: ``eigen`` takes the first principal component of the weighted channels instead of their sum
-            (``eigen_smooth`` of pytorch-grad-cam); None does not smooth.
+        smooth: ``eigen`` takes the first principal component of the weighted channels instead of their sum, and
+            ``augment`` the mean of the heatmaps of six copies of the images, some mirrored, darker or brighter (as
+            ``eigen_smooth`` and ``aug_smooth`` of pytorch-grad-cam); ``noise`` averages the gradients over noisy copies
+            (SmoothGrad; with ``gradcam++`` Smooth Grad-CAM++). Or a tuple of these; None does not smooth.
         channels: for ``scorecam``, how many channels of each image are run: those that vary most. None runs all that
             are not constant.
-        chunk: how many changed copies of an image run at once, which bounds the memory.
+        chunk: how many changed copies of images run at once, which bounds the memory.
+        samples, sigma, seed: of ``noise``: how many noisy copies (8), the noise's deviation as a share of each image's
+            range (0.15), and the seed (0) of its generator, which is its own.
         progress: for methods that run the model many times: a callable that takes the numbers of runs done and of all
             runs, or True to show them on standard error.
 
@@ -120,13 +124,16 @@ class Explainer:
         call: Call = None,
         cuda_graph: bool = False,
         when: When | None = None,
-        smooth: str | None = None,
+        smooth: str | Sequence[str] | None = None,
         channels: int | None = None,
         chunk: int = 32,
+        samples: int | None = None,
+        sigma: float | None = None,
+        seed: int | None = None,
         progress: Progress = False,
     ) -> None:
         self._model = unwrap_model(model)
-        self._choices = Choices(method, smooth, channels, chunk, progress)
+        self._choices = Choices(method, smooth, channels, chunk, progress, samples, sigma, seed)
         check_choice("normalize", normalize, NORMALIZATIONS)
         check_relu(relu)
         self._tokens = check_tokens(tokens)
@@ -151,6 +158,10 @@ class Explainer:
     def __call__(self, images: Images, target: Target = None, topk: int | None = None) -> Explanation:
         """Explain a batch; see :func:`gradcam_fast.explain` for the arguments."""
         request = self._request(images, target, topk)
+        if "augment" in self._choices.smoothings:
+            from .methods.augment import explain_augmented
+
+            return explain_augmented(self._explain, request, chunk=self._choices.chunk, normalize=self._normalize)
         return self._explain(request) if self._graphs is None else self._graphs(request)
 
     @property
@@ -310,7 +321,11 @@ class Explainer:
         from .methods.evidence import evidence_of
         from .methods.method import Captured
 
-        evidence = evidence_of(Captured(self._model, request, captured, self._choices))
+        def capture_again(request: Request) -> Capture:
+            layers = [calls.layer for calls in captured.calls]
+            return self._of_one_input(request, capture(self._model, request, layers))
+
+        evidence = evidence_of(Captured(self._model, request, captured, self._choices, capture_again))
         return replace(captured, activations=evidence.activations, gradients=evidence.gradients), evidence.method
 
     def _results(
@@ -376,9 +391,12 @@ def explain(
     output: Output | None = None,
     tokens: Tokens = "auto",
     call: Call = None,
-    smooth: str | None = None,
+    smooth: str | Sequence[str] | None = None,
     channels: int | None = None,
     chunk: int = 32,
+    samples: int | None = None,
+    sigma: float | None = None,
+    seed: int | None = None,
     progress: Progress = False,
 ) -> Explanation:
     """Predict a batch and show where the model looked: one forward, and per image and class one heatmap.
@@ -405,8 +423,8 @@ def explain(
             picks) into (B,) or (B,K) scores, such as those of ``gradcam_fast.targets``; or a list of B callables, each
             from one image's part of that (its logits) to one score.
         topk: explain the K highest logits of each image instead.
-        layer, method, size, normalize, relu, output, tokens, call, smooth, channels, chunk, progress: see
-            :class:`Explainer` (and its ``cuda_graph`` and ``when``).
+        layer, method, size, normalize, relu, output, tokens, call, smooth, channels, chunk, samples, sigma, seed,
+            progress: see :class:`Explainer` (and its ``cuda_graph`` and ``when``).
 
     Returns:
         Explanation: heatmap (B,H,W), or (B,K,H,W) for K targets, logits, target, score, extremes, validity, layer, and
@@ -449,6 +467,9 @@ def explain(
         smooth=smooth,
         channels=channels,
         chunk=chunk,
+        samples=samples,
+        sigma=sigma,
+        seed=seed,
         progress=progress,
     )
     return explainer(images, target, topk)

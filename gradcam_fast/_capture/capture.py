@@ -17,11 +17,11 @@ from ..exceptions import NotSpatial
 from .affine import is_affine
 from .buffers import preserve_buffers
 from .calls import ExplainedCalls, every_picture, explained_calls
-from .containers import detach_tensors, tensors_in
+from .containers import detach_tensors, slice_batch, tensors_in
 from .gradients import differentiate
 from .hooks import count_hooks, forward_with_activations
 from .image_selection import selected_images
-from .scores import pick_logits, scores_of
+from .scores import as_class_logits, pick_logits, scores_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -53,7 +53,13 @@ _GRADIENTS = Needs()
 
 @dataclass(frozen=True)
 class Request:
-    """The arguments of one call about one batch, all checked."""
+    """The arguments of one call about one batch, all checked.
+
+    Attributes:
+        needs: what the method needs of the capture.
+        variants: how many copies of the images, each changed in some way, the batch consists of, copy after copy. The
+            target is that of the images of the first copy, and all copies are explained for its classes.
+    """
 
     inputs: Inputs
     geometry: ImageGeometry
@@ -63,6 +69,7 @@ class Request:
     tokens: Tokens
     when: When | None = None
     needs: Needs = _GRADIENTS
+    variants: int = 1
 
     def scores(self, returned: Any) -> tuple[Any, Tensor, Tensor | None]:
         """From the model's output: its logits, the scores to explain and their classes."""
@@ -70,11 +77,25 @@ class Request:
         if not self.needs.scores and self.target is None and self.topk is None:
             try:
                 logits = pick_logits(returned, self.output)
-                return logits, *scores_of(logits, None, None, self.geometry.batch)
+                return logits, *self.score_logits(logits)
             except (TypeError, ValueError):  # boxes, masks, embeddings: nothing is asked of them
                 return returned, self.images.new_full((self.geometry.batch,), torch.nan), None
         logits = returned if takes_whole_output else pick_logits(returned, self.output)
-        return logits, *scores_of(logits, self.target, self.topk, self.geometry.batch)
+        return logits, *self.score_logits(logits)
+
+    def score_logits(self, logits: Any) -> tuple[Tensor, Tensor | None]:
+        """The scores to explain and their classes, from the logits (or from the output, of a callable target)."""
+        total = self.geometry.batch
+        if self.variants == 1:
+            return scores_of(logits, self.target, self.topk, total)
+        count = total // self.variants
+        if callable(self.target):
+            parts = [slice_batch(logits, start, start + count, total) for start in range(0, total, count)]
+            return torch.cat([scores_of(part, self.target, None, count)[0] for part in parts]), None
+        class_logits = as_class_logits(logits, total)
+        _, classes = scores_of(class_logits[:count], self.target, self.topk, count)
+        assert classes is not None
+        return scores_of(class_logits, classes.repeat(self.variants, *[1] * (classes.dim() - 1)), None, total)
 
     def picked_logits(self, logits: Any, classes: Tensor | None) -> tuple[Tensor, Tensor] | None:
         """The logits (B,N) and classes, if each score is the logit of its class; None if that is not certain."""
@@ -90,8 +111,14 @@ class Request:
         """The indices (n,) of the images to explain; None for all."""
         if self.when is None:
             return None
+        total = self.geometry.batch
+        count = total // self.variants
         with torch.no_grad():
-            return selected_images(self.when, detach_tensors(logits), self.geometry.batch)
+            detached = detach_tensors(logits)
+            if self.variants == 1:
+                return selected_images(self.when, detached, total)
+            selected = selected_images(self.when, slice_batch(detached, 0, count, total), count)
+            return selected if selected is None else torch.cat([selected + start for start in range(0, total, count)])
 
     def layout(self, module: nn.Module, maps: Tensor) -> FeatureLayout:
         """The layout of the feature maps that a module returned."""

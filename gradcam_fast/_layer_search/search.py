@@ -174,7 +174,7 @@ def _on_first_image(model: nn.Module, request: Request) -> Request | None:
     if isinstance(target, torch.Tensor):  # all classes of the batch: they decide together
         target = target.reshape(1, -1)
     first = request.inputs.map(lambda images: images[:1])
-    return replace(request, inputs=first, geometry=replace(request.geometry, batch=1), target=target)
+    return replace(request, inputs=first, geometry=replace(request.geometry, batch=1), target=target, variants=1)
 
 
 def _find_on(model: nn.Module, request: Request) -> tuple[tuple[TargetLayer, ...], bool]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from . import method_module
 from .method import Captured, Evidence, Method
 
@@ -17,11 +19,18 @@ def method_of(name: str) -> Method | None:
 def evidence_of(captured: Captured) -> Evidence:
     """What the op makes the heatmaps of a call of."""
     choices = captured.choices
+    evidence = Evidence(captured.capture.activations, captured.capture.gradients, choices.method)
+    if "noise" in choices.smoothings:
+        from .noise import smoothed_gradients
+
+        evidence = smoothed_gradients(captured)
+        capture = replace(captured.capture, activations=evidence.activations, gradients=evidence.gradients)
+        captured = captured._replace(capture=capture)
     method = method_of(choices.method)
     if method is not None:
         return method.evidence(captured)
-    if choices.smooth == "eigen":
+    if "eigen" in choices.smoothings:
         from .eigen import smoothed
 
-        return smoothed(captured, choices.method)
-    return Evidence(captured.capture.activations, captured.capture.gradients, choices.method)
+        return smoothed(captured, evidence.method)
+    return evidence

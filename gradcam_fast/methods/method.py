@@ -18,12 +18,17 @@ __all__ = ["Captured", "Evidence", "Method"]
 
 
 class Captured(NamedTuple):
-    """One call: the model, what was asked of it, what was captured, and the choices of the method."""
+    """One call: the model, what was asked of it, what was captured, and the choices of the method.
+
+    Attributes:
+        capture_again: captures the same layers for another request.
+    """
 
     model: nn.Module
     request: Request
     capture: Capture
     choices: Choices
+    capture_again: Callable[[Request], Capture]
 
 
 class Evidence(NamedTuple):

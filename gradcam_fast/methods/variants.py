@@ -90,12 +90,9 @@ def variant_scores(captured: Captured, returned: Any, image: int, count: int) ->
         classes = capture.target[image].expand(count, *capture.target.shape[1:])
         return scores_of(pick_logits(returned, request.output), classes, None, count)[0]
     rows = returned if request.output is None else pick_logits(returned, request.output)
-    batch = request.geometry.batch
-    scores = []
-    for row in range(count):
-        outputs = _with_row(capture.logits, rows, image, row, (batch, count))
-        scores.append(scores_of(outputs, request.target, None, batch)[0][image])
-    return torch.stack(scores)
+    counts = request.geometry.batch, count
+    outputs = (_with_row(capture.logits, rows, image, row, counts) for row in range(count))
+    return torch.stack([request.score_logits(logits)[0][image] for logits in outputs])
 
 
 def _with_row(outputs: Any, variants: Any, image: int, row: int, counts: tuple[int, int]) -> Any:

@@ -14,7 +14,7 @@ from .reference import normalise
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["POOLED_NOISE", "gradients_vanished", "heatmaps", "heatmaps_of_several"]
+__all__ = ["POOLED_NOISE", "gradients_vanished", "heatmaps", "heatmaps_of_several", "mean_heatmap"]
 
 _COUNTER_EVIDENCE, _NO_GRADIENT, _NOT_FINITE, _FLAT, _NOT_CHOSEN = map(
     REASONS.index, ("only counter-evidence", "no gradient", "not finite", "flat", "not chosen")
@@ -55,14 +55,8 @@ def heatmaps(
     ]
     heatmap, low, high = per_layer[0]
     if len(per_layer) > 1:
-        heatmap = torch.stack([layer_heatmap for layer_heatmap, _, _ in per_layer]).mean(0)
-        # The heatmap of a layer that is not finite is zeros; the mean with another layer's would hide that.
-        broken = torch.stack([layer_high for _, _, layer_high in per_layer]).isnan().any(0)
-        pixels = tuple(range(-len(size), 0))
-        low, high = (torch.where(broken, torch.nan, extreme(pixels)) for extreme in (heatmap.amin, heatmap.amax))
-        heatmap = normalise(heatmap, low, high, normalize).masked_fill(
-            broken.reshape(*broken.shape, *[1] * len(size)), 0
-        )
+        maps, highs = (torch.stack([layer_result[i] for layer_result in per_layer]) for i in (0, 2))
+        heatmap, low, high = mean_heatmap(maps, highs, normalize)
     valid = high > low
     if normalize == "max":
         valid &= high > 0
@@ -70,6 +64,22 @@ def heatmaps(
         activations, gradients, valid, high, method=method, normalize=normalize, relu=relu, may_wait=may_wait
     )
     return heatmap.float(), low.float(), high.float(), valid, codes
+
+
+def mean_heatmap(maps: Tensor, highs: Tensor, normalize: str) -> tuple[Tensor, Tensor, Tensor]:
+    """The mean of n heatmaps (n,B[,K],H,W), normalised again, and its extremes (B[,K]) before that.
+
+    Args:
+        maps: normalised heatmaps, with any number of axes in place of H and W.
+        highs: (n,B[,K]), the largest values before their normalisation; NaN where a map is not finite.
+    """
+    mean = maps.mean(0)
+    # A heatmap that is not finite is zeros; the mean with another one would hide that.
+    broken = highs.isnan().any(0)
+    pixels = tuple(range(broken.dim() - mean.dim(), 0))
+    low, high = (torch.where(broken, torch.nan, extreme(pixels)) for extreme in (mean.amin, mean.amax))
+    heatmap = normalise(mean, low, high, normalize)
+    return heatmap.masked_fill(broken.reshape(*broken.shape, *[1] * len(pixels)), 0), low, high
 
 
 def heatmaps_of_several(
