@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import nn
 
-from .._capture.containers import feature_tensor, map_tensors, replace_tensor
+from .._capture.containers import all_tensors, feature_tensor, map_tensors, replace_tensor
 from .._capture.hooks import register_forward_hook
 from .._model.eager import eager_module
 from ..exceptions import HeadNotReplayable, LayerNotRun
@@ -43,6 +43,7 @@ class Recording:
             that had ended.
         output: what the layer returned.
         returned: what the model returned.
+        copies: whether what was recorded is copied for each row, as the model's own code writes into it, or expanded.
     """
 
     model: nn.Module
@@ -51,6 +52,7 @@ class Recording:
     frames: list[list[_Ended]]
     output: Any
     returned: Any
+    copies: bool = False
 
     @property
     def activations(self) -> Tensor:
@@ -63,20 +65,16 @@ class Recording:
         """What the model returns for ``count`` changed activations of the image, as of a batch of ``count`` images.
 
         Args:
-            activations: in the shape that the layer would return for that batch.
+            activations: in the shape that the layer would return for that batch; the model may write into them.
 
         Raises:
             HeadNotReplayable: the model calls other modules than in the recording.
         """
-        try:
-            return self._run(activations, lambda tensor: rows_of(tensor, count))
-        except RuntimeError as error:
-            if "single memory location" not in str(error):
-                raise
-        # Code of the model's own, between its modules, writes into what they return.
-        return self._run(activations.clone(), lambda tensor: rows_of(tensor, count).clone())
 
-    def _run(self, activations: Tensor, rows: Callable[[Tensor], Tensor]) -> Any:
+        def rows(tensor: Tensor) -> Tensor:
+            expanded = rows_of(tensor, count)
+            return expanded.clone() if self.copies else expanded
+
         changed = replace_tensor(self.output, self.activations, activations)
         changed = map_tensors(changed, lambda tensor: tensor if tensor is activations else rows(tensor))
         with _watched(self.layer.module, _Replay(self.layer, self.frames, changed, rows)):
@@ -96,7 +94,40 @@ def record(model: nn.Module, inputs: Inputs, layer: TargetLayer) -> Recording:
         returned = inputs.map(torch.Tensor.clone)(model)
     if recorder.output is None:
         raise LayerNotRun(layer.name)
-    return Recording(model, inputs, layer, recorder.frames, recorder.output, returned)
+    recording = Recording(model, inputs, layer, recorder.frames, recorder.output, returned)
+    try:
+        return _without_unread(recording)
+    except RuntimeError as error:
+        if "single memory location" not in str(error):
+            raise
+    return _without_unread(replace(recording, copies=True))
+
+
+def _without_unread(recording: Recording) -> Recording:
+    """The recording without the memory of what modules returned, if nothing behind the layer comes from it.
+
+    In most networks modules read what others returned, and those are answered, too. A replay in which all of it is NaN
+    then returns no NaN.
+
+    Raises:
+        RuntimeError: the model's own code, between its modules, writes into what modules returned, which takes copies.
+    """
+
+    def blank(tensor: Tensor) -> Tensor:
+        return tensor.new_full((), torch.nan).expand_as(tensor) if tensor.is_floating_point() else tensor
+
+    frames = [[_Ended(ended.module, map_tensors(ended.output, blank)) for ended in frame] for frame in recording.frames]
+    blanked = replace(recording, frames=frames)
+    # Of two rows, which are expanded, as they are in every replay.
+    activations = rows_of(recording.activations, 2).clone()
+    try:
+        returned = [tensor for tensor in all_tensors(blanked.replay(activations, 2)) if tensor.is_floating_point()]
+    except Exception as error:
+        if "single memory location" in str(error):
+            raise
+        return recording  # something reads them, and refuses NaN
+    unread = bool(returned) and all(bool(tensor.isfinite().all()) for tensor in returned)
+    return blanked if unread else recording
 
 
 class _watched:

@@ -6,6 +6,7 @@ WACV 2020.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,8 +17,6 @@ from .progress import ProgressReport
 from .variants import check_one_map, chosen_images, drops, variant_runs
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from torch import Tensor
 
 __all__ = ["METHODS"]
@@ -68,24 +67,15 @@ def _by_replays(captured: Captured) -> list[Tensor]:
             for image in images:
                 channels = maps[image].flatten(1).any(1).nonzero()[:, 0]
                 progress.advance(maps.shape[1] - len(channels))
-                fall = drops(captured, calls, image, _without_each(channels), progress)
+                fall = drops(captured, calls, image, len(channels), partial(_ablate, channels), progress)
                 of_layer[image][..., channels] = fall.movedim(0, -1)
             falls.append(of_layer)
     return falls
 
 
-def _without_each(channels: Tensor) -> Callable[[Tensor], tuple[int, Callable[[int, int], Tensor]]]:
-    """Variants of activations in which one of these channels is 0."""
-
-    def change(activations: Tensor) -> tuple[int, Callable[[int, int], Tensor]]:
-        def variants(start: int, end: int) -> Tensor:
-            rows = activations.expand(end - start, *activations.shape[1:]).clone()
-            rows[torch.arange(end - start, device=rows.device), channels[start:end]] = 0
-            return rows
-
-        return len(channels), variants
-
-    return change
+def _ablate(channels: Tensor, rows: Tensor, start: int, end: int) -> None:
+    """Set one of these channels to 0 in each row."""
+    rows[torch.arange(end - start, device=rows.device), channels[start:end]] = 0
 
 
 METHODS = {"ablation": Method(_ablation, Needs(gradients=False, affine=True))}

@@ -6,7 +6,7 @@ Byun and Lee, "Recipro-CAM: Fast Gradient-Free Visual Explanations for Convoluti
 from __future__ import annotations
 
 import math
-from functools import reduce
+from functools import partial, reduce
 from typing import TYPE_CHECKING
 
 import torch
@@ -17,8 +17,6 @@ from .progress import ProgressReport
 from .variants import check_one_map, chosen_images, drops, variant_runs
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from torch import Tensor
 
 __all__ = ["METHODS"]
@@ -74,22 +72,18 @@ def _by_replays(captured: Captured) -> list[Tensor]:
     with variant_runs(captured):
         for activations, calls in zip(capture.activations, capture.calls, strict=True):
             sides = tuple(activations.shape[2:])
-            change = _under_each(torch.cat([activations.new_zeros((1, *sides)), _masks(sides, activations)]))
+            masks = torch.cat([activations.new_zeros((1, *sides)), _masks(sides, activations)])
             saliency = capture.scores.new_zeros((*capture.scores.shape, 1, *sides))
             for image in images:
-                fall = drops(captured, calls, image, change, progress)
+                fall = drops(captured, calls, image, len(masks), partial(_mask, masks), progress)
                 saliency[image] = (fall[0] - fall[1:]).movedim(0, -1).reshape(saliency.shape[1:])
             maps.append(saliency.to(torch.promote_types(saliency.dtype, torch.float32)))
     return maps
 
 
-def _under_each(masks: Tensor) -> Callable[[Tensor], tuple[int, Callable[[int, int], Tensor]]]:
-    """Variants of activations under masks (n,h,w)."""
-
-    def change(activations: Tensor) -> tuple[int, Callable[[int, int], Tensor]]:
-        return len(masks), lambda start, end: activations * masks[start:end].unsqueeze(1)
-
-    return change
+def _mask(masks: Tensor, rows: Tensor, start: int, end: int) -> None:
+    """Lay one of these masks (n,h,w) over each row."""
+    rows *= masks[start:end].unsqueeze(1)
 
 
 METHODS = {"reciprocam": Method(_reciprocam, Needs(gradients=False, affine=True))}

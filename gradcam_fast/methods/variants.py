@@ -126,15 +126,17 @@ def drops(
     captured: Captured,
     calls: ExplainedCalls,
     image: int,
-    change: Callable[[Tensor], tuple[int, Callable[[int, int], Tensor]]],
+    count: int,
+    change: Callable[[Tensor, int, int], object],
     progress: ProgressReport,
 ) -> Tensor:
     """By how much the image's scores fall for changed activations of a layer: (n,) or (n,K) of n variants.
 
     Args:
         calls: the layer.
-        change: from the image's activations (1,C,h,w) to the number n of variants, and a function that makes those from
-            one number to another, (m,C,h,w).
+        count: n.
+        change: makes the variants from one number to another of as many copies (m,C,h,w) of the image's activations, in
+            place.
         progress: is told how many variants have run.
 
     Raises:
@@ -145,13 +147,13 @@ def drops(
     activations = layout(recording.activations)
     if len(activations) != 1:
         raise HeadNotReplayable(name, f"it returns {len(activations)} maps for one image")
-    count, variants = change(activations)
     recorded = variant_scores(captured, recording.returned, image, 1)[0]
     falls, unchanged = [], []
     for start in range(0, count, captured.choices.chunk):
         end = min(start + captured.choices.chunk, count)
         # The first row is not changed, and has the rounding of this batch.
-        rows = torch.cat([activations, variants(start, end).to(activations.dtype)])
+        rows = activations.expand(1 + end - start, *activations.shape[1:]).clone()
+        change(rows[1:], start, end)
         output = layout.put(rows_of(recording.activations, len(rows)), rows)
         scores = variant_scores(captured, recording.replay(output, len(rows)), image, len(rows))
         unchanged.append(scores[0])

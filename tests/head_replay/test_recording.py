@@ -138,8 +138,8 @@ def test_what_lies_before_the_layer_does_not_run_again(images):
     with torch.no_grad():
         recorded = recording(model, "1", images[:1])
         for _ in range(3):
-            recorded.replay(recorded.activations, 1)
-    assert [child.runs for child in model] == [1, 1, 4]
+            recorded.replay(recorded.activations.clone(), 1)
+    assert [child.runs for child in model] == [1, 1, 5]  # one of them to see what nothing reads
 
 
 def test_what_was_recorded_is_handed_out_without_a_copy(images):
@@ -172,17 +172,17 @@ def test_a_model_that_runs_other_modules_than_before_is_refused(images):
                 nn.ReLU(),
                 pooled_head(8),
             )
-            self.turn = 0
+            self.turn = 1
 
         def forward(self, images):
-            self.turn += 1
             return self.head(self.layer((self.one if self.turn % 2 else self.other)(images)))
 
     model = Turns().eval()
     with torch.no_grad():
         recorded = recording(model, "layer", images[:1])
+        model.turn = 2
         with pytest.raises(HeadNotReplayable, match=r"'layer'.*another order.*gradcam"):
-            recorded.replay(recorded.activations, 1)
+            recorded.replay(recorded.activations.clone(), 1)
 
 
 def test_a_layer_that_does_not_run_is_refused(images):
@@ -204,7 +204,7 @@ def test_a_model_that_raises_leaves_calls_as_they_were(place, images):
         setattr(model, place, broken)
         call = nn.Module.__call__
         with unchanged(model), pytest.raises(RuntimeError, match="broken"):
-            recorded.replay(recorded.activations, 1)
+            recorded.replay(recorded.activations.clone(), 1)
         with unchanged(model), pytest.raises(RuntimeError, match="broken"):
             recording(model, "features.0", images[:1])
     assert nn.Module.__call__ is call is nn.Module._wrapped_call_impl
@@ -245,5 +245,28 @@ def test_hooks_of_the_callers_see_what_they_would(images):
     model.head[4].register_forward_hook(lambda *_: seen.append(1))
     with torch.no_grad():
         recorded = recording(model, "features.4", images[:1])
-        assert torch.allclose(recorded.replay(recorded.activations, 1), model(images[:1]), atol=1e-6)
-    assert len(seen) == 3
+        assert torch.allclose(recorded.replay(recorded.activations.clone(), 1), model(images[:1]), atol=1e-6)
+    assert len(seen) == 4  # the recording, the look for what nothing reads, the replay, and the model itself
+
+
+def test_what_nothing_behind_the_layer_reads_takes_no_memory(images):
+    def stored(recorded):
+        outputs = [ended.output for frame in recorded.frames for ended in frame]
+        return sum(output.untyped_storage().nbytes() for output in outputs)
+
+    class Skips(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.trunk, self.layer, self.head = conv_relu(), nn.Conv2d(8, 8, 1), pooled_head(8)
+
+        def forward(self, images):
+            trunk = self.trunk(images)
+            return self.head(F.relu(self.layer(trunk)) + trunk)
+
+    with torch.no_grad():
+        chain = recording(ConvNet(), "features.3", images[:1])
+        assert stored(chain) == 3 * 4  # one number for each module before
+        assert torch.allclose(chain.replay(chain.activations, 1), chain.returned, atol=1e-6)
+        skipping = recording(Skips().eval(), "layer", images[:1])
+        assert stored(skipping) == 8 * 16 * 16 * 4
+        assert torch.allclose(skipping.replay(skipping.activations, 1), skipping.returned, atol=1e-6)

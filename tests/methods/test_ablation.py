@@ -105,7 +105,7 @@ def test_channels_of_zeros_are_not_run(images):
     rows = []
     model.head.register_forward_pre_hook(lambda _, args: rows.append(len(args[0])))
     gradcam_fast.explain(model, images[:1], layer="trunk", method="ablation")
-    assert rows == [1, 1, 3]  # the prediction, the recording, and two channels beside the unchanged image
+    assert rows == [1, 1, 2, 3]  # the prediction, the recording with its check, and two channels beside the image
 
 
 def test_several_targets_share_their_runs(images):
