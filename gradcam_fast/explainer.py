@@ -89,7 +89,8 @@ class Explainer:
             (SmoothGrad; with ``gradcam++`` Smooth Grad-CAM++). Or a tuple of these; None does not smooth.
         channels: for ``scorecam``, how many channels of each image are run: those that vary most. None runs all that
             are not constant.
-        chunk: how many changed copies of images run at once, which bounds the memory.
+        chunk: how many changed copies of images run at once, which bounds the memory; None for what is fast on the
+            device.
         samples, sigma, seed: of ``noise``: how many noisy copies (8), the noise's deviation as a share of each image's
             range (0.15), and the seed (0) of its generator, which is its own.
         progress: for methods that run the model many times: a callable that takes the numbers of runs done and of all
@@ -126,7 +127,7 @@ class Explainer:
         when: When | None = None,
         smooth: str | Sequence[str] | None = None,
         channels: int | None = None,
-        chunk: int = 32,
+        chunk: int | None = None,
         samples: int | None = None,
         sigma: float | None = None,
         seed: int | None = None,
@@ -161,7 +162,8 @@ class Explainer:
         if "augment" in self._choices.smoothings:
             from .methods.augment import explain_augmented
 
-            return explain_augmented(self._explain, request, chunk=self._choices.chunk, normalize=self._normalize)
+            at_once = self._choices.copies_at_once(request.images.device)
+            return explain_augmented(self._explain, request, images_at_once=at_once, normalize=self._normalize)
         return self._explain(request) if self._graphs is None else self._graphs(request)
 
     @property
@@ -393,7 +395,7 @@ def explain(
     call: Call = None,
     smooth: str | Sequence[str] | None = None,
     channels: int | None = None,
-    chunk: int = 32,
+    chunk: int | None = None,
     samples: int | None = None,
     sigma: float | None = None,
     seed: int | None = None,

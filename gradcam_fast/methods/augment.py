@@ -25,7 +25,7 @@ COPIES = ((False, 1.0), (False, 0.9), (False, 1.1), (True, 1.0), (True, 0.9), (T
 
 
 def explain_augmented(
-    explain: Callable[[Request], Explanation], request: Request, *, chunk: int, normalize: str
+    explain: Callable[[Request], Explanation], request: Request, *, images_at_once: int, normalize: str
 ) -> Explanation:
     """The mean of the heatmaps of six copies of each image, mirrored back and normalised again.
 
@@ -34,7 +34,7 @@ def explain_augmented(
     Args:
         explain: explains a request.
         request: about the images themselves.
-        chunk: as many copies are explained at once as hold so many images together, or one.
+        images_at_once: so many images hold the copies together that are explained at once, if several are.
         normalize: as in :func:`gradcam_fast.explain`.
 
     Raises:
@@ -46,7 +46,7 @@ def explain_augmented(
             f"smooth='augment' mirrors images (B,C,H,W) left to right, but the model takes {geometry.axes} of shape "
             f"{tuple(request.images.shape)}; choose smooth='noise', or smooth=None"
         )
-    at_once = max(1, chunk // max(1, geometry.batch))
+    at_once = max(1, images_at_once // max(1, geometry.batch))
     maps, highs = [], []
     first = None
     for start in range(0, len(COPIES), at_once):
@@ -54,14 +54,24 @@ def explain_augmented(
         explanation = explain(_of_copies(request, copies))
         if first is None:
             first = _of_first_copy(explanation, geometry.batch, len(copies))
-            if first.target is not None:
-                request = replace(request, target=first.target, topk=None)
+            request = _as_first(request, first)
         heatmaps = explanation.heatmap.unflatten(0, (len(copies), -1)).unbind(0)
         for heatmap, (mirrored, _) in zip(heatmaps, copies, strict=True):
             maps.append(heatmap.flip(-1) if mirrored else heatmap)
         highs.extend(explanation.raw_max.unflatten(0, (len(copies), -1)).unbind(0))
     assert first is not None
     return _mean(first, torch.stack(maps), torch.stack(highs), normalize)
+
+
+def _as_first(request: Request, first: Explanation) -> Request:
+    """The request for the other copies: about the classes, and the images, that the first copy was explained for."""
+    if first.target is not None:
+        request = replace(request, target=first.target, topk=None)
+    if request.when is not None:
+        assert first.reason_codes is not None
+        chosen = first.reason_codes.flatten(1)[:, 0] if first.reason_codes.dim() > 1 else first.reason_codes
+        request = replace(request, when=lambda logits: chosen != REASONS.index("not chosen"))
+    return request
 
 
 def _of_copies(request: Request, copies: Sequence[tuple[bool, float]]) -> Request:

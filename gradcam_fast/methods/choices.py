@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
+import torch
+
 from ..ops.arguments import METHODS as CAM_METHODS
 from ..ops.arguments import check_choice, is_integer
 from . import METHODS
@@ -32,7 +34,7 @@ class Choices:
     method: str = "gradcam"
     smooth: str | Sequence[str] | None = None
     channels: int | None = None
-    chunk: int = 32
+    chunk: int | None = None
     progress: Progress = False
     samples: int | None = None
     sigma: float | None = None
@@ -46,7 +48,8 @@ class Choices:
             _check_count("channels", self.channels)
             if self.method != "scorecam":
                 raise ValueError(f"channels= is for method='scorecam', not for method={self.method!r}; leave it out")
-        _check_count("chunk", self.chunk)
+        if self.chunk is not None:
+            _check_count("chunk", self.chunk)
         if not callable(self.progress) and not isinstance(self.progress, bool):
             raise TypeError(
                 f"progress={self.progress!r} is a {type(self.progress).__name__}; give a callable that takes the "
@@ -57,6 +60,11 @@ class Choices:
     def smoothings(self) -> tuple[str, ...]:
         """The names of all smoothings asked for."""
         return () if self.smooth is None else (self.smooth,) if isinstance(self.smooth, str) else tuple(self.smooth)
+
+    def copies_at_once(self, device: torch.device, *, on_cpu: int = 16, elsewhere: int = 64) -> int:
+        """How many changed copies of images run at once: ``chunk``, or what is fast on this kind of device."""
+        # On a CPU the maps of a few images stay in its caches.
+        return self.chunk if self.chunk is not None else on_cpu if device.type == "cpu" else elsewhere
 
     @property
     def only_op(self) -> bool:

@@ -61,7 +61,7 @@ def _noisy_requests(captured: Captured, samples: int) -> Iterator[tuple[Request,
     generator = torch.Generator(images.device).manual_seed(choices.seed or 0)
     pixels = tuple(range(1, images.dim()))
     deviation = sigma * (images.amax(pixels, keepdim=True) - images.amin(pixels, keepdim=True))
-    at_once = max(1, choices.chunk // max(1, batch))
+    at_once = max(1, choices.copies_at_once(images.device) // max(1, batch))
     if not callable(request.target):
         request = replace(request, target=capture.target, topk=None, variants=1)
     request = replace(request, when=None)

@@ -63,8 +63,8 @@ def _channels(maps: Tensor, count: int | None) -> Tensor:
 def _masked_scores(captured: Captured, maps: Tensor, image: int, progress: ProgressReport) -> Tensor:
     """The scores (n[,K]) of an image under each of n maps (n,h,w)."""
     inputs, geometry = inputs_of_image(captured, image), captured.request.geometry
-    sides, chunk = geometry.size, captured.choices.chunk
-    scores = []
+    sides, scores = geometry.size, []
+    chunk = captured.choices.copies_at_once(maps.device, on_cpu=4, elsewhere=32)
     for some in maps.split(chunk):
         masks = some
         for dim in range(-len(sides), 0):

@@ -149,8 +149,9 @@ def drops(
         raise HeadNotReplayable(name, f"it returns {len(activations)} maps for one image")
     recorded = variant_scores(captured, recording.returned, image, 1)[0]
     falls, unchanged = [], []
-    for start in range(0, count, captured.choices.chunk):
-        end = min(start + captured.choices.chunk, count)
+    chunk = captured.choices.copies_at_once(activations.device)
+    for start in range(0, count, chunk):
+        end = min(start + chunk, count)
         # The first row is not changed, and has the rounding of this batch.
         rows = activations.expand(1 + end - start, *activations.shape[1:]).clone()
         change(rows[1:], start, end)

@@ -55,7 +55,7 @@ def test_prediction_score_and_classes_are_those_of_the_images_themselves(images)
         assert (smooth.heatmap - scaled(mean)).abs().max() <= EXACT
 
 
-@pytest.mark.parametrize(("chunk", "runs"), [(18, [18]), (100, [18]), (6, [6, 6, 6]), (1, [3] * 6), (12, [12, 6])])
+@pytest.mark.parametrize(("chunk", "runs"), [(None, [15, 3]), (18, [18]), (6, [6, 6, 6]), (1, [3] * 6), (12, [12, 6])])
 def test_as_many_copies_run_at_once_as_the_chunk_has_room_for(chunk, runs, images):
     model = ConvNet()
     expected = explain(model, images, smooth="augment").heatmap
@@ -102,16 +102,21 @@ def test_an_image_that_is_not_finite_leaves_the_others_as_they_are(images):
     assert torch.equal(explanation.heatmap[::2], expected.heatmap[::2]) and not explanation.heatmap[1].any()
 
 
-def test_when_sees_the_logits_of_the_images_alone(images):
+@pytest.mark.parametrize("chunk", [None, 18, 1])
+@pytest.mark.parametrize("target", [2, [[2, 0]]])
+def test_when_sees_the_logits_of_the_images_alone(target, chunk, images):
     model, seen = ConvNet(), []
 
     def when(logits):
         seen.append(logits.shape)
         return torch.tensor([True, False, True])
 
-    explanation = gradcam_fast.Explainer(model, layer="features.4", smooth="augment", when=when)(images, 2)
-    expected = explain(model, images, target=2, smooth="augment")
-    assert seen == [torch.Size([3, 5])] and explanation.reason == ["", "not chosen", ""]
+    explanation = gradcam_fast.Explainer(model, layer="features.4", smooth="augment", when=when, chunk=chunk)(
+        images, target
+    )
+    expected = explain(model, images, target=target, smooth="augment", chunk=chunk)
+    assert seen == [torch.Size([3, 5])]
+    assert explanation.reason[1] == ("not chosen" if target == 2 else ["not chosen"] * 2)
     assert torch.equal(explanation.heatmap[::2], expected.heatmap[::2]) and not explanation.heatmap[1].any()
 
 

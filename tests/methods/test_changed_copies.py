@@ -78,10 +78,10 @@ def test_an_image_has_the_same_map_alone_and_in_a_batch(method, images):
 @pytest.mark.parametrize("method", LONG)
 def test_only_the_images_that_when_chooses_are_run(method, images):
     model = Curved()
-    expected = explain(model, images, method, target=1)
+    expected = explain(model, images, method, target=1, chunk=32)
     model.runs.clear()
     explainer = gradcam_fast.Explainer(
-        model, layer="features.4", method=method, when=lambda logits: torch.tensor([False, True, False])
+        model, layer="features.4", method=method, chunk=32, when=lambda logits: torch.tensor([False, True, False])
     )
     some = explainer(images, 1)
     assert torch.equal(some.heatmap[1], expected.heatmap[1]) and some.reason[::2] == ["not chosen"] * 2

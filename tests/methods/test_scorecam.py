@@ -45,7 +45,7 @@ def test_constant_channels_are_not_run(images):
         model.features[3].weight[5:].zero_()
         model.features[3].bias[5:8] = 2  # constant at 2; the others are zero
         model.features[3].bias[8:] = -1
-    explanation = explain(model, images[:1])
+    explanation = explain(model, images[:1], chunk=16)
     assert model.runs == [1, 5]
     expected = naive_methods.scorecam(model, "features.4", images[:1], naive.of_class(1))
     assert (explanation.heatmap - naive_methods.scaled(expected, (16, 16))).abs().max() <= LOOP
@@ -69,7 +69,7 @@ def test_a_single_channel_is_its_own_map(images):
 
 def test_several_targets_share_their_runs(images):
     model = ConvNet()
-    both = explain(model, images, target=[[0, 3]])
+    both = explain(model, images, target=[[0, 3]], chunk=16)
     assert len(model.runs) == 4
     for place, category in enumerate([0, 3]):
         assert (both.heatmap[:, place] - explain(model, images, target=category).heatmap).abs().max() <= LOOP
