@@ -34,7 +34,7 @@ def _ablation(captured: Captured) -> Evidence:
     scale = torch.where(capture.scores == 0, 1, capture.scores.abs()).unsqueeze(-1)
     activations = [maps.to(torch.promote_types(maps.dtype, torch.float32)) for maps in capture.activations]
     weights = [
-        (of_layer / scale.to(of_layer.dtype)).to(maps.dtype).reshape(*of_layer.shape, *[1] * (maps.dim() - 2))
+        (of_layer / scale.to(of_layer)).to(maps).reshape(*of_layer.shape, *[1] * (maps.dim() - 2))
         for of_layer, maps in zip(falls, activations, strict=True)
     ]
     expanded = [
@@ -63,12 +63,13 @@ def _by_replays(captured: Captured) -> list[Tensor]:
     falls = []
     with variant_runs(captured):
         for maps, calls in zip(capture.activations, capture.calls, strict=True):
-            of_layer = capture.scores.new_zeros((*capture.scores.shape, maps.shape[1]))
+            wide = torch.promote_types(capture.scores.dtype, torch.float32)
+            of_layer = maps.new_zeros((*capture.scores.shape, maps.shape[1]), dtype=wide)
             for image in images:
                 channels = maps[image].flatten(1).any(1).nonzero()[:, 0]
                 progress.advance(maps.shape[1] - len(channels))
                 fall = drops(captured, calls, image, len(channels), partial(_ablate, channels), progress)
-                of_layer[image][..., channels] = fall.movedim(0, -1)
+                of_layer[image][..., channels] = fall.movedim(0, -1).to(of_layer)
             falls.append(of_layer)
     return falls
 

@@ -55,10 +55,11 @@ def explain_augmented(
         if first is None:
             first = _of_first_copy(explanation, geometry.batch, len(copies))
             request = _as_first(request, first)
-        heatmaps = explanation.heatmap.unflatten(0, (len(copies), -1)).unbind(0)
+        by_copy = len(copies), geometry.batch
+        heatmaps = explanation.heatmap.unflatten(0, by_copy).unbind(0)
         for heatmap, (mirrored, _) in zip(heatmaps, copies, strict=True):
             maps.append(heatmap.flip(-1) if mirrored else heatmap)
-        highs.extend(explanation.raw_max.unflatten(0, (len(copies), -1)).unbind(0))
+        highs.extend(explanation.raw_max.unflatten(0, by_copy).unbind(0))
     assert first is not None
     return _mean(first, torch.stack(maps), torch.stack(highs), normalize)
 

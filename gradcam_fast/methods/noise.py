@@ -89,7 +89,7 @@ def _added(
     for maps in gradients:
         # Cubes of small gradients leave the range of float32.
         wide = torch.float64 if len(orders) > 1 and maps.device.type != "mps" else torch.float32
-        by_sample = maps.unflatten(0, (count, -1)).to(torch.promote_types(maps.dtype, wide))
+        by_sample = maps.unflatten(0, (count, len(maps) // count)).to(torch.promote_types(maps.dtype, wide))
         powers.append([by_sample.pow(order).sum(0) for order in orders])
     if not sums:
         return powers

@@ -73,11 +73,12 @@ def _by_replays(captured: Captured) -> list[Tensor]:
         for activations, calls in zip(capture.activations, capture.calls, strict=True):
             sides = tuple(activations.shape[2:])
             masks = torch.cat([activations.new_zeros((1, *sides)), _masks(sides, activations)])
-            saliency = capture.scores.new_zeros((*capture.scores.shape, 1, *sides))
+            wide = torch.promote_types(capture.scores.dtype, torch.float32)
+            saliency = activations.new_zeros((*capture.scores.shape, 1, *sides), dtype=wide)
             for image in images:
                 fall = drops(captured, calls, image, len(masks), partial(_mask, masks), progress)
                 saliency[image] = (fall[0] - fall[1:]).movedim(0, -1).reshape(saliency.shape[1:])
-            maps.append(saliency.to(torch.promote_types(saliency.dtype, torch.float32)))
+            maps.append(saliency)
     return maps
 
 

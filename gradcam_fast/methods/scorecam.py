@@ -42,7 +42,7 @@ def _scorecam(captured: Captured) -> Evidence:
             weights = maps.new_zeros((*capture.scores.shape, maps.shape[1]))
             for image, channels in of_layer:
                 if len(channels):
-                    scores = _masked_scores(captured, maps[image, channels], image, progress).to(maps.dtype)
+                    scores = _masked_scores(captured, maps[image, channels], image, progress).to(maps)
                     weights[image][..., channels] = _softmax(scores).movedim(0, -1)
                 else:
                     weights[image] = 1 / maps.shape[1]

@@ -70,9 +70,12 @@ def chosen_images(captured: Captured) -> list[int]:
 def inputs_of_image(captured: Captured, image: int) -> Inputs:
     """The model's inputs for one image of the batch, as a batch of one."""
     batch = captured.request.geometry.batch
-    return captured.request.inputs.map(
-        lambda tensor: tensor[image : image + 1] if tensor.dim() and len(tensor) == batch else tensor
-    )
+
+    def of_image(tensor: Tensor) -> Tensor:
+        row = tensor[image : image + 1] if tensor.dim() and len(tensor) == batch else tensor
+        return row.clone() if row.is_inference() else row
+
+    return captured.request.inputs.map(of_image)
 
 
 def variant_scores(captured: Captured, returned: Any, image: int, count: int) -> Tensor:

@@ -207,3 +207,60 @@ def test_choices_that_cannot_work_are_refused_before_the_model_runs(choices, err
     with pytest.raises(error, match=message):
         gradcam_fast.Explainer(model, **{"method": "ablation"} | choices)(images)
     assert model.calls == 0
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("smooth", [None, "augment"])
+def test_an_empty_batch_has_no_maps(method, smooth):
+    explanation = explain(Curved(), torch.zeros(0, 3, 16, 16), method, smooth=smooth)
+    assert explanation.heatmap.shape == (0, 16, 16) and explanation.reason == []
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_images_made_in_inference_mode(method, images):
+    model = Curved()
+    with torch.inference_mode():
+        inference = images.clone()
+        explanation = explain(model, inference, method)
+    assert torch.equal(explanation.heatmap, explain(model, images, method).heatmap)
+    assert torch.equal(explain(model, inference, method).heatmap, explanation.heatmap)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_autocast(method, images):
+    model = Curved()
+    expected = explain(model, images, method, target=1, relu=False).heatmap
+    with torch.autocast("cpu", torch.bfloat16):
+        explanation = explain(model, images, method, target=1, relu=False)
+    correlation = torch.corrcoef(torch.stack([explanation.heatmap.flatten(), expected.flatten()]))[0, 1]
+    assert explanation.valid.all() and correlation > 0.9
+
+
+@pytest.mark.parametrize("method", LONG)
+def test_buffers_that_a_prediction_changes_are_changed_once(method, images):
+    class Counts(Curved):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("seen", torch.zeros((), dtype=torch.long))
+
+        def forward(self, images):
+            self.seen += len(images)
+            return super().forward(images)
+
+    model = Counts()
+    explain(model, images, method)
+    assert model.seen == 3
+
+
+@pytest.mark.parametrize("method", LONG)
+def test_compiled_parts_run_eagerly(method, images):
+    model = Curved()
+    expected = explain(model, images, method).heatmap
+    model.features[3] = torch.compile(model.features[3], backend="eager")
+    with torch.no_grad():
+        model(images)
+    assert torch.equal(
+        explain(model, images, method, layer="features.3").heatmap,
+        explain(model, images, method, layer=model.features[3]).heatmap,
+    )
+    assert torch.equal(explain(model, images, method).heatmap, expected)
