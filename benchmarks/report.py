@@ -142,6 +142,11 @@ def methods(records):
     return METHODS, table(("network, layer, method", "gradcam_fast", "64 channels", *names[2:]), rows)
 
 
+def correlations(records):
+    rows = [(record["row"], f"{record['correlation']:.3f}") for record in records]
+    return "", table(("photo of the demo", "correlation with the map of all channels"), rows)
+
+
 # By name of the table in the records: its section. Tables that are not listed show all their ratios.
 SECTIONS = {
     "an explanation beside the prediction": beside_prediction,
@@ -149,6 +154,7 @@ SECTIONS = {
     "peak memory": memory,
     **dict.fromkeys(report_plots.GROWTH, growth),
     "methods in predictions": methods,
+    "Score-CAM of 64 channels": correlations,
     "the operator": lambda records: all_ratios(records, OPERATOR),
 }
 

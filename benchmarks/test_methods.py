@@ -18,6 +18,9 @@ import torch
 from contenders import NETWORKS, build, copy_sharing_weights, predict
 
 import gradcam_fast
+from gradcam_fast.cli.demo import sample_photos
+from gradcam_fast.cli.networks import load_network
+from gradcam_fast.cli.photo_files import read_photo
 
 LAYERS = [
     ("resnet18", "layer4"),
@@ -114,3 +117,19 @@ def test_a_method_in_predictions(compare, method, network, layer):
         seconds=6,
         warm_up=compared.rounds is None,
     )
+
+
+@pytest.mark.parametrize("photo", sample_photos()[0], ids=lambda path: path.stem)
+def test_64_channels_beside_all_on_the_photos_of_the_demo(benchmark, photo):
+    network = load_network("efficientnet_lite0")
+    image = network.preprocess([read_photo(photo)])
+
+    def correlation():
+        some, every = (
+            gradcam_fast.explain(network.model, image, method="scorecam", channels=channels).heatmap.flatten()
+            for channels in (64, None)
+        )
+        return float(torch.corrcoef(torch.stack([some, every]))[0, 1])
+
+    value = benchmark.pedantic(correlation)
+    benchmark.extra_info.update({"table": "Score-CAM of 64 channels", "row": photo.stem, "correlation": value})

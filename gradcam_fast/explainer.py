@@ -87,8 +87,8 @@ class Explainer:
             ``augment`` the mean of the heatmaps of six copies of the images, some mirrored, darker or brighter (as
             ``eigen_smooth`` and ``aug_smooth`` of pytorch-grad-cam); ``noise`` averages the gradients over noisy copies
             (SmoothGrad; with ``gradcam++`` Smooth Grad-CAM++). Or a tuple of these; None does not smooth.
-        channels: for ``scorecam``, how many channels of each image are run: those that vary most. None runs all that
-            are not constant.
+        channels: for ``scorecam``, how many channels of each image are run: those of the largest range of values. None
+            runs all that are not constant.
         chunk: how many changed copies of images run at once, which bounds the memory; None for what is fast on the
             device.
         samples, sigma, seed: of ``noise``: how many noisy copies (8), the noise's deviation as a share of each image's

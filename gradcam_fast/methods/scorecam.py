@@ -52,12 +52,14 @@ def _scorecam(captured: Captured) -> Evidence:
 
 
 def _channels(maps: Tensor, count: int | None) -> Tensor:
-    """The channels of maps (C,h,w) that are not constant; the ``count`` of largest deviation, if these are fewer."""
-    values = maps.flatten(1)
-    varying = (values.amax(1) != values.amin(1)).nonzero()[:, 0]
+    """The channels of maps (C,h,w) that are not constant; the ``count`` of largest range, if these are fewer."""
+    # Of the demo's photos, 64 of 1,280 channels by range correlated .990 or more with all, by standard deviation .982.
+    smallest, largest = maps.flatten(1).aminmax(dim=1)
+    ranges = largest - smallest
+    varying = (ranges != 0).nonzero()[:, 0]
     if count is None or count >= len(varying):
         return varying
-    return varying[values[varying].std(1).topk(count).indices].sort().values
+    return varying[ranges[varying].topk(count).indices].sort().values
 
 
 def _masked_scores(captured: Captured, maps: Tensor, image: int, progress: ProgressReport) -> Tensor:

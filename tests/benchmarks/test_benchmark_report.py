@@ -93,6 +93,11 @@ def test_the_cost_of_a_method_is_in_predictions(report, tmp_path):
     assert "| A net, scorecam | 30 | 5 | 240 | - |" in lines
 
 
+def test_correlations_have_three_digits(report, tmp_path):
+    of_cat = {"extra_info": {"table": "Score-CAM of 64 channels", "row": "cat", "correlation": 0.98765}}
+    assert "| cat | 0.988 |" in report_lines(report, tmp_path, of_cat)
+
+
 def test_the_memory_bound_is_prediction_and_maps_plus_five_percent(report, tmp_path):
     peaks = {"inference": 100e6, "explainer": 130e6, "explainer, layer named": 120e6, "torchcam": 900e6}
     memory = {

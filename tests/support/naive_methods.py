@@ -84,7 +84,7 @@ def scorecam(model, layer, images, score, channels=None):
         activations = activations_of(model, layer, image)[0]
         kept = [k for k, a in enumerate(activations) if a.max() > a.min()]
         if channels is not None:
-            kept = sorted(sorted(kept, key=lambda k: -activations[k].std())[:channels])
+            kept = sorted(sorted(kept, key=lambda k: activations[k].min() - activations[k].max())[:channels])
         scores = []
         for k in kept:
             mask = F.interpolate(activations[k][None, None], image.shape[2:], mode="bilinear", align_corners=False)
