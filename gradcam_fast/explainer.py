@@ -321,13 +321,13 @@ class Explainer:
     def _evidence(self, captured: Capture, request: Request) -> tuple[Capture, str]:
         """The capture with what the op makes the method's heatmaps of, and the op's method for it."""
         from .methods.evidence import evidence_of
-        from .methods.method import Captured
+        from .methods.method import MethodInput
 
         def capture_again(request: Request) -> Capture:
             layers = [calls.layer for calls in captured.calls]
             return self._of_one_input(request, capture(self._model, request, layers))
 
-        evidence = evidence_of(Captured(self._model, request, captured, self._choices, capture_again))
+        evidence = evidence_of(MethodInput(self._model, request, captured, self._choices, capture_again))
         return replace(captured, activations=evidence.activations, gradients=evidence.gradients), evidence.method
 
     def _results(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from .._capture.capture import Needs
-from .method import Captured, Evidence, Method
+from .method import Evidence, Method, MethodInput
 from .progress import ProgressReport
 from .variants import check_one_map, chosen_images, drops, variant_runs
 
@@ -22,15 +22,15 @@ if TYPE_CHECKING:
 __all__ = ["METHODS"]
 
 
-def _ablation(captured: Captured) -> Evidence:
+def _ablation(given: MethodInput) -> Evidence:
     """Weights w_k = (y - y_k) / |y|, where y is the score and y_k the score with channel k set to 0 (eq. 2 and 3).
 
     The paper divides by y. The magnitude keeps the sign of what a channel contributes where the score is negative.
     Behind an affine head (pooling and a linear layer) the fall is y - y_k = sum_ij G_k A_k, and nothing is run again.
     """
-    check_one_map(captured)
-    capture = captured.capture
-    falls = _of_affine_head(captured) if capture.gradients else _by_replays(captured)
+    check_one_map(given)
+    capture = given.capture
+    falls = _of_affine_head(given) if capture.gradients else _by_replays(given)
     scale = torch.where(capture.scores == 0, 1, capture.scores.abs()).unsqueeze(-1)
     activations = [maps.to(torch.promote_types(maps.dtype, torch.float32)) for maps in capture.activations]
     weights = [
@@ -44,9 +44,9 @@ def _ablation(captured: Captured) -> Evidence:
     return Evidence(activations, expanded, "gradcam")
 
 
-def _of_affine_head(captured: Captured) -> list[Tensor]:
+def _of_affine_head(given: MethodInput) -> list[Tensor]:
     """The falls (B[,K],C) of the score for each channel, from the gradients."""
-    capture, falls = captured.capture, []
+    capture, falls = given.capture, []
     for maps, gradients in zip(capture.activations, capture.gradients, strict=True):
         a = maps if gradients.dim() == maps.dim() else maps.unsqueeze(1)
         dtype = torch.promote_types(maps.dtype, torch.float32)
@@ -55,20 +55,20 @@ def _of_affine_head(captured: Captured) -> list[Tensor]:
     return falls
 
 
-def _by_replays(captured: Captured) -> list[Tensor]:
+def _by_replays(given: MethodInput) -> list[Tensor]:
     """The falls (B[,K],C), from a run of the head for each channel that is not zero."""
-    capture, images = captured.capture, chosen_images(captured)
+    capture, images = given.capture, chosen_images(given)
     total = len(images) * sum(maps.shape[1] for maps in capture.activations)
-    progress = ProgressReport(captured.choices.progress, captured.choices.method, total)
+    progress = ProgressReport(given.choices.progress, given.choices.method, total)
     falls = []
-    with variant_runs(captured):
+    with variant_runs(given):
         for maps, calls in zip(capture.activations, capture.calls, strict=True):
             wide = torch.promote_types(capture.scores.dtype, torch.float32)
             of_layer = maps.new_zeros((*capture.scores.shape, maps.shape[1]), dtype=wide)
             for image in images:
                 channels = maps[image].flatten(1).any(1).nonzero()[:, 0]
                 progress.advance(maps.shape[1] - len(channels))
-                fall = drops(captured, calls, image, len(channels), partial(_ablate, channels), progress)
+                fall = drops(given, calls, image, len(channels), partial(_ablate, channels), progress)
                 of_layer[image][..., channels] = fall.movedim(0, -1).to(of_layer)
             falls.append(of_layer)
     return falls

@@ -12,7 +12,7 @@ import torch
 
 from .._capture.capture import Needs
 from ..ops import reference
-from .method import Captured, Evidence, Method
+from .method import Evidence, Method, MethodInput
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -74,38 +74,38 @@ def _components(x: Tensor, direction: Tensor) -> Tensor:
     return torch.where(finite, torch.where(agreement < 0, -1.0, 1.0), torch.nan)[:, None] * projection
 
 
-def _eigencam(captured: Captured) -> Evidence:
+def _eigencam(given: MethodInput) -> Evidence:
     """The first component of the activations: the same map for every class."""
-    capture = captured.capture
+    capture = given.capture
     maps = [first_component(activations).unsqueeze(1) for activations in capture.activations]
     targets = capture.scores.shape[1:]
     ones = [component.new_ones(()).expand(len(component), *targets, *component.shape[1:]) for component in maps]
     return Evidence(maps, ones, "hirescam")
 
 
-def smoothed(captured: Captured, method: str) -> Evidence:
+def smoothed(given: MethodInput, method: str) -> Evidence:
     """``smooth="eigen"``: the first component of a method's weighted channels, where the method itself sums them.
 
     Its sign is that of the sum: it correlates positively with it.
     """
-    return _components_of_terms(captured, method, lambda activations, terms: terms.mean(2))
+    return _components_of_terms(given, method, lambda activations, terms: terms.mean(2))
 
 
-def _eigengradcam(captured: Captured) -> Evidence:
+def _eigengradcam(given: MethodInput) -> Evidence:
     """The first component of gradients times activations, for each class."""
     return _components_of_terms(
-        captured, "hirescam", lambda activations, terms: activations.unsqueeze(1).mean(2, dtype=terms.dtype)
+        given, "hirescam", lambda activations, terms: activations.unsqueeze(1).mean(2, dtype=terms.dtype)
     )
 
 
-def _components_of_terms(captured: Captured, method: str, direction: Callable[[Tensor, Tensor], Tensor]) -> Evidence:
+def _components_of_terms(given: MethodInput, method: str, direction: Callable[[Tensor, Tensor], Tensor]) -> Evidence:
     """The first component of the terms (B,K,C,h,w) that the method sums, for each target.
 
     Args:
         direction: from activations (B,C,h,w) and terms to (B,K or 1,h,w), with which the component shall correlate.
     """
     ones, components = [], []
-    capture = captured.capture
+    capture = given.capture
     for activations, gradients in zip(capture.activations, capture.gradients, strict=True):
         several_targets = gradients.dim() > activations.dim()
         terms = reference.terms(activations, gradients if several_targets else gradients.unsqueeze(1), method)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from . import method_module
-from .method import Captured, Evidence, Method
+from .method import Evidence, Method, MethodInput
 
 __all__ = ["evidence_of", "method_of"]
 
@@ -16,21 +16,21 @@ def method_of(name: str) -> Method | None:
     return None if module is None else module.METHODS[name]
 
 
-def evidence_of(captured: Captured) -> Evidence:
+def evidence_of(given: MethodInput) -> Evidence:
     """What the op makes the heatmaps of a call of."""
-    choices = captured.choices
-    evidence = Evidence(captured.capture.activations, captured.capture.gradients, choices.method)
+    choices = given.choices
+    evidence = Evidence(given.capture.activations, given.capture.gradients, choices.method)
     if "noise" in choices.smoothings:
         from .noise import smoothed_gradients
 
-        evidence = smoothed_gradients(captured)
-        capture = replace(captured.capture, activations=evidence.activations, gradients=evidence.gradients)
-        captured = captured._replace(capture=capture)
+        evidence = smoothed_gradients(given)
+        capture = replace(given.capture, activations=evidence.activations, gradients=evidence.gradients)
+        given = given._replace(capture=capture)
     method = method_of(choices.method)
     if method is not None:
-        return method.evidence(captured)
+        return method.evidence(given)
     if "eigen" in choices.smoothings:
         from .eigen import smoothed
 
-        return smoothed(captured, evidence.method)
+        return smoothed(given, evidence.method)
     return evidence

@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     from .._capture.capture import Capture, Request
     from .choices import Choices
 
-__all__ = ["Captured", "Evidence", "Method"]
+__all__ = ["Evidence", "Method", "MethodInput"]
 
 
-class Captured(NamedTuple):
+class MethodInput(NamedTuple):
     """One call: the model, what was asked of it, what was captured, and the choices of the method.
 
     Attributes:
@@ -54,5 +54,5 @@ class Method:
         needs: what has to be captured.
     """
 
-    evidence: Callable[[Captured], Evidence]
+    evidence: Callable[[MethodInput], Evidence]
     needs: Needs

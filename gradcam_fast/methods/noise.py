@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from .method import Captured, Evidence
+from .method import Evidence, MethodInput
 from .progress import ProgressReport
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ __all__ = ["DEFAULT_SAMPLES", "DEFAULT_SIGMA", "smoothed_gradients"]
 DEFAULT_SAMPLES, DEFAULT_SIGMA = 8, 0.15
 
 
-def smoothed_gradients(captured: Captured) -> Evidence:
+def smoothed_gradients(given: MethodInput) -> Evidence:
     """The activations of the images, and the mean gradients of noisy copies of them, for the same classes.
 
     The noise is normal with a deviation of ``sigma`` times the image's range (largest minus smallest value). It is the
@@ -36,13 +36,13 @@ def smoothed_gradients(captured: Captured) -> Evidence:
     w_k = sum_ij D2 / (2 D2 + S_k D3) ReLU(D1), S_k = sum_ij A_k (Omeiza et al., eq. 6 and 7); terms of a denominator
     that is not positive count 0.
     """
-    capture, choices = captured.capture, captured.choices
+    capture, choices = given.capture, given.choices
     samples = DEFAULT_SAMPLES if choices.samples is None else choices.samples
     orders = (1, 2, 3) if choices.method == "gradcam++" else (1,)
     sums: list[list[Tensor]] = []
     progress = ProgressReport(choices.progress, "noise", samples)
-    for request, count in _noisy_requests(captured, samples):
-        of_samples = captured.capture_again(request).gradients
+    for request, count in _noisy_requests(given, samples):
+        of_samples = given.capture_again(request).gradients
         sums = _added(sums, of_samples, orders, count)
         progress.advance(count)
     activations = [maps.to(torch.promote_types(maps.dtype, torch.float32)) for maps in capture.activations]
@@ -53,9 +53,9 @@ def smoothed_gradients(captured: Captured) -> Evidence:
     return Evidence(activations, weights, "gradcam")
 
 
-def _noisy_requests(captured: Captured, samples: int) -> Iterator[tuple[Request, int]]:
+def _noisy_requests(given: MethodInput, samples: int) -> Iterator[tuple[Request, int]]:
     """Requests about several noisy copies of the batch at once, each with the number of copies."""
-    request, capture, choices = captured.request, captured.capture, captured.choices
+    request, capture, choices = given.request, given.capture, given.choices
     images, batch = request.images, request.geometry.batch
     sigma = DEFAULT_SIGMA if choices.sigma is None else choices.sigma
     generator = torch.Generator(images.device).manual_seed(choices.seed or 0)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from .._capture.capture import Needs
-from .method import Captured, Evidence, Method
+from .method import Evidence, Method, MethodInput
 from .progress import ProgressReport
 from .variants import check_one_map, chosen_images, drops, variant_runs
 
@@ -22,16 +22,16 @@ if TYPE_CHECKING:
 __all__ = ["METHODS"]
 
 
-def _reciprocam(captured: Captured) -> Evidence:
+def _reciprocam(given: MethodInput) -> Evidence:
     """The map S(p) = y(m_p * A) - y(0): the score of the activations under a mask around position p, less that of none.
 
     The mask m_p is the paper's Gaussian of 3x3 positions, (1 2 1; 2 4 2; 1 2 1) / 16, cut off at the border. y(0) is
     one number for the image, which min-max scaling removes; without it, ReLU would act on the sign of the biases.
     Behind an affine head (pooling and a linear layer) S(p) = sum_ij m_p sum_k G_k A_k, and nothing is run again.
     """
-    check_one_map(captured)
-    capture = captured.capture
-    maps = _of_affine_head(captured) if capture.gradients else _by_replays(captured)
+    check_one_map(given)
+    capture = given.capture
+    maps = _of_affine_head(given) if capture.gradients else _by_replays(given)
     # The op's method multiplies activations of 1 with these maps.
     ones = [
         saliency.new_ones(()).expand(len(saliency), 1, *activations.shape[2:])
@@ -49,9 +49,9 @@ def _masks(sides: tuple[int, ...], like: Tensor) -> Tensor:
     return reduce(torch.kron, along_sides).reshape(math.prod(sides), *sides).to(like)
 
 
-def _of_affine_head(captured: Captured) -> list[Tensor]:
+def _of_affine_head(given: MethodInput) -> list[Tensor]:
     """The maps (B[,K],1,h,w), from the gradients."""
-    capture, maps = captured.capture, []
+    capture, maps = given.capture, []
     for activations, gradients in zip(capture.activations, capture.gradients, strict=True):
         a = activations if gradients.dim() == activations.dim() else activations.unsqueeze(1)
         rank = activations.dim() - 2
@@ -63,20 +63,20 @@ def _of_affine_head(captured: Captured) -> list[Tensor]:
     return maps
 
 
-def _by_replays(captured: Captured) -> list[Tensor]:
+def _by_replays(given: MethodInput) -> list[Tensor]:
     """The maps (B[,K],1,h,w), from a run of the head for each position, and one for activations of 0."""
-    capture, images = captured.capture, chosen_images(captured)
+    capture, images = given.capture, chosen_images(given)
     total = len(images) * sum(1 + activations.shape[2:].numel() for activations in capture.activations)
-    progress = ProgressReport(captured.choices.progress, captured.choices.method, total)
+    progress = ProgressReport(given.choices.progress, given.choices.method, total)
     maps = []
-    with variant_runs(captured):
+    with variant_runs(given):
         for activations, calls in zip(capture.activations, capture.calls, strict=True):
             sides = tuple(activations.shape[2:])
             masks = torch.cat([activations.new_zeros((1, *sides)), _masks(sides, activations)])
             wide = torch.promote_types(capture.scores.dtype, torch.float32)
             saliency = activations.new_zeros((*capture.scores.shape, 1, *sides), dtype=wide)
             for image in images:
-                fall = drops(captured, calls, image, len(masks), partial(_mask, masks), progress)
+                fall = drops(given, calls, image, len(masks), partial(_mask, masks), progress)
                 saliency[image] = (fall[0] - fall[1:]).movedim(0, -1).reshape(saliency.shape[1:])
             maps.append(saliency)
     return maps

@@ -13,7 +13,7 @@ import torch
 from .._capture.capture import Needs
 from .._head_replay.recording import rows_of
 from ..ops import reference
-from .method import Captured, Evidence, Method
+from .method import Evidence, Method, MethodInput
 from .progress import ProgressReport
 from .variants import check_one_map, chosen_images, inputs_of_image, variant_runs, variant_scores
 
@@ -23,26 +23,26 @@ if TYPE_CHECKING:
 __all__ = ["METHODS"]
 
 
-def _scorecam(captured: Captured) -> Evidence:
+def _scorecam(given: MethodInput) -> Evidence:
     """Weights w = softmax((S - mean S) / std S), S_k = y(image * H_k), H_k the channel scaled to [0,1] and upsampled.
 
     The paper's softmax (algorithm 1) is of S itself, so that the weights depend on the logits' scale: all are alike for
     small logits, and one channel has everything for large ones. Here S has a mean of 0 and a deviation of 1 over the
     channels first. A channel that is constant adds the same to every position; it is not run, and weighs 0.
     """
-    check_one_map(captured)
-    capture, choices, images = captured.capture, captured.choices, chosen_images(captured)
+    check_one_map(given)
+    capture, choices, images = given.capture, given.choices, chosen_images(given)
     activations = [maps.to(torch.promote_types(maps.dtype, torch.float32)) for maps in capture.activations]
     chosen = [[(image, _channels(maps[image], choices.channels)) for image in images] for maps in activations]
     total = sum(len(channels) for of_layer in chosen for _, channels in of_layer)
     progress = ProgressReport(choices.progress, choices.method, total)
     gradients = []
-    with variant_runs(captured):
+    with variant_runs(given):
         for maps, of_layer in zip(activations, chosen, strict=True):
             weights = maps.new_zeros((*capture.scores.shape, maps.shape[1]))
             for image, channels in of_layer:
                 if len(channels):
-                    scores = _masked_scores(captured, maps[image, channels], image, progress).to(maps)
+                    scores = _masked_scores(given, maps[image, channels], image, progress).to(maps)
                     weights[image][..., channels] = _softmax(scores).movedim(0, -1)
                 else:
                     weights[image] = 1 / maps.shape[1]
@@ -62,11 +62,11 @@ def _channels(maps: Tensor, count: int | None) -> Tensor:
     return varying[ranges[varying].topk(count).indices].sort().values
 
 
-def _masked_scores(captured: Captured, maps: Tensor, image: int, progress: ProgressReport) -> Tensor:
+def _masked_scores(given: MethodInput, maps: Tensor, image: int, progress: ProgressReport) -> Tensor:
     """The scores (n[,K]) of an image under each of n maps (n,h,w)."""
-    inputs, geometry = inputs_of_image(captured, image), captured.request.geometry
+    inputs, geometry = inputs_of_image(given, image), given.request.geometry
     sides, scores = geometry.size, []
-    chunk = captured.choices.copies_at_once(maps.device, on_cpu=4, elsewhere=32)
+    chunk = given.choices.copies_at_once(maps.device, on_cpu=4, elsewhere=32)
     for some in maps.split(chunk):
         masks = some
         for dim in range(-len(sides), 0):
@@ -78,7 +78,7 @@ def _masked_scores(captured: Captured, maps: Tensor, image: int, progress: Progr
         count, axes = len(masks), inputs.images.dim() - 1 - len(sides)
         masked = inputs.images * masks.reshape(count, *[1] * axes, *masks.shape[1:]).to(inputs.images.dtype)
         rows = inputs.map(partial(rows_of, count=count)).replace({inputs.images_at: masked})
-        scores.append(variant_scores(captured, rows(captured.model), image, count))
+        scores.append(variant_scores(given, rows(given.model), image, count))
         progress.advance(count)
     return torch.cat(scores)
 

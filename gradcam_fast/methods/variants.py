@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from .._capture.calls import ExplainedCalls
     from .._model.inputs import Inputs
-    from .method import Captured
+    from .method import MethodInput
     from .progress import ProgressReport
 
 __all__ = ["check_one_map", "chosen_images", "drops", "inputs_of_image", "variant_runs", "variant_scores"]
@@ -30,55 +30,55 @@ _SAME_SCORE = {torch.float64: 1e-3, torch.float32: 1e-3, torch.float16: 5e-2, to
 
 
 @contextmanager
-def variant_runs(captured: Captured) -> Iterator[None]:
+def variant_runs(given: MethodInput) -> Iterator[None]:
     """Many runs of the model that leave buffers, random numbers and modes as they were.
 
     Raises:
         ValueError: a module in training mode would mix the variants, or draw random numbers for each.
     """
-    for name, module in captured.model.named_modules():
+    for name, module in given.model.named_modules():
         if module.training and isinstance(module, (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)):
             raise ValueError(
-                f"method={captured.choices.method!r} runs the model on changed copies of each image, which {name!r} (a "
+                f"method={given.choices.method!r} runs the model on changed copies of each image, which {name!r} (a "
                 f"{type(module).__name__} in training mode) would mix or change at random; call model.eval() before"
             )
-    with trial_run(captured.model, captured.request.inputs), torch.no_grad():
+    with trial_run(given.model, given.request.inputs), torch.no_grad():
         yield
 
 
-def check_one_map(captured: Captured) -> None:
+def check_one_map(given: MethodInput) -> None:
     """Refuse samples of several pictures, and layers with several calls to explain.
 
     Raises:
         ValueError: a layer has several maps a sample.
     """
-    for calls in captured.capture.calls:
+    for calls in given.capture.calls:
         if calls.maps_per_sample is not None:
             raise ValueError(
-                f"method={captured.choices.method!r} changes the map of one picture in one call, but layer "
+                f"method={given.choices.method!r} changes the map of one picture in one call, but layer "
                 f"{calls.layer.name!r} has {calls.maps_per_sample} maps a sample; explain the pictures one by one, "
                 "name one call with call=, or choose method='gradcam'"
             )
 
 
-def chosen_images(captured: Captured) -> list[int]:
+def chosen_images(given: MethodInput) -> list[int]:
     """The images of the batch to explain."""
-    selected = captured.capture.selected
-    return list(range(captured.request.geometry.batch)) if selected is None else selected.tolist()
+    selected = given.capture.selected
+    return list(range(given.request.geometry.batch)) if selected is None else selected.tolist()
 
 
-def inputs_of_image(captured: Captured, image: int) -> Inputs:
+def inputs_of_image(given: MethodInput, image: int) -> Inputs:
     """The model's inputs for one image of the batch, as a batch of one."""
-    batch = captured.request.geometry.batch
+    batch = given.request.geometry.batch
 
     def of_image(tensor: Tensor) -> Tensor:
         row = tensor[image : image + 1] if tensor.dim() and len(tensor) == batch else tensor
         return row.clone() if row.is_inference() else row
 
-    return captured.request.inputs.map(of_image)
+    return given.request.inputs.map(of_image)
 
 
-def variant_scores(captured: Captured, returned: Any, image: int, count: int) -> Tensor:
+def variant_scores(given: MethodInput, returned: Any, image: int, count: int) -> Tensor:
     """The scores (n,) or (n,K) of n variants of one image, of the classes that the image itself is explained for.
 
     A callable target sees each variant in the image's place among the other images of its batch.
@@ -87,7 +87,7 @@ def variant_scores(captured: Captured, returned: Any, image: int, count: int) ->
         returned: what the model returned for a batch of the variants.
         count: n.
     """
-    request, capture = captured.request, captured.capture
+    request, capture = given.request, given.capture
     if not callable(request.target):
         assert capture.target is not None
         classes = capture.target[image].expand(count, *capture.target.shape[1:])
@@ -126,7 +126,7 @@ def _with_row(outputs: Any, variants: Any, image: int, row: int, counts: tuple[i
 
 
 def drops(
-    captured: Captured,
+    given: MethodInput,
     calls: ExplainedCalls,
     image: int,
     count: int,
@@ -145,21 +145,21 @@ def drops(
     Raises:
         HeadNotReplayable: a replay without a change does not give the image's score.
     """
-    recording = record(captured.model, inputs_of_image(captured, image), calls.layer)
+    recording = record(given.model, inputs_of_image(given, image), calls.layer)
     layout, name = calls.layouts[0], calls.layer.name
     activations = layout(recording.activations)
     if len(activations) != 1:
         raise HeadNotReplayable(name, f"it returns {len(activations)} maps for one image")
-    recorded = variant_scores(captured, recording.returned, image, 1)[0]
+    recorded = variant_scores(given, recording.returned, image, 1)[0]
     falls, unchanged = [], []
-    chunk = captured.choices.copies_at_once(activations.device)
+    chunk = given.choices.copies_at_once(activations.device)
     for start in range(0, count, chunk):
         end = min(start + chunk, count)
         # The first row is not changed, and has the rounding of this batch.
         rows = activations.expand(1 + end - start, *activations.shape[1:]).clone()
         change(rows[1:], start, end)
         output = layout.put(rows_of(recording.activations, len(rows)), rows)
-        scores = variant_scores(captured, recording.replay(output, len(rows)), image, len(rows))
+        scores = variant_scores(given, recording.replay(output, len(rows)), image, len(rows))
         unchanged.append(scores[0])
         falls.append(scores[0] - scores[1:])
         progress.advance(end - start)
