@@ -1,10 +1,11 @@
 """What all methods that run the model on changed copies have in common."""
 
 import threading
+from dataclasses import dataclass
 
 import pytest
 import torch
-from support.networks import ConvNet, conv_relu, pooled_head
+from support.networks import ConvNet, LogitsAndFeatures, conv_relu, pooled_head
 from support.unchanged import unchanged
 from torch import nn
 
@@ -264,3 +265,53 @@ def test_compiled_parts_run_eagerly(method, images):
         explain(model, images, method, layer=model.features[3]).heatmap,
     )
     assert torch.equal(explain(model, images, method).heatmap, expected)
+
+
+@pytest.mark.parametrize("method", LONG)
+def test_half_precision_inside_a_model_that_returns_float32(method, images):
+    class Mixed(Curved):
+        def forward(self, images):
+            with torch.autocast("cpu", torch.bfloat16):
+                return super().forward(images).float()
+
+    model = Mixed()
+    explanation = explain(model, images, method, target=1, relu=False)
+    with torch.autocast("cpu", torch.bfloat16):
+        again = explain(model, images, method, target=1, relu=False)
+    assert explanation.valid.all() and again.valid.all()
+
+
+@dataclass
+class Output:
+    logits: torch.Tensor
+    loss: float = 0.5
+
+
+@pytest.mark.parametrize("method", LONG)
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        Output,
+        lambda logits: {"logits": logits, "more": [logits * 2]},
+        lambda logits: LogitsAndFeatures(logits, logits * 2),
+        lambda logits: (logits, None, "text"),
+    ],
+    ids=["dataclass", "dict", "named tuple", "tuple"],
+)
+def test_a_callable_target_of_a_container(method, wrap, images):
+    def logits_of(output):
+        if isinstance(output, dict):
+            return output["logits"]
+        return output.logits if hasattr(output, "logits") else output[0]
+
+    model = Curved()
+    expected = explain(model, images, method, target=lambda logits: logits[:, 1]).heatmap
+
+    class Wrapping(Curved):
+        def forward(self, images):
+            return wrap(super().forward(images))
+
+    wrapping = Wrapping()
+    wrapping.load_state_dict(model.state_dict())
+    explanation = explain(wrapping, images, method, target=lambda output: logits_of(output)[:, 1])
+    assert torch.equal(explanation.heatmap, expected)
