@@ -184,9 +184,11 @@ def _find_on(model: nn.Module, request: Request) -> tuple[tuple[TargetLayer, ...
         with torch.enable_grad():
             logits, scores, _ = request.scores(returned)
             if not scores.requires_grad:
+                way_out = "" if request.needs.gradients else ", or name a layer with layer=..."
                 raise ScoreDetached(
                     f"the score does not depend on any layer of {type(model).__name__}: it was detached, or the model "
-                    "turns gradients off; explain a score that is still attached to what the model returned"
+                    "turns gradients off; explain a score that is still attached to what the model "
+                    f"returned{way_out}"
                 )
             scores = _of_any_class(request, returned, logits, scores)
             choice = choose(trace.maps, returned, logits, scores, request.geometry.size)

@@ -123,6 +123,11 @@ def test_eigencam_needs_neither_a_gradient_nor_logits(model, images):
         assert explanation.target is None and explanation.score.isnan().all()
 
 
+def test_a_layer_that_cannot_be_found_without_a_gradient_is_asked_for(images):
+    with pytest.raises(gradcam_fast.exceptions.ScoreDetached, match=r"detached.*or name a layer with layer="):
+        gradcam_fast.explain(Muted(), images, method="eigencam")
+
+
 def test_eigencam_reads_tokens(images):
     model = PatchNet(class_tokens=1)
     explanation = gradcam_fast.explain(model, images, layer="norm", method="eigencam", target=0)
