@@ -89,8 +89,8 @@ class Explainer:
             (SmoothGrad; with ``gradcam++`` Smooth Grad-CAM++). Or a tuple of these; None does not smooth.
         channels: for ``scorecam``, how many channels of each image are run: those of the largest range of values. None
             runs all that are not constant.
-        chunk: how many changed copies of images run at once, which bounds the memory; None for what is fast on the
-            device.
+        chunk: how many changed copies of images run at once at most (or one of each image, of ``augment`` and
+            ``noise``), which bounds the memory; None for what is fast on the device.
         samples, sigma, seed: of ``noise``: how many noisy copies (8), the noise's deviation as a share of each image's
             range (0.15), and the seed (0) of its generator, which is its own.
         progress: for methods that run the model many times: a callable that takes the numbers of runs done and of all

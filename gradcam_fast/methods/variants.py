@@ -158,17 +158,25 @@ def drops(
     if len(activations) != 1:
         raise HeadNotReplayable(name, f"it returns {len(activations)} maps for one image")
     recorded = variant_scores(given, recording.returned, image, 1)[0]
+
+    def scores_of_rows(start: int, end: int, extra: int) -> Tensor:
+        """The scores of the variants from one number to another, behind ``extra`` rows without a change."""
+        rows = activations.expand(extra + end - start, *activations.shape[1:]).clone()
+        change(rows[extra:], start, end)
+        output = layout.put(rows_of(recording.activations, len(rows)), rows)
+        return variant_scores(given, recording.replay(output, len(rows)), image, len(rows))
+
     falls, unchanged = [], []
     chunk = given.choices.copies_at_once(activations.device)
-    for start in range(0, count, chunk):
-        end = min(start + chunk, count)
-        # The first row is not changed, and has the rounding of this batch.
-        rows = activations.expand(1 + end - start, *activations.shape[1:]).clone()
-        change(rows[1:], start, end)
-        output = layout.put(rows_of(recording.activations, len(rows)), rows)
-        scores = variant_scores(given, recording.replay(output, len(rows)), image, len(rows))
-        unchanged.append(scores[0])
-        falls.append(scores[0] - scores[1:])
+    # A row that is not changed has the rounding of its batch. Where there is no room for one, it is a run by itself.
+    extra, per_run = (1, chunk - 1) if chunk > 1 else (0, 1)
+    alone = None if extra else scores_of_rows(0, 0, 1)[0]
+    for start in range(0, count, per_run):
+        end = min(start + per_run, count)
+        scores = scores_of_rows(start, end, extra)
+        before = scores[0] if alone is None else alone
+        unchanged.append(before)
+        falls.append(before - scores[extra:])
         progress.advance(end - start)
     if not falls:
         return recorded.new_zeros((0, *recorded.shape))
