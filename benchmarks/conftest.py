@@ -24,18 +24,19 @@ def compare(benchmark):
     """compare(table, row, {"fused": f, "other": g}, ratios, rounds=...) times all of them in interleaved rounds.
 
     ``ratios`` names pairs such as "other/fused". With ``seconds`` instead of ``rounds`` there are as many rounds as
-    about fit into this time, at least eight. Times, ratios of least and of median times, and ``facts`` go into
-    extra_info and into the table; the ratios of least times are returned.
+    about fit into this time, at least eight. Without ``warm_up`` the first run of each is timed, too. Times, ratios of
+    least and of median times, and ``facts`` go into extra_info and into the table; the ratios of least times are
+    returned.
     """
 
-    def run(table, row, contenders, ratios, rounds=None, seconds=None, facts=None):
+    def run(table, row, contenders, ratios, rounds=None, seconds=None, facts=None, warm_up=True):
         times = {name: [] for name in contenders}
-        for contender in contenders.values():
+        for contender in contenders.values() if warm_up else ():
             contender()
         start = time.perf_counter()
-        for contender in contenders.values():
-            contender()
         if rounds is None:
+            for contender in contenders.values():
+                contender()
             rounds_that_fit = seconds / (time.perf_counter() - start)
             rounds = min(max(round(rounds_that_fit), MIN_ROUNDS), MAX_ROUNDS)
         order, generator = list(contenders.items()), random.Random(0)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from . import exceptions
+from . import exceptions, methods
 from .explainer import Explainer, explain
 from .explanation import Explanation
 from .ops import reference
@@ -33,6 +33,7 @@ __all__ = [
     "explain",
     "features",
     "layers",
+    "methods",
     "overlay",
     "reference",
     "targets",

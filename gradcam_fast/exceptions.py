@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 __all__ = [
     "ExplanationError",
+    "HeadNotReplayable",
     "LayerError",
     "LayerNotRun",
     "NoLayerFound",
@@ -77,6 +78,16 @@ class ScoreIndependent(LayerError, RuntimeError):
         super().__init__(
             f"the score does not depend on layer {name!r} (its output is not used, or the model turns gradients off "
             f"there or behind it, as torch.utils.checkpoint does with use_reentrant=True); {_OTHER_LAYER}"
+        )
+
+
+class HeadNotReplayable(LayerError, RuntimeError):
+    """What lies behind the layer cannot be run again by itself, on changed activations."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(
+            f"what lies behind layer {name!r} cannot be run again on changed activations: {reason}; choose another "
+            "layer, or a method that needs one forward only, such as method='gradcam'"
         )
 
 

@@ -13,10 +13,10 @@ from torch import nn
 
 from ._capture.capture import capture
 from ._capture.image_selection import check_when, empty_results, rows_of_samples, select_images
-from ._capture.request import Request
+from ._capture.request import Needs, Request
 from ._capture.scores import check_target
 from ._labels import Labels
-from ._layer_search.asked_layers import capture_anew, capture_asked
+from ._layer_search.asked_layers import capture_anew, capture_asked, of_one_input
 from ._layer_search.search import known_patch_tokens
 from ._layout.feature_layout import ImageGeometry, check_tokens
 from ._model.inputs import ImageAxes, check_inputs, unwrap_model
@@ -24,7 +24,8 @@ from ._model.target_layer import TargetLayer, check_call, resolve_layers
 from ._model.warning import warn_caller
 from ._photo_input import PhotoInput
 from .explanation import Explanation
-from .ops.arguments import METHODS, SCALES, check_choice, check_relu, check_size
+from .methods.choices import Choices
+from .ops.arguments import SCALES, check_choice, check_relu, check_size
 from .ops.heatmaps import gradients_vanished, heatmaps, heatmaps_of_several
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from ._capture.capture import Capture
     from ._cuda_graph.cache import GraphCache
     from ._model.inputs import Inputs, Taken
+    from .methods.choices import Progress
     from .probabilities import Rule
     from .types import Call, HeatmapSize, Images, Layer, Names, Output, Target, Tokens, When
 
@@ -51,7 +53,11 @@ class Explainer:
             together) and behind which channels are mixed, by one trial run for each model, image size, and part of the
             model's output that is explained. The choice depends on the images, the target and the output alone.
         method: ``gradcam``, ``gradcam++``, ``xgradcam``, ``hirescam``, ``elementwise`` or ``layercam``;
-            formulas and papers in :func:`gradcam_fast.reference.raw_map`.
+            formulas and papers in :func:`gradcam_fast.reference.raw_map`. Or ``ablation``, ``reciprocam``,
+            ``scorecam``, ``eigencam`` or ``eigengradcam`` of :mod:`gradcam_fast.methods`. All of these but the last
+            work without a gradient; if the model's output has none, the layer must be named. The first three run the
+            model many times, or once where only pooling and a linear layer follow (not ``scorecam``), and need it in
+            eval mode.
         size: (H,W) of the heatmaps in pixels, or one integer for all sides; None = the images' own size; "original" =
             the size of the photos that were given, with 0 where the model saw nothing.
         normalize: ``minmax`` (each map to [0,1]), ``max`` (x / max), ``none``, or ``signed``: x / max(|x|) in [-1,1],
@@ -77,6 +83,18 @@ class Explainer:
             zeros, NaN extremes and ``valid`` False, but their own logits, target and score. The backward still covers
             the whole batch; it is left out if no image is chosen and the layer is known. The host waits for the
             booleans, so ``when`` cannot be combined with ``cuda_graph``.
+        smooth: ``eigen`` takes the first principal component of the weighted channels instead of their sum, and
+            ``augment`` the mean of the heatmaps of six copies of the images, some mirrored, darker or brighter (as
+            ``eigen_smooth`` and ``aug_smooth`` of pytorch-grad-cam); ``noise`` averages the gradients over noisy copies
+            (SmoothGrad; with ``gradcam++`` Smooth Grad-CAM++). Or a tuple of these; None does not smooth.
+        channels: for ``scorecam``, how many channels of each image are run: those of the largest range of values. None
+            runs all that are not constant.
+        chunk: how many changed copies of images run at once at most (or one of each image, of ``augment`` and
+            ``noise``), which bounds the memory; None for what is fast on the device.
+        samples, sigma, seed: of ``noise``: how many noisy copies (8), the noise's deviation as a share of each image's
+            range (0.15), and the seed (0) of its generator, which is its own.
+        progress: for methods that run the model many times: a callable that takes the numbers of runs done and of all
+            runs, or True to show them on standard error.
         preprocess: how photos become the model's input, whatever :meth:`gradcam_fast.Preprocess.of` takes: then paths,
             PIL images, arrays (H,W,C), uint8 tensors and lists of these may be explained, and the explanation keeps the
             photos and their boxes. Floating tensors are inputs as they are. None: a model of timm brings its own.
@@ -115,6 +133,13 @@ class Explainer:
         call: Call = None,
         cuda_graph: bool = False,
         when: When | None = None,
+        smooth: str | Sequence[str] | None = None,
+        channels: int | None = None,
+        chunk: int | None = None,
+        samples: int | None = None,
+        sigma: float | None = None,
+        seed: int | None = None,
+        progress: Progress = False,
         preprocess: Any = None,
         names: Names = None,
         probabilities: Rule = "auto",
@@ -122,13 +147,13 @@ class Explainer:
         self._model = unwrap_model(model)
         self._photos = PhotoInput(self._model, preprocess, size)
         self._labels = Labels(self._model, names, probabilities)
-        check_choice("method", method, METHODS)
+        self._choices = Choices(method, smooth, channels, chunk, progress, samples, sigma, seed)
         check_choice("normalize", normalize, SCALES)
         check_relu(relu)
         self._tokens = check_tokens(tokens)
         if output is not None and not callable(output):
             raise TypeError(f"output={output!r} is not callable; give a function that picks the logits")
-        self._method, self._normalize, self._relu = method, normalize, relu and normalize != "signed"
+        self._normalize, self._relu = normalize, relu and normalize != "signed"
         self._axes = ImageAxes(self._model)
         self._size = None if size is None or size == "original" else check_size(size, self._axes.rank)
         self._output = output
@@ -137,6 +162,9 @@ class Explainer:
         # Layers that were explained at a call that was found, which their names alone do not tell.
         self._at_earlier_calls: set[str] = set()
         self._when = check_when(when, cuda_graph=cuda_graph)
+        self._needs = Needs()
+        if not self._choices.only_op:
+            self._needs = self._check_method(cuda_graph)
         # Made for the first batch without any gradient at the named layers.
         self._advice: str | None = None
         self._graphs = self._new_graph_cache() if cuda_graph else None
@@ -145,14 +173,20 @@ class Explainer:
         """Explain a batch; see :func:`gradcam_fast.explain` for the arguments."""
         photos = self._photos.read(images)
         request = self._request(images if photos is None else photos.images, target, topk)
-        explanation = self._explain(request) if self._graphs is None else self._graphs(request)
+        if "augment" in self._choices.smoothings:
+            from .methods.augment import explain_augmented
+
+            at_once = self._choices.copies_at_once(request.images.device)
+            explanation = explain_augmented(self._explain, request, images_at_once=at_once, normalize=self._normalize)
+        else:
+            explanation = self._explain(request) if self._graphs is None else self._graphs(request)
         explanation = self._labels.added_to(explanation, target, request.geometry.size)
         return explanation if photos is None else photos.added_to(explanation)
 
     def __repr__(self) -> str:
         """The model, the layer and the choices that were made."""
         layer = "found automatically" if self._layers is None else ", ".join(layer.name for layer in self._layers)
-        choices = f"method {self._method}, normalize {self._normalize}"
+        choices = f"method {self._choices.method}, normalize {self._normalize}"
         return f"Explainer({type(self._model).__name__}, layer {layer}, {choices}{self._photos}{self._labels})"
 
     @property
@@ -164,6 +198,18 @@ class Explainer:
     def eager_because(self) -> str | None:
         """Why the last call with ``cuda_graph=True`` ran eagerly; None if it, or the next call like it, is replayed."""
         return None if self._graphs is None else self._graphs.eager_because
+
+    def _check_method(self, cuda_graph: bool) -> Needs:
+        """What has to be captured for a method that is not the op's alone."""
+        from .methods.evidence import method_of
+
+        if cuda_graph:
+            named = f"smooth={self._choices.smooth!r}" if self._choices.smooth else f"method={self._choices.method!r}"
+            raise ValueError(
+                f"both {named} and cuda_graph=True were given, and it cannot be recorded; give one of them"
+            )
+        method = method_of(self._choices.method)
+        return Needs() if method is None else method.needs
 
     def _new_graph_cache(self) -> GraphCache:
         # Imported here, because few programs need it.
@@ -195,7 +241,7 @@ class Explainer:
 
             target = without_names(target, self._model, self._labels.names)
         target = check_target(target, topk, geometry.batch)
-        return Request(inputs, geometry, target, topk, self._output, self._tokens, self._when)
+        return Request(inputs, geometry, target, topk, self._output, self._tokens, self._when, self._needs)
 
     def _capture(self, request: Request) -> tuple[Request, Capture]:
         """The capture, and the request about the images explained: ``call=`` may name others than the first."""
@@ -209,7 +255,7 @@ class Explainer:
                 if calls.layer.call is not None:
                     self._at_earlier_calls.add(calls.layer.name)
         explanation = self._explanation(captured, request, may_wait=True)
-        empty = _has_no_gradient(captured, explanation)
+        empty = self._needs.gradients and _has_no_gradient(captured, explanation)
         if empty and captured.layer_remembered:
             captured = capture_anew(self._model, request)
             explanation = self._explanation(captured, request, may_wait=True)
@@ -242,7 +288,10 @@ class Explainer:
 
     def _explanation(self, captured: Capture, request: Request, *, may_wait: bool) -> Explanation:
         with torch.inference_mode(False), torch.no_grad():
-            heatmap, raw_min, raw_max, valid, codes = self._results(captured, request, may_wait=may_wait)
+            method = self._choices.method
+            if not self._choices.only_op and (captured.selected is None or len(captured.selected)):
+                captured, method = self._evidence(captured, request)
+            heatmap, raw_min, raw_max, valid, codes = self._results(captured, request, method, may_wait=may_wait)
             if request.geometry.transposed:
                 heatmap = heatmap.transpose(-1, -2).contiguous()
         layer = captured.layers[0] if len(captured.layers) == 1 else captured.layers
@@ -259,8 +308,20 @@ class Explainer:
             signed=self._normalize == "signed",
         )
 
+    def _evidence(self, captured: Capture, request: Request) -> tuple[Capture, str]:
+        """The capture with what the op makes the method's heatmaps of, and the op's method for it."""
+        from .methods.evidence import evidence_of
+        from .methods.method import MethodInput
+
+        def capture_again(request: Request) -> Capture:
+            layers = [calls.layer for calls in captured.calls]
+            return of_one_input(self._model, request, capture(self._model, request, layers))
+
+        evidence = evidence_of(MethodInput(self._model, request, captured, self._choices, capture_again))
+        return replace(captured, activations=evidence.activations, gradients=evidence.gradients), evidence.method
+
     def _results(
-        self, captured: Capture, request: Request, *, may_wait: bool
+        self, captured: Capture, request: Request, method: str, *, may_wait: bool
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         size = self._size or request.geometry.size
         if self._size and request.geometry.transposed:
@@ -276,7 +337,7 @@ class Explainer:
         to_heatmaps = partial(
             to_heatmaps,
             size=size,
-            method=self._method,
+            method=method,
             normalize=self._normalize,
             relu=self._relu,
             may_wait=may_wait,
@@ -322,6 +383,13 @@ def explain(
     output: Output | None = None,
     tokens: Tokens = "auto",
     call: Call = None,
+    smooth: str | Sequence[str] | None = None,
+    channels: int | None = None,
+    chunk: int | None = None,
+    samples: int | None = None,
+    sigma: float | None = None,
+    seed: int | None = None,
+    progress: Progress = False,
     preprocess: Any = None,
     names: Names = None,
     probabilities: Rule = "auto",
@@ -352,8 +420,8 @@ def explain(
             picks) into (B,) or (B,K) scores, such as those of ``gradcam_fast.targets``; or a list of B callables, each
             from one image's part of that (its logits) to one score.
         topk: explain the K highest logits of each image instead.
-        layer, method, size, normalize, relu, output, tokens, call, preprocess, names, probabilities: see
-            :class:`Explainer` (and its ``cuda_graph`` and ``when``).
+        layer, method, size, normalize, relu, output, tokens, call, smooth, channels, chunk, samples, sigma, seed,
+            progress, preprocess, names, probabilities: see :class:`Explainer` (and its ``cuda_graph`` and ``when``).
 
     Returns:
         Explanation: heatmap (B,H,W), or (B,K,H,W) for K targets, logits, target, score, extremes, validity, layer, and
@@ -393,6 +461,13 @@ def explain(
         output=output,
         tokens=tokens,
         call=call,
+        smooth=smooth,
+        channels=channels,
+        chunk=chunk,
+        samples=samples,
+        sigma=sigma,
+        seed=seed,
+        progress=progress,
         preprocess=preprocess,
         names=names,
         probabilities=probabilities,

@@ -10,7 +10,15 @@ from torch import nn
 
 from gradcam_fast import exceptions, explain
 
-LAYER_ERRORS = ["LayerNotRun", "NoSuchCall", "NotSpatial", "PicturesMixed", "ReentrantCheckpoint", "ScoreIndependent"]
+LAYER_ERRORS = [
+    "HeadNotReplayable",
+    "LayerNotRun",
+    "NoSuchCall",
+    "NotSpatial",
+    "PicturesMixed",
+    "ReentrantCheckpoint",
+    "ScoreIndependent",
+]
 
 
 def flat():
@@ -23,6 +31,14 @@ class MeanOfPictures(ConvNet):
 
     def forward(self, clips):
         return super().forward(clips.mean(1))
+
+
+class MeanOfImages(ConvNet):
+    """The prediction of an image depends on the others of its batch."""
+
+    def forward(self, images):
+        logits = super().forward(images)
+        return (logits - logits.mean(0)).tanh()
 
 
 def reentrant_checkpoint():
@@ -56,6 +72,12 @@ RAISED = {
         MeanOfPictures,
         {"layer": "features.3"},
         ("'features.3'", "picture", "before the pictures", "call="),
+    ),
+    "HeadNotReplayable": (
+        RuntimeError,
+        MeanOfImages,
+        {"layer": "features.1", "method": "ablation", "target": 1},
+        ("'features.1'", "cannot be run again", "method='gradcam'"),
     ),
     "NoLayerFound": (ValueError, flat, {}, ("Sequential", "no spatial feature map", "layer=")),
     "ScoreDetached": (

@@ -37,7 +37,7 @@ class Capture:
         target: the classes of the scores, or None for a callable target.
         layers: names of the layers, in the caller's order.
         activations: (B,C,h,w) of each layer, sorted by name; (B*T,C,h,w) where a layer has T maps a sample.
-        gradients: (B[,K],C,h,w) or (B*T[,K],C,h,w) likewise; none if no image is selected.
+        gradients: (B[,K],C,h,w) or (B*T[,K],C,h,w) likewise; none if no image is selected, or none are needed.
         selected: indices (n,) of the images to explain; None for all.
         layer_remembered: whether the layer was found for an earlier request.
         calls: the calls of each layer that they are of, sorted by name.
@@ -79,6 +79,9 @@ def capture(
     ordered = sorted(layers, key=lambda layer: layer.name)
     recorded = ordered if request.geometry.pictures is None else list(map(every_picture, ordered))
     names = tuple(layer.name for layer in layers)
+    needs = request.needs
+    # Found layers are checked by the graph of the scores.
+    graph = needs.gradients or needs.affine or choose is not None
     # The contexts include the backward, because a checkpointed part of the model runs again there.
     with (
         torch.inference_mode(False),
@@ -88,11 +91,14 @@ def capture(
     ):
         hooks_before = count_hooks()
         enable_grad = model in _NEED_GRAD_ENABLED
-        returned, maps, copies = forward_with_activations(model, request.inputs, recorded, enable_grad=enable_grad)
+        returned, maps, copies = forward_with_activations(
+            model, request.inputs, recorded, enable_grad=enable_grad and graph, graph=graph
+        )
         if choose is None:
             calls = explained_calls(ordered, maps, request)
         logits, scores, classes = request.scores(returned)
-        if not (enable_grad or scores.requires_grad or any(tensor.requires_grad for tensor in tensors_in(logits))):
+        has_graph = scores.requires_grad or any(tensor.requires_grad for tensor in tensors_in(logits))
+        if needs.gradients and not (enable_grad or has_graph):
             enable_grad = True
             returned, maps, copies = forward_with_activations(model, request.inputs, recorded, enable_grad=True)
             logits, scores, classes = request.scores(returned)
@@ -112,12 +118,17 @@ def capture(
         picked = None if module_hooks.backward else request.picked_logits(logits, classes)
         selected = request.selected(logits)
         any_selected = selected is None or len(selected) > 0
+        differentiates = any_selected and (
+            needs.gradients or (needs.affine and request.are_affine(scores, logits, activations))
+        )
         hook_free = not any((*module_hooks, *has_hooks)) and count_hooks() == hooks_before
         of_calls = ordered
         if len(activations) != len(ordered):
             of_calls = [explained.layer for explained in calls for _ in explained.indices]
         gradients = (
-            differentiate(scores, activations, of_calls, has_hooks, picked, hook_free=hook_free) if any_selected else []
+            differentiate(scores, activations, of_calls, has_hooks, picked, hook_free=hook_free)
+            if differentiates
+            else []
         )
         if enable_grad:
             _NEED_GRAD_ENABLED.add(model)
@@ -128,7 +139,7 @@ def capture(
                 classes,
                 names,
                 _joined(calls, [tensor.detach() for tensor in activations]),
-                _joined(calls, gradients) if any_selected else [],
+                _joined(calls, gradients) if differentiates else [],
                 selected,
                 calls=calls,
             )

@@ -11,7 +11,15 @@ import torch
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["all_tensors", "detach_tensors", "feature_tensor", "map_tensors", "replace_tensor", "tensors_in"]
+__all__ = [
+    "all_tensors",
+    "detach_tensors",
+    "feature_tensor",
+    "map_tensors",
+    "replace_tensor",
+    "slice_batch",
+    "tensors_in",
+]
 
 
 def tensors_in(output: Any) -> list[Tensor]:
@@ -49,6 +57,16 @@ def replace_tensor(output: Any, old: Tensor, new: Tensor) -> Any:
         return replaced
     members = [new if member is old else member for member in output]
     return type(output)(*members) if hasattr(output, "_fields") else type(output)(members)
+
+
+def slice_batch(output: Any, start: int, end: int, total: int) -> Any:
+    """The part of ``output`` that is of the images from ``start`` to ``end`` of a batch of ``total``.
+
+    That are these entries of each tensor with ``total`` of them, and of a list of ``total`` dicts, one for each image.
+    """
+    if isinstance(output, list) and len(output) == total and all(isinstance(entry, Mapping) for entry in output):
+        return output[start:end]
+    return map_tensors(output, lambda tensor: tensor[start:end] if tensor.dim() and len(tensor) == total else tensor)
 
 
 def map_tensors(output: Any, function: Callable[[Tensor], Tensor]) -> Any:

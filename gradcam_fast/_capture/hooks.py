@@ -78,7 +78,12 @@ def register_forward_hook(module: nn.Module, hook: Any, *, prepend: bool = False
 
 
 def forward_with_activations(
-    model: nn.Module, inputs: Inputs, layers: Sequence[TargetLayer], *, enable_grad: bool = False
+    model: nn.Module,
+    inputs: Inputs,
+    layers: Sequence[TargetLayer],
+    *,
+    enable_grad: bool = False,
+    graph: bool = True,
 ) -> tuple[Any, list[list[Tensor]], list[list[Tensor]]]:
     """Run the model once; return its output, and per layer the activations of each call and copies handed onward.
 
@@ -92,13 +97,14 @@ def forward_with_activations(
     Args:
         enable_grad: run the model with gradients on from the start. Needed by a model that turns them off around a
             layer and then restores what was before.
+        graph: False for the activations alone, without a graph behind them.
 
     Raises:
         LayerNotRun: a layer did not run.
         NoSuchCall: it ran, but not as often as ``call`` says.
     """
     inputs = inputs.map(_normal_tensor)
-    hooks = [_CaptureHook(layer, alone=len(layers) == 1) for layer in layers]
+    hooks = [_CaptureHook(layer, alone=len(layers) == 1, graph=graph) for layer in layers]
     output = _run_hooked(model, inputs, hooks, enable_grad)
     if any(hook.only_last and not hook.kept and hook.calls for hook in hooks):
         for hook in hooks:
@@ -133,9 +139,10 @@ class _CaptureHook:
     gradient.
     """
 
-    def __init__(self, layer: TargetLayer, *, alone: bool) -> None:
+    def __init__(self, layer: TargetLayer, *, alone: bool, graph: bool = True) -> None:
         self.layer = layer
         self.alone = alone
+        self.graph = graph
         self.only_last = layer.call in (None, -1)
         self.first_recorded_call = _CALL_COUNTS.get(layer.module, 1)
         self.thread = threading.get_ident()
@@ -158,6 +165,8 @@ class _CaptureHook:
                 f"layer {self.layer.name!r} returned a {type(output).__name__} without a floating tensor; "
                 "choose a layer that returns feature maps"
             )
+        if not self.graph:
+            return self.hand_onward(output, maps, attached=False)
         torch.set_grad_enabled(True)
         # A lone layer needs no graph before it. One of several may lie behind another, and stays attached to it, as
         # does a call behind an earlier one; the graph of a call that is not is freed at once.
@@ -176,7 +185,7 @@ class _CaptureHook:
         """The layer's output with a copy of ``maps``, from which on there is a graph."""
         if self.only_last:
             self.kept.clear()
-        activations = maps if attached else maps.detach().requires_grad_()
+        activations = maps if attached and self.graph else maps.detach().requires_grad_(self.graph)
         handed_onward = activations.clone()
         self.kept[self.calls - 1] = activations, handed_onward
         return replace_tensor(output, maps, handed_onward)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from .._model.target_layer import TargetLayer
     from ..types import Call
 
-__all__ = ["capture_anew", "capture_asked"]
+__all__ = ["capture_anew", "capture_asked", "of_one_input"]
 
 
 def capture_asked(
@@ -37,11 +37,11 @@ def capture_asked(
     if layers is None:
         captured = capture_at_remembered_layers(model, request) or capture_at_found_layers(model, request)
         if call is None:
-            return request, _of_one_input(model, request, captured)
+            return request, of_one_input(model, request, captured)
         layers = list(dict.fromkeys(replace(of_layer.layer, call=call) for of_layer in captured.calls))
     if request.takes_several_images:
         request, layers = _at_calls_on_images(model, request, layers)
-        return request, _of_one_input(model, request, _capture_at(model, request, layers))
+        return request, of_one_input(model, request, _capture_at(model, request, layers))
     not_spatial = None
     try:
         captured = _capture_at(model, request, layers)
@@ -60,7 +60,7 @@ def capture_asked(
 
 def capture_anew(model: nn.Module, request: Request) -> Capture:
     """The capture at layers that are found now, whatever is remembered."""
-    return _of_one_input(model, request, capture_at_found_layers(model, request))
+    return of_one_input(model, request, capture_at_found_layers(model, request))
 
 
 def _capture_at(model: nn.Module, request: Request, layers: Sequence[TargetLayer]) -> Capture:
@@ -80,7 +80,7 @@ def _at_calls_on_images(
     return resolve_calls(model, request, layers)
 
 
-def _of_one_input(model: nn.Module, request: Request, captured: Capture) -> Capture:
+def of_one_input(model: nn.Module, request: Request, captured: Capture) -> Capture:
     """The capture of the images explained alone, where a layer ran on several inputs of images at once."""
     if not any(calls.of_inputs for calls in captured.calls):
         return captured

@@ -184,7 +184,7 @@ def _on_first_image(model: nn.Module, request: Request) -> Request | None:
     if isinstance(target, torch.Tensor):  # all classes of the batch: they decide together
         target = target.reshape(1, -1)
     first = request.inputs.map(lambda images: images[:1])
-    return replace(request, inputs=first, geometry=replace(request.geometry, batch=1), target=target)
+    return replace(request, inputs=first, geometry=replace(request.geometry, batch=1), target=target, variants=1)
 
 
 def _find_on(model: nn.Module, request: Request) -> _Search:
@@ -194,9 +194,11 @@ def _find_on(model: nn.Module, request: Request) -> _Search:
         with torch.enable_grad():
             logits, scores, _ = request.scores(returned)
             if not scores.requires_grad:
+                way_out = "" if request.needs.gradients else ", or name a layer with layer=..."
                 raise ScoreDetached(
                     f"the score does not depend on any layer of {type(model).__name__}: it was detached, or the model "
-                    "turns gradients off; explain a score that is still attached to what the model returned"
+                    "turns gradients off; explain a score that is still attached to what the model "
+                    f"returned{way_out}"
                 )
             tensors = all_tensors(returned)
             channel_axes, parts = trace.channel_axes(tensors), output_parts(tensors, trace.behind)

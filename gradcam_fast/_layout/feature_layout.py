@@ -97,6 +97,18 @@ class FeatureLayout:
     def __call__(self, maps: Tensor) -> Tensor:
         return self.view(maps)
 
+    def put(self, output: Tensor, maps: Tensor) -> Tensor:
+        """The layer's output (B,...) with its positions replaced by ``maps`` (B,C,h,w); what is no position stays."""
+        if self.kind == "planes":
+            return maps
+        # The derivative of a view puts values back to where it reads them.
+        with torch.enable_grad():
+            leaf = output.detach().requires_grad_()
+            view = self.view(leaf)
+        (values,) = torch.autograd.grad(view, leaf, maps, retain_graph=True)
+        (read,) = torch.autograd.grad(view, leaf, torch.ones_like(maps))
+        return torch.where(read != 0, values, output)
+
     def only_positions(self, gradient: Tensor) -> Tensor:
         """A gradient of the layer's output with zeros for what is no position: class and register tokens, words."""
         if self.kind != "tokens":

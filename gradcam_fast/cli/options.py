@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import torch
 
-from ..ops.arguments import METHODS
+from ..methods import METHODS
 from ..visual.colormaps import colormap_table
 from .console import Report, complain
 
@@ -174,7 +174,7 @@ EXPLANATION = grouped(
         metavar="NAME",
         type=click.Choice(METHODS),
         default="gradcam",
-        help=f"One of {', '.join(METHODS)}.",
+        help=f"One of {', '.join(METHODS)}; ablation, reciprocam and scorecam may take minutes a photo.",
     ),
     Option(
         ["--layer"],

@@ -14,7 +14,7 @@ from .reference import normalise
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["POOLED_NOISE", "gradients_vanished", "heatmaps", "heatmaps_of_several"]
+__all__ = ["POOLED_NOISE", "gradients_vanished", "heatmaps", "heatmaps_of_several", "mean_heatmap"]
 
 _COUNTER_EVIDENCE, _NO_GRADIENT, _NOT_FINITE, _FLAT, _NOT_CHOSEN = map(
     REASONS.index, ("only counter-evidence", "no gradient", "not finite", "flat", "not chosen")
@@ -53,9 +53,24 @@ def heatmaps(
     per_layer = [cam(a, g, size, **choices) for a, g in zip(activations, gradients, strict=True)]
     heatmap, low, high = per_layer[0]
     if len(per_layer) > 1:
-        heatmap, low, high = _mean([maps for maps, _, _ in per_layer], [high for _, _, high in per_layer], len(size))
-        heatmap = _scaled(heatmap, low, high, normalize)
+        maps, highs = ([result[i] for result in per_layer] for i in (0, 2))
+        heatmap, low, high = mean_heatmap(maps, highs, normalize)
     return _results(heatmap, low, high, activations, gradients, choices, may_wait=may_wait)
+
+
+def mean_heatmap(heatmaps: Sequence[Tensor], highs: Sequence[Tensor], normalize: str) -> tuple[Tensor, Tensor, Tensor]:
+    """The mean of normalised heatmaps (B[,K],H,W), normalised again, and its extremes (B[,K]) before that.
+
+    Args:
+        heatmaps: with any number of axes in place of H and W.
+        highs: (B[,K]) of each, the largest value before its normalisation; NaN where it is not finite.
+    """
+    heatmap = torch.stack(list(heatmaps)).mean(0)
+    # A heatmap that is not finite is zeros; the mean with another one would hide that.
+    broken = torch.stack(list(highs)).isnan().any(0)
+    over = tuple(range(broken.dim() - heatmap.dim(), 0))
+    low, high = (torch.where(broken, torch.nan, extreme(over)) for extreme in (heatmap.amin, heatmap.amax))
+    return _scaled(heatmap, low, high, normalize), low, high
 
 
 def heatmaps_of_several(
@@ -93,32 +108,22 @@ def heatmaps_of_several(
         per_picture = raw.unflatten(0, several).movedim(1, -1 - len(size))
         per_layer.append((per_picture, low.unflatten(0, several).amin(1), high.unflatten(0, several).amax(1)))
     heatmap, low, high = per_layer[0]
-    if len({tuple(covered) for covered in pictures}) == len(pictures) > 1:
+    one_each = len({tuple(covered) for covered in pictures}) == len(pictures)
+    if len(pictures) > 1 and one_each:
         axis = -1 - len(size)
         order = torch.tensor([picture for covered in pictures for picture in covered]).argsort()
         heatmap = torch.cat([maps for maps, _, _ in per_layer], axis)
         heatmap = heatmap.index_select(axis, order.to(heatmap.device))
         low = torch.stack([layer_low for _, layer_low, _ in per_layer]).amin(0)
         high = torch.stack([layer_high for _, _, layer_high in per_layer]).amax(0)
-    elif len(per_layer) > 1:
+    if one_each:
+        heatmap = _scaled(heatmap, low, high, normalize)
+    else:
         scaled = [normalise(maps, low, high, normalize) for maps, low, high in per_layer]
-        heatmap, low, high = _mean(scaled, [layer_high for _, _, layer_high in per_layer], len(size) + 1)
-    heatmap = _scaled(heatmap, low, high, normalize)
+        heatmap, low, high = mean_heatmap(scaled, [layer_high for _, _, layer_high in per_layer], normalize)
     choices: dict[str, Any] = {"method": method, "normalize": normalize, "relu": relu}
     counts = [len(covered) for covered in pictures]
     return _results(heatmap, low, high, activations, gradients, choices, may_wait=may_wait, counts=counts)
-
-
-def _mean(heatmaps: Sequence[Tensor], highs: Sequence[Tensor], axes: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The mean of several layers' heatmaps, and its extremes over the last ``axes``; NaN where a layer has one.
-
-    The heatmap of a layer that is not finite is zeros; the mean with another layer's would hide that.
-    """
-    heatmap = torch.stack(list(heatmaps)).mean(0)
-    broken = torch.stack(list(highs)).isnan().any(0)
-    over = tuple(range(-axes, 0))
-    low, high = (torch.where(broken, torch.nan, extreme(over)) for extreme in (heatmap.amin, heatmap.amax))
-    return heatmap, low, high
 
 
 def _scaled(heatmap: Tensor, low: Tensor, high: Tensor, normalize: str) -> Tensor:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from ..types import Size
 
-__all__ = ["cam", "normalise", "raw_map", "upsample"]
+__all__ = ["cam", "normalise", "raw_map", "terms", "upsample"]
 
 
 def cam(
@@ -124,41 +124,56 @@ def raw_map(activations: Tensor, gradients: Tensor, method: str) -> tuple[Tensor
     g = gradients.to(dtype).flatten(3)
     # Gradients expanded over all positions (stride 0) equal their own mean; writing them out could exceed the memory.
     pooled = (g[..., :1] if g.stride(-1) == 0 else g).contiguous()
-    maps = _RAW_MAP[method](a, pooled if method == "gradcam" else g.contiguous())
+    maps = _TERMS[method](a, pooled if method == "gradcam" else g.contiguous()).sum(-2)
     finite = a.isfinite().all((-2, -1)) & pooled.isfinite().all((-2, -1)) & maps.isfinite().all(-1)
     return torch.where(finite[..., None], maps, 0).unflatten(-1, activations.shape[2:]), finite
 
 
-# The functions below take A (B,1,C,positions) and G (B,K,C,positions) and return (B,K,positions).
-# They multiply and sum instead of using a matrix product, which a GPU may run in TF32.
+def terms(activations: Tensor, gradients: Tensor, method: str) -> Tensor:
+    """The terms (B,K,C,h,w) of :func:`raw_map`'s sum over the channels, in float32 or float64; arguments as there.
+
+    Example:
+        >>> import torch
+        >>> from gradcam_fast import reference
+        >>> activations = torch.tensor([[[[1.0]], [[2.0]]]])
+        >>> reference.terms(activations, torch.ones(1, 1, 2, 1, 1), "hirescam").flatten()
+        tensor([1., 2.])
+    """
+    dtype = torch.float64 if activations.dtype == torch.float64 else torch.float32
+    a, g = activations.to(dtype).flatten(2).unsqueeze(1), gradients.to(dtype).flatten(3)
+    return _TERMS[method](a, g).unflatten(-1, activations.shape[2:])
+
+
+# The functions below take A (B,1,C,positions) and G (B,K,C,positions) and return terms (B,K,C,positions) of a sum over
+# the channels. They multiply and sum instead of using a matrix product, which a GPU may run in TF32.
 def _gradcam(a: Tensor, g: Tensor) -> Tensor:
-    return (g.mean(-1, keepdim=True) * a).sum(-2)
+    return g.mean(-1, keepdim=True) * a
 
 
 # The next two divide by sums whose terms may cancel, so they sum in float64 where the device has it.
 def _gradcam_plus_plus(a: Tensor, g: Tensor) -> Tensor:
     denominator = 2 + a.sum(-1, keepdim=True, dtype=_widest(a)) * g
-    terms = torch.where((g > 0) & (denominator > 0), g / denominator, 0)
-    return (terms.sum(-1, keepdim=True).to(a.dtype) * a).sum(-2)
+    alphas = torch.where((g > 0) & (denominator > 0), g / denominator, 0)
+    return alphas.sum(-1, keepdim=True).to(a.dtype) * a
 
 
 def _xgradcam(a: Tensor, g: Tensor) -> Tensor:
     total = a.sum(-1, keepdim=True, dtype=_widest(a))
     weights = torch.where(total == 0, 0, (g.to(total.dtype) * a).sum(-1, keepdim=True) / total)
-    return (weights.to(a.dtype) * a).sum(-2)
+    return weights.to(a.dtype) * a
 
 
 def _widest(maps: Tensor) -> torch.dtype:
     return torch.float32 if maps.device.type == "mps" else torch.float64
 
 
-_RAW_MAP: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+_TERMS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "gradcam": _gradcam,
     "gradcam++": _gradcam_plus_plus,
     "xgradcam": _xgradcam,
-    "hirescam": lambda a, g: (g * a).sum(-2),
-    "elementwise": lambda a, g: (g * a).relu().sum(-2),
-    "layercam": lambda a, g: (g.relu() * a).sum(-2),
+    "hirescam": lambda a, g: g * a,
+    "elementwise": lambda a, g: (g * a).relu(),
+    "layercam": lambda a, g: g.relu() * a,
 }
 
 

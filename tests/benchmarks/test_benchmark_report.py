@@ -86,6 +86,18 @@ def test_a_differing_map_has_a_star_and_a_missing_library_a_dash(report, tmp_pat
     assert (tmp_path / "plots" / "libraries.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_the_cost_of_a_method_is_in_predictions(report, tmp_path):
+    times = {"explainer": 0.3, "64 channels": 0.05, "pytorch-grad-cam": 2.4, "ten predictions": 0.1}
+    pairs = ("pytorch-grad-cam/explainer",)
+    lines = report_lines(report, tmp_path, record("methods in predictions", "A net, scorecam", times, times, pairs))
+    assert "| A net, scorecam | 30 | 5 | 240 | - |" in lines
+
+
+def test_correlations_have_three_digits(report, tmp_path):
+    of_cat = {"extra_info": {"table": "Score-CAM of 64 channels", "row": "cat", "correlation": 0.98765}}
+    assert "| cat | 0.988 |" in report_lines(report, tmp_path, of_cat)
+
+
 def test_the_memory_bound_is_prediction_and_maps_plus_five_percent(report, tmp_path):
     peaks = {"inference": 100e6, "explainer": 130e6, "explainer, layer named": 120e6, "torchcam": 900e6}
     memory = {

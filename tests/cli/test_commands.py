@@ -7,6 +7,7 @@ import numpy
 import pytest
 import torch
 from PIL import Image
+from support import red_or_blue
 from support.command import CHELSEA
 
 import gradcam_fast
@@ -119,6 +120,17 @@ def test_layer_and_method_reach_the_explanation(run, tmp_path, options):
     expected = gradcam_fast.explain(network.model, image, **choices).heatmap[0]
     torch.testing.assert_close(heatmap, expected, atol=1e-4, rtol=0)
     assert (heatmap - gradcam_fast.explain(network.model, image).heatmap[0]).abs().max() > 0.01
+
+
+@pytest.mark.parametrize("method", gradcam_fast.methods.METHODS)
+def test_the_command_knows_every_method(run, small, tmp_path, method):
+    (photo,) = small(1)
+    assert run("explain", photo, "--method", method, "--format", "npy", "--out", tmp_path / "out")[0] == 0
+    heatmap = torch.from_numpy(numpy.load(next((tmp_path / "out").glob("*.npy"))))[0]
+    network = red_or_blue.network()
+    expected = gradcam_fast.explain(network.model, network.preprocess([read_photo(photo)]), method=method).heatmap[0]
+    torch.testing.assert_close(heatmap, expected, atol=1e-4, rtol=0)
+    assert heatmap.max() > 0.9
 
 
 def test_many_photos_are_overlaid_and_summed_up_in_a_line(run, small, tmp_path):

@@ -150,3 +150,31 @@ def test_a_layer_of_one_position_is_refused_with_its_name():
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     with pytest.raises(ValueError, match=r"layer '2' returns shape \(2, 4, 1, 1\).*more than one position"):
         explain(model, torch.randn(2, 3, 9, 9), layer="2")
+
+
+@pytest.mark.parametrize(
+    ("shape", "tokens"),
+    [
+        ((2, 6, 4, 4), "auto"),
+        ((2, 4, 4, 6), (4, 4)),
+        ((2, 16, 6), (4, 4)),
+        ((2, 17, 6), (4, 4)),
+        ((2, 17, 6), lambda output: output[:, 1:].mT.unflatten(2, (4, 4))),
+    ],
+)
+def test_maps_put_into_an_output_are_read_from_it_again_and_nothing_else_changes(shape, tokens):
+    output = torch.randn(shape)
+    layout = infer_layout(nn.Identity(), output, ImageGeometry(2, (64, 64)), tokens)
+    maps = torch.randn_like(layout(output))
+    changed = layout.put(output, maps)
+    assert torch.equal(layout(changed), maps) and not changed.requires_grad
+    if shape[1] == 17:
+        assert torch.equal(changed[:, 0], output[:, 0])
+
+
+def test_maps_put_into_tokens_before_the_batch():
+    output = torch.randn(17, 2, 6)
+    layout = infer_layout(nn.Identity(), output, ImageGeometry(2, (64, 64)), (4, 4))
+    maps = torch.randn_like(layout(output))
+    changed = layout.put(output, maps)
+    assert torch.equal(layout(changed), maps) and torch.equal(changed[0], output[0])

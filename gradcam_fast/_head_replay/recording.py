@@ -1,0 +1,212 @@
+"""A recording of one forward up to a layer, and its replays on changed activations of that layer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import nn
+
+from .._capture.containers import all_tensors, feature_tensor, map_tensors, replace_tensor
+from .._capture.hooks import register_forward_hook
+from .._model.eager import eager_module
+from ..exceptions import HeadNotReplayable, LayerNotRun
+from .module_calls import observed_calls
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from .._model.inputs import Inputs
+    from .._model.target_layer import TargetLayer
+
+__all__ = ["Recording", "record", "rows_of"]
+
+
+class _Ended(NamedTuple):
+    """A call that ended before the layer's, and what it returned."""
+
+    module: nn.Module
+    output: Any
+
+
+@dataclass(frozen=True)
+class Recording:
+    """One image's forward up to a call of a layer.
+
+    Attributes:
+        model: the model.
+        inputs: its inputs, of one image.
+        layer: the layer.
+        frames: for each call that was still running when the layer's ended, the outermost first, the calls inside it
+            that had ended.
+        output: what the layer returned.
+        returned: what the model returned.
+        copies: whether what was recorded is copied for each row, as the model's own code writes into it, or expanded.
+    """
+
+    model: nn.Module
+    inputs: Inputs
+    layer: TargetLayer
+    frames: list[list[_Ended]]
+    output: Any
+    returned: Any
+    copies: bool = False
+
+    @property
+    def activations(self) -> Tensor:
+        """The layer's output as it is: planes, channels last, or tokens."""
+        maps = feature_tensor(self.output)
+        assert maps is not None
+        return maps
+
+    def replay(self, activations: Tensor, count: int) -> Any:
+        """What the model returns for ``count`` changed activations of the image, as of a batch of ``count`` images.
+
+        Args:
+            activations: in the shape that the layer would return for that batch; the model may write into them.
+
+        Raises:
+            HeadNotReplayable: the model calls other modules than in the recording.
+        """
+
+        def rows(tensor: Tensor) -> Tensor:
+            expanded = rows_of(tensor, count)
+            return expanded.clone() if self.copies else expanded
+
+        changed = replace_tensor(self.output, self.activations, activations)
+        changed = map_tensors(changed, lambda tensor: tensor if tensor is activations else rows(tensor))
+        with _watched(self.layer.module, _Replay(self.layer, self.frames, changed, rows)):
+            return self.inputs.map(rows)(self.model)
+
+
+def record(model: nn.Module, inputs: Inputs, layer: TargetLayer) -> Recording:
+    """Run the model on one image, and record it up to a call of the layer: the last, or the one that it names.
+
+    Buffers and random numbers are the caller's to keep.
+
+    Raises:
+        LayerNotRun: the layer did not run.
+    """
+    recorder = _Recorder(layer)
+    with _watched(layer.module, recorder):
+        returned = inputs.map(torch.Tensor.clone)(model)
+    if recorder.output is None:
+        raise LayerNotRun(layer.name)
+    recording = Recording(model, inputs, layer, recorder.frames, recorder.output, returned)
+    try:
+        return _without_unread(recording)
+    except RuntimeError as error:
+        if "single memory location" not in str(error):
+            raise
+    return _without_unread(replace(recording, copies=True))
+
+
+def _without_unread(recording: Recording) -> Recording:
+    """The recording without the memory of what modules returned, if nothing behind the layer comes from it.
+
+    In most networks modules read what others returned, and those are answered, too. A replay in which all of it is NaN
+    then returns no NaN.
+
+    Raises:
+        RuntimeError: the model's own code, between its modules, writes into what modules returned, which takes copies.
+    """
+
+    def blank(tensor: Tensor) -> Tensor:
+        return tensor.new_full((), torch.nan).expand_as(tensor) if tensor.is_floating_point() else tensor
+
+    frames = [[_Ended(ended.module, map_tensors(ended.output, blank)) for ended in frame] for frame in recording.frames]
+    blanked = replace(recording, frames=frames)
+    # Of two rows, which are expanded, as they are in every replay.
+    activations = rows_of(recording.activations, 2).clone()
+    try:
+        returned = [tensor for tensor in all_tensors(blanked.replay(activations, 2)) if tensor.is_floating_point()]
+    except Exception as error:
+        if "single memory location" in str(error):
+            raise
+        return recording  # something reads them, and refuses NaN
+    unread = bool(returned) and all(bool(tensor.isfinite().all()) for tensor in returned)
+    return blanked if unread else recording
+
+
+class _watched:
+    """Calls go through an observer. The layer has a hook, too: without one, fused attention skips its modules."""
+
+    def __init__(self, module: nn.Module, observer: Any) -> None:
+        self.module, self.calls = module, observed_calls(observer)
+
+    def __enter__(self) -> None:
+        self.handle = register_forward_hook(self.module, lambda module, args, output: None)
+        self.calls.__enter__()
+
+    def __exit__(self, *raised: Any) -> None:
+        self.handle.remove()
+        self.calls.__exit__(*raised)
+
+
+class _Recorder:
+    """Keeps what each call returned, inside the call around it, until the layer's call ends."""
+
+    def __init__(self, layer: TargetLayer) -> None:
+        self.layer = layer
+        self.calls = 0
+        self.running: list[list[_Ended]] = [[]]
+        self.frames: list[list[_Ended]] = []
+        self.output: Any = None
+
+    def __call__(self, module: nn.Module, run: Callable[[], Any]) -> Any:
+        self.running.append([])
+        try:
+            output = run()
+        finally:
+            self.running.pop()
+        # A copy: what follows may write into it.
+        kept = map_tensors(output, lambda tensor: tensor.detach().clone())
+        if eager_module(module) is self.layer.module:
+            self.calls += 1
+            if self.layer.call in (None, -1, self.calls - 1):
+                self.frames, self.output = [list(ended) for ended in self.running], kept
+        self.running[-1].append(_Ended(module, kept))
+        return output
+
+
+class _Replay:
+    """Answers the calls that had ended in the recording, runs those that had not, and changes the layer's output."""
+
+    def __init__(
+        self, layer: TargetLayer, frames: list[list[_Ended]], changed: Any, rows: Callable[[Tensor], Tensor]
+    ) -> None:
+        self.layer, self.frames, self.changed, self.rows = layer, frames, changed, rows
+        self.depth = 0
+        self.answered = [0] * len(frames)
+        self.behind = False
+
+    def __call__(self, module: nn.Module, run: Callable[[], Any]) -> Any:
+        if self.behind:
+            return run()
+        ended, place = self.frames[self.depth], self.answered[self.depth]
+        if place < len(ended):
+            if module is not ended[place].module:
+                raise HeadNotReplayable(self.layer.name, "its modules run in another order")
+            self.answered[self.depth] += 1
+            return map_tensors(ended[place].output, self.rows)
+        if self.depth < len(self.frames) - 1:
+            self.depth += 1
+            try:
+                return run()
+            finally:
+                self.depth -= 1
+        if eager_module(module) is not self.layer.module:
+            raise HeadNotReplayable(self.layer.name, "its modules run in another order")
+        self.behind = True
+        return self.changed
+
+
+def rows_of(tensor: Tensor, count: int) -> Tensor:
+    """One image's tensor for ``count`` images, without a copy; tensors without an axis of images stay as they are."""
+    # Transformers may put the tokens before the batch.
+    axis = next((axis for axis in range(min(2, tensor.dim())) if tensor.shape[axis] == 1), None)
+    if axis is None:
+        return tensor
+    return tensor.expand(*tensor.shape[:axis], count, *tensor.shape[axis + 1 :])

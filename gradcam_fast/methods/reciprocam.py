@@ -1,0 +1,90 @@
+"""Recipro-CAM: a position shows as much as the score is with the activations at this position alone.
+
+Byun and Lee, "Recipro-CAM: Fast Gradient-Free Visual Explanations for Convolutional Neural Networks", arXiv 2209.14074.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import partial, reduce
+from typing import TYPE_CHECKING
+
+import torch
+
+from .._capture.request import Needs
+from .method import Evidence, Method, MethodInput
+from .progress import ProgressReport
+from .variants import check_one_map, chosen_images, drops, variant_runs
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["METHODS"]
+
+
+def _reciprocam(given: MethodInput) -> Evidence:
+    """The map S(p) = y(m_p * A) - y(0): the score of the activations under a mask around position p, less that of none.
+
+    The mask m_p is the paper's Gaussian of 3x3 positions, (1 2 1; 2 4 2; 1 2 1) / 16, cut off at the border. y(0) is
+    one number for the image, which min-max scaling removes; without it, ReLU would act on the sign of the biases.
+    Behind an affine head (pooling and a linear layer) S(p) = sum_ij m_p sum_k G_k A_k, and nothing is run again.
+    """
+    check_one_map(given)
+    capture = given.capture
+    maps = _of_affine_head(given) if capture.gradients else _by_replays(given)
+    # The op's method multiplies activations of 1 with these maps.
+    ones = [
+        saliency.new_ones(()).expand(len(saliency), 1, *activations.shape[2:])
+        for saliency, activations in zip(maps, capture.activations, strict=True)
+    ]
+    return Evidence(ones, maps, "hirescam")
+
+
+def _masks(sides: tuple[int, ...], like: Tensor) -> Tensor:
+    """The mask (P,*sides) around each of the P positions."""
+    along_sides = []
+    for side in sides:
+        distance = (torch.arange(side)[:, None] - torch.arange(side)).abs()
+        along_sides.append(torch.where(distance == 0, 0.5, torch.where(distance == 1, 0.25, 0.0)))
+    return reduce(torch.kron, along_sides).reshape(math.prod(sides), *sides).to(like)
+
+
+def _of_affine_head(given: MethodInput) -> list[Tensor]:
+    """The maps (B[,K],1,h,w), from the gradients."""
+    capture, maps = given.capture, []
+    for activations, gradients in zip(capture.activations, capture.gradients, strict=True):
+        a = activations if gradients.dim() == activations.dim() else activations.unsqueeze(1)
+        rank = activations.dim() - 2
+        products = (a.to(torch.promote_types(a.dtype, torch.float32)) * gradients).sum(-1 - rank)
+        masks = _masks(tuple(activations.shape[2:]), products).flatten(1)
+        # Not a matrix product, which a GPU may run in TF32.
+        blurred = (products.flatten(-rank).unsqueeze(-2) * masks).sum(-1)
+        maps.append(blurred.unflatten(-1, activations.shape[2:]).unsqueeze(-1 - rank))
+    return maps
+
+
+def _by_replays(given: MethodInput) -> list[Tensor]:
+    """The maps (B[,K],1,h,w), from a run of the head for each position, and one for activations of 0."""
+    capture, images = given.capture, chosen_images(given)
+    total = len(images) * sum(1 + activations.shape[2:].numel() for activations in capture.activations)
+    progress = ProgressReport(given.choices.progress, given.choices.method, total)
+    maps = []
+    with variant_runs(given):
+        for activations, calls in zip(capture.activations, capture.calls, strict=True):
+            sides = tuple(activations.shape[2:])
+            masks = torch.cat([activations.new_zeros((1, *sides)), _masks(sides, activations)])
+            wide = torch.promote_types(capture.scores.dtype, torch.float32)
+            saliency = activations.new_zeros((*capture.scores.shape, 1, *sides), dtype=wide)
+            for image in images:
+                fall = drops(given, calls, image, len(masks), partial(_mask, masks), progress)
+                saliency[image] = (fall[0] - fall[1:]).movedim(0, -1).reshape(saliency.shape[1:])
+            maps.append(saliency)
+    return maps
+
+
+def _mask(masks: Tensor, rows: Tensor, start: int, end: int) -> None:
+    """Lay one of these masks (n,h,w) over each row."""
+    rows *= masks[start:end].unsqueeze(1)
+
+
+METHODS = {"reciprocam": Method(_reciprocam, Needs(gradients=False, affine=True))}
