@@ -13,7 +13,7 @@ from .explainer import Explainer
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from .types import Images, Output, Target, Tokens
+    from .types import Call, Images, Output, Target, Tokens
 
 __all__ = ["FeatureMaps", "feature_maps"]
 
@@ -26,11 +26,12 @@ class FeatureMaps:
         layer: the layer's dotted name.
         activations: (B,C,h,w), also of layers that return tokens.
         gradients: (B,C,h,w), or (B,K,C,h,w) for K targets of each image.
+        logits: the model's own output, detached, as in :class:`gradcam_fast.Explanation`; the same for all layers.
 
     Of T pictures a sample (a clip, views) the activations are (B*T,C,h,w), and the gradients likewise, in the order in
     which the layer returned them; ``explain`` sorts and scales their maps.
 
-    Both tensors are on the images' device, in the dtype of the layer's output, and neither requires grad. Clone them
+    Both maps are on the images' device, in the dtype of the layer's output, and neither requires grad. Clone them
     before you write into them: they may be views of the model's own tensors, and gradients that are the same at all
     positions are expanded (stride 0).
     """
@@ -38,6 +39,7 @@ class FeatureMaps:
     layer: str
     activations: Tensor
     gradients: Tensor
+    logits: Any = None
 
     def __repr__(self) -> str:
         """Shapes instead of numbers."""
@@ -55,6 +57,7 @@ def feature_maps(  # type: ignore[overload-overlap] # a str is a Sequence[str], 
     topk: int | None = None,
     output: Output | None = None,
     tokens: Tokens = "auto",
+    call: Call = None,
 ) -> FeatureMaps: ...
 
 
@@ -68,6 +71,7 @@ def feature_maps(
     topk: int | None = None,
     output: Output | None = None,
     tokens: Tokens = "auto",
+    call: Call = None,
 ) -> list[FeatureMaps]: ...
 
 
@@ -80,13 +84,14 @@ def feature_maps(
     topk: int | None = None,
     output: Output | None = None,
     tokens: Tokens = "auto",
+    call: Call = None,
 ) -> FeatureMaps | list[FeatureMaps]:
     """The activations of one layer, or of each of several, and the gradients of the scores, from one forward.
 
     ``cam(maps.activations, maps.gradients, size)`` turns them into the heatmaps of :func:`gradcam_fast.explain`.
 
     Args:
-        model, images, target, topk, output, tokens: as in :func:`gradcam_fast.explain`.
+        model, images, target, topk, output, tokens, call: as in :func:`gradcam_fast.explain`.
         layer: dotted name or module; a list of these for the feature maps of each; None for the layer that ``explain``
             finds.
 
@@ -109,10 +114,10 @@ def feature_maps(
         >>> torch.equal(heatmap, gradcam_fast.explain(model, images, layer="1").heatmap)
         True
     """
-    explainer = Explainer(model, layer=layer, output=output, tokens=tokens)
+    explainer = Explainer(model, layer=layer, output=output, tokens=tokens, call=call)
     _, captured = explainer._capture(explainer._request(images, target, topk))
     by_name = {
-        name: FeatureMaps(name, activations, gradients)
+        name: FeatureMaps(name, activations, gradients, captured.logits)
         for name, activations, gradients in zip(
             sorted(captured.layers), captured.activations, captured.gradients, strict=True
         )
