@@ -1,5 +1,7 @@
 """Feature factorisation, guided backpropagation, and windows at several scales: the numbers of pytorch-grad-cam."""
 
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,7 @@ from support.networks import ConvNet
 from support.unchanged import unchanged
 from torch import nn
 
+from gradcam_fast.compat import pytorch_grad_cam
 from gradcam_fast.compat.pytorch_grad_cam import (
     SESS,
     DeepFeatureFactorization,
@@ -114,3 +117,13 @@ def test_sess_refuses_scales_below_the_window_and_a_wrong_number_of_targets(mode
 @pytest.mark.parametrize("arguments", [(224, 224, 224, 224), (288, 288, 224, 224), (224, 448, 112, 224), (10, 7, 3, 7)])
 def test_windows_cover_the_image_as_there(arguments):
     assert sess.sliding_window(*arguments) == peer.sess.sliding_window(*arguments)
+
+
+@pytest.mark.parametrize(("package", "name"), [("sklearn", "KPCA_CAM"), ("sklearn", "DeepFeatureFactorization")])
+def test_a_missing_package_is_named_with_the_command_that_installs_it(package, name, model, images, monkeypatch):
+    for module in [module for module in sys.modules if module.partition(".")[0] == package]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setitem(sys.modules, package, None)
+    layers = model.features if name == "DeepFeatureFactorization" else [model.features]
+    with pytest.raises(ImportError, match=r"is not installed; run: pip install 'gradcam-fast\[compat\]'"):
+        getattr(pytorch_grad_cam, name)(model, layers)(images)

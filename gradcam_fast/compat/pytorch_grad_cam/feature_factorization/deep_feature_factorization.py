@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from ..activations_and_gradients import ActivationsAndGradients
+from ..extras import import_extra
 from ..utils.image import create_labels_legend, scale_cam_image, show_factorization_on_image
 
 if TYPE_CHECKING:
@@ -24,12 +25,12 @@ def dff(activations: NDArray[Any], n_components: int = 5) -> tuple[NDArray[Any],
 
     By non-negative matrix factorisation (scikit-learn) of the activations less each channel's minimum.
     """
-    from sklearn.decomposition import NMF
-
     batch, channels, *grid = activations.shape
     values = np.nan_to_num(activations, posinf=np.inf, neginf=-np.inf).swapaxes(0, 1).reshape(channels, -1)
     lowest = values.min(axis=1, keepdims=True)
-    factorisation = NMF(n_components=n_components, init="random", random_state=0)
+    factorisation = import_extra("sklearn.decomposition", "NMF")(
+        n_components=n_components, init="random", random_state=0
+    )
     concepts = factorisation.fit_transform(values - lowest) + lowest
     return concepts, factorisation.components_.reshape(n_components, batch, *grid).swapaxes(0, 1)
 

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from ..extras import import_extra
 from .perturbation_confidence import (
     PERCENTILES,
     AveragerAcrossThresholds,
@@ -70,9 +71,8 @@ class NoisyLinearImputer:
 
         Each is the sum of its neighbours' values times their weights, divided by the weights of those in the image.
         """
-        from scipy.sparse import csc_matrix
-        from scipy.sparse.linalg import spsolve
-
+        csc_matrix = import_extra("scipy.sparse", "csc_matrix")
+        spsolve = import_extra("scipy.sparse.linalg", "spsolve")
         rows, columns = np.nonzero(removed)
         count, (height, width) = len(rows), removed.shape
         unknown = np.full(removed.shape, -1)

@@ -11,6 +11,8 @@ import torch
 
 from gradcam_fast import reference
 
+from ..extras import import_extra
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
@@ -142,8 +144,7 @@ def show_factorization_on_image(
     """
     count = len(explanations)
     if colors is None:
-        from matplotlib import colormaps
-
+        colormaps = import_extra("matplotlib", "colormaps")
         colors = [np.array(colormaps["gist_rainbow"](i / count)) for i in range(count)]
     strongest = explanations.argmax(axis=0)
     hues = cv2.cvtColor(
@@ -158,15 +159,12 @@ def show_factorization_on_image(
 
 def _legend(labels: Sequence[str], colors: Sequence[Any], shape: Sequence[int]) -> NDArray[np.uint8]:
     """A picture of a line in each concept's colour with its text beside it."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-    from matplotlib.lines import Line2D
-
+    line = import_extra("matplotlib.lines", "Line2D")
     height, width = shape[:2]
-    figure = Figure(figsize=(width / 100, height / 100), dpi=100)
-    canvas = FigureCanvasAgg(figure)
+    figure = import_extra("matplotlib.figure", "Figure")(figsize=(width / 100, height / 100), dpi=100)
+    canvas = import_extra("matplotlib.backends.backend_agg", "FigureCanvasAgg")(figure)
     scale = height / 256
-    lines = [Line2D([0], [0], color=color, lw=5 * scale) for color, _ in zip(colors, labels, strict=False)]
+    lines = [line([0], [0], color=color, lw=5 * scale) for color, _ in zip(colors, labels, strict=False)]
     figure.legend(lines, labels, loc="center", fontsize=max(4, int(14 * scale / max(1, len(labels) / 6))))
     canvas.draw()
     return cv2.resize(np.asarray(canvas.buffer_rgba())[..., :3].copy(), (width, height))

@@ -9,6 +9,8 @@ import torch
 
 from gradcam_fast.methods import first_component
 
+from ..extras import import_extra
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -45,13 +47,13 @@ def get_2d_projection_kernel(
     activation_batch: NDArray[Any], kernel: str = "sigmoid", gamma: float | None = None
 ) -> NDArray[np.float32]:
     """The same by kernel principal component analysis (scikit-learn's ``KernelPCA``)."""
-    from sklearn.decomposition import KernelPCA
+    kernel_pca = import_extra("sklearn.decomposition", "KernelPCA")
 
     projections = []
     for activations in _without_nan(activation_batch):
         positions = activations.reshape(len(activations), -1).T
         centred = positions - positions.mean(axis=0)
-        projection = KernelPCA(n_components=1, kernel=kernel, gamma=gamma).fit_transform(centred)[:, 0]
+        projection = kernel_pca(n_components=1, kernel=kernel, gamma=gamma).fit_transform(centred)[:, 0]
         sign = -1 if (projection * centred.mean(axis=1)).sum() < 0 else 1
         projections.append(sign * projection.reshape(activations.shape[1:]))
     return np.asarray(projections, dtype=np.float32)
