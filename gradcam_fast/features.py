@@ -25,7 +25,7 @@ class FeatureMaps:
     Attributes:
         layer: the layer's dotted name.
         activations: (B,C,h,w), also of layers that return tokens.
-        gradients: (B,C,h,w), or (B,K,C,h,w) for K targets of each image.
+        gradients: (B,C,h,w), or (B,K,C,h,w) for K targets of each image; None if they were not asked for.
         logits: the model's own output, detached, as in :class:`gradcam_fast.Explanation`; the same for all layers.
 
     Of T pictures a sample (a clip, views) the activations are (B*T,C,h,w), and the gradients likewise, in the order in
@@ -43,8 +43,8 @@ class FeatureMaps:
 
     def __repr__(self) -> str:
         """Shapes instead of numbers."""
-        activations, gradients = tuple(self.activations.shape), tuple(self.gradients.shape)
-        return f"FeatureMaps(activations {activations} at {self.layer}, gradients {gradients})"
+        shapes = [None if maps is None else tuple(maps.shape) for maps in (self.activations, self.gradients)]
+        return f"FeatureMaps(activations {shapes[0]} at {self.layer}, gradients {shapes[1]})"
 
 
 @overload
@@ -58,6 +58,7 @@ def feature_maps(  # type: ignore[overload-overlap] # a str is a Sequence[str], 
     output: Output | None = None,
     tokens: Tokens = "auto",
     call: Call = None,
+    gradients: bool = True,
 ) -> FeatureMaps: ...
 
 
@@ -72,6 +73,7 @@ def feature_maps(
     output: Output | None = None,
     tokens: Tokens = "auto",
     call: Call = None,
+    gradients: bool = True,
 ) -> list[FeatureMaps]: ...
 
 
@@ -85,6 +87,7 @@ def feature_maps(
     output: Output | None = None,
     tokens: Tokens = "auto",
     call: Call = None,
+    gradients: bool = True,
 ) -> FeatureMaps | list[FeatureMaps]:
     """The activations of one layer, or of each of several, and the gradients of the scores, from one forward.
 
@@ -94,6 +97,7 @@ def feature_maps(
         model, images, target, topk, output, tokens, call: as in :func:`gradcam_fast.explain`.
         layer: dotted name or module; a list of these for the feature maps of each; None for the layer that ``explain``
             finds.
+        gradients: False leaves them out: the model runs without a graph, and its output need not be logits.
 
     Returns:
         FeatureMaps, or, for a list of layers, a list of them in the same order.
@@ -114,13 +118,14 @@ def feature_maps(
         >>> torch.equal(heatmap, gradcam_fast.explain(model, images, layer="1").heatmap)
         True
     """
-    explainer = Explainer(model, layer=layer, output=output, tokens=tokens, call=call)
+    # Eigen-CAM is the method that takes the activations alone.
+    method = "gradcam" if gradients else "eigencam"
+    explainer = Explainer(model, layer=layer, method=method, output=output, tokens=tokens, call=call)
     _, captured = explainer._capture(explainer._request(images, target, topk))
+    of_layers = captured.gradients if gradients else [None] * len(captured.activations)
     by_name = {
-        name: FeatureMaps(name, activations, gradients, captured.logits)
-        for name, activations, gradients in zip(
-            sorted(captured.layers), captured.activations, captured.gradients, strict=True
-        )
+        name: FeatureMaps(name, of_layer, gradient, captured.logits)  # type: ignore[arg-type] # None where not asked for
+        for name, of_layer, gradient in zip(sorted(captured.layers), captured.activations, of_layers, strict=True)
     }
     in_callers_order = [by_name[name] for name in captured.layers]
     return in_callers_order if isinstance(layer, (list, tuple)) else in_callers_order[0]

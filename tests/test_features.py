@@ -157,3 +157,14 @@ def test_feature_maps_are_of_the_call_that_is_named(images):
             gradcam_fast.cam(maps.activations, maps.gradients, 16)[0],
             gradcam_fast.explain(model, images, layer="block", call=call).heatmap,
         )
+
+
+def test_feature_maps_without_gradients_take_no_graph_and_any_output(images):
+    class Detector(ConvNet):
+        def forward(self, images):
+            return [{"boxes": maps.detach()} for maps in self.features(images)]
+
+    model = Detector()
+    maps = feature_maps(model, images, layer="features", gradients=False)
+    assert maps.gradients is None and torch.equal(maps.activations, model.features(images))
+    assert len(maps.logits) == 3 and "gradients None" in repr(maps)

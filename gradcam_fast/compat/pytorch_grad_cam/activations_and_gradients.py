@@ -75,7 +75,7 @@ class ActivationsAndGradients:
     @property
     def gradients(self) -> list[Any]:
         if self._feature_maps is not None:
-            return [maps.gradients.cpu() for maps in self._feature_maps]
+            return [maps.gradients.cpu() for maps in self._feature_maps if maps.gradients is not None]
         return [gradient for gradient in self._gradients if gradient is not None]
 
     @gradients.setter

@@ -254,7 +254,7 @@ class BaseCAM:
 
     def _warn_without_gradient(self) -> None:
         maps = self.activations_and_grads.feature_maps
-        if maps is not None and not any(bool(of_layer.gradients.any()) for of_layer in maps):
+        if maps is not None and self.uses_gradients and not any(bool(of_layer.gradients.any()) for of_layer in maps):
             names = ", ".join(repr(of_layer.layer) for of_layer in maps)
             warnings.warn(
                 f"the gradient of the score at layer {names} is zero everywhere, so the maps are empty; choose another "
@@ -263,10 +263,9 @@ class BaseCAM:
             )
 
     def _can_prune(self) -> bool:
-        """Whether gradcam_fast captures activations and gradients, with a graph from the layers on only."""
+        """Whether gradcam_fast captures activations and gradients, with a graph from the layers on only, or none."""
         return (
-            self.uses_gradients
-            and self.detach
+            self.detach
             and not self.compute_input_gradient
             and not self._refused
             and type(self.activations_and_grads) is ActivationsAndGradients
@@ -279,9 +278,10 @@ class BaseCAM:
                 self.model,
                 input_tensor,
                 layer=self.target_layers,
-                target=scores_of_batch(targets),
+                target=scores_of_batch(targets) if self.uses_gradients else None,
                 tokens=recorded.reshape_transform or "auto",
                 call=0,
+                gradients=self.uses_gradients,
             )
         except NotSpatial:
             self._refused = True

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from support.moved import both, classes, difference, modules, pixels
-from support.networks import ConvNet, PatchNet, Repeating
+from support.networks import ConvNet, PatchNet, Repeating, conv_relu
 from support.tolerances import COMPAT
 from support.unchanged import unchanged
 from torch import nn
@@ -25,6 +25,8 @@ from gradcam_fast.compat.pytorch_grad_cam import (
     XGradCAM,
 )
 from gradcam_fast.compat.pytorch_grad_cam.base_cam import BaseCAM
+from gradcam_fast.compat.pytorch_grad_cam.utils import reshape_transforms
+from gradcam_fast.compat.pytorch_grad_cam.utils.image import scale_cam_image
 from gradcam_fast.compat.pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget, RawScoresOutputTarget
 
 CLASSES = [
@@ -311,10 +313,57 @@ def test_a_layer_that_runs_several_times_is_explained_at_its_first_call_as_there
     assert np.abs(ours - last).max() > 0.1
 
 
-def test_tokens_that_cannot_be_read_ask_for_a_reshape(images):
+def test_tokens_are_read_without_a_reshape_by_methods_without_gradients_too(images):
+    def reshape(tokens):
+        return tokens[:, 1:].unflatten(1, (2, 2)).movedim(-1, 1)
+
     model = PatchNet(class_tokens=1)
+    for name in ("EigenCAM", "ScoreCAM", "AblationCAM"):
+        reshaped = getattr(pytorch_grad_cam, name)(model, [model.norm], reshape)(images)
+        assert np.array_equal(getattr(pytorch_grad_cam, name)(model, [model.norm])(images), reshaped)
+        assert reshaped.any()
+
+
+def test_what_cannot_be_read_as_maps_asks_for_a_reshape(images):
+    model = ConvNet()
+    model.features.append(nn.Flatten(2)).append(nn.Unflatten(2, (4, 4)))
     with pytest.raises(ValueError, match=r"give reshape_transform=, a function from it to such a map"):
-        EigenCAM(model, [model.norm])(images)
+        EigenCAM(model, [model.features[5]])(images)
+
+
+class Pyramid(nn.Module):
+    """A layer that returns a dict of maps, as a detector's feature pyramid does."""
+
+    def __init__(self):
+        super().__init__()
+        self.trunk = conv_relu()
+        self.levels = Levels()
+        self.fc = nn.Linear(16, 5)
+        self.eval()
+
+    def forward(self, images):
+        levels = self.levels(self.trunk(images))
+        return self.fc(torch.cat([level.mean((2, 3)) for level in levels.values()], 1))
+
+
+class Levels(nn.Module):
+    def forward(self, maps):
+        return {"0": maps, "pool": nn.functional.max_pool2d(maps, 2)}
+
+
+def test_a_feature_pyramid_is_explained_with_its_reshape_and_ablated_level_by_level(images):
+    model, reshape = Pyramid(), reshape_transforms.fasterrcnn_reshape_transform
+    targets = [ClassifierOutputTarget(1)] * 3
+    assert EigenCAM(model, [model.levels], reshape)(images).any()
+    layer = pytorch_grad_cam.AblationLayerFasterRCNN()
+    with unchanged(model):
+        maps = pytorch_grad_cam.AblationCAM(model, [model.levels], reshape, ablation_layer=layer)(images, targets)
+    with torch.no_grad():
+        levels = model.levels(model.trunk(images))
+        pooled = torch.cat([level.mean((2, 3)) for level in levels.values()], 1)
+        lost = pooled * model.fc.weight[1] / model(images)[:, 1:2]
+        raw = (lost[:, :, None, None] * reshape(levels)).sum(1).numpy()
+    np.testing.assert_allclose(maps, scale_cam_image(scale_cam_image(np.maximum(raw, 0), (16, 16))), atol=1e-5)
 
 
 def test_an_empty_map_without_any_gradient_warns(images):
