@@ -1,6 +1,6 @@
 """Calls as pytorch-grad-cam's users write them: objects, contexts, outputs, records, subclasses, old spellings."""
 
-import time
+import sys
 
 import numpy as np
 import pytest
@@ -117,16 +117,16 @@ def test_a_list_of_classes_takes_the_fast_path(model, images, monkeypatch):
     assert all(map(callable, asked.pop()))
 
 
-def test_making_an_object_takes_at_most_a_fifth_of_a_millisecond(model):
+def test_making_an_object_is_cheap_enough_for_one_object_an_image():
+    """Some 100 calls, of C or Python, take ten microseconds; `model.eval()` alone takes twenty times as long."""
     resnet = pytest.importorskip("torchvision.models", exc_type=Exception).resnet18().eval()
-
-    def seconds():
-        start = time.perf_counter()
-        for _ in range(20):
-            GradCAM(model=resnet, target_layers=[resnet.layer4])
-        return (time.perf_counter() - start) / 20
-
-    assert min(seconds() for _ in range(10)) <= 2e-4
+    calls = []
+    sys.setprofile(lambda frame, event, argument: calls.append(event))
+    try:
+        GradCAM(model=resnet, target_layers=[resnet.layer4])
+    finally:
+        sys.setprofile(None)
+    assert 0 < sum(event in ("call", "c_call") for event in calls) <= 200
 
 
 def test_making_an_object_puts_the_model_into_eval_mode(model):
