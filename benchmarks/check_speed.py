@@ -15,6 +15,8 @@ from read_limit import read_limit
 from test_op import inputs
 
 import gradcam_fast
+from gradcam_fast.compat.pytorch_grad_cam import GradCAM
+from gradcam_fast.compat.pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
 # By how much a count may differ from its baseline, relatively.
 SAME_COUNT = 0.03
@@ -37,6 +39,24 @@ def test_an_explanation_costs_little_more_than_the_prediction(compare, name, bat
     )
     assert ratios["explainer/inference"] <= bound
     assert name != "resnet18" or ratios["ten/explainer"] <= 1.3
+
+
+def test_an_object_of_compat_for_each_image_costs_little_more_than_the_prediction(compare):
+    model, images = build("resnet18"), torch.randn(1, 3, 224, 224)
+    prediction = predict(model)
+
+    def construct_call_and_release():
+        with GradCAM(model=model, target_layers=[model.layer4]) as cam:
+            return cam(input_tensor=images, targets=[ClassifierOutputTarget(281)])
+
+    ratios = compare(
+        "checks: compat",
+        "resnet18, B = 1",
+        {"compat": construct_call_and_release, "inference": lambda: prediction(images)},
+        ("compat/inference",),
+        seconds=10,
+    )
+    assert ratios["compat/inference"] <= 1.2
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from .ops.cam import cam
 from .visual.overlay import overlay
 
 if TYPE_CHECKING:
-    from . import features, layers, targets
+    from . import compat, features, layers, targets
     from .preprocess import Preprocess
     from .visual import figures as figures
 
@@ -29,6 +29,7 @@ __all__ = [
     "Preprocess",
     "backend",
     "cam",
+    "compat",
     "exceptions",
     "explain",
     "features",
@@ -43,6 +44,7 @@ __all__ = [
 # figures needs matplotlib, so it is not in __all__: `import *` must not fail without it.
 _ON_DEMAND = {
     "Preprocess": ".preprocess",
+    "compat": ".compat",
     "features": ".features",
     "figures": ".visual.figures",
     "layers": ".layers",

@@ -25,12 +25,13 @@ class FeatureMaps:
     Attributes:
         layer: the layer's dotted name.
         activations: (B,C,h,w), also of layers that return tokens.
-        gradients: (B,C,h,w), or (B,K,C,h,w) for K targets of each image.
+        gradients: (B,C,h,w), or (B,K,C,h,w) for K targets of each image; None if they were not asked for.
+        logits: the model's own output, detached, as in :class:`gradcam_fast.Explanation`; the same for all layers.
 
     Of T pictures a sample (a clip, views) the activations are (B*T,C,h,w), and the gradients likewise, in the order in
     which the layer returned them; ``explain`` sorts and scales their maps.
 
-    Both tensors are on the images' device, in the dtype of the layer's output, and neither requires grad. Clone them
+    Both maps are on the images' device, in the dtype of the layer's output, and neither requires grad. Clone them
     before you write into them: they may be views of the model's own tensors, and gradients that are the same at all
     positions are expanded (stride 0).
     """
@@ -38,11 +39,12 @@ class FeatureMaps:
     layer: str
     activations: Tensor
     gradients: Tensor
+    logits: Any = None
 
     def __repr__(self) -> str:
         """Shapes instead of numbers."""
-        activations, gradients = tuple(self.activations.shape), tuple(self.gradients.shape)
-        return f"FeatureMaps(activations {activations} at {self.layer}, gradients {gradients})"
+        shapes = [None if maps is None else tuple(maps.shape) for maps in (self.activations, self.gradients)]
+        return f"FeatureMaps(activations {shapes[0]} at {self.layer}, gradients {shapes[1]})"
 
 
 @overload
@@ -56,6 +58,7 @@ def feature_maps(  # type: ignore[overload-overlap] # a str is a Sequence[str], 
     output: Output | None = None,
     tokens: Tokens = "auto",
     call: Call = None,
+    gradients: bool = True,
 ) -> FeatureMaps: ...
 
 
@@ -70,6 +73,7 @@ def feature_maps(
     output: Output | None = None,
     tokens: Tokens = "auto",
     call: Call = None,
+    gradients: bool = True,
 ) -> Any: ...
 
 
@@ -84,6 +88,7 @@ def feature_maps(
     output: Output | None = None,
     tokens: Tokens = "auto",
     call: Call = None,
+    gradients: bool = True,
 ) -> list[FeatureMaps]: ...
 
 
@@ -97,6 +102,7 @@ def feature_maps(
     output: Output | None = None,
     tokens: Tokens = "auto",
     call: Call = None,
+    gradients: bool = True,
 ) -> FeatureMaps | list[FeatureMaps]:
     """The activations of one layer, or of each of several, and the gradients of the scores, from one forward.
 
@@ -107,6 +113,7 @@ def feature_maps(
             maps of a layer's calls are those of several pictures: (B*calls,C,h,w), image by image.
         layer: dotted name or module; a list of these for the feature maps of each; None for the layer that ``explain``
             finds.
+        gradients: False leaves them out: the model runs without a graph, and its output need not be logits.
 
     Returns:
         FeatureMaps, or, for a list of layers, a list of them in the same order; also a list where ``explain`` finds
@@ -128,13 +135,14 @@ def feature_maps(
         >>> torch.equal(heatmap, gradcam_fast.explain(model, images, layer="1").heatmap)
         True
     """
-    explainer = Explainer(model, layer=layer, output=output, tokens=tokens, call=call)
+    # Eigen-CAM is the method that takes the activations alone.
+    method = "gradcam" if gradients else "eigencam"
+    explainer = Explainer(model, layer=layer, method=method, output=output, tokens=tokens, call=call)
     _, captured = explainer._capture(explainer._request(images, target, topk))
+    of_layers = captured.gradients if gradients else [None] * len(captured.activations)
     by_name = {
-        name: FeatureMaps(name, activations, gradients)
-        for name, activations, gradients in zip(
-            sorted(captured.layers), captured.activations, captured.gradients, strict=True
-        )
+        name: FeatureMaps(name, of_layer, gradient, captured.logits)  # type: ignore[arg-type] # None where not asked for
+        for name, of_layer, gradient in zip(sorted(captured.layers), captured.activations, of_layers, strict=True)
     }
     in_callers_order = [by_name[name] for name in captured.layers]
     several = isinstance(layer, (list, tuple)) or len(in_callers_order) > 1

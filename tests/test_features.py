@@ -168,3 +168,33 @@ def test_importing_the_package_does_not_import_pillow():
     assert process.stdout.split() == ["False", "feature_maps"]
     with pytest.raises(AttributeError, match="no attribute 'figurs'"):
         gradcam_fast.figurs  # noqa: B018
+
+
+def test_feature_maps_hold_the_logits_of_the_same_forward(images):
+    model = ConvNet()
+    for maps in feature_maps(model, images, layer=["features.3", "features.0"]):
+        assert torch.equal(maps.logits, model(images)) and not maps.logits.requires_grad
+
+
+def test_feature_maps_are_of_the_call_that_is_named(images):
+    model, seen = Repeating(times=3), []
+    model.block.register_forward_hook(lambda module, args, output: seen.append(output.detach().clone()))
+    for call in (0, 1, -1):
+        seen.clear()
+        maps = feature_maps(model, images, layer="block", call=call)
+        assert torch.equal(maps.activations, seen[call])
+        assert torch.equal(
+            gradcam_fast.cam(maps.activations, maps.gradients, 16)[0],
+            gradcam_fast.explain(model, images, layer="block", call=call).heatmap,
+        )
+
+
+def test_feature_maps_without_gradients_take_no_graph_and_any_output(images):
+    class Detector(ConvNet):
+        def forward(self, images):
+            return [{"boxes": maps.detach()} for maps in self.features(images)]
+
+    model = Detector()
+    maps = feature_maps(model, images, layer="features", gradients=False)
+    assert maps.gradients is None and torch.equal(maps.activations, model.features(images))
+    assert len(maps.logits) == 3 and "gradients None" in repr(maps)

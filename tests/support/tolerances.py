@@ -16,3 +16,9 @@ RECIPE_PARITY = 2e-5
 
 # Against another library's map of the same network: two float32 paths, each with its own order of sums.
 PEER = 3e-5
+
+# Against pytorch-grad-cam's map of the same call, scaled the same way; COMPAT_ABLATION where the scores of ablated
+# channels make it, COMPAT_SCORE where the softmax of many scores does.
+COMPAT = 3e-6
+COMPAT_ABLATION = 1e-5
+COMPAT_SCORE = 1e-4
