@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import chain
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -108,6 +108,7 @@ class Explainer:
         cuda_graph: bool = False,
         when: When | None = None,
     ) -> None:
+        self._choices = {name: value for name, value in locals().items() if name not in ("self", "model")}
         self._model = unwrap_model(model)
         check_choice("method", method, METHODS)
         check_choice("normalize", normalize, NORMALIZATIONS)
@@ -137,6 +138,22 @@ class Explainer:
     def model(self) -> nn.Module:
         """The module that runs: the one inside wrappers such as ``torch.compile``'s."""
         return self._model
+
+    @property
+    def output(self) -> Output | None:
+        """The function that picks the logits from what the model returns."""
+        return self._output
+
+    def replace(self, model: nn.Module | None = None, **choices: Any) -> Explainer:
+        """An explainer with the same choices but these.
+
+        Example:
+            >>> import torch, gradcam_fast
+            >>> model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU())
+            >>> explainer = gradcam_fast.Explainer(model, method="layercam", size=32)
+            >>> other = explainer.replace(layer="0")  # layercam, 32 pixels
+        """
+        return Explainer(self._model if model is None else model, **{**self._choices, **choices})
 
     @property
     def eager_because(self) -> str | None:

@@ -70,12 +70,12 @@ def test_import_star_works_without_matplotlib():
     assert process.stdout.split() == [name for name in PUBLIC if name not in NEEDS_MATPLOTLIB]
 
 
-def test_an_explainer_shows_only_its_model_and_why_it_ran_eagerly():
+def test_an_explainer_shows_only_its_public_members():
     for shown in (dir(gradcam_fast.Explainer), dir(gradcam_fast.Explainer(ConvNet()))):
-        assert [name for name in shown if not name.startswith("_")] == ["eager_because", "model"]
+        assert [name for name in shown if not name.startswith("_")] == ["eager_because", "model", "output", "replace"]
 
 
-@pytest.mark.parametrize("name", ["model", "eager_because", "__call__"])
+@pytest.mark.parametrize("name", ["model", "eager_because", "output", "replace", "__call__"])
 def test_the_members_of_an_explainer_are_documented(name):
     assert getattr(gradcam_fast.Explainer, name).__doc__
 
