@@ -17,7 +17,7 @@ from .ops.cam import cam
 from .visual.overlay import overlay
 
 if TYPE_CHECKING:
-    from . import features, layers, targets
+    from . import features, layers, metrics, targets
     from .visual import figures as figures
 
 __version__ = "0.1.0"
@@ -31,13 +31,20 @@ __all__ = [
     "explain",
     "features",
     "layers",
+    "metrics",
     "overlay",
     "reference",
     "targets",
 ]
 
 # Imported when first asked for. figures needs matplotlib, so it is not in __all__: `import *` must not fail without it.
-_ON_DEMAND = {"features": ".features", "figures": ".visual.figures", "layers": ".layers", "targets": ".targets"}
+_ON_DEMAND = {
+    "features": ".features",
+    "figures": ".visual.figures",
+    "layers": ".layers",
+    "metrics": ".metrics",
+    "targets": ".targets",
+}
 
 
 def __getattr__(name: str) -> Any:

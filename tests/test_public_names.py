@@ -21,6 +21,7 @@ PUBLIC = [
     "features",
     "figures",
     "layers",
+    "metrics",
     "overlay",
     "reference",
     "targets",
@@ -40,7 +41,7 @@ def test_every_public_name_can_be_imported_and_is_documented(name):
     assert value.__doc__ and value.__doc__.strip()
 
 
-@pytest.mark.parametrize("name", ["exceptions", "features", "layers", "targets", "types"])
+@pytest.mark.parametrize("name", ["exceptions", "features", "layers", "metrics", "targets", "types"])
 def test_a_public_module_can_be_imported_by_its_own_name(name):
     module = import_module(f"gradcam_fast.{name}")
     assert module is getattr(gradcam_fast, name)
