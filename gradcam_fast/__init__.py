@@ -17,7 +17,7 @@ from .ops.cam import cam
 from .visual.overlay import overlay
 
 if TYPE_CHECKING:
-    from . import compat, features, layers, targets
+    from . import compat, features, layers, metrics, targets
     from .preprocess import Preprocess
     from .visual import figures as figures
 
@@ -35,6 +35,7 @@ __all__ = [
     "features",
     "layers",
     "methods",
+    "metrics",
     "overlay",
     "reference",
     "targets",
@@ -48,6 +49,7 @@ _ON_DEMAND = {
     "features": ".features",
     "figures": ".visual.figures",
     "layers": ".layers",
+    "metrics": ".metrics",
     "targets": ".targets",
 }
 

@@ -144,6 +144,7 @@ class Explainer:
         names: Names = None,
         probabilities: Rule = "auto",
     ) -> None:
+        self._arguments = {name: value for name, value in locals().items() if name not in ("self", "model")}
         self._model = unwrap_model(model)
         self._photos = PhotoInput(self._model, preprocess, size)
         self._labels = Labels(self._model, names, probabilities)
@@ -193,6 +194,22 @@ class Explainer:
     def model(self) -> nn.Module:
         """The module that runs: the one inside wrappers such as ``torch.compile``'s."""
         return self._model
+
+    @property
+    def output(self) -> Output | None:
+        """The function that picks the logits from what the model returns."""
+        return self._output
+
+    def replace(self, model: nn.Module | None = None, **choices: Any) -> Explainer:
+        """An explainer with the same choices but these.
+
+        Example:
+            >>> import torch, gradcam_fast
+            >>> model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU())
+            >>> explainer = gradcam_fast.Explainer(model, method="layercam", size=32)
+            >>> other = explainer.replace(layer="0")  # layercam, 32 pixels
+        """
+        return Explainer(self._model if model is None else model, **{**self._arguments, **choices})
 
     @property
     def eager_because(self) -> str | None:

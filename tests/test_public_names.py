@@ -23,6 +23,8 @@ PUBLIC = [
     "features",
     "figures",
     "layers",
+    "methods",
+    "metrics",
     "overlay",
     "reference",
     "targets",
@@ -42,7 +44,7 @@ def test_every_public_name_can_be_imported_and_is_documented(name):
     assert value.__doc__ and value.__doc__.strip()
 
 
-@pytest.mark.parametrize("name", ["compat", "exceptions", "features", "layers", "targets", "types"])
+@pytest.mark.parametrize("name", ["compat", "exceptions", "features", "layers", "metrics", "targets", "types"])
 def test_a_public_module_can_be_imported_by_its_own_name(name):
     module = import_module(f"gradcam_fast.{name}")
     assert module is getattr(gradcam_fast, name)
@@ -72,12 +74,12 @@ def test_import_star_works_without_matplotlib():
     assert process.stdout.split() == [name for name in PUBLIC if name not in NEEDS_MATPLOTLIB]
 
 
-def test_an_explainer_shows_only_its_model_and_why_it_ran_eagerly():
+def test_an_explainer_shows_only_its_public_members():
     for shown in (dir(gradcam_fast.Explainer), dir(gradcam_fast.Explainer(ConvNet()))):
-        assert [name for name in shown if not name.startswith("_")] == ["eager_because", "model"]
+        assert [name for name in shown if not name.startswith("_")] == ["eager_because", "model", "output", "replace"]
 
 
-@pytest.mark.parametrize("name", ["model", "eager_because", "__call__"])
+@pytest.mark.parametrize("name", ["model", "eager_because", "output", "replace", "__call__"])
 def test_the_members_of_an_explainer_are_documented(name):
     assert getattr(gradcam_fast.Explainer, name).__doc__
 

@@ -1,0 +1,246 @@
+"""A table of methods and metrics, with confidence intervals: which method and layer explain a model best."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+
+from ..explainer import Explainer
+from ..explanation import Explanation
+from .baselines import BASELINE_MAPS, centre_map, edge_map, random_map, saliency_map
+from .confidence import confidence_drop, confidence_increase
+from .localisation import mass_accuracy, pointing_game, rank_accuracy
+from .perturbation import deletion, insertion
+from .road import road
+from .stability import complexity
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from pandas import DataFrame
+    from torch import Tensor
+
+    from ..types import Target
+    from .localisation import Objects
+
+__all__ = ["METRICS", "Comparison", "compare"]
+
+
+class _Metric(NamedTuple):
+    """A column of the table.
+
+    Attributes:
+        compute: from (explainer, images, explanation, objects) to (B,).
+        higher_is_better: which way is good.
+        needs_objects: whether it compares with boxes or masks.
+    """
+
+    compute: Callable[[Explainer, Tensor, Explanation, Any], Tensor]
+    higher_is_better: bool
+    needs_objects: bool = False
+
+
+METRICS = {
+    "insertion": _Metric(lambda explainer, images, made, _: insertion(explainer, images, made).area, True),
+    "deletion": _Metric(lambda explainer, images, made, _: deletion(explainer, images, made).area, False),
+    "road": _Metric(lambda explainer, images, made, _: road(explainer, images, made).combined, True),
+    "confidence_drop": _Metric(lambda explainer, images, made, _: confidence_drop(explainer, images, made), False),
+    "confidence_increase": _Metric(
+        lambda explainer, images, made, _: confidence_increase(explainer, images, made), True
+    ),
+    "gini": _Metric(lambda explainer, images, made, _: complexity(made.heatmap).gini, True),
+    "pointing_game": _Metric(lambda _, images, made, objects: pointing_game(made.heatmap, objects), True, True),
+    "mass_accuracy": _Metric(lambda _, images, made, objects: mass_accuracy(made.heatmap, objects), True, True),
+    "rank_accuracy": _Metric(lambda _, images, made, objects: rank_accuracy(made.heatmap, objects), True, True),
+}
+"""The metrics of a comparison by name."""
+
+
+class Interval(NamedTuple):
+    """A mean over images, and the ends of its confidence interval."""
+
+    mean: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """What :func:`compare` found.
+
+    Attributes:
+        values: by the name of an explainer or baseline, and of a metric: (B,), NaN where it is not defined.
+        confidence: of the intervals, such as 0.95.
+        seed: of the bootstrap.
+    """
+
+    values: Mapping[str, Mapping[str, Tensor]]
+    confidence: float = 0.95
+    seed: int = 0
+
+    def interval(self, name: str, metric: str) -> Interval:
+        """The mean of a metric over the images where it is defined, with a percentile bootstrap interval."""
+        results = self.values[name][metric]
+        values = results[results.isfinite()].cpu().numpy()
+        if len(values) < 2:
+            mean = float(values.mean()) if len(values) else float("nan")
+            return Interval(mean, float("nan"), float("nan"))
+        from scipy.stats import bootstrap
+
+        found = bootstrap(
+            (values,), _mean, confidence_level=self.confidence, method="percentile", n_resamples=2000, rng=self.seed
+        ).confidence_interval
+        return Interval(float(values.mean()), float(found.low), float(found.high))
+
+    def to_pandas(self) -> DataFrame:
+        """A row for each explainer and baseline; columns (metric, "mean" | "low" | "high")."""
+        import pandas
+
+        rows = {
+            name: {
+                (metric, part): value
+                for metric in columns
+                for part, value in zip(Interval._fields, self.interval(name, metric), strict=True)
+            }
+            for name, columns in self.values.items()
+        }
+        return pandas.DataFrame.from_dict(rows, orient="index")
+
+    def to_markdown(self) -> str:
+        """The table as Markdown: means with their intervals, an arrow for the better direction, the best mean bold."""
+        columns = list(next(iter(self.values.values())))
+        intervals = {name: [self.interval(name, metric) for metric in columns] for name in self.values}
+        best = [
+            (max if METRICS[metric].higher_is_better else min)(
+                (row[place].mean for row in intervals.values() if row[place].mean == row[place].mean), default=None
+            )
+            for place, metric in enumerate(columns)
+        ]
+        arrows = ["↑" if METRICS[metric].higher_is_better else "↓" for metric in columns]
+        heads = [f"{metric} {arrow}" for metric, arrow in zip(columns, arrows, strict=True)]
+        lines = [["", *heads], ["---"] * (len(columns) + 1)]
+        for name, row in intervals.items():
+            lines.append([name, *(_cell(interval, mean) for interval, mean in zip(row, best, strict=True))])
+        return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+    def figure(self) -> Figure:
+        """A chart for each metric: means as points, intervals as bars. Needs matplotlib."""
+        from matplotlib.figure import Figure
+
+        columns = list(next(iter(self.values.values())))
+        figure = Figure(figsize=(7, 0.9 * len(columns) + 0.25 * len(self.values) * len(columns)), layout="constrained")
+        axes = figure.subplots(len(columns), squeeze=False)[:, 0]
+        for axis, metric in zip(axes, columns, strict=True):
+            for place, name in enumerate(self.values):
+                mean, low, high = self.interval(name, metric)
+                axis.plot([low, high], [place, place], color="0.6", linewidth=3)
+                axis.plot([mean], [place], "o", color="tab:blue")
+            axis.set_yticks(range(len(self.values)), list(self.values))
+            axis.invert_yaxis()
+            axis.set_title(
+                f"{metric} ({'higher' if METRICS[metric].higher_is_better else 'lower'} is better)", loc="left"
+            )
+        return figure
+
+
+def compare(
+    explainers: Mapping[str, Explainer],
+    images: Tensor,
+    target: Target = None,
+    *,
+    metrics: Sequence[str] = ("insertion", "deletion", "confidence_drop", "confidence_increase", "gini"),
+    objects: Objects | None = None,
+    baselines: Sequence[str] = BASELINE_MAPS,
+    batch_size: int = 16,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> Comparison:
+    """Compare explainers of one model on the same images and classes, beside heatmaps that know nothing of the model.
+
+    Args:
+        explainers: by name; all of one model.
+        images: (B,C,H,W).
+        target: classes, one or (B,); None takes each image's highest logit.
+        metrics: names in :data:`METRICS`; those of localisation need ``objects``.
+        objects: as for :func:`pointing_game`.
+        baselines: names in :data:`BASELINE_MAPS`.
+        batch_size: how many images are explained at once.
+        confidence, seed: of the bootstrap intervals.
+
+    Returns:
+        Comparison: as pandas, Markdown or a figure.
+
+    Raises:
+        TypeError, ValueError: an argument that cannot work.
+        ImportError: SciPy is not installed.
+
+    Example:
+        >>> import torch, gradcam_fast
+        >>> model = torch.nn.Sequential(
+        ...     torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(),
+        ...     torch.nn.Linear(8, 5))
+        >>> explainers = {"gradcam": gradcam_fast.Explainer(model)}
+        >>> result = gradcam_fast.metrics.compare(
+        ...     explainers, torch.rand(4, 3, 16, 16), metrics=["deletion"], baselines=["random"])
+        >>> list(result.values), result.values["gradcam"]["deletion"].shape
+        (['gradcam', 'random'], torch.Size([4]))
+    """
+    if not explainers or not isinstance(explainers, Mapping):
+        raise ValueError(
+            "explainers names no explainer; give a dict such as {'gradcam': gradcam_fast.Explainer(model)}"
+        )
+    first = next(iter(explainers.values()))
+    if any(explainer.model is not first.model for explainer in explainers.values()):
+        raise ValueError("the explainers have different models; compare the explainers of one model")
+    for word, given, known in (("metrics", metrics, METRICS), ("baselines", baselines, BASELINE_MAPS)):
+        if unknown := [name for name in given if name not in known]:
+            raise ValueError(f"{word} has {unknown[0]!r}, which is unknown; use some of {', '.join(known)}")
+    if both := [name for name in baselines if name in explainers]:
+        raise ValueError(f"an explainer and a baseline are both named {both[0]!r}; rename the explainer")
+    if objects is None and (needy := [name for name in metrics if METRICS[name].needs_objects]):
+        raise ValueError(f"{needy[0]} compares with the objects in the images; give objects=, boxes or masks")
+    rows: dict[str, dict[str, list[Tensor]]] = {
+        name: {metric: [] for metric in metrics} for name in (*explainers, *baselines)
+    }
+    for start in range(0, len(images), batch_size):
+        part = slice(start, start + batch_size)
+        batch = images[part]
+        classes = target[part] if isinstance(target, (torch.Tensor, list, tuple)) else target
+        there = None if objects is None else objects[part]
+        explanations: dict[str, Explanation] = {}
+        for name, explainer in explainers.items():
+            explanations[name] = explainer(batch, classes)
+            classes = explanations[name].target
+        made = explanations[next(iter(explainers))]
+        for name in baselines:
+            heatmap = _baseline_map(name, first, batch, made.target, seed + start)
+            explanations[name] = replace(made, heatmap=heatmap)
+        for name, explanation in explanations.items():
+            for metric in metrics:
+                values = METRICS[metric].compute(explainers.get(name, first), batch, explanation, there)
+                rows[name][metric].append(values)
+    return Comparison(
+        {name: {metric: torch.cat(parts) for metric, parts in row.items()} for name, row in rows.items()},
+        confidence,
+        seed,
+    )
+
+
+def _baseline_map(name: str, explainer: Explainer, images: Tensor, target: Target, seed: int) -> Tensor:
+    if name == "random":
+        return random_map(images, seed=seed)
+    if name == "centre":
+        return centre_map(images)
+    return edge_map(images) if name == "edges" else saliency_map(explainer, images, target)
+
+
+def _mean(values: Any, axis: int) -> Any:
+    return values.mean(axis)
+
+
+def _cell(interval: Interval, best: float | None) -> str:
+    mean = f"{interval.mean:.3f}"
+    mean = f"**{mean}**" if interval.mean == best else mean
+    return mean if interval.low != interval.low else f"{mean} ({interval.low:.3f} to {interval.high:.3f})"
