@@ -13,7 +13,15 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-__all__ = ["ExplainOptions", "LoadedPhoto", "PhotoResult", "confidence"]
+__all__ = ["MAX_PIXELS", "ExplainOptions", "LoadedPhoto", "PhotoError", "PhotoResult", "confidence"]
+
+
+# The most pixels of a photo, unless said otherwise: more than any camera but a few has.
+MAX_PIXELS = 120_000_000
+
+
+class PhotoError(Exception):
+    """One photo cannot be explained, and the others can; the message begins with its path."""
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 __all__ = ["INTERPOLATIONS", "Preprocessing"]
 
+# A photo is not resized as a whole if that would make it larger than this, as a strip would be; 3 bytes a pixel.
+_MAX_RESIZED_PIXELS = 1 << 25
 INTERPOLATIONS = {name.lower(): kernel for name, kernel in Resampling.__members__.items()}
 Triple = tuple[float, float, float]
 
@@ -115,6 +117,10 @@ class Preprocessing:
 
     def _resized(self, photo: Image) -> Image:
         (rows, columns), (top, left) = self._layout(*photo.size)
+        if rows * columns > max(_MAX_RESIZED_PIXELS, photo.width * photo.height):
+            x_scale, y_scale = photo.width / columns, photo.height / rows
+            box = left * x_scale, top * y_scale, (left + self.size[1]) * x_scale, (top + self.size[0]) * y_scale
+            return photo.resize(self.size[::-1], INTERPOLATIONS[self.interpolation], box)
         # resize(box=...) would be cheaper, but rounds differently from the preprocessing of the training.
         resized = photo.resize((columns, rows), INTERPOLATIONS[self.interpolation])
         return resized.crop((left, top, left + self.size[1], top + self.size[0]))
