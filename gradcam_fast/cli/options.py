@@ -16,6 +16,7 @@ import torch
 from ..ops.arguments import METHODS
 from ..visual.colormaps import colormap_table
 from .console import Report, complain
+from .results import MAX_PIXELS
 
 if TYPE_CHECKING:
     from .networks import Network
@@ -208,6 +209,13 @@ WORKERS = grouped(
         type=positive,
         help="Number of threads that read photos, and of threads that write files.  [default: one per core]",
     ),
+    Option(
+        ["--max-pixels"],
+        metavar="N",
+        type=positive,
+        default=MAX_PIXELS,
+        help="Refuse photos with more pixels; each thread that reads needs up to 20 bytes of memory a pixel.",
+    ),
 )
 PROGRESS, QUIET = grouped(
     "Messages",
@@ -352,7 +360,8 @@ def run_settings_of(options: SimpleNamespace, formats: Sequence[str], **settings
         quality=options.quality,
         longest=options.max_side,
     )
-    return RunSettings(formats=tuple(dict.fromkeys(formats)), style=style, resume=options.resume, **settings)
+    settings |= {"resume": options.resume, "max_pixels": options.max_pixels}
+    return RunSettings(formats=tuple(dict.fromkeys(formats)), style=style, **settings)
 
 
 def report_of(options: SimpleNamespace) -> Report:
