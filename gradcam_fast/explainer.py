@@ -25,6 +25,7 @@ from ._layout.feature_layout import ImageGeometry, check_tokens
 from ._layout.token_grid import UnknownPatches
 from ._model.inputs import ImageAxes, check_inputs, unwrap_model
 from ._model.target_layer import TargetLayer, check_call, resolve_layers
+from ._model.undo import leaves_no_trace, outside_inference_mode
 from ._model.warning import warn_caller
 from .exceptions import NotSpatial
 from .explanation import Explanation
@@ -128,6 +129,7 @@ class Explainer:
         self._advice: str | None = None
         self._graphs = self._new_graph_cache() if cuda_graph else None
 
+    @leaves_no_trace
     def __call__(self, images: Images, target: Target = None, topk: int | None = None) -> Explanation:
         """Explain a batch; see :func:`gradcam_fast.explain` for the arguments."""
         request = self._request(images, target, topk)
@@ -149,6 +151,7 @@ class Explainer:
 
         return GraphCache(self._model, self._layers, self._explain, self._explain_at)
 
+    @leaves_no_trace
     def _request(self, images: Images, target: Target = None, topk: int | None = None) -> Request:
         axes = self._axes
         inputs, taken = check_inputs(self._model, axes, images, _try_inputs)
@@ -168,6 +171,7 @@ class Explainer:
         target = check_target(target, topk, geometry.batch)
         return Request(inputs, geometry, target, topk, self._output, self._tokens, self._when)
 
+    @leaves_no_trace
     def _capture(self, request: Request) -> tuple[Request, Capture]:
         """The capture, and the request about the images explained: ``call=`` may name others than the first."""
         layers: Sequence[TargetLayer] | None = self._layers
@@ -261,7 +265,7 @@ class Explainer:
         return self._explanation(capture(self._model, request, layers), request, may_wait=False)
 
     def _explanation(self, captured: Capture, request: Request, *, may_wait: bool) -> Explanation:
-        with torch.inference_mode(False), torch.no_grad():
+        with outside_inference_mode(), torch.no_grad():
             heatmap, raw_min, raw_max, valid, codes = self._results(captured, request, may_wait=may_wait)
             if request.geometry.transposed:
                 heatmap = heatmap.transpose(-1, -2).contiguous()

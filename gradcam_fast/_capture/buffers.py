@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 from torch.nn.modules import module as torch_module
 
-from .hooks import ModuleHooks, has_forward_hooks
+from .._model.own_hooks import foreign_hooks
+from .._model.undo import Lock, undo_at_end
+from .hooks import ModuleHooks
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = ["preserve_buffers"]
 
 # One explanation at a time swaps buffers: two models may share a module.
-_SWAPPING = threading.RLock()
+_SWAPPING = Lock()
 
 _ATTRIBUTES = ("_buffers", "_modules", "_forward_hooks", "_forward_pre_hooks")
 
@@ -37,23 +42,46 @@ def preserve_buffers(model: nn.Module, *, all_modules: bool = False) -> Iterator
     if not modules:
         yield hooks
         return
-    with _SWAPPING:
-        originals = [dict(module._buffers.items()) for module in modules]
+    swap = _Swap(modules)
+    try:
+        undo_at_end(swap.undo)
+        swap.do()
+        yield hooks
+    finally:
+        swap.undo()
+
+
+class _Swap:
+    """Buffers of modules, replaced by copies; an interruption at any place leaves something that ``undo`` undoes."""
+
+    def __init__(self, modules: list[nn.Module]) -> None:
+        self._modules = modules
+        self._originals: list[dict[str, Tensor | None]] | None = None
+        # An explanation inside another one of this thread shares its lock.
+        self._locks = not _SWAPPING.is_held()
+
+    def do(self) -> None:
+        _SWAPPING.acquire()
+        originals = [dict(module._buffers.items()) for module in self._modules]
         with torch.no_grad():
             copies = {
                 id(buffer): buffer.clone() for buffers in originals for buffer in buffers.values() if buffer is not None
             }
-        try:
-            for module, buffers in zip(modules, originals, strict=True):
-                for name, buffer in buffers.items():
-                    setattr(module, name, copies.get(id(buffer)))
-            yield hooks
-        finally:
-            for module, buffers in zip(modules, originals, strict=True):
+        self._originals = originals
+        for module, buffers in zip(self._modules, originals, strict=True):
+            for name, buffer in buffers.items():
+                setattr(module, name, copies.get(id(buffer)))
+
+    def undo(self) -> None:
+        if self._originals is not None:
+            for module, buffers in zip(self._modules, self._originals, strict=True):
                 for name in set(module._buffers.keys()) - buffers.keys():
                     del module._buffers[name]
                 for name, buffer in buffers.items():
                     setattr(module, name, buffer)
+            self._originals = None
+        if self._locks:
+            _SWAPPING.release()
 
 
 def _modules_with_buffers(model: nn.Module, all_modules: bool) -> tuple[list[nn.Module], ModuleHooks]:
@@ -74,7 +102,7 @@ def _modules_with_buffers(model: nn.Module, all_modules: bool) -> tuple[list[nn.
                 modules.append(module)
             if attributes["_modules"]:
                 pending.extend(attributes["_modules"].values())
-            if has_forward_hooks(attributes["_forward_hooks"], attributes["_forward_pre_hooks"]):
+            if foreign_hooks(attributes["_forward_hooks"]) or foreign_hooks(attributes["_forward_pre_hooks"]):
                 has_hooks = True
             if attributes.get("_is_full_backward_hook") is False:
                 has_backward_hooks = True

@@ -13,6 +13,7 @@ from torch import nn
 from .._layout.feature_layout import FeatureLayout, ImageGeometry, infer_layout
 from .._layout.token_grid import UnknownPatches, UnreadableLayout
 from .._model.eager import force_eager
+from .._model.undo import outside_inference_mode
 from ..exceptions import NotSpatial
 from .buffers import preserve_buffers
 from .calls import ExplainedCalls, every_picture, explained_calls
@@ -124,7 +125,7 @@ def capture(
     ordered = sorted(layers, key=lambda layer: layer.name)
     recorded = ordered if request.geometry.pictures is None else list(map(every_picture, ordered))
     # The contexts include the backward, because a checkpointed part of the model runs again there.
-    with torch.inference_mode(False), preserve_buffers(model) as module_hooks, force_eager():
+    with outside_inference_mode(), preserve_buffers(model) as module_hooks, force_eager():
         hooks_before = count_hooks()
         enable_grad = model in _NEED_GRAD_ENABLED
         returned, maps, copies = forward_with_activations(model, request.inputs, recorded, enable_grad=enable_grad)

@@ -20,6 +20,7 @@ from torch.overrides import TorchFunctionMode
 
 from .._capture.containers import feature_tensor, replace_tensor
 from .._model.inputs import Inputs, Taken, convolutions
+from .._model.own_hooks import OwnHooks
 from .._model.target_layer import TargetLayer
 from ..exceptions import NoSuchCall, PicturesMixed
 from .trace import trial_run
@@ -71,15 +72,13 @@ def try_inputs(model: nn.Module, inputs: Inputs, *, per_sample: bool) -> Taken |
         per_sample: whether an output of another number of samples is refused, too.
     """
     taken: list[Tensor] = []
-    hooks = [module.register_forward_pre_hook(lambda _, args: taken.extend(args[:1])) for module in convolutions(model)]
     try:
-        with trial_run(model, inputs), torch.no_grad():
+        with OwnHooks() as hooks, trial_run(model, inputs), torch.no_grad():
+            for module in convolutions(model):
+                hooks.add(module, lambda _, args: taken.extend(args[:1]), before=True)
             returned = feature_tensor(inputs.map(torch.Tensor.clone)(model))
     except Exception as error:
         return error
-    finally:
-        for hook in hooks:
-            hook.remove()
     if per_sample and returned is not None and returned.shape[:1] != inputs.images.shape[:1]:
         return ValueError(f"it returned shape {tuple(returned.shape)} for {len(inputs.images)} samples")
     sides, first = tuple(inputs.images.shape[1:]), taken[0] if taken else inputs.images
@@ -363,10 +362,7 @@ def _watched(
     with trial_run(model, request.inputs), torch.enable_grad():
         leaves = {at: images.detach().clone().requires_grad_() for at, images in request.inputs.all_images.items()}
         inputs = request.inputs.replace(leaves).map(torch.Tensor.clone)  # the model may write into its input
-        handle = layer.module.register_forward_hook(keep, prepend=True)
-        try:
-            with _GradEnabled():
-                inputs(model)
-        finally:
-            handle.remove()
+        with OwnHooks() as hooks, _GradEnabled():
+            hooks.add(layer.module, keep, first=True)
+            inputs(model)
         yield leaves, outputs

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import threading
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,9 +16,10 @@ from torch.nn.modules.conv import _ConvNd
 
 from .._capture.buffers import preserve_buffers
 from .._capture.containers import feature_tensor, replace_tensor, tensors_in
-from .._capture.hooks import register_forward_hook
 from .._layout.token_grid import KnownGrids, PatchTokens, UnknownPatches, UnreadableLayout, infer_grid, shown
 from .._model.eager import force_eager
+from .._model.own_hooks import OwnHooks
+from .._model.undo import outside_inference_mode
 from .graph_walk import leaves_behind, pictures_behind
 from .rules import is_feature_map, passes_on
 
@@ -38,7 +38,7 @@ def trial_run(model: nn.Module, inputs: Inputs) -> Iterator[None]:
     """Runs of the model inside, and the use of their graphs, leave its buffers and the random numbers as they were."""
     devices = {tensor.device for tensor in inputs.tensors}
     with (
-        torch.inference_mode(False),
+        outside_inference_mode(),
         preserve_buffers(model, all_modules=True),
         force_eager(),
         torch.random.fork_rng([device for device in devices if device.type == "cuda"]),
@@ -94,7 +94,6 @@ class Trace:
     maps: list[TracedMap] = field(default_factory=list)
     unreadable: str = ""
     calls: dict[nn.Module, int] = field(default_factory=dict)
-    _thread: int = field(default_factory=threading.get_ident)
     _grids: KnownGrids = field(default_factory=KnownGrids)
     # Tensors handed onward by identity and version, and the map each is a copy of.
     _onward: dict[tuple[int, int], tuple[weakref.ref[Tensor], TracedMap | None]] = field(default_factory=dict)
@@ -105,25 +104,19 @@ class Trace:
 
     def run(self, model: nn.Module) -> Any:
         """Run the model under the hooks; return its output."""
-        handles = []
-        try:
+        with OwnHooks() as hooks:
             for module in self.names:
                 # Before the module's own hooks, which may keep its output for later in the forward.
-                handles.append(register_forward_hook(module, self, prepend=True))
+                hooks.add(module, self, first=True)
             with torch.enable_grad():
                 images = self.request.images.detach().clone().requires_grad_()
                 self._of_images[id(images)] = images
                 # A copy of the leaf, so that the model may write into its input.
                 inputs = self.request.inputs
                 return inputs.replace({inputs.images_at: images}).map(torch.Tensor.clone)(model)
-        finally:
-            for handle in handles:
-                handle.remove()
 
     def __call__(self, module: nn.Module, args: Any, output: Any) -> Any:
         """Note what ``module`` returned, and hand a copy of it onward."""
-        if threading.get_ident() != self._thread:
-            return None
         self.calls[module] = self.calls.get(module, 0) + 1
         returned = feature_tensor(output)
         if returned is None:
