@@ -263,7 +263,9 @@ def sort_pictures(model: nn.Module, request: Request, captured: Capture) -> tupl
 
 
 def _sorted(maps: Tensor, rows: PictureRows) -> Tensor:
-    return maps if rows.order is None else maps.index_select(0, torch.tensor(rows.order, device=maps.device))
+    if rows.order is None:
+        return maps
+    return maps.index_select(0, torch.tensor(rows.order, dtype=torch.int64, device=maps.device))
 
 
 def _rows_of(model: nn.Module, request: Request, calls: ExplainedCalls) -> PictureRows:

@@ -235,7 +235,8 @@ def _of_any_class(request: Request, returned: Any, logits: Any, scores: Tensor) 
     if named and len(output_parts(scores, all_tensors(returned))) > 1:
         return scores
     class_logits = as_class_logits(logits, request.geometry.batch)
-    weights = torch.arange(1, class_logits.shape[1] + 1, device=class_logits.device).cos().to(class_logits.dtype)
+    numbers = torch.arange(1, class_logits.shape[1] + 1, dtype=torch.float32, device=class_logits.device)
+    weights = numbers.cos().to(class_logits.dtype)
     return class_logits @ weights
 
 

@@ -21,6 +21,7 @@ from .._model.eager import force_eager
 from .._model.own_hooks import OwnHooks
 from .._model.undo import outside_inference_mode
 from .graph_walk import leaves_behind, pictures_behind
+from .random_numbers import OwnRandomNumbers
 from .rules import is_feature_map, passes_on
 
 if TYPE_CHECKING:
@@ -35,13 +36,12 @@ __all__ = ["Trace", "TracedMap", "trial_run"]
 
 @contextmanager
 def trial_run(model: nn.Module, inputs: Inputs) -> Iterator[None]:
-    """Runs of the model inside, and the use of their graphs, leave its buffers and the random numbers as they were."""
-    devices = {tensor.device for tensor in inputs.tensors}
+    """Runs of the model inside, and the use of their graphs, leave its buffers and all generators as they are."""
     with (
         outside_inference_mode(),
         preserve_buffers(model, all_modules=True),
         force_eager(),
-        torch.random.fork_rng([device for device in devices if device.type == "cuda"]),
+        OwnRandomNumbers(),
     ):
         yield
 

@@ -103,7 +103,7 @@ class FeatureLayout:
         if self.patch_tokens is None:
             self.view(kept).copy_(self.view(gradient))
         else:
-            places = torch.tensor(self.patch_tokens.places, device=gradient.device)
+            places = torch.tensor(self.patch_tokens.places, dtype=torch.int64, device=gradient.device)
             kept.index_copy_(self.token_axis, places, gradient.index_select(self.token_axis, places))
         return kept
 

@@ -278,7 +278,7 @@ def layers(options: SimpleNamespace) -> int:
     that is explained by default; 'explain --layer NAME' explains another one.
     """
     network = cli_options.network_of(options)
-    image = torch.rand(1, 3, *network.preprocess.size)
+    image = torch.rand(1, 3, *network.preprocess.size, dtype=torch.float32, device="cpu")
     default = Explainer(network.model, size=1)(image).layer
     rows = [("", "layer", "output", "map", "kind")]
     for layer in list_layers(network.model, image):

@@ -108,7 +108,8 @@ def heatmaps_of_several(
         per_layer.append((per_picture, low.unflatten(0, several).amin(1), high.unflatten(0, several).amax(1)))
     axis = -1 - len(size)
     if len({tuple(covered) for covered in pictures}) == len(pictures) > 1:
-        order = torch.tensor([picture for covered in pictures for picture in covered]).argsort()
+        covered_by_all = [picture for covered in pictures for picture in covered]
+        order = torch.tensor(covered_by_all, dtype=torch.int64, device="cpu").argsort()
         heatmap = torch.cat([maps for maps, _, _ in per_layer], axis)
         heatmap = heatmap.index_select(axis, order.to(heatmap.device))
         low = torch.stack([layer_low for _, layer_low, _ in per_layer]).amin(0)

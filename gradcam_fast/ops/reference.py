@@ -198,7 +198,7 @@ def upsample(maps: Tensor, dim: int, out: int) -> Tensor:
         tensor([0., 1., 3., 4.])
     """
     size = maps.shape[dim]
-    position = ((2 * torch.arange(out, device=maps.device) + 1) * size - out).clamp(min=0)
+    position = ((2 * torch.arange(out, dtype=torch.int64, device=maps.device) + 1) * size - out).clamp(min=0)
     low = position.div(2 * out, rounding_mode="floor")
     fraction = (position - low * (2 * out)).to(maps.dtype) / (2 * out)
     below = maps.index_select(dim, low)

@@ -99,7 +99,9 @@ class Preprocessing:
     def __call__(self, photos: Sequence[Image]) -> Tensor:
         """RGB photos of any sizes as one (B,3,height,width) float32 tensor on the CPU."""
         batch = torch.stack([pixels(self._resized(photo)) for photo in photos])
-        mean, std = (torch.tensor(values)[:, None, None] for values in (self.mean, self.std))
+        mean, std = (
+            torch.tensor(values, dtype=torch.float32, device="cpu")[:, None, None] for values in (self.mean, self.std)
+        )
         return batch.float().div_(255).sub_(mean).div_(std)
 
     def seen(self, photo: Image) -> Image:
