@@ -23,7 +23,7 @@ from ._layer_search.search import (
 )
 from ._layout.feature_layout import ImageGeometry, check_tokens
 from ._layout.token_grid import UnknownPatches
-from ._model.inputs import ImageAxes, check_inputs, unwrap_model
+from ._model.inputs import ImageAxes, check_inputs, check_values, unwrap_model
 from ._model.target_layer import TargetLayer, check_call, resolve_layers
 from ._model.undo import leaves_no_trace, outside_inference_mode
 from ._model.warning import warn_caller
@@ -133,6 +133,7 @@ class Explainer:
     def __call__(self, images: Images, target: Target = None, topk: int | None = None) -> Explanation:
         """Explain a batch; see :func:`gradcam_fast.explain` for the arguments."""
         request = self._request(images, target, topk)
+        check_values(request.images)
         return self._explain(request) if self._graphs is None else self._graphs(request)
 
     @property

@@ -128,14 +128,19 @@ def capture(
     with outside_inference_mode(), preserve_buffers(model) as module_hooks, force_eager():
         hooks_before = count_hooks()
         enable_grad = model in _NEED_GRAD_ENABLED
-        returned, maps, copies = forward_with_activations(model, request.inputs, recorded, enable_grad=enable_grad)
+        has_forward_hooks = module_hooks.forward
+        returned, maps, copies = forward_with_activations(
+            model, request.inputs, recorded, enable_grad=enable_grad, has_hooks=has_forward_hooks
+        )
         calls = [
             explained_calls(layer, of_layer, request, _layout) for layer, of_layer in zip(ordered, maps, strict=True)
         ]
         logits, scores, classes = request.scores(returned)
         if not (enable_grad or scores.requires_grad or any(tensor.requires_grad for tensor in tensors_in(logits))):
             enable_grad = True
-            returned, maps, copies = forward_with_activations(model, request.inputs, recorded, enable_grad=True)
+            returned, maps, copies = forward_with_activations(
+                model, request.inputs, recorded, enable_grad=True, has_hooks=has_forward_hooks
+            )
             logits, scores, classes = request.scores(returned)
         if check_scores is not None:
             check_scores(scores, returned)

@@ -56,7 +56,12 @@ def count_hooks() -> int:
 
 
 def forward_with_activations(
-    model: nn.Module, inputs: Inputs, layers: Sequence[TargetLayer], *, enable_grad: bool = False
+    model: nn.Module,
+    inputs: Inputs,
+    layers: Sequence[TargetLayer],
+    *,
+    enable_grad: bool = False,
+    has_hooks: bool = True,
 ) -> tuple[Any, list[list[Tensor]], list[list[Tensor]]]:
     """Run the model once; return its output, and per layer the activations of each call and copies handed onward.
 
@@ -70,6 +75,7 @@ def forward_with_activations(
     Args:
         enable_grad: run the model with gradients on from the start. Needed by a model that turns them off around a
             layer and then restores what was before.
+        has_hooks: whether a module may have hooks, which may run the model inside its own run.
 
     Raises:
         LayerNotRun: a layer did not run.
@@ -77,11 +83,11 @@ def forward_with_activations(
     """
     inputs = inputs.map(_normal_tensor)
     hooks = [_CaptureHook(layer, alone=len(layers) == 1) for layer in layers]
-    output = _run_hooked(model, inputs, hooks, enable_grad)
+    output = _run_hooked(model, inputs, hooks, enable_grad, has_hooks)
     if any(hook.only_last and not hook.kept and hook.calls for hook in hooks):
         for hook in hooks:
             hook.first_recorded_call = _CALL_COUNTS[hook.layer.module] = _RECORD_EVERY_CALL
-        output = _run_hooked(model, inputs, hooks, enable_grad)
+        output = _run_hooked(model, inputs, hooks, enable_grad, has_hooks)
     activations, handed_onward = [], []
     for hook in hooks:
         if not hook.calls:
@@ -195,9 +201,13 @@ class _RecaptureHook:
         return self.hook.hand_onward(output, maps, attached=maps.requires_grad)
 
 
-def _run_hooked(model: nn.Module, inputs: Inputs, hooks: Sequence[_CaptureHook], enable_grad: bool) -> Any:
+def _run_hooked(
+    model: nn.Module, inputs: Inputs, hooks: Sequence[_CaptureHook], enable_grad: bool, has_hooks: bool
+) -> Any:
     try:
         with OwnHooks() as own_hooks:
+            if has_hooks:
+                own_hooks.ignore_inner_runs(model)
             for hook in hooks:
                 hook.reset()
                 module = hook.layer.module

@@ -105,6 +105,7 @@ class Trace:
     def run(self, model: nn.Module) -> Any:
         """Run the model under the hooks; return its output."""
         with OwnHooks() as hooks:
+            hooks.ignore_inner_runs(model)
             for module in self.names:
                 # Before the module's own hooks, which may keep its output for later in the forward.
                 hooks.add(module, self, first=True)

@@ -21,13 +21,21 @@ from .undo import undo_at_end
 __all__ = ["OwnHooks", "foreign_hooks"]
 
 
+# The hooks of the innermost explanation that runs in this thread.
+_local = threading.local()
+
+
 class OwnHooks:
     """Context in which an explanation adds hooks to modules; all of them are removed at its end.
 
-    The hooks run only in the thread that made this object.
+    The hooks run only in the thread that made this object, and not within a further explanation that a hook of the
+    model makes.
     """
 
     def __init__(self) -> None:
+        self.thread: int | None = threading.get_ident()
+        self._outer: OwnHooks | None = None
+        self._runs_inside = 0
         self._added: list[tuple[OrderedDict[Any, Any], _OwnHook]] = []
 
     def add(
@@ -35,7 +43,26 @@ class OwnHooks:
     ) -> None:
         """Add a forward hook: behind the module's other hooks or ``first``; with ``before``, a forward pre-hook."""
         hooks: OrderedDict[Any, Any] = module._forward_pre_hooks if before else module._forward_hooks  # type: ignore
-        hook = _OwnHook(function)
+        self._put(hooks, _OwnHook(self, function), first=first)
+
+    def ignore_inner_runs(self, model: nn.Module) -> None:
+        """Let the hooks ignore runs of the model inside its own run, such as predictions that a hook of it makes."""
+        self._put(model._forward_pre_hooks, _OwnHook(self, self._enter, in_inner_runs=True), first=True)
+        self._put(model._forward_hooks, _OwnHook(self, self._leave, in_inner_runs=True))
+
+    def _enter(self, *_: Any) -> None:
+        self._runs_inside += 1
+
+    def _leave(self, *_: Any) -> None:
+        self._runs_inside -= 1
+
+    def are_active(self, *, in_inner_runs: bool) -> bool:
+        """Whether the hooks do anything here and now."""
+        if threading.get_ident() != self.thread or _local.innermost is not self:
+            return False
+        return in_inner_runs or self._runs_inside <= 1
+
+    def _put(self, hooks: Any, hook: _OwnHook, *, first: bool = False) -> None:
         self._added.append((hooks, hook))
         hooks[hook] = hook
         _hide_from_copies(hooks)
@@ -44,6 +71,8 @@ class OwnHooks:
 
     def __enter__(self) -> OwnHooks:
         undo_at_end(self.remove)
+        self._outer = getattr(_local, "innermost", None)
+        _local.innermost = self
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -51,10 +80,12 @@ class OwnHooks:
 
     def remove(self) -> None:
         """Remove all hooks that were added."""
+        self.thread = None
         for hooks, hook in self._added:
-            hook.thread = None
             hooks.pop(hook, None)
             _show_to_copies(hooks)
+        if getattr(_local, "innermost", None) is self:
+            _local.innermost = self._outer
 
 
 def foreign_hooks(hooks: Mapping[Any, Any]) -> bool:
@@ -65,12 +96,11 @@ def foreign_hooks(hooks: Mapping[Any, Any]) -> bool:
 class _OwnHook:
     """A hook that does nothing in other threads, after its call, and in copies of the module; also its own key."""
 
-    def __init__(self, function: Callable[..., Any]) -> None:
-        self.function = function
-        self.thread: int | None = threading.get_ident()
+    def __init__(self, owner: OwnHooks, function: Callable[..., Any], *, in_inner_runs: bool = False) -> None:
+        self.owner, self.function, self.in_inner_runs = owner, function, in_inner_runs
 
     def __call__(self, *args: Any) -> Any:
-        return self.function(*args) if threading.get_ident() == self.thread else None
+        return self.function(*args) if self.owner.are_active(in_inner_runs=self.in_inner_runs) else None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
         return _do_nothing

@@ -5,6 +5,7 @@ It runs where no kernel is built, and the tests compare every kernel with it.
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
 import torch
@@ -67,7 +68,7 @@ def cam(
     check_maps(activations, gradients)
     rank = activations.dim() - 2
     sides = check_size(size, rank)
-    with torch.no_grad(), torch.autocast(activations.device.type, enabled=False):
+    with torch.no_grad(), _without_autocast(activations.device.type):
         several_targets = gradients.dim() > activations.dim()
         maps, finite = raw_map(activations, gradients if several_targets else gradients.unsqueeze(1), method)
         if relu:
@@ -79,6 +80,12 @@ def cam(
         heatmap = normalise(maps, low, high, normalize)
         low, high = (torch.where(finite, extreme, torch.nan) for extreme in (low, high))
         return (heatmap, low, high) if several_targets else (heatmap[:, 0], low[:, 0], high[:, 0])
+
+
+def _without_autocast(device_type: str) -> AbstractContextManager[object]:
+    # Devices without kernels, such as meta, have no autocast either.
+    available = torch.amp.is_autocast_available(device_type)
+    return torch.autocast(device_type, enabled=False) if available else nullcontext()
 
 
 def raw_map(activations: Tensor, gradients: Tensor, method: str) -> tuple[Tensor, Tensor]:
