@@ -21,6 +21,7 @@ from torch.overrides import TorchFunctionMode
 from .._capture.containers import feature_tensor, replace_tensor
 from .._model.inputs import Inputs, Taken, convolutions
 from .._model.own_hooks import OwnHooks
+from .._model.recent import Recent
 from .._model.target_layer import TargetLayer
 from ..exceptions import NoSuchCall, PicturesMixed
 from .trace import trial_run
@@ -41,10 +42,10 @@ __all__ = [
 ]
 
 # For each layer and shapes of the inputs: by call, the inputs that it depends on.
-_INPUTS_OF_CALLS: WeakKeyDictionary[nn.Module, dict[Any, list[frozenset[int | str]]]] = WeakKeyDictionary()
+_INPUTS_OF_CALLS: WeakKeyDictionary[nn.Module, Recent[Any, list[frozenset[int | str]]]] = WeakKeyDictionary()
 # For each layer, its calls and the shape of the images: which row is of which picture. Of a batch of any size, if the
 # rows of several samples follow each other.
-_ROWS: WeakKeyDictionary[nn.Module, dict[Any, PictureRows]] = WeakKeyDictionary()
+_ROWS: WeakKeyDictionary[nn.Module, Recent[Any, PictureRows]] = WeakKeyDictionary()
 
 # A gradient that is one row's alone leaves so little (relative) beside a multiple of itself.
 _UNMIXED = 1e-2
@@ -152,11 +153,12 @@ def _described(at: int | str) -> str:
 
 
 def _inputs_of_calls(model: nn.Module, request: Request, layer: TargetLayer) -> list[frozenset[int | str]]:
-    known = _INPUTS_OF_CALLS.setdefault(layer.module, {})
+    known = _INPUTS_OF_CALLS.setdefault(layer.module, Recent())
     key = (*(tuple(tensor.shape) for tensor in request.inputs.tensors), request.inputs.images_at)
-    if key not in known:
-        known[key] = _ask_for_inputs(model, request, layer)
-    return known[key]
+    inputs = known.get(key)
+    if inputs is None:
+        known[key] = inputs = _ask_for_inputs(model, request, layer)
+    return inputs
 
 
 def _ask_for_inputs(model: nn.Module, request: Request, layer: TargetLayer) -> list[frozenset[int | str]]:
@@ -189,7 +191,7 @@ def picture_rows(model: nn.Module, request: Request, calls: ExplainedCalls) -> P
     assert count is not None and pictures is not None
     if pictures == 1 or geometry.batch == 0:
         return PictureRows(tuple(range(count)), None)
-    known = _ROWS.setdefault(calls.layer.module, {})
+    known = _ROWS.setdefault(calls.layer.module, Recent())
     shape = tuple(request.images.shape[1:])
     of_any_batch, of_this_batch = (shape, calls.layer.call), (shape, calls.layer.call, geometry.batch)
     rows = known.get(of_any_batch) or known.get(of_this_batch)

@@ -16,6 +16,7 @@ from .._capture.containers import all_tensors
 from .._capture.scores import as_class_logits
 from .._layout.token_grid import UnknownPatches
 from .._model.eager import eager_module, eager_modules
+from .._model.recent import Recent
 from .._model.target_layer import TargetLayer
 from .._model.warning import warn_caller
 from ..exceptions import LayerError, NoLayerFound, ScoreDetached
@@ -39,10 +40,10 @@ __all__ = ["ask_for_patches", "capture_at_found_layers", "capture_at_remembered_
 _T = TypeVar("_T")
 
 # For each model and shape of an image: which tokens are patches, by their number.
-_PATCH_TOKENS: WeakKeyDictionary[nn.Module, dict[tuple[int, ...], dict[int, PatchTokens | str]]] = WeakKeyDictionary()
+_PATCH_TOKENS: WeakKeyDictionary[nn.Module, Recent[tuple[int, ...], dict[int, PatchTokens | str]]] = WeakKeyDictionary()
 
-# For each model and key of a request: the layers found for each signature of its scores, the last used ones last.
-_FOUND: WeakKeyDictionary[nn.Module, dict[Any, dict[Signature, tuple[FoundLayer, ...]]]] = WeakKeyDictionary()
+# For each model and key of a request: the layers found for each signature of its scores.
+_FOUND: WeakKeyDictionary[nn.Module, Recent[Any, Recent[Signature, tuple[FoundLayer, ...]]]] = WeakKeyDictionary()
 
 
 class _OtherSignature(LayerError):
@@ -54,7 +55,7 @@ class _OtherSignature(LayerError):
 
 def known_patch_tokens(model: nn.Module, images: Tensor) -> dict[int, PatchTokens | str]:
     """What trial runs on images of this shape have told about the model's tokens; they add to it."""
-    return _PATCH_TOKENS.setdefault(model, {}).setdefault(tuple(images.shape[1:]), {})
+    return _PATCH_TOKENS.setdefault(model, Recent()).setdefault(tuple(images.shape[1:]), {})
 
 
 def ask_for_patches(model: nn.Module, request: Request, count: int) -> None:
@@ -67,10 +68,11 @@ def ask_for_patches(model: nn.Module, request: Request, count: int) -> None:
 
 def capture_at_remembered_layers(model: nn.Module, request: Request) -> Capture | None:
     """The capture at the layers found for an earlier request of this kind; None if there are none that still serve."""
-    found = _FOUND.get(model, {}).get(_key(request))
-    if not found:
+    of_model = _FOUND.get(model)
+    found = None if of_model is None else of_model.get(_key(request))
+    expected = None if found is None else found.last()
+    if found is None or expected is None:
         return None
-    expected = next(reversed(found))
     try:
         return _capture_if(expected, model, request, found)
     except _OtherSignature as other:
@@ -86,7 +88,7 @@ def capture_at_remembered_layers(model: nn.Module, request: Request) -> Capture 
 
 
 def _capture_if(
-    expected: Signature, model: nn.Module, request: Request, found: dict[Signature, tuple[FoundLayer, ...]]
+    expected: Signature, model: nn.Module, request: Request, found: Recent[Signature, tuple[FoundLayer, ...]]
 ) -> Capture | None:
     """The capture at the layers found for this signature, if the scores have it."""
 
@@ -96,11 +98,13 @@ def _capture_if(
             raise _OtherSignature(actual)
 
     try:
-        layers = [TargetLayer(name, eager_module(model.get_submodule(name)), call) for name, call in found[expected]]
+        names = found.get(expected) or ()
+        layers = [TargetLayer(name, eager_module(model.get_submodule(name)), call) for name, call in names]
     except AttributeError:  # the model was rebuilt
         return None
+    if not layers:  # another thread has searched again
+        return None
     captured = capture(model, request, layers, check_scores=check)
-    found[expected] = found.pop(expected)
     return replace(captured, layer_remembered=True)
 
 
@@ -112,11 +116,11 @@ def capture_at_found_layers(model: nn.Module, request: Request) -> Capture:
         ScoreDetached: the score has no graph.
     """
     layers, has_gradient = of_first_image = _find(model, request)
-    found = _FOUND.setdefault(model, {}).setdefault(_key(request), {})
+    found = _FOUND.setdefault(model, Recent()).setdefault(_key(request), Recent())
 
     def remember(scores: Tensor, returned: Any) -> None:
         actual = signature(scores, all_tensors(returned))
-        found.pop(actual, None)
+        found.forget(actual)
         # Where every gradient vanishes (a head of zeros, an empty batch) the next request may find better layers.
         # Scores that come from nothing the model returned cannot be told apart.
         if has_gradient and actual:

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from .eager import eager_module
+from .recent import Recent
 from .supported import check_supported
 
 if TYPE_CHECKING:
@@ -179,7 +180,7 @@ _AS_USUAL = Taken(transposed=False)
 
 # For each model and shapes of its inputs, if they are no batch with channels of single images: which
 # reading the model takes, and how.
-_TAKEN: WeakKeyDictionary[nn.Module, dict[Any, tuple[int, Taken]]] = WeakKeyDictionary()
+_TAKEN: WeakKeyDictionary[nn.Module, Recent[Any, tuple[int, Taken]]] = WeakKeyDictionary()
 
 
 def check_inputs(
@@ -239,14 +240,15 @@ def _try_in_turn(
     try_inputs: Callable[..., Taken | Exception],
 ) -> tuple[Inputs, Taken]:
     """The first of these inputs that the model takes, and how."""
-    known = _TAKEN.setdefault(model, {})
+    known = _TAKEN.setdefault(model, Recent())
     key = tuple(tuple(tensor.shape) for tensor in choices[0].tensors)
-    if key not in known:
+    answer = known.get(key)
+    if answer is None:
         errors = []
         for place, inputs in enumerate(choices):
             taken = try_inputs(model, inputs, per_sample=len(choices) > 1)
             if isinstance(taken, Taken):
-                known[key] = place, taken
+                known[key] = answer = place, taken
                 break
             errors.append((tuple(inputs.images.shape), taken))
         else:
@@ -256,7 +258,8 @@ def _try_in_turn(
                 f"the model itself refused the images ({tried}); expected {several}, {single}, or, if the model "
                 "takes these, several pictures a sample (B,T,C,H,W) or a batch without channels"
             ) from errors[0][1]
-    place, taken = known[key]
+    assert answer is not None
+    place, taken = answer
     return choices[place], taken
 
 
