@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -26,7 +28,7 @@ from ._layout.token_grid import UnknownPatches
 from ._model.inputs import ImageAxes, check_inputs, check_values, unwrap_model
 from ._model.target_layer import TargetLayer, check_call, resolve_layers
 from ._model.undo import leaves_no_trace, outside_inference_mode
-from ._model.warning import warn_caller
+from ._model.warning import LOG, warn_caller
 from .exceptions import NotSpatial
 from .explanation import Explanation
 from .ops.arguments import METHODS, NORMALIZATIONS, check_choice, check_relu, check_size
@@ -132,9 +134,15 @@ class Explainer:
     @leaves_no_trace
     def __call__(self, images: Images, target: Target = None, topk: int | None = None) -> Explanation:
         """Explain a batch; see :func:`gradcam_fast.explain` for the arguments."""
+        start = time.perf_counter() if LOG.isEnabledFor(logging.DEBUG) else None
         request = self._request(images, target, topk)
         check_values(request.images)
-        return self._explain(request) if self._graphs is None else self._graphs(request)
+        explanation = self._explain(request) if self._graphs is None else self._graphs(request)
+        if start is not None:
+            duration = 1000 * (time.perf_counter() - start)
+            # Of an accelerator this is the time until all work is queued.
+            LOG.debug("explained %d images at %s in %.1f ms", request.geometry.batch, explanation.layer, duration)
+        return explanation
 
     @property
     def model(self) -> nn.Module:
@@ -217,7 +225,14 @@ class Explainer:
         return len(inputs.args) + len(inputs.kwargs) > 1 and len(inputs.all_images) > 1
 
     def _capture_at_found(self, request: Request) -> Capture:
-        return capture_at_remembered_layers(self._model, request) or capture_at_found_layers(self._model, request)
+        remembered = capture_at_remembered_layers(self._model, request)
+        if remembered is not None:
+            return remembered
+        start = time.perf_counter()
+        captured = capture_at_found_layers(self._model, request)
+        duration = 1000 * (time.perf_counter() - start)
+        LOG.debug("searched for the layer, found %s, and explained it in %.1f ms", captured.layers, duration)
+        return captured
 
     def _capture_at(self, request: Request, layers: Sequence[TargetLayer]) -> Capture:
         try:
@@ -252,7 +267,8 @@ class Explainer:
                 else "is zero everywhere, so the heatmaps are empty"
             )
             warn_caller(
-                f"the gradient of the score at layer {', '.join(map(repr, captured.layers))} {problem}; {advice}"
+                f"the gradient of the score at layer {', '.join(map(repr, captured.layers))} {problem}; {advice}",
+                model=self._model,
             )
         return explanation
 

@@ -200,13 +200,15 @@ def _find_on(model: nn.Module, request: Request) -> tuple[tuple[TargetLayer, ...
     if trace.unreadable and len(choice.maps) == 1 and cuts_patches(only.module):
         warn_caller(
             f"the layer found, {only.name!r}, only cuts the images into patches, as no later one can be read: "
-            f"{trace.unreadable}; or name a layer with layer=..."
+            f"{trace.unreadable}; or name a layer with layer=...",
+            model=model,
         )
     layers = _layers_of_maps(choice.maps, trace.calls)
     if not choice.dominates:
         warn_caller(
             f"the heatmaps of {', '.join(repr(layer.name) for layer in layers)} show a part of what the score depends "
-            "on: the rest goes through other layers, or through earlier calls of these; name layers with layer=..."
+            "on: the rest goes through other layers, or through earlier calls of these; name layers with layer=...",
+            model=model,
         )
     return layers, choice.has_gradient
 
