@@ -50,8 +50,8 @@ class Explainer:
 
     Args:
         model: any ``nn.Module`` on any device. In training mode dropout and batch-norm act as they do in training, and
-            the buffers of modules in training mode (batch-norm's running statistics) are put back afterwards. If a
-            training step in another thread writes to them during the call, its values are lost.
+            the buffers of modules in training mode (batch-norm's running statistics) stay as they are. A training step
+            in another thread during the call keeps its own updates of them.
         layer: dotted name, module, or a list of these (the mean of their maps); None finds the last spatial feature
             map through which all of the score's dependence on the image goes (or the last maps of all branches
             together), by one trial run for each model, image size, and part of the model's output that is explained.

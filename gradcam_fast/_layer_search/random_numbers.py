@@ -30,6 +30,10 @@ class OwnRandomNumbers(TorchDispatchMode):
         self._generators: dict[torch.device, torch.Generator] = {}
         self._of_model: dict[int, tuple[torch.Generator, torch.Generator]] = {}
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # nothing is compiled inside, and else PyTorch imports its compiler
+
     def __enter__(self) -> OwnRandomNumbers:
         # TorchDispatchMode would also set flags of the whole process, which other threads could leave set.
         undo_at_end(self._leave)
