@@ -11,7 +11,7 @@ DEV := $(VENV)/.dev-$(GRADCAM_FAST_BUILD)
 CXX_SOURCES := $(wildcard $(foreach kind,cpp h inl cu,csrc/*.$(kind) csrc/*/*.$(kind)) benchmarks/*.c benchmarks/*.cpp tests/*/*.cpp tests/*/*.h tools/*/*.cpp tools/*/*.h)
 BUILD_INPUTS := pyproject.toml setup.py constraints.txt $(wildcard csrc/*.* csrc/*/*.* build_tools/*.py)
 
-.PHONY: demo test test-slow test-all bench bench-check gpu lint format clean one-binary sanitize aarch64
+.PHONY: demo test test-slow test-all soak bench bench-check gpu lint format clean one-binary sanitize aarch64
 
 # Without build.json the package counts as not built, even if the stamp files exist.
 ifeq ($(wildcard gradcam_fast/_lib/build.json),)
@@ -80,6 +80,17 @@ sanitize: $(DEV)
 	(cd build && $(abspath $(BIN))/python -c 'import gradcam_fast; assert "/sanitized/" in gradcam_fast.__file__'); \
 	for threads in 1 2 3 7; do OMP_NUM_THREADS=$$threads \
 	  $(BIN)/pytest -q $(addprefix tests/ops/,test_fused_kernel.py test_bad_input_of_the_op.py test_cam.py test_skinny_mm.py); done
+
+# SOAK times the random cases of make test-all, and those of the operator under the sanitizers; SOAK_SEED begins others.
+# TESTING.md records what was run.
+SOAK ?= 50
+soak: sanitize
+	SOAK=$(SOAK) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/soak -m slow
+	export PYTHONPATH=$(SANITIZED) ASAN_OPTIONS=detect_leaks=0; \
+	export LD_PRELOAD=$$($${CXX:-c++} -print-file-name=libasan.so):$$($${CXX:-c++} -print-file-name=libubsan.so); \
+	SOAK=$(SOAK) $(BIN)/pytest -q tests/soak -k operator
+	$(BIN)/python -m pytest -q -m slow tests/capture/test_capture_interrupted.py tests/test_model_never_notices.py
+	for number in 1 2 3 4 5 6 7 8 9 10; do $(BIN)/python -m pytest -q tests/cli/test_interruption.py tests/cli/test_output_lock.py; done
 
 # Compiles the CPU library for 64-bit ARM, and checks that it has no code for x86 instruction sets.
 AARCH64_CXX ?= aarch64-linux-gnu-g++

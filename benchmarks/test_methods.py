@@ -20,7 +20,6 @@ from contenders import NETWORKS, build, copy_sharing_weights, predict
 import gradcam_fast
 from gradcam_fast.cli.demo import sample_photos
 from gradcam_fast.cli.networks import load_network
-from gradcam_fast.cli.photo_files import read_photo
 
 LAYERS = [
     ("resnet18", "layer4"),
@@ -122,7 +121,7 @@ def test_a_method_in_predictions(compare, method, network, layer):
 @pytest.mark.parametrize("photo", sample_photos()[0], ids=lambda path: path.stem)
 def test_64_channels_beside_all_on_the_photos_of_the_demo(benchmark, photo):
     network = load_network("efficientnet_lite0")
-    image = network.preprocess([read_photo(photo)])
+    image = network.preprocess(photo).images
 
     def correlation():
         some, every = (

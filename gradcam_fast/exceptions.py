@@ -16,6 +16,7 @@ __all__ = [
     "NoLayerFound",
     "NoSuchCall",
     "NotSpatial",
+    "PhotoError",
     "PicturesMixed",
     "ReentrantCheckpoint",
     "ScoreDetached",
@@ -39,8 +40,12 @@ class ScoreDetached(ExplanationError, RuntimeError):
     """The score has no gradient at all: it was detached, or the model turns gradients off."""
 
 
-class UnreadablePhotoError(ExplanationError, ValueError):
-    """A file is missing, damaged, no photo, or of unknown scale of values; the message begins with its path."""
+class PhotoError(ExplanationError):
+    """One photo cannot be explained, and the others can; the message begins with its path."""
+
+
+class UnreadablePhotoError(PhotoError, ValueError):
+    """A file is missing, damaged, no photo, too large, or of unknown scale of values."""
 
 
 class NoLayerFound(ExplanationError, ValueError):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -19,9 +21,10 @@ from ._labels import Labels
 from ._layer_search.asked_layers import capture_anew, capture_asked, of_one_input
 from ._layer_search.search import known_patch_tokens
 from ._layout.feature_layout import ImageGeometry, check_tokens
-from ._model.inputs import ImageAxes, check_inputs, unwrap_model
+from ._model.inputs import ImageAxes, check_inputs, check_values, unwrap_model
 from ._model.target_layer import TargetLayer, check_call, resolve_layers
-from ._model.warning import warn_caller
+from ._model.undo import leaves_no_trace, outside_inference_mode
+from ._model.warning import LOG, warn_caller
 from ._photo_input import PhotoInput
 from .explanation import Explanation
 from .methods.choices import Choices
@@ -46,8 +49,8 @@ class Explainer:
 
     Args:
         model: any ``nn.Module`` on any device. In training mode dropout and batch-norm act as they do in training, and
-            the buffers of modules in training mode (batch-norm's running statistics) are put back afterwards. If a
-            training step in another thread writes to them during the call, its values are lost.
+            the buffers of modules in training mode (batch-norm's running statistics) stay as they are. A training step
+            in another thread during the call keeps its own updates of them.
         layer: dotted name, module, or a list of these (the mean of their maps); None finds the last spatial feature
             map through which all of the score's dependence on the image goes (or the last maps of all branches
             together) and behind which channels are mixed, by one trial run for each model, image size, and part of the
@@ -170,10 +173,13 @@ class Explainer:
         self._advice: str | None = None
         self._graphs = self._new_graph_cache() if cuda_graph else None
 
+    @leaves_no_trace
     def __call__(self, images: Images, target: Target = None, topk: int | None = None) -> Explanation:
         """Explain a batch; see :func:`gradcam_fast.explain` for the arguments."""
+        start = time.perf_counter() if LOG.isEnabledFor(logging.DEBUG) else None
         photos = self._photos.read(images)
         request = self._request(images if photos is None else photos.images, target, topk)
+        check_values(request.images)
         if "augment" in self._choices.smoothings:
             from .methods.augment import explain_augmented
 
@@ -181,6 +187,10 @@ class Explainer:
             explanation = explain_augmented(self._explain, request, images_at_once=at_once, normalize=self._normalize)
         else:
             explanation = self._explain(request) if self._graphs is None else self._graphs(request)
+        if start is not None:
+            duration = 1000 * (time.perf_counter() - start)
+            # Of an accelerator this is the time until all work is queued.
+            LOG.debug("explained %d images at %s in %.1f ms", request.geometry.batch, explanation.layer, duration)
         explanation = self._labels.added_to(explanation, target, request.geometry.size)
         return explanation if photos is None else photos.added_to(explanation)
 
@@ -234,6 +244,7 @@ class Explainer:
 
         return GraphCache(self._model, self._layers, self._explain, self._explain_at)
 
+    @leaves_no_trace
     def _request(self, images: Images, target: Target = None, topk: int | None = None) -> Request:
         axes = self._axes
         inputs, taken = check_inputs(self._model, axes, images, _try_inputs)
@@ -246,7 +257,7 @@ class Explainer:
             axes.patches,
             patch_tokens,
             transposed=taken.transposed,
-            channels_last=not axes.channels,
+            channels_last=not axes.channels and batch.dim() == 3,
         )
         if len(inputs.args) + len(inputs.kwargs) > 1:
             alike = sum(images.shape == batch.shape for images in inputs.all_images.values())
@@ -260,6 +271,7 @@ class Explainer:
         target = check_target(target, topk, geometry.batch)
         return Request(inputs, geometry, target, topk, self._output, self._tokens, self._when, self._needs)
 
+    @leaves_no_trace
     def _capture(self, request: Request) -> tuple[Request, Capture]:
         """The capture, and the request about the images explained: ``call=`` may name others than the first."""
         return capture_asked(self._model, request, self._layers, self._call)
@@ -290,7 +302,8 @@ class Explainer:
                 else "is zero everywhere, so the heatmaps are empty"
             )
             warn_caller(
-                f"the gradient of the score at layer {', '.join(map(repr, captured.layers))} {problem}; {advice}"
+                f"the gradient of the score at layer {', '.join(map(repr, captured.layers))} {problem}; {advice}",
+                model=self._model,
             )
         return explanation
 
@@ -304,7 +317,7 @@ class Explainer:
         return self._explanation(capture(self._model, request, layers), request, may_wait=False)
 
     def _explanation(self, captured: Capture, request: Request, *, may_wait: bool) -> Explanation:
-        with torch.inference_mode(False), torch.no_grad():
+        with outside_inference_mode(), torch.no_grad():
             method = self._choices.method
             if not self._choices.only_op and (captured.selected is None or len(captured.selected)):
                 captured, method = self._evidence(captured, request)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import threading
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -17,6 +16,8 @@ from ._layer_search.search import ask_for_patches
 from ._layer_search.trace import trial_run
 from ._layout.token_grid import UnknownPatches, UnreadableLayout
 from ._model.eager import eager_modules
+from ._model.own_hooks import OwnHooks
+from ._model.undo import leaves_no_trace
 from .explainer import Explainer
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ class LayerInfo:
     call: int = 0
 
 
+@leaves_no_trace
 def list_layers(model: nn.Module, images: Images, *, every: bool = False) -> list[LayerInfo]:
     """The layers of ``model`` that can be explained on ``images``, by default one for each stage, as they finish.
 
@@ -138,31 +140,22 @@ class _Listing:
     _last_pooled: Tensor | None = None
     _running: list[str] = field(default_factory=list)
     _calls: Counter[nn.Module] = field(default_factory=Counter)
-    _thread: int = field(default_factory=threading.get_ident)
 
     def run(self, model: nn.Module) -> None:
         names: dict[nn.Module, list[str]] = {}
         for name, module in eager_modules(model).items():
             names.setdefault(module, []).append(name)
-        handles = []
-        try:
+        with OwnHooks() as hooks, trial_run(model, self.request.inputs), torch.no_grad():
             for module, places in names.items():
-                handles.append(module.register_forward_pre_hook(lambda m, _, places=places: self.enter(places)))
-                handles.append(module.register_forward_hook(lambda m, _, output: self.leave(m, output)))
-            with trial_run(model, self.request.inputs), torch.no_grad():
-                self.request.inputs(model)
-        finally:
-            for handle in handles:
-                handle.remove()
+                hooks.add(module, lambda m, _, places=places: self.enter(places), before=True)
+                hooks.add(module, lambda m, _, output: self.leave(m, output))
+            self.request.inputs(model)
 
     def enter(self, places: list[str]) -> None:
-        if threading.get_ident() == self._thread:
-            parent = self._running[-1] + "." if self._running else ""
-            self._running.append(next((name for name in places if name.startswith(parent)), places[0]))
+        parent = self._running[-1] + "." if self._running else ""
+        self._running.append(next((name for name in places if name.startswith(parent)), places[0]))
 
     def leave(self, module: nn.Module, output: Any) -> None:
-        if threading.get_ident() != self._thread:
-            return
         name = self._running.pop()
         maps = feature_tensor(output)
         if maps is None or isinstance(module, nn.Identity):

@@ -8,18 +8,16 @@ from typing import TYPE_CHECKING, Any
 import numpy
 import torch
 
-from .exceptions import UnreadablePhotoError
-
 if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
 
-__all__ = ["are_photos", "as_rgb", "photo_tensor", "read_photo", "read_photos"]
+__all__ = ["MAX_PIXELS", "are_photos", "photo_tensor", "read_photo", "read_photos"]
 
+# The most pixels of a photo file, unless said otherwise: more than any camera but a few has.
+MAX_PIXELS = 120_000_000
 # Values this far outside of [0,1] are rounding errors or a resize's overshoot.
 SLACK = 1 / 255
-# 16-bit levels to 8 bits; Pillow's own conversion clips at 255, which turns almost every 16-bit photo white.
-_TO_8_BITS = ((numpy.arange(65536) + 128) // 257).astype(numpy.uint8)
 
 
 def are_photos(value: Any) -> bool:
@@ -66,9 +64,13 @@ def read_photo(photo: Any) -> Image:
         UnreadablePhotoError: a file that is no photo.
     """
     if isinstance(photo, (str, os.PathLike)):
-        return _read_file(photo)
+        from .photo_decoding import decode_file
+
+        return decode_file(photo, MAX_PIXELS, "open it with Pillow and give the image")
     if _is_image(photo):
         from PIL import ImageOps
+
+        from .photo_decoding import as_rgb
 
         return as_rgb(ImageOps.exif_transpose(photo))
     if isinstance(photo, torch.Tensor):
@@ -86,33 +88,6 @@ def photo_tensor(photo: Image) -> Tensor:
     return pixels[None] if pixels.dim() == 2 else pixels.permute(2, 0, 1)
 
 
-def as_rgb(photo: Image) -> Image:
-    """A PIL image of any mode as RGB of 8 bits; transparency is laid over white.
-
-    Raises:
-        ValueError: pixel values of unknown scale.
-    """
-    if photo.mode == "F":
-        raise ValueError("floating-point pixel values of unknown scale; save it with 8 or 16 bits")
-    if photo.mode.startswith("I"):
-        return _from_16_bits(photo)
-    if photo.has_transparency_data:
-        from PIL import Image
-
-        photo = photo if photo.mode == "RGBA" else photo.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", photo.size, "white"), photo).convert("RGB")
-    return photo.convert("RGB")
-
-
-def _from_16_bits(photo: Image) -> Image:
-    from PIL import Image
-
-    levels = numpy.asarray(photo)
-    if levels.min() < 0 or levels.max() > 65535:
-        raise ValueError("32-bit pixel values of unknown scale; save it with 8 or 16 bits")
-    return Image.fromarray(_TO_8_BITS[levels]).convert("RGB")
-
-
 def _is_image(value: Any) -> bool:
     # PIL is only asked if the program has imported it: otherwise there is no image of it.
     import sys
@@ -121,27 +96,11 @@ def _is_image(value: Any) -> bool:
     return pil is not None and isinstance(value, pil.Image)
 
 
-def _read_file(path: str | os.PathLike[str]) -> Image:
-    try:
-        from PIL import Image, ImageOps, UnidentifiedImageError
-    except ImportError as error:
-        raise ImportError("photos are read with Pillow, which is not installed; run pip install pillow") from error
-
-    try:
-        with Image.open(path) as file:
-            return as_rgb(ImageOps.exif_transpose(file))
-    except FileNotFoundError:
-        reason = "no such file"
-    except UnidentifiedImageError:
-        reason = "not a photo in a format that Pillow reads"
-    except Exception as error:  # decoders of damaged files raise everything from SyntaxError to struct.error
-        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    raise UnreadablePhotoError(f"{os.fspath(path)}: {reason}")
-
-
 def _from_array(values: Tensor, *, channels_first: bool) -> Image:
     """A tensor whose channels come first or last; last or first where only that can be."""
     from PIL import Image
+
+    from .photo_decoding import as_rgb
 
     shape, kind = tuple(values.shape), "tensor" if channels_first else "array"
     expected = "(H,W), (1,H,W), (3,H,W)" if channels_first else "(H,W), (H,W,1), (H,W,3)"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
 
-from ._preprocessing.steps import Gray, Resize, Window, cover, exactly, within
+from ._preprocessing.steps import Gray, Resize, Window, cover, exactly, in_bounded_memory, within
 from .photos import photo_tensor, read_photos
 
 if TYPE_CHECKING:
@@ -245,7 +245,7 @@ class Preprocess:
             batch[place, :, :rows, :columns] = image
             left, top, right, bottom = boxes[place]
             boxes[place] = left, top, left + (right - left) * width / columns, top + (bottom - top) * height / rows
-        return Prepared(batch, torch.tensor(boxes, dtype=torch.float32))
+        return Prepared(batch, torch.tensor(boxes, dtype=torch.float32, device="cpu"))
 
     def _canvas(self, size: tuple[int, int]) -> tuple[tuple[int, int], Box]:
         """(height, width) of the input for a photo of (height, width), and its box."""
@@ -256,18 +256,20 @@ class Preprocess:
 
     def _image(self, photo: Image) -> Tensor:
         blank = None
-        for step in self.steps:
+        for step in in_bounded_memory(self.steps, (photo.height, photo.width)):
             if getattr(step, "fill", 0) is None:
                 blank = step.edges((photo.height, photo.width)), photo.size  # type: ignore[union-attr]
             photo = step.apply(photo)
         pixels = photo_tensor(photo)
         if self.reverse_channels:
             pixels = pixels.flip(0)
-        mean, std = (torch.tensor(values)[:, None, None] for values in (self.mean, self.std))
-        image = pixels.float().div_(255).sub(mean).div_(std)
+        mean, std = (
+            torch.tensor(values, dtype=torch.float32, device="cpu")[:, None, None] for values in (self.mean, self.std)
+        )
+        image = pixels.to(torch.float32).div_(255).sub(mean).div_(std)
         if blank is not None:
             (left, top, _, _), (width, height) = blank
-            inside = torch.zeros(image.shape[1:], dtype=torch.bool)
+            inside = torch.zeros(image.shape[1:], dtype=torch.bool, device="cpu")
             inside[max(0, -top) : max(0, height - top), max(0, -left) : max(0, width - left)] = True
             image = torch.where(inside, image, 0)
         return image

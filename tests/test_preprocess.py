@@ -16,6 +16,7 @@ from torchvision.models import ResNet18_Weights, get_weight
 from torchvision.transforms import InterpolationMode, v2
 
 from gradcam_fast import Preprocess, exceptions
+from gradcam_fast._preprocessing import steps
 from gradcam_fast._preprocessing.sources import recipe_of
 from gradcam_fast._preprocessing.steps import Resize, Window
 from gradcam_fast._preprocessing.verification import verify
@@ -471,3 +472,28 @@ def test_numbers_can_be_changed_and_the_others_stay(preprocess, fit):
 
 def test_its_words_name_the_steps():
     assert "shortest" in repr(of("ResNet18_Weights.IMAGENET1K_V1")) and "0.485" in repr(Preprocess(8))
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+@pytest.mark.parametrize(
+    "geometry",
+    [
+        lambda kernel: [v2.Resize(32, kernel), v2.CenterCrop(32)],
+        lambda kernel: [v2.Resize(32, kernel), v2.CenterCrop((48, 40))],  # pads what is too low
+        lambda kernel: [v2.Resize(8, kernel), v2.Pad(4, fill=90), v2.Resize(32, kernel), v2.CenterCrop(32)],
+    ],
+)
+def test_a_strip_is_resized_only_where_it_is_seen(monkeypatch, geometry, interpolation):
+    strip = Image.fromarray(numpy.random.default_rng(0).integers(0, 255, (6, 700, 3), dtype=numpy.uint8))
+    transforms = [v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, STD)]
+    preprocess = Preprocess.of(v2.Compose([*geometry(InterpolationMode(interpolation)), *transforms]))
+    whole, boxes = preprocess(strip)
+    monkeypatch.setattr(steps, "MAX_RESIZED_PIXELS", 1)
+    asked = []
+    resize = Image.Image.resize
+    monkeypatch.setattr(
+        Image.Image, "resize", lambda image, size, *rest: asked.append(size) or resize(image, size, *rest)
+    )
+    part, boxes_of_part = preprocess(strip)
+    assert max(asked[-1]) <= 48
+    assert (part - whole).abs().max() < 0.05 and torch.equal(boxes, boxes_of_part)

@@ -14,6 +14,21 @@ namespace gradcam_fast {
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
+// The most elements of a tensor. Their number of bytes, and sums and small multiples of such counts, fit into an int64.
+constexpr int64_t MAX_ELEMENTS = int64_t{1} << 58;
+
+// The product of sizes that are at least 0; of sizes of 0 it takes 1, because strides do.
+inline int64_t checked_elements(const int64_t* sizes, int64_t dimensions) {
+  int64_t elements = 1;
+  for (int64_t d = 0; d < dimensions; ++d) {
+    const int64_t size = std::max<int64_t>(sizes[d], 1);
+    STD_TORCH_CHECK(elements <= MAX_ELEMENTS / size, "gradcam_fast: out of memory: a tensor of more than ",
+                    MAX_ELEMENTS, " elements");
+    elements *= size;
+  }
+  return elements;
+}
+
 // The Python operator checks all of this first, with better messages; these checks protect callers of torch.ops.
 inline void check(const Tensor& activations, const Tensor& gradients, int64_t height, int64_t width, int64_t method,
                   int64_t normalize) {
@@ -30,6 +45,8 @@ inline void check(const Tensor& activations, const Tensor& gradients, int64_t he
     STD_TORCH_CHECK(d == 0 || sizes[d] > 0, "cam: C, h and w should be at least 1, got 0");
   }
   STD_TORCH_CHECK(target_axes == 0 || gradient_sizes[1] > 0, "cam: K should be at least 1, got 0");
+  // Expanded tensors may have more elements than any memory holds.
+  checked_elements(gradient_sizes.data(), gradients.dim());
   const ScalarType dtype = activations.scalar_type();
   STD_TORCH_CHECK(dtype == gradients.scalar_type(), "cam: activations and gradients differ in dtype");
   STD_TORCH_CHECK(dtype == ScalarType::Float || dtype == ScalarType::Half || dtype == ScalarType::BFloat16,
@@ -42,11 +59,14 @@ inline void check(const Tensor& activations, const Tensor& gradients, int64_t he
 
 // Calls the C interface directly: the dispatcher would look up the operator by name, which takes microseconds.
 inline Tensor empty(const int64_t* sizes, int64_t dimensions, int32_t device_type, int32_t device_index) {
+  const int64_t elements = checked_elements(sizes, dimensions);
   int64_t strides[4];
   for (int64_t d = dimensions - 1, stride = 1; d >= 0; stride *= std::max<int64_t>(sizes[d--], 1)) strides[d] = stride;
   AtenTensorHandle handle;
-  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(dimensions, sizes, strides, aoti_torch_dtype_float32(), device_type,
-                                                  device_index, &handle));
+  const AOTITorchError error = aoti_torch_empty_strided(dimensions, sizes, strides, aoti_torch_dtype_float32(),
+                                                        device_type, device_index, &handle);
+  STD_TORCH_CHECK(error == AOTI_TORCH_SUCCESS, "gradcam_fast: out of memory: ", elements * sizeof(float),
+                  " bytes were asked for");
   return Tensor(handle);
 }
 

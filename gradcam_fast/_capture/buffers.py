@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterator
+import copy
+from collections.abc import Iterator, MutableMapping
 from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 from torch.nn.modules import module as torch_module
 
-from .hooks import ModuleHooks, has_forward_hooks
+from .._model.own_hooks import foreign_hooks
+from .._model.undo import Lock, undo_at_end
+from .hooks import ModuleHooks
+
+if TYPE_CHECKING:
+    pass
 
 __all__ = ["preserve_buffers"]
 
 # One explanation at a time swaps buffers: two models may share a module.
-_SWAPPING = threading.RLock()
+_SWAPPING = Lock()
 
 _ATTRIBUTES = ("_buffers", "_modules", "_forward_hooks", "_forward_pre_hooks")
 
@@ -29,31 +35,116 @@ def preserve_buffers(model: nn.Module, *, all_modules: bool = False) -> Iterator
 
     Yields the kinds of hooks that the modules have.
 
-    If a training step in another thread writes to these buffers meanwhile, its values are lost. The context must last
-    until the gradients are taken, because batch-norm's backward reads the buffers of its forward. It must be entered
-    outside inference mode, because autograd cannot save copies made in inference mode.
+    Other threads read and write the modules' own buffers meanwhile, so that no update of a training step is lost. (Of
+    modules traced by torch.jit, they see the copies.) The context must last until the gradients are taken, because
+    batch-norm's backward reads the buffers of its forward. It must be entered outside inference mode, because autograd
+    cannot save copies made in inference mode.
     """
     modules, hooks = _modules_with_buffers(model, all_modules)
     if not modules:
         yield hooks
         return
-    with _SWAPPING:
-        originals = [dict(module._buffers.items()) for module in modules]
+    swap = _Swap(modules)
+    try:
+        undo_at_end(swap.undo)
+        swap.do()
+        yield hooks
+    finally:
+        swap.undo()
+
+
+class _Swap:
+    """Buffers of modules, replaced by copies; an interruption at any place leaves something that ``undo`` undoes."""
+
+    def __init__(self, modules: list[nn.Module]) -> None:
+        self._modules = modules
+        # The modules' own dictionaries of buffers, or of a module traced by torch.jit its buffers.
+        self._originals: list[Any] | None = None
+        # An explanation inside another one of this thread shares its lock.
+        self._locks = not _SWAPPING.is_held()
+
+    def do(self) -> None:
+        _SWAPPING.acquire()
+        # Threads of autograd, which may run checkpointed parts again, inherit what is stored here.
+        torch._C._stash_obj_in_tls(_KEY, (*_swaps_of_thread(), self))
+        originals = [
+            module.__dict__["_buffers"] if _has_own_dictionary(module) else dict(module._buffers.items())
+            for module in self._modules
+        ]
         with torch.no_grad():
             copies = {
                 id(buffer): buffer.clone() for buffers in originals for buffer in buffers.values() if buffer is not None
             }
-        try:
-            for module, buffers in zip(modules, originals, strict=True):
-                for name, buffer in buffers.items():
-                    setattr(module, name, copies.get(id(buffer)))
-            yield hooks
-        finally:
-            for module, buffers in zip(modules, originals, strict=True):
-                for name in set(module._buffers.keys()) - buffers.keys():
-                    del module._buffers[name]
-                for name, buffer in buffers.items():
+        self._originals = originals
+        for module, buffers in zip(self._modules, originals, strict=True):
+            own = {name: copies.get(id(buffer)) for name, buffer in buffers.items()}
+            if _has_own_dictionary(module):
+                module.__dict__["_buffers"] = _BuffersByThread(self, own, buffers)
+            else:
+                for name, buffer in own.items():
                     setattr(module, name, buffer)
+
+    def undo(self) -> None:
+        if self._originals is not None:
+            for module, buffers in zip(self._modules, self._originals, strict=True):
+                if _has_own_dictionary(module):
+                    module.__dict__["_buffers"] = buffers
+                else:
+                    for name, buffer in buffers.items():
+                        setattr(module, name, buffer)
+            self._originals = None
+        if self in (swaps := _swaps_of_thread()):
+            torch._C._stash_obj_in_tls(_KEY, tuple(swap for swap in swaps if swap is not self))
+        if self._locks:
+            _SWAPPING.release()
+
+
+def _has_own_dictionary(module: nn.Module) -> bool:
+    return isinstance(module.__dict__.get("_buffers"), (dict, _BuffersByThread))
+
+
+_KEY = "gradcam_fast.buffers"
+
+
+def _swaps_of_thread() -> tuple[_Swap, ...]:
+    return torch._C._get_obj_in_tls(_KEY) if torch._C._is_key_in_tls(_KEY) else ()
+
+
+class _BuffersByThread(MutableMapping[str, Any]):
+    """A module's buffers: copies in the thread that explains, and for all others the module's own.
+
+    So a training step in another thread reads and updates the module, and not the copies.
+    """
+
+    def __init__(self, swap: _Swap, copies: dict[str, Any], own: dict[str, Any]) -> None:
+        self._swap, self._copies, self._own = swap, copies, own
+
+    def _here(self) -> dict[str, Any]:
+        return self._copies if self._swap in _swaps_of_thread() else self._own
+
+    def __getitem__(self, name: str) -> Any:
+        return self._here()[name]
+
+    def __setitem__(self, name: str, buffer: Any) -> None:
+        self._here()[name] = buffer
+
+    def __delitem__(self, name: str) -> None:
+        del self._here()[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._here())
+
+    def __len__(self) -> int:
+        return len(self._here())
+
+    def copy(self) -> dict[str, Any]:
+        return self._here().copy()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        return copy.deepcopy(self._here(), memo)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return dict, (dict(self._here()),)
 
 
 def _modules_with_buffers(model: nn.Module, all_modules: bool) -> tuple[list[nn.Module], ModuleHooks]:
@@ -74,7 +165,7 @@ def _modules_with_buffers(model: nn.Module, all_modules: bool) -> tuple[list[nn.
                 modules.append(module)
             if attributes["_modules"]:
                 pending.extend(attributes["_modules"].values())
-            if has_forward_hooks(attributes["_forward_hooks"], attributes["_forward_pre_hooks"]):
+            if foreign_hooks(attributes["_forward_hooks"]) or foreign_hooks(attributes["_forward_pre_hooks"]):
                 has_hooks = True
             if attributes.get("_is_full_backward_hook") is False:
                 has_backward_hooks = True

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from .._model.eager import force_eager
+from .._model.undo import outside_inference_mode
 from .buffers import preserve_buffers
 from .calls import ExplainedCalls, every_picture, explained_calls
 from .containers import detach_tensors, tensors_in
@@ -84,15 +85,21 @@ def capture(
     graph = needs.gradients or needs.affine or choose is not None
     # The contexts include the backward, because a checkpointed part of the model runs again there.
     with (
-        torch.inference_mode(False),
+        outside_inference_mode(),
         preserve_buffers(model) as module_hooks,
         forget_graphs(model, names, restore=False),
         force_eager(),
     ):
         hooks_before = count_hooks()
         enable_grad = model in _NEED_GRAD_ENABLED
+        has_forward_hooks = module_hooks.forward
         returned, maps, copies = forward_with_activations(
-            model, request.inputs, recorded, enable_grad=enable_grad and graph, graph=graph
+            model,
+            request.inputs,
+            recorded,
+            enable_grad=enable_grad and graph,
+            graph=graph,
+            has_hooks=has_forward_hooks,
         )
         if choose is None:
             calls = explained_calls(ordered, maps, request)
@@ -100,7 +107,9 @@ def capture(
         has_graph = scores.requires_grad or any(tensor.requires_grad for tensor in tensors_in(logits))
         if needs.gradients and not (enable_grad or has_graph):
             enable_grad = True
-            returned, maps, copies = forward_with_activations(model, request.inputs, recorded, enable_grad=True)
+            returned, maps, copies = forward_with_activations(
+                model, request.inputs, recorded, enable_grad=True, has_hooks=has_forward_hooks
+            )
             logits, scores, classes = request.scores(returned)
         if choose is not None:
             layers = choose(logits, scores, returned)

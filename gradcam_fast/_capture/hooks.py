@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -11,6 +10,7 @@ import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
+from .._model.own_hooks import OwnHooks, foreign_hooks
 from ..exceptions import LayerNotRun, NoSuchCall
 from .containers import feature_tensor, replace_tensor
 
@@ -24,9 +24,7 @@ __all__ = [
     "ModuleHooks",
     "count_hooks",
     "forward_with_activations",
-    "has_forward_hooks",
     "ran_several_times",
-    "register_forward_hook",
 ]
 
 # How often a module ran in its last forward: the next forward records a graph only from the last call on.
@@ -36,10 +34,6 @@ _RECORD_EVERY_CALL = 0
 # PyTorch 2.10 caches the weights that autocast has cast without a graph; a later training step in the same autocast
 # block would get no gradient through them.
 _CLEARS_AUTOCAST_CACHE = torch.__version__ < "2.11"
-
-# Guards the count of the hooks that this module has registered.
-_REGISTERING = threading.Lock()
-_own_hooks = 0
 
 
 class ModuleHooks(NamedTuple):
@@ -52,29 +46,13 @@ class ModuleHooks(NamedTuple):
 
 
 def count_hooks() -> int:
-    """How many hooks others have registered in this process so far, on modules, tensors or nodes of a graph.
+    """How many hooks were registered in this process so far, on modules, tensors or nodes of a graph.
 
     If the count has not changed since before a forward, no tensor or node of the forward's graph has a hook. PyTorch
-    numbers the handles of hooks, and that is the only place where hooks on tensors and nodes show.
+    numbers the handles of hooks, and that is the only place where hooks on tensors and nodes show. Hooks of
+    explanations have no handle.
     """
-    with _REGISTERING:
-        return RemovableHandle.next_id - _own_hooks
-
-
-def has_forward_hooks(forward_hooks: Mapping[int, Any], forward_pre_hooks: Mapping[int, Any]) -> bool:
-    """Whether any of a module's hooks is not of an explanation, such as one in another thread."""
-    return bool(forward_pre_hooks) or (
-        bool(forward_hooks)
-        and not all(isinstance(hook, (_CaptureHook, _RecaptureHook)) for hook in list(forward_hooks.values()))
-    )
-
-
-def register_forward_hook(module: nn.Module, hook: Any, *, prepend: bool = False) -> RemovableHandle:
-    """Register a hook of an explanation, which ``count_hooks`` does not count."""
-    global _own_hooks
-    with _REGISTERING:
-        _own_hooks += 1
-        return module.register_forward_hook(hook, prepend=prepend)
+    return RemovableHandle.next_id
 
 
 def forward_with_activations(
@@ -84,6 +62,7 @@ def forward_with_activations(
     *,
     enable_grad: bool = False,
     graph: bool = True,
+    has_hooks: bool = True,
 ) -> tuple[Any, list[list[Tensor]], list[list[Tensor]]]:
     """Run the model once; return its output, and per layer the activations of each call and copies handed onward.
 
@@ -98,6 +77,7 @@ def forward_with_activations(
         enable_grad: run the model with gradients on from the start. Needed by a model that turns them off around a
             layer and then restores what was before.
         graph: False for the activations alone, without a graph behind them.
+        has_hooks: whether a module may have hooks, which may run the model inside its own run.
 
     Raises:
         LayerNotRun: a layer did not run.
@@ -105,11 +85,11 @@ def forward_with_activations(
     """
     inputs = inputs.map(_normal_tensor)
     hooks = [_CaptureHook(layer, alone=len(layers) == 1, graph=graph) for layer in layers]
-    output = _run_hooked(model, inputs, hooks, enable_grad)
+    output = _run_hooked(model, inputs, hooks, enable_grad, has_hooks)
     if any(hook.only_last and not hook.kept and hook.calls for hook in hooks):
         for hook in hooks:
             hook.first_recorded_call = _CALL_COUNTS[hook.layer.module] = _RECORD_EVERY_CALL
-        output = _run_hooked(model, inputs, hooks, enable_grad)
+        output = _run_hooked(model, inputs, hooks, enable_grad, has_hooks)
     activations, handed_onward = [], []
     for hook in hooks:
         if not hook.calls:
@@ -133,7 +113,7 @@ def _normal_tensor(value: Tensor) -> Tensor:
 
 
 class _CaptureHook:
-    """A forward hook on one layer, for the thread that made it; it runs before the layer's own hooks.
+    """A forward hook on one layer; it runs before the layer's own hooks.
 
     So what the layer's own hooks keep for later in the forward is the copy handed onward, and has a part in the
     gradient.
@@ -145,7 +125,6 @@ class _CaptureHook:
         self.graph = graph
         self.only_last = layer.call in (None, -1)
         self.first_recorded_call = _CALL_COUNTS.get(layer.module, 1)
-        self.thread = threading.get_ident()
         self.reset()
 
     def reset(self) -> None:
@@ -154,8 +133,6 @@ class _CaptureHook:
         self.kept: dict[int, tuple[Tensor, Tensor]] = {}
 
     def __call__(self, module: nn.Module, args: Any, output: Any) -> Any:
-        if threading.get_ident() != self.thread:
-            return None
         self.calls += 1
         if self.calls < self.first_recorded_call if self.only_last else not self.keeps_this_call():
             return None
@@ -224,24 +201,26 @@ class _RecaptureHook:
 
     def __call__(self, module: nn.Module, args: Any, output: Any) -> Any:
         maps = feature_tensor(output)
-        if threading.get_ident() != self.hook.thread or self.hook.calls - 1 not in self.hook.kept or maps is None:
+        if self.hook.calls - 1 not in self.hook.kept or maps is None:
             return None
         return self.hook.hand_onward(output, maps, attached=maps.requires_grad)
 
 
-def _run_hooked(model: nn.Module, inputs: Inputs, hooks: Sequence[_CaptureHook], enable_grad: bool) -> Any:
-    handles = []
+def _run_hooked(
+    model: nn.Module, inputs: Inputs, hooks: Sequence[_CaptureHook], enable_grad: bool, has_hooks: bool
+) -> Any:
     try:
-        for hook in hooks:
-            hook.reset()
-            module = hook.layer.module
-            if module._forward_hooks:
-                handles.append(register_forward_hook(module, _RecaptureHook(hook)))
-            handles.append(register_forward_hook(module, hook, prepend=True))
-        with torch.set_grad_enabled(enable_grad):
-            return inputs(model)
+        with OwnHooks() as own_hooks:
+            if has_hooks:
+                own_hooks.ignore_inner_runs(model)
+            for hook in hooks:
+                hook.reset()
+                module = hook.layer.module
+                if foreign_hooks(module._forward_hooks):
+                    own_hooks.add(module, _RecaptureHook(hook))
+                own_hooks.add(module, hook, first=True)
+            with torch.set_grad_enabled(enable_grad):
+                return inputs(model)
     finally:
-        for handle in handles:
-            handle.remove()
         if _CLEARS_AUTOCAST_CACHE:
             torch.clear_autocast_cache()

@@ -59,7 +59,8 @@ def rows_of_samples(samples: Tensor, maps_per_sample: int | None) -> Tensor:
     """The rows of these samples in maps that lie sample by sample."""
     if maps_per_sample is None:
         return samples
-    return (samples.unsqueeze(1) * maps_per_sample + torch.arange(maps_per_sample, device=samples.device)).flatten()
+    place = torch.arange(maps_per_sample, dtype=samples.dtype, device=samples.device)
+    return (samples.unsqueeze(1) * maps_per_sample + place).flatten()
 
 
 def select_images(maps: Tensor, indices: Tensor) -> Tensor:
@@ -86,6 +87,8 @@ def empty_results(
         shape: (B,) or (B,K).
         size: (H,W) of the heatmaps.
     """
-    raw_min, raw_max = torch.full((2, *shape), torch.nan, device=device)
-    heatmap, valid = torch.zeros(*shape, *size, device=device), torch.zeros(shape, dtype=torch.bool, device=device)
+    # The types that heatmaps() returns, whatever the default type is.
+    raw_min, raw_max = torch.full((2, *shape), torch.nan, dtype=torch.float32, device=device)
+    heatmap = torch.zeros(*shape, *size, dtype=torch.float32, device=device)
+    valid = torch.zeros(shape, dtype=torch.bool, device=device)
     return heatmap, raw_min, raw_max, valid, torch.full_like(valid, _NOT_CHOSEN, dtype=torch.uint8)

@@ -136,7 +136,7 @@ def _one_callable(functions: Sequence[Any], batch: int) -> Callable[[Any], Tenso
 
 def _as_tensor(target: Any) -> Tensor:
     try:
-        return torch.as_tensor(target)
+        return torch.as_tensor(target, device="cpu")
     except (ValueError, TypeError, RuntimeError) as error:
         raise ValueError(
             f"target={target!r} is not a rectangular list of class indices ({error}); give B indices, or B lists of K"
@@ -163,7 +163,7 @@ def scores_of(logits: Any, target: Any, topk: int | None, batch: int) -> tuple[T
         return scores, classes
     if isinstance(target, int):
         _check_range(target, target, count)
-        classes = torch.full((batch,), target, device=class_logits.device)
+        classes = torch.full((batch,), target, dtype=torch.int64, device=class_logits.device)
     elif target.device.type == "cpu":
         if batch:
             _check_range(int(target.min()), int(target.max()), count)

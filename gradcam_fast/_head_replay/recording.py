@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from .._capture.containers import all_tensors, feature_tensor, map_tensors, replace_tensor
-from .._capture.hooks import register_forward_hook
 from .._model.eager import eager_module
+from .._model.own_hooks import OwnHooks
 from ..exceptions import HeadNotReplayable, LayerNotRun
 from .module_calls import observed_calls
 
@@ -134,14 +134,15 @@ class _watched:
     """Calls go through an observer. The layer has a hook, too: without one, fused attention skips its modules."""
 
     def __init__(self, module: nn.Module, observer: Any) -> None:
-        self.module, self.calls = module, observed_calls(observer)
+        self.module, self.hooks, self.calls = module, OwnHooks(), observed_calls(observer)
 
     def __enter__(self) -> None:
-        self.handle = register_forward_hook(self.module, lambda module, args, output: None)
+        self.hooks.__enter__()
+        self.hooks.add(self.module, lambda module, args, output: None)
         self.calls.__enter__()
 
     def __exit__(self, *raised: Any) -> None:
-        self.handle.remove()
+        self.hooks.__exit__(*raised)
         self.calls.__exit__(*raised)
 
 

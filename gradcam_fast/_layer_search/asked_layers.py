@@ -5,6 +5,7 @@ Most requests take one forward. Where a layer may have run on other images, too,
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -14,6 +15,7 @@ from torch import nn
 from .._capture.capture import Capture, capture
 from .._capture.hooks import ran_several_times
 from .._layout.token_grid import UnknownPatches
+from .._model.warning import LOG
 from ..exceptions import NotSpatial
 from .search import ask_for_patches, capture_at_found_layers, capture_at_remembered_layers
 
@@ -35,7 +37,7 @@ def capture_asked(
         call: which of their calls counts.
     """
     if layers is None:
-        captured = capture_at_remembered_layers(model, request) or capture_at_found_layers(model, request)
+        captured = capture_at_remembered_layers(model, request) or _capture_at_found_layers(model, request)
         if call is None:
             return request, of_one_input(model, request, captured)
         layers = list(dict.fromkeys(replace(of_layer.layer, call=call) for of_layer in captured.calls))
@@ -61,6 +63,14 @@ def capture_asked(
 def capture_anew(model: nn.Module, request: Request) -> Capture:
     """The capture at layers that are found now, whatever is remembered."""
     return of_one_input(model, request, capture_at_found_layers(model, request))
+
+
+def _capture_at_found_layers(model: nn.Module, request: Request) -> Capture:
+    start = time.perf_counter()
+    captured = capture_at_found_layers(model, request)
+    duration = 1000 * (time.perf_counter() - start)
+    LOG.debug("searched for the layer, found %s, and explained it in %.1f ms", captured.layers, duration)
+    return captured
 
 
 def _capture_at(model: nn.Module, request: Request, layers: Sequence[TargetLayer]) -> Capture:

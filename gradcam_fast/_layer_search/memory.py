@@ -12,6 +12,7 @@ from torch import nn
 
 from .._capture.containers import all_tensors
 from .._capture.scores import as_class_logits
+from .._model.recent import Recent
 from .model_output import signature
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ class Memory:
     channel_axes: Mapping[int, int] = field(default_factory=dict)
     parts: tuple[Path, ...] = ()
     has_parts: bool = True
-    layers: dict[Signature, tuple[FoundLayer, ...]] = field(default_factory=dict)
+    layers: Recent[Signature, tuple[FoundLayer, ...]] = field(default_factory=Recent)
 
     def signature(self, request: Request, logits: Any, scores: Tensor, returned: Any) -> Signature:
         """Which parts of the output are asked about: of the highest logits all, as the class predicted must not matter.
@@ -70,17 +71,17 @@ class Memory:
         return signature(scores, all_tensors(returned), self.parts, self.channel_axes, by_values=by_values)
 
 
-_MEMORY: WeakKeyDictionary[nn.Module, dict[Any, Memory]] = WeakKeyDictionary()
+_MEMORY: WeakKeyDictionary[nn.Module, Recent[Any, Memory]] = WeakKeyDictionary()
 
 
 def memory_of(model: nn.Module, request: Request) -> Memory:
     """What has been found for requests of this kind; it may be added to."""
-    return _MEMORY.setdefault(model, {}).setdefault(_key(request), Memory())
+    return _MEMORY.setdefault(model, Recent()).setdefault(_key(request), Memory())
 
 
 def forget(model: nn.Module, request: Request) -> None:
     """Empty the memory of requests of this kind."""
-    _MEMORY[model].pop(_key(request), None)
+    _MEMORY[model].forget(_key(request))
 
 
 def _key(request: Request) -> Any:

@@ -20,6 +20,8 @@ from torch.overrides import TorchFunctionMode
 
 from .._capture.containers import feature_tensor, replace_tensor
 from .._model.inputs import Inputs, Taken, convolutions
+from .._model.own_hooks import OwnHooks
+from .._model.recent import Recent
 from .._model.target_layer import TargetLayer
 from ..exceptions import NoSuchCall, PicturesMixed
 from .trace import trial_run
@@ -41,10 +43,10 @@ __all__ = [
 ]
 
 # For each layer and shapes of the inputs: by call, the inputs that it depends on.
-_INPUTS_OF_CALLS: WeakKeyDictionary[nn.Module, dict[Any, list[frozenset[int | str]]]] = WeakKeyDictionary()
+_INPUTS_OF_CALLS: WeakKeyDictionary[nn.Module, Recent[Any, list[frozenset[int | str]]]] = WeakKeyDictionary()
 # For each layer, its calls and the shape of the images: which row is of which picture. Of a batch of any size, if the
 # rows of several samples follow each other.
-_ROWS: WeakKeyDictionary[nn.Module, dict[Any, PictureRows]] = WeakKeyDictionary()
+_ROWS: WeakKeyDictionary[nn.Module, Recent[Any, PictureRows]] = WeakKeyDictionary()
 
 # A gradient that is one row's alone leaves so little (relative) beside a multiple of itself.
 _UNMIXED = 1e-2
@@ -72,15 +74,13 @@ def try_inputs(model: nn.Module, inputs: Inputs, *, per_sample: bool) -> Taken |
         per_sample: whether an output of another number of samples is refused, too.
     """
     taken: list[Tensor] = []
-    hooks = [module.register_forward_pre_hook(lambda _, args: taken.extend(args[:1])) for module in convolutions(model)]
     try:
-        with trial_run(model, inputs), torch.no_grad():
+        with OwnHooks() as hooks, trial_run(model, inputs), torch.no_grad():
+            for module in convolutions(model):
+                hooks.add(module, lambda _, args: taken.extend(args[:1]), before=True)
             returned = feature_tensor(inputs.map(torch.Tensor.clone)(model))
     except Exception as error:
         return error
-    finally:
-        for hook in hooks:
-            hook.remove()
     if per_sample and returned is not None and returned.shape[:1] != inputs.images.shape[:1]:
         return ValueError(f"it returned shape {tuple(returned.shape)} for {len(inputs.images)} samples")
     sides, first = tuple(inputs.images.shape[1:]), taken[0] if taken else inputs.images
@@ -154,11 +154,12 @@ def _described(at: int | str) -> str:
 
 
 def _inputs_of_calls(model: nn.Module, request: Request, layer: TargetLayer) -> list[frozenset[int | str]]:
-    known = _INPUTS_OF_CALLS.setdefault(layer.module, {})
+    known = _INPUTS_OF_CALLS.setdefault(layer.module, Recent())
     key = (*(tuple(tensor.shape) for tensor in request.inputs.tensors), request.inputs.images_at)
-    if key not in known:
-        known[key] = _ask_for_inputs(model, request, layer)
-    return known[key]
+    inputs = known.get(key)
+    if inputs is None:
+        known[key] = inputs = _ask_for_inputs(model, request, layer)
+    return inputs
 
 
 def _ask_for_inputs(model: nn.Module, request: Request, layer: TargetLayer) -> list[frozenset[int | str]]:
@@ -191,7 +192,7 @@ def picture_rows(model: nn.Module, request: Request, calls: ExplainedCalls) -> P
     assert count is not None and pictures is not None
     if pictures == 1 or geometry.batch == 0:
         return PictureRows(tuple(range(count)), None)
-    known = _ROWS.setdefault(calls.layer.module, {})
+    known = _ROWS.setdefault(calls.layer.module, Recent())
     shape = tuple(request.images.shape[1:])
     of_any_batch, of_this_batch = (shape, calls.layer.call), (shape, calls.layer.call, geometry.batch)
     rows = known.get(of_any_batch) or known.get(of_this_batch)
@@ -265,7 +266,9 @@ def sort_pictures(model: nn.Module, request: Request, captured: Capture) -> tupl
 
 
 def _sorted(maps: Tensor, rows: PictureRows) -> Tensor:
-    return maps if rows.order is None else maps.index_select(0, torch.tensor(rows.order, device=maps.device))
+    if rows.order is None:
+        return maps
+    return maps.index_select(0, torch.tensor(rows.order, dtype=torch.int64, device=maps.device))
 
 
 def _rows_of(model: nn.Module, request: Request, calls: ExplainedCalls) -> PictureRows:
@@ -364,10 +367,7 @@ def _watched(
     with trial_run(model, request.inputs), torch.enable_grad():
         leaves = {at: images.detach().clone().requires_grad_() for at, images in request.inputs.all_images.items()}
         inputs = request.inputs.replace(leaves).map(torch.Tensor.clone)  # the model may write into its input
-        handle = layer.module.register_forward_hook(keep, prepend=True)
-        try:
-            with _GradEnabled():
-                inputs(model)
-        finally:
-            handle.remove()
+        with OwnHooks() as hooks, _GradEnabled():
+            hooks.add(layer.module, keep, first=True)
+            inputs(model)
         yield leaves, outputs

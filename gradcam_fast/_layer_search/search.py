@@ -16,6 +16,7 @@ from .._capture.containers import all_tensors
 from .._capture.scores import as_class_logits
 from .._layout.token_grid import NoPatches, UnknownPatches
 from .._model.eager import eager_module, eager_modules
+from .._model.recent import Recent
 from .._model.target_layer import TargetLayer
 from .._model.warning import warn_caller
 from ..exceptions import LayerError, NoLayerFound, ScoreDetached
@@ -40,7 +41,7 @@ __all__ = ["ask_for_patches", "capture_at_found_layers", "capture_at_remembered_
 _T = TypeVar("_T")
 
 # For each model and shape of an image: which tokens are patches, by their number.
-_PATCH_TOKENS: WeakKeyDictionary[nn.Module, dict[tuple[int, ...], dict[int, PatchTokens | NoPatches]]] = (
+_PATCH_TOKENS: WeakKeyDictionary[nn.Module, Recent[tuple[int, ...], dict[int, PatchTokens | NoPatches]]] = (
     WeakKeyDictionary()
 )
 
@@ -51,7 +52,7 @@ class _UnknownSignature(LayerError):
 
 def known_patch_tokens(model: nn.Module, images: Tensor) -> dict[int, PatchTokens | NoPatches]:
     """What trial runs on images of this shape have told about the model's tokens; they add to it."""
-    return _PATCH_TOKENS.setdefault(model, {}).setdefault(tuple(images.shape[1:]), {})
+    return _PATCH_TOKENS.setdefault(model, Recent()).setdefault(tuple(images.shape[1:]), {})
 
 
 def ask_for_patches(model: nn.Module, request: Request, count: int) -> None:
@@ -119,7 +120,7 @@ def _capture_and_remember(model: nn.Module, request: Request, found: _Search) ->
         nonlocal alike
         asked = memory.signature(request, logits, scores, returned)
         alike = not callable(request.target) or asked == memory.signature(request, logits, scores[:1], returned)
-        memory.layers.pop(asked, None)
+        memory.layers.forget(asked)
         # Where every gradient vanishes (a head of zeros, an empty batch) the next request may find better layers.
         # Scores that come from nothing the model returned cannot be told apart.
         if found.has_gradient and asked:
@@ -215,13 +216,15 @@ def _find_on(model: nn.Module, request: Request) -> _Search:
             raise no_layer_found(model, trace, scores)
         warn_caller(
             f"the layer found, {only.name!r}, only cuts the images into patches, as no later one can be read: "
-            f"{trace.layouts.unreadable}; or name a layer with layer=..."
+            f"{trace.layouts.unreadable}; or name a layer with layer=...",
+            model=model,
         )
     layers = _layers_of_maps(choice.maps, trace.calls)
     if not choice.dominates:
         warn_caller(
             f"the heatmaps of {', '.join(repr(layer.name) for layer in layers)} show a part of what the score depends "
-            "on: the rest goes through other layers, or through earlier calls of these; name layers with layer=..."
+            "on: the rest goes through other layers, or through earlier calls of these; name layers with layer=...",
+            model=model,
         )
     starts = _layers_of_maps(graph_starts(trace.of_images, parts.values(), choice.maps), trace.calls)
     return _Search(
@@ -262,5 +265,6 @@ def _of_any_class(request: Request, parts: Collection[Any], logits: Any, scores:
     if callable(request.target) or (request.target is not None and len(parts) > 1):
         return scores, scores
     class_logits = as_class_logits(logits, request.geometry.batch)
-    weights = torch.arange(1, class_logits.shape[1] + 1, device=class_logits.device).cos().to(class_logits.dtype)
+    numbers = torch.arange(1, class_logits.shape[1] + 1, dtype=torch.float32, device=class_logits.device)
+    weights = numbers.cos().to(class_logits.dtype)
     return class_logits, class_logits @ weights

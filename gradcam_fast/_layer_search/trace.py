@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,12 +14,14 @@ from torch.autograd.graph import get_gradient_edge
 
 from .._capture.buffers import preserve_buffers
 from .._capture.containers import replace_tensor, tensors_in
-from .._capture.hooks import register_forward_hook
 from .._capture.kept_graphs import forget_graphs
 from .._layout.token_places import ImageLeaf
 from .._layout.trial_layouts import TrialLayouts
 from .._model.eager import force_eager
+from .._model.own_hooks import OwnHooks
+from .._model.undo import outside_inference_mode
 from .graph_walk import leaves_behind, pictures_behind
+from .random_numbers import OwnRandomNumbers
 from .rules import is_feature_map, passes_on
 from .traced_map import TracedMap
 
@@ -37,14 +38,13 @@ __all__ = ["Trace", "trial_run"]
 
 @contextmanager
 def trial_run(model: nn.Module, inputs: Inputs) -> Iterator[None]:
-    """Runs of the model inside, and the use of their graphs, leave the model and the random numbers as they were."""
-    devices = {tensor.device for tensor in inputs.tensors}
+    """Runs of the model inside, and the use of their graphs, leave the model and all generators as they are."""
     with (
-        torch.inference_mode(False),
+        outside_inference_mode(),
         preserve_buffers(model, all_modules=True),
         forget_graphs(model, "trial run", restore=True),
         force_eager(),
-        torch.random.fork_rng([device for device in devices if device.type == "cuda"]),
+        OwnRandomNumbers(),
     ):
         yield
 
@@ -70,7 +70,6 @@ class Trace:
     images: Tensor = field(init=False)
     layouts: TrialLayouts = field(init=False)
     calls: dict[nn.Module, int] = field(default_factory=dict)
-    _thread: int = field(default_factory=threading.get_ident)
     # Tensors handed onward by identity and version, and the map each is a copy of.
     _onward: dict[tuple[int, int], tuple[weakref.ref[Tensor], TracedMap | None]] = field(default_factory=dict)
     # The last map of each module.
@@ -102,25 +101,20 @@ class Trace:
 
     def run(self, model: nn.Module) -> Any:
         """Run the model under the hooks; return its output."""
-        handles = []
-        try:
+        with OwnHooks() as hooks:
+            hooks.ignore_inner_runs(model)
             for module in self.names:
                 # Before the module's own hooks, which may keep its output for later in the forward.
-                handles.append(register_forward_hook(module, self, prepend=True))
+                hooks.add(module, self, first=True)
             with torch.enable_grad():
                 self.images = self.request.images.detach().clone().requires_grad_()
                 self._image_leaves[id(self.images)] = self.images
                 # A copy of the leaf, so that the model may write into its input.
                 inputs = self.request.inputs
                 return inputs.replace({inputs.images_at: self.images}).map(torch.Tensor.clone)(model)
-        finally:
-            for handle in handles:
-                handle.remove()
 
     def __call__(self, module: nn.Module, args: Any, output: Any) -> Any:
         """Note what ``module`` returned, and hand a copy of it onward."""
-        if threading.get_ident() != self._thread:
-            return None
         self.calls[module] = self.calls.get(module, 0) + 1
         returned = [tensor for tensor in tensors_in(output) if tensor.dtype.is_floating_point]
         if not returned:

@@ -43,7 +43,8 @@ class ImageGeometry:
         picture_axis: the axis of the pictures in the model's input.
         inputs: how many of the model's inputs are images of this shape; a model may run a layer on all of them at once.
         transposed: whether the model turns inputs (B,W,H) into these images, so that its maps are turned back.
-        channels_last: whether maps that may be either have their channels last: no convolution puts them first.
+        channels_last: whether maps that may be either have their channels last: the images are rows of features
+            (B,L,F), and no convolution puts channels first.
     """
 
     batch: int
@@ -117,7 +118,7 @@ class FeatureLayout:
         if self.patch_tokens is None:
             self.view(kept).copy_(self.view(gradient))
         else:
-            places = torch.tensor(self.patch_tokens.places, device=gradient.device)
+            places = torch.tensor(self.patch_tokens.places, dtype=torch.int64, device=gradient.device)
             kept.index_copy_(self.token_axis, places, gradient.index_select(self.token_axis, places))
         return kept
 

@@ -101,7 +101,8 @@ class PatchTokens:
         first, count = self.places[0], len(self.places)
         if self.places[-1] - first + 1 == count:
             return tokens.narrow(axis, first, count)
-        return tokens.index_select(axis, torch.tensor(self.places, device=tokens.device))
+        places = torch.tensor(self.places, dtype=torch.int64, device=tokens.device)
+        return tokens.index_select(axis, places)
 
 
 def shown(grid: Grid) -> str:

@@ -6,7 +6,6 @@ Compiled code ignores hooks that were registered after it was compiled, so expla
 from __future__ import annotations
 
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -14,12 +13,15 @@ from typing import Any
 import torch
 from torch import nn
 
+from .undo import Lock, undo_at_end
+
 __all__ = ["eager_module", "eager_modules", "force_eager"]
 
 _WRAPPER = "_orig_mod"
 
-_lock = threading.Lock()
-_users = 0
+_lock = Lock()
+# One object for each run inside `force_eager`.
+_users: set[object] = set()
 _stance: Any = None
 
 
@@ -50,18 +52,33 @@ def force_eager() -> Iterator[None]:
     PyTorch has one such switch for the whole process, so the compiled code of other threads also runs eagerly in the
     meantime, with the same results. The first thread that enters turns it on, the last one that leaves turns it off.
     """
-    global _users, _stance
     if "torch._dynamo" not in sys.modules:  # nothing was ever compiled
         yield
         return
-    with _lock:
-        if _users == 0:
-            _stance = torch.compiler.set_stance("force_eager")
-        _users += 1
+    user = object()
+
+    def leave() -> None:
+        _users.discard(user)
+        _set_stance()
+
     try:
+        undo_at_end(leave)
+        _users.add(user)
+        _set_stance()
         yield
     finally:
-        with _lock:
-            _users -= 1
-            if _users == 0:
-                _stance.__exit__(None, None, None)
+        leave()
+
+
+def _set_stance() -> None:
+    """Turn PyTorch's switch on if there are users, or off."""
+    global _stance
+    try:
+        _lock.acquire()
+        if _users and _stance is None:
+            _stance = torch.compiler.set_stance("force_eager")
+        elif not _users and _stance is not None:
+            _stance.__exit__(None, None, None)
+            _stance = None
+    finally:
+        _lock.release()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -12,6 +13,7 @@ import torch
 from torch import nn
 
 from .eager import eager_module
+from .recent import Recent
 from .supported import check_supported
 
 if TYPE_CHECKING:
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
 
     Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
 
-__all__ = ["ImageAxes", "Inputs", "Taken", "check_inputs", "convolutions", "per_side", "unwrap_model"]
+__all__ = ["ImageAxes", "Inputs", "Taken", "check_inputs", "check_values", "convolutions", "per_side", "unwrap_model"]
 
 _CONVOLUTIONS = {nn.Conv1d: 1, nn.Conv2d: 2, nn.Conv3d: 3}
 
@@ -178,7 +180,7 @@ _AS_USUAL = Taken(transposed=False)
 
 # For each model and shapes of its inputs, if they are no batch with channels of single images: which
 # reading the model takes, and how.
-_TAKEN: WeakKeyDictionary[nn.Module, dict[Any, tuple[int, Taken]]] = WeakKeyDictionary()
+_TAKEN: WeakKeyDictionary[nn.Module, Recent[Any, tuple[int, Taken]]] = WeakKeyDictionary()
 
 
 def check_inputs(
@@ -238,14 +240,15 @@ def _try_in_turn(
     try_inputs: Callable[..., Taken | Exception],
 ) -> tuple[Inputs, Taken]:
     """The first of these inputs that the model takes, and how."""
-    known = _TAKEN.setdefault(model, {})
+    known = _TAKEN.setdefault(model, Recent())
     key = tuple(tuple(tensor.shape) for tensor in choices[0].tensors)
-    if key not in known:
+    answer = known.get(key)
+    if answer is None:
         errors = []
         for place, inputs in enumerate(choices):
             taken = try_inputs(model, inputs, per_sample=len(choices) > 1)
             if isinstance(taken, Taken):
-                known[key] = place, taken
+                known[key] = answer = place, taken
                 break
             errors.append((tuple(inputs.images.shape), taken))
         else:
@@ -255,11 +258,14 @@ def _try_in_turn(
                 f"the model itself refused the images ({tried}); expected {several}, {single}, or, if the model "
                 "takes these, several pictures a sample (B,T,C,H,W) or a batch without channels"
             ) from errors[0][1]
-    place, taken = known[key]
+    assert answer is not None
+    place, taken = answer
     return choices[place], taken
 
 
 def _check_images(model: nn.Module, images: Tensor, axes: ImageAxes) -> None:
+    if kind := _unusable(images):
+        raise TypeError(f"images is {kind}; give a dense floating tensor {_SHAPES[axes.rank][0]} with values")
     pictures = axes.has_pictures(images)
     if not (images.dim() in (axes.rank + 1, axes.rank + 2) or pictures) or 0 in images.shape[1:]:
         several, single = _SHAPES[axes.rank]
@@ -283,3 +289,27 @@ def _check_images(model: nn.Module, images: Tensor, axes: ImageAxes) -> None:
                 f"images is on {batch.device} but the model is on {', '.join(sorted(map(str, devices)))}; "
                 f"move them with images.to({str(parameter.device)!r})"
             )
+
+
+def check_values(images: Tensor) -> None:
+    """Refuse images without values.
+
+    Raises:
+        TypeError: they are fake tensors, as ``torch.export`` and ``torch.compile`` use them.
+    """
+    fake_tensor = sys.modules.get("torch._subclasses.fake_tensor")
+    if fake_tensor is not None and isinstance(images, fake_tensor.FakeTensor):
+        raise TypeError("images is a fake tensor, which has no values; explain outside of FakeTensorMode")
+
+
+def _unusable(images: Tensor) -> str | None:
+    """What the images are, in words, if they cannot be explained whatever their shape is."""
+    if images.is_nested:
+        return "a nested tensor, of images of several sizes; explain them one by one, or resized and stacked"
+    if images.layout is not torch.strided:
+        return f"a tensor of layout {str(images.layout).removeprefix('torch.')}"
+    if images.device.type == "meta":
+        return "on the meta device, which has shapes only"
+    if torch._C._functorch.is_functorch_wrapped_tensor(images):
+        return "inside torch.vmap, grad or another function transform; explain the batch outside of it"
+    return None

@@ -6,7 +6,7 @@ it as it is; a window moves its edges, beyond the photo where it pads.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -15,7 +15,10 @@ import torch
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["Box", "Gray", "Margins", "Resize", "Step", "Window", "cover", "exactly", "longest", "shortest", "within"]
+__all__ = [
+    "Box", "Gray", "Margins", "Resize", "ResizePart", "Step", "Window", "cover", "exactly", "in_bounded_memory",
+    "longest", "shortest", "within",
+]  # fmt: skip
 
 Box: TypeAlias = tuple[float, float, float, float]
 """(left, top, right, bottom)."""
@@ -26,6 +29,9 @@ Size: TypeAlias = tuple[int, int]
 INTERPOLATIONS = ("nearest", "nearest-exact", "bilinear", "bicubic", "box", "hamming", "lanczos")
 # Those that torch has, and those that it can antialias. Pillow's nearest is torch's nearest-exact.
 _OF_TORCH, _ANTIALIASED = ("nearest", "nearest-exact", "bilinear", "bicubic"), ("bilinear", "bicubic")
+
+# A photo is not resized as a whole if that would make it larger than this, as a strip would be; 3 bytes a pixel.
+MAX_RESIZED_PIXELS = 1 << 25
 
 Fill: TypeAlias = int | tuple[int, ...] | None
 """The colour of padding, 0 to 255; None is 0 in the input, after it was normalised."""
@@ -54,14 +60,19 @@ class Resize:
 
     def apply(self, image: Image) -> Image:
         """The resized image."""
-        from PIL import Image
-
         height, width = self.sides(image.height, image.width)
         if (width, height) == image.size:
             return image
         if self.on_tensors and self.interpolation in _OF_TORCH:
             return self._by_torch(image, (height, width))
-        return image.resize((width, height), Image.Resampling[self.interpolation.partition("-")[0].upper()])
+        return image.resize((width, height), self.kernel)
+
+    @property
+    def kernel(self) -> Any:
+        """Pillow's kernel."""
+        from PIL import Image
+
+        return Image.Resampling[self.interpolation.partition("-")[0].upper()]
 
     def _by_torch(self, image: Image, size: Size) -> Image:
         import numpy
@@ -163,6 +174,44 @@ class Gray:
 
 
 Step: TypeAlias = Resize | Window | Margins | Gray
+
+
+@dataclass(frozen=True)
+class ResizePart:
+    """Compute a part of the resized canvas only, by Pillow; it rounds a little differently from resizing the whole.
+
+    Attributes:
+        resize: of the whole canvas.
+        part: (left, top, right, bottom), in pixels of the resized canvas.
+    """
+
+    resize: Resize
+    part: tuple[int, int, int, int]
+
+    def apply(self, image: Image) -> Image:
+        """This part of the resized image."""
+        height, width = self.resize.sides(image.height, image.width)
+        left, top, right, bottom = self.part
+        x, y = image.width / width, image.height / height
+        box = left * x, top * y, min(right * x, image.width), min(bottom * y, image.height)
+        return image.resize((right - left, bottom - top), self.resize.kernel, box)
+
+
+def in_bounded_memory(steps: Iterable[Step], size: Size) -> list[Step | ResizePart]:
+    """Steps that do the same to a photo of (height, width), without a canvas far larger than what a window shows."""
+    bounded: list[Step | ResizePart] = []
+    most = max(MAX_RESIZED_PIXELS, size[0] * size[1])
+    for step in steps:
+        resize = bounded[-1] if bounded else None
+        if isinstance(step, Window) and isinstance(resize, Resize) and size[0] * size[1] > most:
+            left, top, right, bottom = step.edges(size)
+            part = max(left, 0), max(top, 0), min(right, size[1]), min(bottom, size[0])
+            margins = Margins(part[0] - left, part[1] - top, right - part[2], bottom - part[3], step.fill)
+            bounded[-1:] = [ResizePart(resize, part), margins]
+        else:
+            bounded.append(step)
+        size, _ = step.canvas(size, (0.0, 0.0, 1.0, 1.0))
+    return bounded
 
 
 def _cut(image: Image, edges: tuple[int, int, int, int], fill: Fill) -> Image:

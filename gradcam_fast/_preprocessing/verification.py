@@ -56,7 +56,7 @@ def verify(preprocess: Preprocess, original: Callable[[Any], Any], title: str) -
                 f"{tuple(ours.shape)}; give the numbers: Preprocess(size, mean=..., std=..., fit=...)"
             )
         # In levels of the photo.
-        std = torch.tensor(preprocess.std)[:, None, None]
+        std = torch.tensor(preprocess.std, dtype=torch.float32, device="cpu")[:, None, None]
         difference = float(((ours - theirs) * std).abs().max()) * 255
         if difference > TOLERANCE:
             raise ValueError(

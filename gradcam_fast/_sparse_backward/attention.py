@@ -31,7 +31,9 @@ def _attention(operation: Operation, gradient: BlockGradient) -> tuple[BlockGrad
         return None
     out, logsumexp, scale = (operation.saved(name) for name in ("output", "logsumexp", "scale"))
     grad_out = _query_rows(gradient, intervals)
-    positions = torch.cat([torch.arange(start, start + length, device=query.device) for start, length in intervals])
+    positions = torch.cat(
+        [torch.arange(start, start + length, dtype=torch.int64, device=query.device) for start, length in intervals]
+    )
     query, out, logsumexp = (tensor.index_select(2, positions) for tensor in (query, out, logsumexp))
     if query_count > MAX_RANK:
         backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward

@@ -16,7 +16,7 @@ import torch
 from .. import Explainer, __version__
 from ..layers import list_layers
 from . import options as cli_options
-from .console import FEW_PHOTOS, ProgressBar, complain
+from .console import FEW_PHOTOS, ProgressBar, complain, tell
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 EXIT_CODES = """\
 Exit codes:
   0    all photos were explained
-  1    some photos could not be read; standard error names them, and all others
-       were explained
+  1    some photos could not be read or explained; standard error names them,
+       and all others were explained
   2    an option is wrong, or a file or package is missing; standard error says
        which
   130  interrupted with Ctrl-C
@@ -97,7 +97,8 @@ Examples:
   gradcam-fast explain photos/ --format overlay,parquet --out maps --resume
 
 Photos:
-  All formats that Pillow reads, in colour or grayscale. Photos are turned
+  AVIF, BMP, GIF, JPEG, JPEG 2000, PNG, PPM, TGA, TIFF and WebP, as far as
+  Pillow reads them, in colour or grayscale. Photos are turned
   upright by their EXIF orientation, transparency becomes white, and of an
   animation the first frame is used. Some networks see only the middle of a
   photo; the pictures then show only that part. In folders, hidden files and
@@ -114,13 +115,15 @@ Formats:
            the size of the network's input.
   parquet  DIR/maps.parquet: a folder that pandas.read_parquet reads. Each row
            has a path, class, score, the map's extremes and, in 'map', the map
-           at the resolution of the layer, as bytes from 0 to 255. 'gradcam-fast
-           render' makes pictures of it.
+           at the resolution of the layer, as bytes from 0 to 255. The row of a
+           photo that could not be explained has class -1, and says why in
+           'error'. 'gradcam-fast render' makes pictures of the table.
 
-  NAME is the photo's, with a number if two photos have the same name.
-  Subfolders are kept. Pictures of an earlier run are replaced, other files
-  never. A file appears only when it is complete, so an interrupted run can be
-  continued by the same command with --resume.
+  NAME is the photo's, with a number if two photos have the same name or if a
+  file of that name is in the way. Subfolders are kept. Files of an earlier run
+  are replaced where they are of the same photo, other files never. A file
+  appears only when it is complete, so an interrupted run can be continued by
+  the same command with --resume. One run at a time writes to a folder.
 
 Messages:
   For up to {FEW_PHOTOS} photos, the most probable classes and the files of each are
@@ -250,7 +253,7 @@ def video(options: SimpleNamespace) -> int:
             batch_size=options.batch_size,
             colormap=options.colormap,
             alpha=options.alpha,
-            tell=(lambda _: None) if options.quiet else print,
+            tell=(lambda _: None) if options.quiet else tell,
             progress=bar.update if bar else lambda done, total: None,
         )
     return 0
@@ -276,7 +279,7 @@ def layers(options: SimpleNamespace) -> int:
     all with --all. The star marks the layer that is explained by default; 'explain --layer NAME' explains another one.
     """
     network = cli_options.network_of(options)
-    image = torch.rand(1, 3, *network.input_size)
+    image = torch.rand(1, 3, *network.input_size, dtype=torch.float32, device="cpu")
     found = Explainer(network.model, size=1)(image).layer
     default = found if isinstance(found, tuple) else (found,)
     shown = set() if options.all else set(list_layers(network.model, image))

@@ -13,18 +13,50 @@ from ..probabilities import confidence
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+    from typing import TextIO
 
     from .results import PhotoResult
 
-__all__ = ["FEW_PHOTOS", "ProgressBar", "Report", "complain"]
+__all__ = ["FEW_PHOTOS", "ProgressBar", "Report", "complain", "printable", "shorten", "tell"]
 
 # Up to this number of photos, the result of each is printed.
 FEW_PHOTOS = 16
 
 
+# The names of classes come from files, and may be of any length.
+LONGEST_NAME = 120
+
+
 def complain(message: str) -> None:
     """Print an error or a note on standard error."""
-    print(f"gradcam-fast: {message}", file=sys.stderr)
+    print(f"gradcam-fast: {printable(message, sys.stderr)}", file=sys.stderr)
+
+
+def tell(message: str) -> None:
+    """Print a result on standard output."""
+    print("\n".join(printable(line, sys.stdout) for line in message.split("\n")))
+
+
+def printable(text: str, stream: TextIO | None = None) -> str:
+    """``text`` with every character escaped that would steer a terminal, or that ``stream`` cannot encode.
+
+    Example:
+        >>> printable("caf\u00e9\x1b[31m.jpg")
+        'caf\u00e9\\\\x1b[31m.jpg'
+    """
+    shown = "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text)
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    return shown.encode(encoding, "backslashreplace").decode(encoding)
+
+
+def shorten(name: str) -> str:
+    """The name of a class, cut where it is too long to be read in a title or a line.
+
+    Example:
+        >>> shorten("tabby"), len(shorten("a" * 100_000))
+        ('tabby', 120)
+    """
+    return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…"
 
 
 class ProgressBar:
@@ -112,7 +144,7 @@ class Report:
         verbose: bool | None = None,
         bar: bool | None = None,
         summary: bool | None = None,
-        tell: Callable[[str], None] = print,
+        tell: Callable[[str], None] = tell,
         complain: Callable[[str], None] = complain,
     ) -> None:
         self._tell, self._complain = tell, complain
@@ -143,17 +175,18 @@ class Report:
         if self._verbose:
             lines = [str(photo)]
             lines += [
-                f"  {confidence(probability, score):>7}  {name} ({number})"
+                f"  {confidence(probability, score):>7}  {shorten(name)} ({number})"
                 for name, number, probability, score in result.best
             ]
             lines += [f"  {'map' if file.suffix == '.npy' else 'picture'}: {file}" for file in files]
+            lines = list(map(printable, lines))
             self._print(self._tell, "\n".join(lines) + "\n")
         self._advance()
 
     def photo_skipped(self, reason: Exception) -> None:
-        """Report a photo that could not be read; ``reason`` begins with its path."""
+        """Report a photo that could not be explained; ``reason`` begins with its path."""
         self.unreadable += 1
-        self._print(self._complain, f"{reason}; skipped")
+        self._print(self._complain, printable(f"{reason}; skipped"))
         self._advance()
 
     def end(self, seconds: float, out: Path) -> None:

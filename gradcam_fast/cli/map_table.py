@@ -1,7 +1,7 @@
 """A table of maps in Parquet, one row for each photo and class, from which pictures can be drawn later.
 
 A table is a folder of part files. Each part is written completely and then renamed, so that an interrupted run leaves
-a valid table.
+a valid table. Parts have unique names: several processes may write to one folder.
 """
 
 from __future__ import annotations
@@ -9,8 +9,9 @@ from __future__ import annotations
 import json
 import os
 import time
+import uuid
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ try:
 except ImportError as error:
     raise ImportError("tables are written with pyarrow, which is not installed; run pip install pyarrow") from error
 
+from ..exceptions import PhotoError
+from .output_lock import PART_SUFFIX
 from .results import LoadedPhoto, PhotoResult
 
 __all__ = ["MapTable", "contents", "read"]
@@ -31,7 +34,7 @@ Key = tuple[str, str]
 
 SCHEMA = pyarrow.schema(
     [
-        ("path", pyarrow.string()),  # of the photo, as it was given
+        ("path", pyarrow.string()),  # of the photo, as it was given; bytes that are not UTF-8 are escaped
         ("name", pyarrow.string()),  # path of its pictures, in the output folder and without suffix
         ("width", pyarrow.int32()),  # of the whole photo
         ("height", pyarrow.int32()),
@@ -50,8 +53,20 @@ SCHEMA = pyarrow.schema(
         ("map_height", pyarrow.int16()),
         ("map_width", pyarrow.int16()),
         ("map", pyarrow.binary()),  # map_height * map_width levels from 0 to 255, row by row
+        ("error", pyarrow.string()),  # why the photo has no map; its class is then -1
+        ("path_bytes", pyarrow.binary()),  # the path as the file system has it, where that is not UTF-8
     ]
 )
+# Of the row of a photo that could not be explained: no nulls, so that the columns keep their types in pandas.
+NOTHING: dict[str, Any] = {
+    **dict.fromkeys(("width", "height", "left", "top", "right", "bottom", "map_height", "map_width"), 0),
+    **dict.fromkeys(("probability", "score", "raw_min", "raw_max"), float("nan")),
+    "class": -1,
+    "class_name": "",
+    "valid": False,
+    "layer": "",
+    "map": b"",
+}
 SETTINGS_KEY = b"gradcam_fast"
 # A part is written when it has this many rows or is this old; a killed process loses no more than one part.
 ROWS_PER_PART, SECONDS_PER_PART = 4096, 300
@@ -66,48 +81,94 @@ class MapTable:
         settings: how the maps are made; the same for the whole table.
         resume: whether to add to an existing table.
 
+    Attributes:
+        owners: the path of the photo that has a name, by the name in lower case.
+
     Raises:
         FileExistsError: a table exists, and ``resume`` is False.
-        ValueError: the existing table was made with other settings.
+        ValueError: the existing table was made with other settings, or a part of it is damaged.
     """
 
     def __init__(self, folder: Path, settings: dict[str, Any], *, resume: bool) -> None:
-        self.folder = folder
+        self.folder, self.settings = folder, settings
         self.schema = SCHEMA.with_metadata({SETTINGS_KEY: json.dumps(settings)})
-        self.pending: list[dict[str, Any]] = []
+        self.pending: list[pyarrow.RecordBatch] = []
         self.written = time.monotonic()
-        parts = _parts(folder)
+        self.parts = set(parts := _parts(folder))
         if parts and not resume:
             raise FileExistsError(f"{folder} exists; give --resume to add to it, or another --out")
-        if parts:
-            _check_same(folder, _settings(parts[0]), settings)
-        self.number = 1 + max((int(part.stem.partition("-")[2]) for part in parts), default=-1)
-        self.photos = {photo for part in parts for photo in _photos(part)}
+        for part in parts:
+            _check_same(folder, _settings(part), settings)
+        self.number = 1 + max((int(part.stem.split("-")[1]) for part in parts), default=-1)
+        self.photos: set[Key] = set()
+        self.failed: set[Key] = set()
+        self.owners: dict[str, str] = {}
+        for part in parts:
+            for key, is_error in _photos(part):
+                (self.failed if is_error else self.photos).add(key)
+                self.owners.setdefault(key[1].casefold(), key[0])
 
     def __contains__(self, key: Key) -> bool:
         """Whether the table has the maps of a photo, given as (path, name)."""
         return key in self.photos
 
-    def append(self, photo: LoadedPhoto, result: PhotoResult) -> None:
+    def rows_of(self, photo: LoadedPhoto, result: PhotoResult) -> tuple[Key, pyarrow.RecordBatch]:
+        """The rows of one photo, for `append`.
+
+        Raises:
+            PhotoError: a value does not fit the table.
+        """
+        return (str(photo.path), photo.name), self._batch(photo.path, _rows(photo, result))
+
+    def append(self, rows: tuple[Key, pyarrow.RecordBatch]) -> None:
         """Add the maps of one photo, unless the table has them."""
-        if (key := (str(photo.path), photo.name)) in self.photos:
-            return
-        self.photos.add(key)
-        self.pending += _rows(photo, result)
-        if len(self.pending) >= ROWS_PER_PART or time.monotonic() - self.written > SECONDS_PER_PART:
+        key, batch = rows
+        if key not in self.photos:
+            self.photos.add(key)
+            self._add(batch)
+
+    def append_error(self, path: Path, name: str, error: Exception) -> None:
+        """Add a row that says why a photo has no maps, unless the table has one of this photo."""
+        key = str(path), name
+        if key not in self.photos and key not in self.failed:
+            self.failed.add(key)
+            self._add(self._batch(path, [{**_path(path), "name": name, **NOTHING, "error": _utf8(str(error))}]))
+
+    def _batch(self, path: Path, rows: list[dict[str, Any]]) -> pyarrow.RecordBatch:
+        try:
+            return pyarrow.RecordBatch.from_pylist(rows, schema=self.schema)
+        except (pyarrow.ArrowException, OverflowError, UnicodeError, TypeError, ValueError) as error:
+            raise PhotoError(f"{path}: does not fit the table ({' '.join(str(error).split())})") from error
+
+    def _add(self, batch: pyarrow.RecordBatch) -> None:
+        self.pending.append(batch)
+        rows = sum(len(pending) for pending in self.pending)
+        if rows >= ROWS_PER_PART or time.monotonic() - self.written > SECONDS_PER_PART:
             self.flush()
 
     def flush(self) -> None:
-        """Write the pending rows as a new part."""
+        """Write the pending rows as a new part.
+
+        Raises:
+            ValueError: another process has written a part with other settings meanwhile; the rows are kept.
+        """
         if not self.pending:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
-        part = self.folder / f"part-{self.number:05}.parquet"
+        for part in set(_parts(self.folder)) - self.parts:
+            _check_same(self.folder, _settings(part), self.settings)
+            self.parts.add(part)
+        unique = uuid.uuid4().hex
+        part = self.folder / f"part-{self.number:05}-{unique}.parquet"
         # Readers of a folder ignore names that start with a dot.
-        unfinished = part.with_name(f".{part.name}")
-        table = pyarrow.Table.from_pylist(self.pending, schema=self.schema)
-        pyarrow.parquet.write_table(table, unfinished, compression="zstd")
-        os.replace(unfinished, part)
+        unfinished = part.with_name(f".{unique}{PART_SUFFIX}")
+        try:
+            table = pyarrow.Table.from_batches(self.pending, schema=self.schema)
+            pyarrow.parquet.write_table(table, unfinished, compression="zstd")
+            os.replace(unfinished, part)
+        finally:
+            unfinished.unlink(missing_ok=True)
+        self.parts.add(part)
         self.number += 1
         self.pending = []
         self.written = time.monotonic()
@@ -119,12 +180,26 @@ class MapTable:
         self.flush()
 
 
+def _utf8(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def _path(path: Path) -> dict[str, Any]:
+    """The columns of a path: readable text, and the bytes if the text does not say them all."""
+    try:
+        text, data = str(path).encode().decode(), None
+    except UnicodeEncodeError:
+        data = os.fsencode(path)
+        text = data.decode("utf-8", "backslashreplace")
+    return {"path": text, "path_bytes": data}
+
+
 def _rows(photo: LoadedPhoto, result: PhotoResult) -> list[dict[str, Any]]:
     """The rows of one photo, one for each class."""
     left, top, right, bottom = photo.box
     levels = (result.maps * 255).round().astype(numpy.uint8)
     common = {
-        "path": str(photo.path),
+        **_path(photo.path),
         "name": photo.name,
         "width": photo.size[0],
         "height": photo.size[1],
@@ -132,7 +207,7 @@ def _rows(photo: LoadedPhoto, result: PhotoResult) -> list[dict[str, Any]]:
         "top": top,
         "right": right,
         "bottom": bottom,
-        "layer": result.layer,
+        "layer": _utf8(result.layer),
         "map_height": levels.shape[1],
         "map_width": levels.shape[2],
     }
@@ -140,7 +215,7 @@ def _rows(photo: LoadedPhoto, result: PhotoResult) -> list[dict[str, Any]]:
         {
             **common,
             "class": result.classes[rank],
-            "class_name": result.names[rank],
+            "class_name": _utf8(result.names[rank]),
             "probability": result.probabilities[rank],
             "score": result.scores[rank],
             "raw_min": result.raw_min[rank],
@@ -156,20 +231,35 @@ def contents(table: Path) -> tuple[dict[str, Any], dict[Key, int]]:
     """The settings of a table (its folder, or one file of it), and how many maps it has of each photo.
 
     Raises:
-        ValueError: ``table`` is not a table of maps.
+        ValueError: ``table`` is not a table of maps, a part of it is damaged, or its parts have other settings.
     """
     if not (parts := _parts(table)):
         raise ValueError(f"{table} is not a table of maps; give the maps.parquet that explain --format parquet wrote")
-    return _settings(parts[0]), Counter(photo for part in parts for photo in _photos(part))
+    settings = _settings(parts[0])
+    for part in parts[1:]:
+        _check_same(table, _settings(part), settings)
+    return settings, Counter(key for part in parts for key, is_error in _photos(part) if not is_error)
 
 
 def read(table: Path) -> Iterator[tuple[Key, list[dict[str, Any]]]]:
-    """Each photo of a table, as (path, name), with its rows; only a few rows are in memory at a time."""
+    """Each photo of a table that has maps, as (path, name), with its rows; only a few rows are in memory at a time.
+
+    Raises:
+        ValueError: a part is damaged.
+    """
     for part in _parts(table):
-        batches = pyarrow.parquet.ParquetFile(part).iter_batches(1024)
-        flat = (row for batch in batches for row in batch.to_pylist())
-        for key, rows in groupby(flat, lambda row: (row["path"], row["name"])):
-            yield key, list(rows)
+        try:
+            batches = pyarrow.parquet.ParquetFile(part).iter_batches(1024)
+            flat = (row for batch in batches for row in batch.to_pylist() if not row.get("error"))
+            for key, rows in groupby(flat, _key):
+                yield key, list(rows)
+        except (pyarrow.ArrowException, OSError) as error:
+            raise _damaged(part, error) from error
+
+
+def _key(row: Mapping[str, Any]) -> Key:
+    data = row.get("path_bytes")
+    return row["path"] if data is None else os.fsdecode(data), row["name"]
 
 
 def _parts(table: Path) -> list[Path]:
@@ -177,11 +267,17 @@ def _parts(table: Path) -> list[Path]:
 
 
 def _settings(part: Path) -> dict[str, Any]:
+    settings: Any = None
     try:
         metadata = pyarrow.parquet.read_schema(part).metadata or {}
-        settings: dict[str, Any] = json.loads(metadata[SETTINGS_KEY])
-    except (pyarrow.ArrowInvalid, KeyError, json.JSONDecodeError):
-        raise ValueError(f"{part} is not part of a table of maps; give the maps.parquet that explain wrote") from None
+        settings = json.loads(metadata[SETTINGS_KEY])
+    except (pyarrow.ArrowException, KeyError, ValueError):
+        pass
+    except OSError as error:
+        raise _damaged(part, error) from error
+    size = settings.get("input") if isinstance(settings, dict) else None
+    if not isinstance(size, list) or len(size) != 2 or not all(isinstance(side, int) and side > 0 for side in size):
+        raise ValueError(f"{part} is not part of a table of maps; give the maps.parquet that explain wrote")
     return settings
 
 
@@ -194,6 +290,24 @@ def _check_same(folder: Path, stored: dict[str, Any], settings: dict[str, Any]) 
             )
 
 
-def _photos(part: Path) -> Iterator[Key]:
-    table = pyarrow.parquet.read_table(part, columns=["path", "name"])
-    return zip(table["path"].to_pylist(), table["name"].to_pylist(), strict=True)
+def _photos(part: Path) -> Iterator[tuple[Key, bool]]:
+    """The photo of each row, and whether the row says why the photo has no maps."""
+    try:
+        file = pyarrow.parquet.ParquetFile(part)
+        names = file.schema_arrow.names
+        if missing := [name for name in SCHEMA.names[:-2] if name not in names]:
+            raise ValueError(f"{part} has no column {missing[0]!r}; give the maps.parquet that explain wrote")
+        columns = [name for name in ("path", "name", "error", "path_bytes") if name in names]
+        rows = file.read(columns=columns).to_pylist()
+    except (pyarrow.ArrowException, OSError) as error:
+        raise _damaged(part, error) from error
+    for row in rows:
+        key = _key(row)
+        if not all(isinstance(text, str) for text in key):
+            raise ValueError(f"{part} has a row without path or name; give the maps.parquet that explain wrote")
+        yield key, bool(row.get("error"))
+
+
+def _damaged(part: Path, error: Exception) -> ValueError:
+    reason = " ".join(str(error).split())[:200]
+    return ValueError(f"{part} is damaged ({reason}); remove it, and run explain with --resume to make its maps again")

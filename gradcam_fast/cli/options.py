@@ -14,6 +14,7 @@ import click
 import torch
 
 from ..methods import METHODS
+from ..photos import MAX_PIXELS
 from ..visual.colormaps import colormap_table
 from .console import Report, complain
 
@@ -220,6 +221,13 @@ WORKERS = grouped(
         type=positive,
         help="Number of threads that read photos, and of threads that write files.  [default: one per core]",
     ),
+    Option(
+        ["--max-pixels"],
+        metavar="N",
+        type=positive,
+        default=MAX_PIXELS,
+        help="Refuse photos with more pixels; each thread that reads needs up to 20 bytes of memory a pixel.",
+    ),
 )
 PROGRESS, QUIET = grouped(
     "Messages",
@@ -366,7 +374,8 @@ def run_settings_of(options: SimpleNamespace, formats: Sequence[str], **settings
         quality=options.quality,
         longest=options.max_side,
     )
-    return RunSettings(formats=tuple(dict.fromkeys(formats)), style=style, resume=options.resume, **settings)
+    settings |= {"resume": options.resume, "max_pixels": options.max_pixels}
+    return RunSettings(formats=tuple(dict.fromkeys(formats)), style=style, **settings)
 
 
 def report_of(options: SimpleNamespace) -> Report:

@@ -1,15 +1,15 @@
-"""The files written for one explained photo: their formats, their names, and how they are written.
+"""The files written for one explained photo: their formats, and how they are written.
 
 To add a format, add a line to `FORMATS` and its name to `commands.FORMAT_NAMES`.
 """
 
 from __future__ import annotations
 
-import functools
-import itertools
+import errno
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+import uuid
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
@@ -18,16 +18,17 @@ from typing import TYPE_CHECKING
 import numpy
 import torch
 
+from ..exceptions import PhotoError
 from ..probabilities import confidence
-from ..visual.figures import is_own
 from ..visual.stamp import RANDOM_WEIGHTS, stamped
-from .pictures import blend, encode, read_note, resize_heatmap, with_note
+from .console import shorten
+from .output_lock import PART_SUFFIX
+from .pictures import blend, encode, photo_of, read_note, resize_heatmap, with_note
 
 if TYPE_CHECKING:
-    from .photo_files import PhotoFile
     from .results import LoadedPhoto, PhotoResult
 
-__all__ = ["FORMATS", "PictureStyle", "are_complete", "output_names", "suffixes", "write_files", "write_whole"]
+__all__ = ["FORMATS", "PictureStyle", "UnwritableFileError", "are_complete", "suffixes", "write_files", "write_whole"]
 
 
 @dataclass(frozen=True)
@@ -54,10 +55,10 @@ class PictureStyle:
         """What every picture says: so the maps of an untrained network are not taken for those of a trained one."""
         return RANDOM_WEIGHTS if RANDOM_WEIGHTS in str(self.note.get("model", "")) else ""
 
-    def note_for(self, photo: Path) -> str:
-        """The comment of a picture of ``photo``: JSON in ASCII."""
-        style = {name: getattr(self, name) for name in ("colormap", "alpha", "quality", "longest")}
-        return json.dumps({"photo": str(photo), **self.note, **style})
+    def note_for(self, photo: Path, suffix: str) -> str:
+        """The comment of a file of ``photo``: JSON in ASCII; arrays have no style."""
+        names = () if suffix == ".npy" else ("colormap", "alpha", "quality", "longest")
+        return json.dumps({"photo": str(photo), **self.note, **{name: getattr(self, name) for name in names}})
 
 
 @dataclass(frozen=True)
@@ -75,10 +76,19 @@ def suffixes(formats: tuple[str, ...], count: int, style: PictureStyle) -> list[
 
 
 def are_complete(out: Path, name: str, photo: Path, suffixes: list[str], style: PictureStyle) -> bool:
-    """Whether all files of a photo exist, and the pictures among them were made from this photo in this style."""
+    """Whether all files of a photo exist, and were made from this photo in this style."""
     files = [out / f"{name}{suffix}" for suffix in suffixes]
-    note = style.note_for(photo)
-    return all(file.exists() and (file.suffix == ".npy" or read_note(file) == note) for file in files)
+    return all(file.exists() and read_note(file) == style.note_for(photo, file.suffix) for file in files)
+
+
+class UnwritableFileError(PhotoError):
+    """A file of one photo cannot be made; the message begins with the photo's path."""
+
+
+# Errors of the operating system that are about one name. Others, such as a full disk, concern all files.
+_ERRORS_OF_A_NAME = {
+    errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL, errno.ELOOP, errno.EISDIR, errno.ENOTDIR, errno.EEXIST,
+}  # fmt: skip
 
 
 def write_files(
@@ -89,67 +99,54 @@ def write_files(
     style: PictureStyle,
     size: tuple[int, int],
 ) -> list[Path]:
-    """Write all files of one photo and return their paths; arrays have ``size`` (height, width)."""
+    """Write all files of one photo and return their paths; arrays have ``size`` (height, width).
+
+    Raises:
+        UnwritableFileError: a file cannot be drawn, has a name that the file system refuses, would be outside of
+            ``out``, or would replace a file that is not of this photo.
+        OSError: nothing can be written, as on a full disk.
+    """
     written = []
-    for output_format in map(FORMATS.__getitem__, formats):
-        file_suffixes = output_format.suffixes(len(result.classes), style)
-        for suffix, data in zip(file_suffixes, output_format.make(photo, result, style, size), strict=True):
-            path = out / f"{photo.name}{suffix}"
-            write_whole(path, data)
-            written.append(path)
+    try:
+        for output_format in map(FORMATS.__getitem__, formats):
+            file_suffixes = output_format.suffixes(len(result.classes), style)
+            for suffix in file_suffixes:
+                _check_target(out, out / f"{photo.name}{suffix}", photo.path)
+            for suffix, data in zip(file_suffixes, output_format.make(photo, result, style, size), strict=True):
+                path = out / f"{photo.name}{suffix}"
+                write_whole(path, data)
+                written.append(path)
+    except (UnwritableFileError, ImportError):
+        raise
+    except OSError as error:
+        if error.errno not in _ERRORS_OF_A_NAME:
+            raise
+        raise UnwritableFileError(f"{photo.path}: {photo.name}: {error.strerror}") from error
+    except Exception as error:  # of drawing and encoding, such as a JPEG that would be too wide
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UnwritableFileError(f"{photo.path}: its pictures cannot be made ({reason})") from error
     return written
+
+
+def _check_target(out: Path, path: Path, photo: Path) -> None:
+    if not path.parent.resolve().is_relative_to(out.resolve()):
+        raise UnwritableFileError(f"{photo}: {path} would be outside of {out}")
+    if os.path.lexists(path) and photo_of(path) != str(photo):
+        raise UnwritableFileError(f"{photo}: {path} exists and is not of this photo; move it, or give another --out")
 
 
 def write_whole(path: Path, data: bytes) -> None:
     """Write a file so that it is complete or absent at any time, even if the process is killed."""
-    # The name is always the same, so that the next run overwrites an incomplete file of a killed one.
-    part = path.with_name(f".{path.stem}.part{path.suffix}")
+    part = path.with_name(f".{uuid.uuid4().hex}{PART_SUFFIX}")
     try:
-        part.write_bytes(data)
-    except FileNotFoundError:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_bytes(data)
-    os.replace(part, path)
-
-
-def output_names(photos: Sequence[PhotoFile], out: Path, suffixes: Sequence[str]) -> list[str]:
-    """For each photo, the path of its files in ``out``, without suffix: ``<subfolder>/<stem>-gradcam``.
-
-    A number follows where two photos would share a file, also on file systems that ignore case. No file replaces a
-    photo, or a picture that this package did not write.
-    """
-    used_keys = {_key(photo.path) for photo in photos}
-    names = []
-    for photo in photos:
-        for name in _candidates(photo):
-            files = [out / f"{name}{suffix}" for suffix in suffixes]
-            keys = {_key(file) for file in files}
-            if not keys & used_keys and all(map(_is_replaceable, files)):
-                break
-        used_keys |= keys
-        names.append(name)
-    return names
-
-
-def _candidates(photo: PhotoFile) -> Iterator[str]:
-    base = (photo.subfolder / f"{photo.path.stem}-gradcam").as_posix()
-    yield base
-    for number in itertools.count(2):
-        yield f"{base}-{number}"
-
-
-def _is_replaceable(path: Path) -> bool:
-    # Arrays cannot carry a mark, so an array of this name is assumed to be written by an earlier run.
-    return not path.exists() or path.suffix == ".npy" or is_own(path)
-
-
-def _key(path: Path) -> tuple[str, str]:
-    return _resolved(path.parent), path.name.casefold()
-
-
-@functools.lru_cache(maxsize=4096)
-def _resolved(folder: Path) -> str:
-    return str(folder.resolve()).casefold()
+        try:
+            part.write_bytes(data)
+        except FileNotFoundError:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            part.write_bytes(data)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def _overlays(photo: LoadedPhoto, result: PhotoResult, style: PictureStyle, _: tuple[int, int]) -> Iterator[bytes]:
@@ -159,7 +156,7 @@ def _overlays(photo: LoadedPhoto, result: PhotoResult, style: PictureStyle, _: t
         picture = blend(photo.pixels, full, colormap=style.colormap, alpha=style.alpha)
         if style.stamp:
             picture = stamped(picture, style.stamp)
-        yield encode(picture, style.suffix, quality=style.quality, note=style.note_for(photo.path))
+        yield encode(picture, style.suffix, quality=style.quality, note=style.note_for(photo.path, style.suffix))
 
 
 def _overlay_suffixes(count: int, style: PictureStyle) -> list[str]:
@@ -173,7 +170,8 @@ def _panels(photo: LoadedPhoto, result: PhotoResult, style: PictureStyle, _: tup
 
     assert photo.pixels is not None
     titles = [
-        f"{name}, {confidence(probability, score)}" + ("" if valid else " (empty map: nothing in favour of this class)")
+        f"{shorten(name)}, {confidence(probability, score)}"
+        + ("" if valid else " (empty map: nothing in favour of this class)")
         for name, probability, score, valid in zip(
             result.names, result.probabilities, result.scores, result.valid, strict=True
         )
@@ -184,13 +182,13 @@ def _panels(photo: LoadedPhoto, result: PhotoResult, style: PictureStyle, _: tup
     figure = panels(pixels, heatmaps, titles, colormap=style.colormap, alpha=style.alpha, stamp=style.stamp)
     file = _NamedBytes(f"panels{style.suffix}")
     save(figure, file)  # type: ignore[arg-type]
-    yield with_note(file.getvalue(), style.note_for(photo.path))
+    yield with_note(file.getvalue(), style.note_for(photo.path, style.suffix))
 
 
 def _arrays(photo: LoadedPhoto, result: PhotoResult, style: PictureStyle, size: tuple[int, int]) -> Iterator[bytes]:
     file = BytesIO()
     numpy.save(file, numpy.stack([resize_heatmap(heatmap, size) for heatmap in result.maps]))
-    yield file.getvalue()
+    yield with_note(file.getvalue(), style.note_for(photo.path, ".npy"))
 
 
 class _NamedBytes(BytesIO):

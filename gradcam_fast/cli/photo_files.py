@@ -6,35 +6,23 @@ import glob
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy
-import torch
-
-try:
-    from PIL import Image, ImageOps, UnidentifiedImageError
-except ImportError as error:
-    raise ImportError("photos are read with Pillow, which is not installed; run pip install pillow") from error
-try:
-    import simplejpeg
-except ImportError:  # Pillow reads the same pixels in a third more time
-    simplejpeg = None
-
 from ..exceptions import UnreadablePhotoError
-from ..photos import as_rgb
+from ..photo_decoding import decode_file, own_pixel_limit
+from ..photos import MAX_PIXELS, photo_tensor
 from ..visual.figures import is_own
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
     from torch import Tensor
 
-__all__ = ["PhotoFile", "UnreadablePhotoError", "find_photos", "pixels", "read_photo"]
+__all__ = ["PhotoFile", "UnreadablePhotoError", "find_photos", "own_pixel_limit", "pixels", "read_photo"]
 
 PHOTO_SUFFIXES = frozenset(
     ".avif .bmp .dib .gif .jfif .jp2 .jpe .jpeg .jpg .pbm .pgm .png .pnm .ppm .tga .tif .tiff .webp".split()
 )
-_ORIENTATION, _UPRIGHT = 0x0112, 1
 
 
 @dataclass(frozen=True)
@@ -61,7 +49,7 @@ def find_photos(
         name = os.fspath(path_or_pattern)
         matches = sorted(glob.glob(name, recursive=True)) if glob.has_magic(name) and not os.path.lexists(name) else []
         for path in map(Path, matches or [name]):
-            if not path.is_dir():
+            if not os.path.isdir(path):
                 photos.append(PhotoFile(path))
                 continue
             inside = [PhotoFile(file, file.parent.relative_to(path)) for file in _photos_below(path, out.resolve())]
@@ -88,40 +76,18 @@ def _photos_below(folder: Path, out: Path) -> Iterator[Path]:
                 yield path
 
 
-def read_photo(path: str | os.PathLike[str]) -> Image.Image:
-    """Read a photo of any common kind as upright 8-bit RGB.
+def read_photo(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> Image:
+    """Read a photo of any common kind as upright 8-bit RGB, as :func:`gradcam_fast.photo_decoding.decode_file` does.
 
-    The EXIF orientation is applied, transparency is laid over white, 16-bit grayscale is scaled to 8 bits, and of an
-    animation the first frame is taken.
+    Args:
+        max_pixels: larger photos are refused.
 
     Raises:
         UnreadablePhotoError: in one sentence, which file and why.
     """
-    try:
-        data = Path(path).read_bytes()
-        with Image.open(BytesIO(data)) as file:
-            return _plain_jpeg(file, data) or as_rgb(ImageOps.exif_transpose(file))
-    except FileNotFoundError:
-        reason = "no such file"
-    except UnidentifiedImageError:
-        reason = "not a photo in a format that Pillow reads"
-    except Exception as error:  # decoders of damaged files raise everything from SyntaxError to struct.error
-        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    raise UnreadablePhotoError(f"{path}: {reason}")
+    return decode_file(path, max_pixels, "raise --max-pixels")
 
 
-def pixels(photo: Image.Image) -> Tensor:
+def pixels(photo: Image) -> Tensor:
     """An RGB photo as a (3,H,W) uint8 tensor on the CPU."""
-    return torch.from_numpy(numpy.array(photo)).permute(2, 0, 1)
-
-
-def _plain_jpeg(file: Image.Image, data: bytes) -> Image.Image | None:
-    """The photo, if simplejpeg can read it: an intact, upright JPEG in colour, as most photos are; otherwise None."""
-    if simplejpeg is None or (file.format, file.mode) != ("JPEG", "RGB"):
-        return None
-    if file.getexif().get(_ORIENTATION, _UPRIGHT) != _UPRIGHT:
-        return None
-    try:
-        return Image.fromarray(simplejpeg.decode_jpeg(data))
-    except ValueError:  # Pillow may still read the file, or its error says what is wrong
-        return None
+    return photo_tensor(photo)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Iterator
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,11 +14,15 @@ import numpy
 import torch
 
 from .. import Explainer
+from ..exceptions import PhotoError
 from ..features import feature_maps
+from ..photos import MAX_PIXELS
 from ..probabilities import probabilities_of
-from .output_files import FORMATS, PictureStyle, are_complete, output_names, suffixes, write_files
-from .photo_files import UnreadablePhotoError, read_photo
-from .pictures import opencv_on_one_thread, shrink
+from .output_files import FORMATS, PictureStyle, are_complete, suffixes, write_files
+from .output_lock import lock_folder, remove_parts
+from .output_names import OutputNames, wanted_name
+from .photo_files import own_pixel_limit, read_photo
+from .pictures import opencv_on_one_thread, shown_part
 from .results import ExplainOptions, LoadedPhoto, PhotoResult
 from .stages import run_stages
 
@@ -51,6 +54,7 @@ class RunSettings:
         batch_size: how many photos the network takes at once; about four times as many are in memory.
         device, dtype: where and in what type the network runs.
         workers: number of threads that read, and of threads that write.
+        max_pixels: larger photos are refused. Each thread that reads needs at most 20 bytes of memory a pixel.
     """
 
     formats: tuple[str, ...] = ("panels",)
@@ -60,6 +64,7 @@ class RunSettings:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     dtype: torch.dtype = torch.float32
     workers: int = field(default_factory=cores)
+    max_pixels: int = MAX_PIXELS
 
     @property
     def file_formats(self) -> tuple[str, ...]:
@@ -88,14 +93,14 @@ def explain_photos(
     """Explain photo files, write the files that ``settings`` ask for to ``out``, and report each photo, in order.
 
     Returns:
-        How many photos could not be read; each was reported and skipped.
+        How many photos could not be explained; each was reported and skipped, and has a row in the table that says why.
 
     Raises:
         ValueError, FileExistsError: ``out`` has a table that this run cannot add to; raised before any work.
-        Any error in reading, explaining or writing ends the run; the files written until then are complete.
+        RuntimeError: another run is writing to ``out``.
+        Any other error in reading, explaining or writing ends the run; the files written until then are complete.
     """
     start = time.monotonic()
-    out.mkdir(parents=True, exist_ok=True)
     note: dict[str, Any] = {
         "model": network.title,
         "input": list(network.input_size),
@@ -106,26 +111,36 @@ def explain_photos(
         "probabilities": network.probabilities,
     }
     settings = replace(settings, style=replace(settings.style, note=note))
-    with _open_table(out, note, settings) as table, opencv_on_one_thread():
-        unexplained = list(_unexplained(photos, out, options.topk or 1, settings, table))
+    with (
+        lock_folder(out) as is_locked,
+        _open_table(out, note, settings) as table,
+        opencv_on_one_thread(),
+        own_pixel_limit(),
+    ):
+        named = _named(photos, out, options.topk or 1, settings, table)
+        if is_locked:
+            remove_parts({table_path(out), *((out / name).parent for _, name, _ in named)})
+        unexplained = [(path, name) for path, name, is_done in named if not is_done]
         report.begin(len(unexplained), len(photos))
         stages = run_stages(
             unexplained,
             lambda path_and_name: _load(*path_and_name, network, settings),
             BatchExplainer(network, options, settings.device, settings.dtype),
-            lambda photo, result: (photo, result, _write(photo, result, out, network, settings)),
+            lambda photo, result: _finish(photo, result, out, network, settings, table),
             batch=settings.batch_size,
             workers=settings.workers,
-            skip=UnreadablePhotoError,
+            skip=PhotoError,
         )
         with closing(stages):
-            for _, outcome in stages:
+            for path_and_name, outcome in stages:
                 if isinstance(outcome, Exception):
+                    if table is not None:
+                        table.append_error(*path_and_name, outcome)
                     report.photo_skipped(outcome)
                     continue
-                photo, result, files = outcome
+                photo, result, files, rows = outcome
                 if table is not None:
-                    table.append(replace(photo, pixels=None), result)
+                    table.append(rows)
                 report.photo_done(photo.path, result, files)
     report.end(time.monotonic() - start, out)
     return report.unreadable
@@ -139,30 +154,48 @@ def _open_table(out: Path, note: dict[str, Any], settings: RunSettings) -> MapTa
     return MapTable(table_path(out), note, resume=settings.resume)
 
 
-def _unexplained(
+def _named(
     photos: Sequence[PhotoFile], out: Path, count: int, settings: RunSettings, table: MapTable | None
-) -> Iterator[tuple[Path, str]]:
-    """The path, and the name of its pictures, of each photo that this run has to explain."""
+) -> list[tuple[Path, str, bool]]:
+    """Of each photo the path, the name of its files, and whether an earlier run has explained it."""
     file_suffixes = suffixes(settings.file_formats, count, settings.style)
-    for photo, name in zip(photos, output_names(photos, out, file_suffixes), strict=True):
+    owners = {} if table is None else table.owners
+    names = OutputNames((photo.path for photo in photos), out, file_suffixes, owners)
+    named = []
+    for photo in photos:
+        name = names.claim(photo.path, wanted_name(photo))
         is_done = (
             settings.resume
             and (table is None or (str(photo.path), name) in table)
             and are_complete(out, name, photo.path, file_suffixes, settings.style)
         )
-        if not is_done:
-            yield photo.path, name
+        named.append((photo.path, name, is_done))
+    return named
 
 
 def _load(path: Path, name: str, network: Network, settings: RunSettings) -> LoadedPhoto:
-    photo = read_photo(path)
+    photo = read_photo(path, settings.max_pixels)
     box = network.preprocess.seen_box(photo.size)
-    pixels = numpy.asarray(shrink(photo.crop(box), settings.style.longest)) if settings.draws_photos else None
+    pixels = numpy.asarray(shown_part(photo, box, settings.style.longest)) if settings.draws_photos else None
     return LoadedPhoto(path, name, photo.size, box, pixels, network.preprocess(photo).images)
 
 
-def _write(photo: LoadedPhoto, result: PhotoResult, out: Path, network: Network, settings: RunSettings) -> list[Path]:
-    return write_files(settings.file_formats, out, photo, result, settings.style, network.input_size)
+def _finish(
+    photo: LoadedPhoto,
+    result: PhotoResult,
+    out: Path,
+    network: Network,
+    settings: RunSettings,
+    table: MapTable | None,
+) -> tuple[LoadedPhoto, PhotoResult, list[Path], Any]:
+    """Write the files of one photo; return them, and its rows of the table."""
+    if not all(map(math.isfinite, result.scores)):
+        raise PhotoError(
+            f"{photo.path}: the network returns {result.scores[0]} for it; check the weights, or give --dtype float32"
+        )
+    rows = None if table is None else table.rows_of(photo, result)
+    files = write_files(settings.file_formats, out, photo, result, settings.style, network.input_size)
+    return replace(photo, pixels=None, input=None), result, files, rows
 
 
 class BatchExplainer:

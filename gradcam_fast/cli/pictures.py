@@ -7,6 +7,9 @@ works on 8-bit integers instead of floats.
 from __future__ import annotations
 
 import functools
+import json
+import os
+import stat
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,10 +36,14 @@ from ..visual.figures.figure_files import MARK, SOFTWARE_TAG
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["blend", "encode", "opencv_on_one_thread", "read_note", "resize_heatmap", "shrink", "with_note"]
+__all__ = [
+    "blend", "encode", "opencv_on_one_thread", "photo_of", "read_note", "resize_heatmap", "shown_part", "shrink",
+    "with_note",
+]  # fmt: skip
 
 _SOI, _APP0, _APP1, _COMMENT = b"\xff\xd8", b"\xff\xe0", b"\xff\xe1", b"\xff\xfe"
 _PNG_HEADER = 8 + 25  # signature and IHDR, which is always first
+_NPY, _NPY_MARK = b"\x93NUMPY", b"gradcam_fast"
 
 
 def resize_heatmap(heatmap: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
@@ -79,6 +86,22 @@ def shrink(photo: Image.Image, longest: int) -> Image.Image:
     return photo.resize((width, height), Image.Resampling.BICUBIC, reducing_gap=2.0)
 
 
+def shown_part(photo: Image.Image, box: tuple[int, int, int, int], longest: int) -> Image.Image:
+    """The part of a photo in ``box``, shrunk as `shrink` does it; black where the box reaches beyond the photo."""
+    left, top, right, bottom = box
+    inside = max(left, 0), max(top, 0), min(right, photo.width), min(bottom, photo.height)
+    if inside == box:
+        return shrink(photo.crop(box), longest)
+    # The whole box of a strip that was padded to a square may be too large for the memory.
+    scale = min(1, longest / max(right - left, bottom - top))
+    edges = [round((at - start) * scale) for at, start in zip(inside, (left, top, left, top), strict=True)]
+    width, height = (max(1, edges[end] - edges[end - 2]) for end in (2, 3))
+    shown = photo.crop(inside).resize((width, height), Image.Resampling.BICUBIC, reducing_gap=2.0)
+    canvas = Image.new(photo.mode, tuple(max(1, round(side * scale)) for side in (right - left, bottom - top)))  # type: ignore[arg-type]
+    canvas.paste(shown, (edges[0], edges[1]))
+    return canvas
+
+
 @contextmanager
 def opencv_on_one_thread() -> Iterator[None]:
     """Keep OpenCV from starting threads, for callers whose own threads draw one photo each."""
@@ -108,8 +131,13 @@ def encode(pixels: NDArray[Any], suffix: str, *, quality: int, note: str) -> byt
 
 
 def with_note(data: bytes, note: str) -> bytes:
-    """The bytes of a JPEG or PNG file with ``note``, in ASCII, as its comment."""
+    """The bytes of a JPEG or PNG file with ``note``, in ASCII, as its comment; of a NPY file, behind the array.
+
+    Readers of NPY files stop at the end of the array.
+    """
     text = note.encode("ascii")
+    if data.startswith(_NPY):
+        return data + text + len(text).to_bytes(8, "little") + _NPY_MARK
     if data.startswith(_SOI):
         return _insert(data, _after_jfif(data), _segment(_COMMENT, text))
     body = b"tEXtComment\0" + text
@@ -118,15 +146,41 @@ def with_note(data: bytes, note: str) -> bytes:
 
 
 def read_note(path: Path) -> str | None:
-    """The note of a picture that this package wrote, empty if it has none; None for any other file."""
+    """The note of a file that this package wrote, empty if it has none; None for any other file."""
     try:
-        with Image.open(path) as picture:
+        if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe would wait for its writer
+            return None
+        if path.suffix == ".npy":
+            return _read_npy_note(path)
+        with Image.open(path, formats=("JPEG", "PNG")) as picture:
             if picture.getexif().get(SOFTWARE_TAG) != MARK:
                 return None
             note = picture.info.get("comment", picture.info.get("Comment", ""))
             return note.decode("ascii", "replace") if isinstance(note, bytes) else str(note)
-    except OSError:
+    except Exception:  # damaged files raise everything from SyntaxError to struct.error
         return None
+
+
+def _read_npy_note(path: Path) -> str | None:
+    with open(path, "rb") as file:
+        end = file.seek(0, os.SEEK_END)
+        tail = 8 + len(_NPY_MARK)
+        file.seek(max(0, end - tail))
+        length, mark = file.read(8), file.read()
+        begin = end - tail - int.from_bytes(length, "little")
+        if mark != _NPY_MARK or begin < 0:
+            return None
+        file.seek(begin)
+        return file.read(end - tail - begin).decode("ascii", "replace")
+
+
+def photo_of(path: Path) -> str | None:
+    """The path of the photo of which this package wrote a file, as it was given; None for any other file."""
+    try:
+        photo = json.loads(read_note(path) or "{}")["photo"]
+    except (ValueError, KeyError, TypeError):
+        return None
+    return photo if isinstance(photo, str) else None
 
 
 @functools.cache

@@ -37,8 +37,8 @@ def run_stages(
     is called only after the next batch was handed over, so that an accelerator never waits for the host. At most about
     four batches are in the pipeline at once.
 
-    An exception of type ``skip`` in ``load`` is yielded in place of a result. Any other exception, also an
-    interruption, ends the pipeline: work that has begun is completed, the rest is dropped, and all threads end.
+    An exception of type ``skip`` in ``load`` or ``finish`` is yielded in place of a result. Any other exception, also
+    an interruption, ends the pipeline: work that has begun is completed, the rest is dropped, and all threads end.
 
     Example:
         >>> stages = run_stages([1, 2, 3], lambda n: 10 * n, lambda tens: lambda: [n + 1 for n in tens],
@@ -57,9 +57,9 @@ def run_stages(
                     finishing.append((item, loaded if skipped else finishers.submit(finish, loaded, processed)))
             previous = current
             while finishing and (len(finishing) > batch or _is_done(finishing[0][1])):
-                yield _result(finishing.popleft())
+                yield _result_or_skip(skip, finishing.popleft())
         while finishing:
-            yield _result(finishing.popleft())
+            yield _result_or_skip(skip, finishing.popleft())
 
 
 class _Batch(Generic[Item, Loaded, Processed]):
@@ -96,10 +96,10 @@ def _loaded(
         yield _result_or_skip(skip, loading.popleft())
 
 
-def _result_or_skip(skip: type[Exception], entry: tuple[Item, Future[Any]]) -> tuple[Item, Any]:
-    item, future = entry
+def _result_or_skip(skip: type[Exception], entry: tuple[Item, Future[Any] | Exception]) -> tuple[Item, Any]:
+    item, outcome = entry
     try:
-        return item, future.result()
+        return item, outcome if isinstance(outcome, Exception) else outcome.result()
     except skip as error:
         return item, error
 
@@ -123,11 +123,6 @@ def _batches(
 
 def _is_done(outcome: Future[Finished] | Exception) -> bool:
     return isinstance(outcome, Exception) or outcome.done()
-
-
-def _result(entry: tuple[Item, Future[Any] | Exception]) -> tuple[Item, Any]:
-    item, outcome = entry
-    return item, outcome if isinstance(outcome, Exception) else outcome.result()
 
 
 @contextmanager

@@ -38,7 +38,7 @@ def check_size(size: Size, rank: int = 2) -> tuple[int, ...]:
 
     Raises:
         TypeError: ``size`` is neither an integer nor a tuple or list of ``rank`` integers.
-        ValueError: a side below 1.
+        ValueError: a side below 1, or of more than 2^31 - 1 pixels.
     """
     sides = (size,) * rank if is_integer(size) else size
     if not isinstance(sides, (tuple, list)) or len(sides) != rank or not all(map(is_integer, sides)):
@@ -47,9 +47,13 @@ def check_size(size: Size, rank: int = 2) -> tuple[int, ...]:
     if min(sides) < 1:
         shown = ", ".join(map(str, sides))
         raise ValueError(f"size=({shown}) has a side below 1; every side of the heatmap needs at least one pixel")
+    if max(sides) > _LONGEST_SIDE:
+        shown = ", ".join(map(str, sides))
+        raise ValueError(f"size=({shown}) has a side of more than {_LONGEST_SIDE} pixels; give a smaller size")
     return tuple(sides)
 
 
+_LONGEST_SIDE = 2**31 - 1
 _SIDES = ("depth", "height", "width")
 _SIDES_IN_WORDS = {1: "a tuple of one", 2: "two integers", 3: "three integers"}
 
@@ -74,6 +78,8 @@ def check_maps(activations: Tensor, gradients: Tensor) -> None:
     for name, maps in (("activations", activations), ("gradients", gradients)):
         if not isinstance(maps, torch.Tensor):
             raise TypeError(f"{name} is a {type(maps).__name__}; give a tensor (B,C,h,w)")
+        if kind := kind_without_strides(maps):
+            raise TypeError(f"{name} is {kind}; give a dense tensor, such as {name}.to_dense()")
         if maps.dtype not in DTYPES:
             raise TypeError(f"{name} has dtype {maps.dtype}; give float32, float16, bfloat16 or float64")
     if activations.dim() not in (3, 4, 5) or 0 in activations.shape[1:]:
@@ -99,6 +105,15 @@ def check_maps(activations: Tensor, gradients: Tensor) -> None:
         raise ValueError(
             f"activations is on {activations.device} but gradients is on {gradients.device}; move both to one device"
         )
+
+
+def kind_without_strides(tensor: Tensor) -> str | None:
+    """What a tensor is, in words, if it is not an ordinary dense one: nested, sparse or in MKLDNN's layout."""
+    if tensor.is_nested:
+        return "a nested tensor"
+    if tensor.layout is not torch.strided:
+        return f"a tensor of layout {str(tensor.layout).removeprefix('torch.')}"
+    return None
 
 
 def _shape(tensor: Tensor) -> str:

@@ -5,6 +5,7 @@ The formulas are in ``reference.py``.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import torch
@@ -58,6 +59,7 @@ def cam(
     Raises:
         TypeError, ValueError: an unknown method or normalisation, activations and gradients that do not match, a size
             below 1.
+        torch.OutOfMemoryError: there is no memory for the heatmaps; the message says how much they need.
 
     Example:
         >>> import torch, gradcam_fast
@@ -99,6 +101,12 @@ def cam(
     sides = check_size(size, activations.dim() - 2)
     if kernel_for(activations.device.type) and activations.dtype != torch.float64 and len(sides) == 2:
         if failed is not None:  # the arguments are right, so the failure has another cause, such as a lack of memory
+            if "out of memory" in str(failed):
+                shape = (*gradients.shape[:-3], *sides)
+                raise torch.OutOfMemoryError(
+                    f"no memory for heatmaps of shape {shape}, {4 * math.prod(shape):,} bytes on {activations.device}; "
+                    "give a smaller size, or fewer images or targets at once"
+                )
             raise failed
         return _operator(  # type: ignore[misc]
             activations, gradients, *sides, _METHOD[method], _NORMALIZATION[normalize], bool(relu)

@@ -111,7 +111,8 @@ def heatmaps_of_several(
     one_each = len({tuple(covered) for covered in pictures}) == len(pictures)
     if len(pictures) > 1 and one_each:
         axis = -1 - len(size)
-        order = torch.tensor([picture for covered in pictures for picture in covered]).argsort()
+        covered_by_all = [picture for covered in pictures for picture in covered]
+        order = torch.tensor(covered_by_all, dtype=torch.int64, device="cpu").argsort()
         heatmap = torch.cat([maps for maps, _, _ in per_layer], axis)
         heatmap = heatmap.index_select(axis, order.to(heatmap.device))
         low = torch.stack([layer_low for _, layer_low, _ in per_layer]).amin(0)

@@ -5,6 +5,7 @@ It runs where no kernel is built, and the tests compare every kernel with it.
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
 import torch
@@ -68,7 +69,7 @@ def cam(
     check_maps(activations, gradients)
     rank = activations.dim() - 2
     sides = check_size(size, rank)
-    with torch.no_grad(), torch.autocast(activations.device.type, enabled=False):
+    with torch.no_grad(), _without_autocast(activations.device.type):
         several_targets = gradients.dim() > activations.dim()
         maps, finite = raw_map(activations, gradients if several_targets else gradients.unsqueeze(1), method)
         if relu and normalize != "signed":
@@ -80,6 +81,12 @@ def cam(
         heatmap = normalise(maps, low, high, normalize)
         low, high = (torch.where(finite, extreme, torch.nan) for extreme in (low, high))
         return (heatmap, low, high) if several_targets else (heatmap[:, 0], low[:, 0], high[:, 0])
+
+
+def _without_autocast(device_type: str) -> AbstractContextManager[object]:
+    # Devices without kernels, such as meta, have no autocast either.
+    available = torch.amp.is_autocast_available(device_type)
+    return torch.autocast(device_type, enabled=False) if available else nullcontext()
 
 
 def raw_map(activations: Tensor, gradients: Tensor, method: str) -> tuple[Tensor, Tensor]:
@@ -216,7 +223,7 @@ def upsample(maps: Tensor, dim: int, out: int) -> Tensor:
         tensor([0., 1., 3., 4.])
     """
     size = maps.shape[dim]
-    position = ((2 * torch.arange(out, device=maps.device) + 1) * size - out).clamp(min=0)
+    position = ((2 * torch.arange(out, dtype=torch.int64, device=maps.device) + 1) * size - out).clamp(min=0)
     low = position.div(2 * out, rounding_mode="floor")
     fraction = (position - low * (2 * out)).to(maps.dtype) / (2 * out)
     below = maps.index_select(dim, low)

@@ -46,8 +46,8 @@ def _per_image(name: str, values: Any, shape: tuple[int, ...]) -> list[Tensor]:
     try:
         # An image without boxes may have an empty list, which would become floating labels.
         tensors = [
-            torch.zeros(0, *shape, dtype=torch.long) if isinstance(value, (list, tuple)) and not value
-            else torch.as_tensor(value).detach()
+            torch.zeros(0, *shape, dtype=torch.long, device="cpu") if isinstance(value, (list, tuple)) and not value
+            else torch.as_tensor(value, device=getattr(value, "device", "cpu")).detach()
             for value in values
         ]  # fmt: skip
         return [torch.stack(tensors)] if tensors and tensors[0].dim() == len(shape) else tensors

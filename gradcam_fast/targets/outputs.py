@@ -37,7 +37,8 @@ def check_indices(name: str, indices: Any) -> None:
 def as_tensor(name: str, value: Any, expected: str) -> Tensor:
     """``value`` as a tensor without a graph; ``expected`` ends the message of the TypeError."""
     try:
-        return torch.as_tensor(value).detach()
+        # Lists go to the CPU, whatever the default device is.
+        return torch.as_tensor(value, device=getattr(value, "device", "cpu")).detach()
     except (TypeError, ValueError, RuntimeError):
         raise TypeError(f"{name} is a {type(value).__name__} that makes no tensor; give {expected}") from None
 

@@ -142,3 +142,42 @@ def test_train_mode_statistics_survive_two_explanations_at_once(place, images):
     second.result(PATIENCE), future.result(PATIENCE)
     pool.shutdown()
     assert all(torch.equal(buffer, before[name]) for name, buffer in model.named_buffers())
+
+
+class Pooled(ConvNet):
+    """Behind the layer is a global average pooling, whose gradient is one number per channel."""
+
+    def __init__(self):
+        super().__init__()
+        self.features[3] = torch.nn.Conv2d(8, 12, 3, padding=1)
+        self.head = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(12, 5))
+        self.eval()
+
+
+def feature_maps(model, images, layer):
+    return gradcam_fast.features.feature_maps(model, images, layer=layer)
+
+
+@pytest.mark.parametrize("place", ["at_start", "at_head"])
+@pytest.mark.parametrize("layers", [("features", "features"), (None, "features"), ("features", None)])
+def test_the_gradient_keeps_its_shortcut_whoever_else_explains(place, layers, images):
+    model = Pooled()
+    alone = feature_maps(model, images, layers[1])
+    assert alone.gradients.stride()[2:] == (0, 0)
+    gradcam_fast._layer_search.memory._MEMORY.clear()
+    future, release = halted(model, place, lambda: feature_maps(model, images, layers[0]))
+    together = feature_maps(model, images, layers[1])
+    release()
+    for maps in (together, future.result(PATIENCE)):
+        assert maps.gradients.stride()[2:] == (0, 0)
+        assert torch.equal(maps.gradients, alone.gradients) and torch.equal(maps.activations, alone.activations)
+
+
+@pytest.mark.parametrize("layer", ["features", None])
+def test_listing_layers_in_another_thread_does_not_take_the_shortcut(layer, images):
+    model = Pooled()
+    alone = feature_maps(model, images, layer)
+    future, release = halted(model, "at_head", lambda: gradcam_fast.layers.list_layers(model, images))
+    assert feature_maps(model, images, layer).gradients.stride() == alone.gradients.stride()
+    release()
+    assert future.result(PATIENCE)

@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from gradcam_fast.cli import photo_files
+from gradcam_fast import photo_decoding
 from gradcam_fast.cli.photo_files import UnreadablePhotoError, find_photos, pixels, read_photo
 from gradcam_fast.cli.pictures import encode
 
@@ -129,7 +129,7 @@ def test_a_jpeg_has_the_pixels_that_pillow_reads(saved, noise, options, monkeypa
     pytest.importorskip("simplejpeg")
     path = saved(noise, "photo.jpg", **options)
     read = pixels(read_photo(path))
-    monkeypatch.setattr(photo_files, "simplejpeg", None)
+    monkeypatch.setattr(photo_decoding, "simplejpeg", None)
     assert read.float().std() > 20
     assert torch.equal(read, pixels(read_photo(path)))
 
@@ -143,7 +143,7 @@ def test_the_fast_decoder_is_given_upright_colour_only(saved, noise, monkeypatch
         decoded.append(data)
         return simplejpeg.decode_jpeg(data)
 
-    monkeypatch.setattr(photo_files, "simplejpeg", type("Watched", (), {"decode_jpeg": staticmethod(decode_jpeg)}))
+    monkeypatch.setattr(photo_decoding, "simplejpeg", type("Watched", (), {"decode_jpeg": staticmethod(decode_jpeg)}))
     exif = Image.Exif()
     exif[0x0112] = orientation
     read = read_photo(saved(noise.convert(mode), "photo.jpg", exif=exif))

@@ -18,6 +18,7 @@ from gradcam_fast.cli.photo_files import PhotoFile
 from gradcam_fast.cli.photo_pipeline import RunSettings, explain_photos, table_path
 from gradcam_fast.cli.rendering import render_table
 from gradcam_fast.cli.results import ExplainOptions
+from gradcam_fast.preprocess import Preprocess
 
 COUNT = 10
 
@@ -136,3 +137,27 @@ def test_a_table_of_a_release_that_took_the_softmax_of_everything_never_contradi
     rewritten(table, settings, probability=[0.002, 0.998], score=[0.7709, 8.0])
     _, reported, _ = render(table, tmp_path / "again", "npy")
     assert [line.split("  ")[1].strip() for line in reported[0].splitlines()[1:3]] == ["score 0.7709", "99.8 %"]
+
+
+@pytest.mark.parametrize("place", ["centre", "corner"])
+@pytest.mark.parametrize("size", [(90, 60), (3, 900), (5000, 2)])
+def test_a_photo_that_was_padded_is_drawn_from_the_table_as_it_was_explained(tmp_path, size, place):
+    Image.effect_noise(size, 90).convert("RGB").save(tmp_path / "photo.png")
+    preprocess = Preprocess(SIDE, mean=(0,) * 3, std=(1,) * 3, fit="letterbox", place=place)
+    padding = replace(network(), preprocess=preprocess)
+    settings = RunSettings(("overlay", "parquet"), style=PictureStyle(longest=300, suffix=".png"))
+    report = Report(verbose=False, summary=False, complain=pytest.fail)
+    explain_photos(padding, [PhotoFile(tmp_path / "photo.png")], tmp_path / "out", ExplainOptions(), settings, report)
+    (picture,) = (tmp_path / "out").glob("*.png")
+    with Image.open(picture) as drawn:
+        left, top, right, bottom = preprocess.seen_box(size)
+        sides = right - left, bottom - top
+        assert drawn.size == tuple(round(side * min(1, 300 / max(sides))) for side in sides)
+    settings = replace(settings, formats=("overlay",))
+    assert render_table(tmp_path / "out" / "maps.parquet", Path("/"), tmp_path / "again", settings, report) == 0
+    # A level of the table is 1/255 of the map, and the colours change by up to 4 levels in that.
+    assert numpy.abs(levels(picture) - levels(tmp_path / "again" / picture.name)).max() <= 4
+
+
+def levels(picture):
+    return numpy.asarray(Image.open(picture)).astype(int)

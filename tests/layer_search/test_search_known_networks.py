@@ -14,6 +14,9 @@ NETWORKS = [
 ]
 
 
+WITH_EARLIER_LAYERS = {"Mask2FormerForUniversalSegmentation"}
+
+
 @pytest.mark.parametrize("network", NETWORKS)
 def test_the_layer_found_in_known_networks(network):
     if network.library != "written out":
@@ -27,7 +30,10 @@ def test_the_layer_found_in_known_networks(network):
     assert explanation.layer == network.layer
     assert explanation.valid.all()
     named = zoo.explained(network, model, images, inputs, layer=network.layer)
-    assert torch.equal(explanation.heatmap, named.heatmap)
+    # Where the model has several heads, a search records earlier layers, too, and attention that runs with a graph rounds
+    # differently.
+    tolerance = 1e-6 if network.name in WITH_EARLIER_LAYERS else 0
+    torch.testing.assert_close(explanation.heatmap, named.heatmap, rtol=0, atol=tolerance)
     expected = zoo.full_graph_heatmap(network, model, images, inputs, [network.layer])
     torch.testing.assert_close(explanation.heatmap.double(), expected, rtol=0, atol=RECIPE_PARITY)
 

@@ -256,10 +256,9 @@ def demo():
     """EfficientNet-Lite0, the demo's four photos, and their explanation."""
     from gradcam_fast.cli.demo import sample_photos
     from gradcam_fast.cli.networks import load_network
-    from gradcam_fast.cli.photo_files import read_photo
 
     network = load_network("efficientnet_lite0")
-    batch = network.preprocess([read_photo(path) for path in sample_photos()[0]])
+    batch = network.preprocess(sample_photos()[0]).images
     return network.model, batch, gradcam_fast.explain(network.model, batch)
 
 

@@ -218,3 +218,31 @@ def test_a_compiled_wrapper_is_unwrapped_unless_it_has_hooks():
     hooked = torch.compile(model, backend="eager")
     hooked.register_forward_hook(lambda *_: None)
     assert unwrap_model(hooked) is hooked
+
+
+@pytest.mark.parametrize("layer", ["features.3", None])
+@pytest.mark.parametrize(
+    ("convert", "said"),
+    [
+        (torch.Tensor.to_sparse, "images is a tensor of layout sparse_coo; give a dense floating tensor"),
+        (torch.Tensor.to_mkldnn, "images is a tensor of layout _mkldnn"),
+        (lambda images: torch.nested.nested_tensor(list(images)), "images is a nested tensor, of images of several"),
+        (lambda images: images.to("meta"), "images is on the meta device, which has shapes only"),
+    ],
+)
+def test_images_that_are_not_dense_are_refused_in_a_sentence(convert, said, layer, images):
+    with pytest.raises(TypeError, match=said):
+        gradcam_fast.explain(ConvNet(), convert(images), layer=layer)
+
+
+def test_a_function_transform_is_named(images):
+    model = ConvNet()
+    with pytest.raises(TypeError, match=r"images is inside torch\.vmap, grad or another function transform"):
+        torch.vmap(lambda image: gradcam_fast.explain(model, image[None], layer="features.3").heatmap)(images)
+
+
+def test_fake_tensors_are_named(images):
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    with FakeTensorMode() as mode, pytest.raises(TypeError, match="images is a fake tensor, which has no values"):
+        gradcam_fast.explain(ConvNet(), mode.from_tensor(images), layer="features.3")

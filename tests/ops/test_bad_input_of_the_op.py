@@ -76,6 +76,53 @@ def test_the_op_refuses_other_dtypes_and_devices(activations, gradients, error, 
     assert_says(refusal, error, parts)
 
 
+@pytest.mark.parametrize("cam", [gradcam_fast.cam, gradcam_fast.reference.cam])
+@pytest.mark.parametrize(
+    ("convert", "kind"),
+    [
+        (torch.Tensor.to_sparse, "a tensor of layout sparse_coo"),
+        (torch.Tensor.to_mkldnn, "a tensor of layout _mkldnn"),
+        (lambda maps: torch.nested.nested_tensor(list(maps)), "a nested tensor"),
+    ],
+)
+def test_the_op_refuses_tensors_that_are_not_dense(convert, kind, cam):
+    dense = torch.rand(1, 3, 4, 4)
+    for name, maps in (("activations", (convert(dense), dense)), ("gradients", (dense, convert(dense)))):
+        with pytest.raises(TypeError, match=f"{name} is {kind}; give a dense tensor"):
+            cam(*maps, 8)
+
+
+@pytest.mark.parametrize("cam", [gradcam_fast.cam, gradcam_fast.reference.cam])
+@pytest.mark.parametrize("size", [(2**64, 1), (1, 2**63), 2**31, (2**40, 2**40), [2**200, 2]])
+def test_a_size_that_no_memory_holds_is_refused_in_a_sentence(size, cam):
+    with pytest.raises(ValueError, match=r"size=\(.*\) has a side of more than 2147483647 pixels; give a smaller size"):
+        cam(torch.rand(1, 3, 4, 4), torch.rand(1, 3, 4, 4), size)
+
+
+@pytest.mark.skipif(not gradcam_fast.backend().kernels[0].fused, reason="the kernel of the CPU is not built")
+class TestSizesOfTheKernel:
+    @pytest.mark.parametrize("size", [(2**31 - 1, 2**31 - 1), (2**30, 2**30), (2**24, 2**24)])
+    def test_a_lack_of_memory_is_told_with_the_bytes_asked_for(self, size):
+        maps = torch.rand(2, 3, 4, 4)
+        with pytest.raises(torch.OutOfMemoryError) as refusal:
+            gradcam_fast.cam(maps, maps, size)
+        count = 2 * size[0] * size[1]
+        expected = f"no memory for heatmaps of shape {(2, *size)}, {4 * count:,} bytes on cpu; give a smaller size"
+        assert str(refusal.value).startswith(expected)
+
+    @pytest.mark.parametrize("batch", [0, 1])
+    @pytest.mark.parametrize("size", [(2**40, 2**40), (2**62, 2**62), (2**63 - 1, 2**63 - 1), (2**63 - 1, 1)])
+    def test_element_counts_are_checked_before_any_arithmetic(self, batch, size):
+        maps = torch.rand(1, 3, 4, 4)[:batch]
+        with pytest.raises(RuntimeError, match="out of memory"):
+            torch.ops.gradcam_fast.cam(maps, maps, *size, 0, 0, True)
+
+    def test_maps_that_are_expanded_beyond_all_memory_are_refused(self):
+        maps = torch.zeros(1).expand(1, 2**31, 2**30, 1)
+        with pytest.raises(RuntimeError, match="out of memory"):
+            torch.ops.gradcam_fast.cam(maps, maps, 4, 4, 0, 0, True)
+
+
 def test_no_message_leaks_a_path_of_this_machine():
     with pytest.raises(ValueError) as refusal:
         gradcam_fast.cam(torch.zeros(1, 3, 4, 4), torch.zeros(1, 2, 4, 4), 8)

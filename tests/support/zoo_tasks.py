@@ -278,23 +278,23 @@ def _rows():
         note="spectrograms (B,T,F), patches of 16 every 10",
     )  # fmt: skip
     yield row(
-        "transformers", "DPTForDepthEstimation", small_photo, "head.head.2", PLANES, 128,
+        "transformers", "DPTForDepthEstimation", small_photo, "head.head.3", PLANES, 128,
         hugging_face(
             "DPTForDepthEstimation", "DPTConfig", **small(num_hidden_layers=4), backbone_out_indices=[0, 1, 2, 3],
             neck_hidden_sizes=[8] * 4, fusion_hidden_size=16,
         ),
-        mean_depth, note="before the last ReLU, as fcn_resnet50",
+        mean_depth, note="the last ReLU",
     )  # fmt: skip
     dinov2 = small(num_hidden_layers=4, image_size=56, patch_size=14)
     dinov2 |= {"out_features": ["stage1", "stage2", "stage3", "stage4"], "reshape_hidden_states": False}
     yield row(
-        "transformers", "DepthAnythingForDepthEstimation", (3, 56, 56), "head.conv2", PLANES, 56,
+        "transformers", "DepthAnythingForDepthEstimation", (3, 56, 56), "head.activation1", PLANES, 56,
         on_backbone(
             "DepthAnythingForDepthEstimation", "DepthAnythingConfig", ("Dinov2Config", dinov2),
             reassemble_hidden_size=32, patch_size=14, neck_hidden_sizes=[8] * 4,
             fusion_hidden_size=16, head_hidden_size=8,
         ),
-        mean_depth, note="before the last ReLU, as fcn_resnet50",
+        mean_depth, note="the last ReLU",
     )  # fmt: skip
     yield row(
         "transformers", "BlipForImageTextRetrieval", small_photo, "vision_model.encoder", 1, 8,
@@ -326,14 +326,14 @@ def _rows():
         lambda output: output.logits[:, 3, 0], inputs=pairs_of_words,
     )  # fmt: skip
     yield row(
-        "transformers", "UperNetForSemanticSegmentation", small_photo, "decode_head.fpn_bottleneck.batch_norm", PLANES,
+        "transformers", "UperNetForSemanticSegmentation", small_photo, "decode_head.fpn_bottleneck", PLANES,
         16,
         on_backbone(
             "UperNetForSemanticSegmentation", "UperNetConfig",
             ("ConvNextConfig", STAGES | {"out_features": ["stage1", "stage2", "stage3", "stage4"]}), hidden_size=16,
             auxiliary_in_channels=24, auxiliary_channels=8, num_labels=5,
         ),
-        class_in_the_middle, note="before its ReLU, as fcn_resnet50",
+        class_in_the_middle, note="the block that fuses the pyramid",
     )  # fmt: skip
     picked = "an index has picked or shuffled"
     yield row(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 import sys
 from io import BytesIO
 from typing import TYPE_CHECKING
@@ -80,7 +82,9 @@ def is_own(path: str | PathLike[str]) -> bool:
     from PIL import Image
 
     try:
-        with Image.open(path) as picture:
+        if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe would wait for its writer
+            return False
+        with Image.open(path, formats=("JPEG", "PNG")) as picture:
             return bool(picture.getexif().get(SOFTWARE_TAG) == MARK)
-    except OSError:
+    except Exception:  # damaged files raise everything from SyntaxError to struct.error
         return False
