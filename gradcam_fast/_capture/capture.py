@@ -17,10 +17,10 @@ from ..exceptions import NotSpatial
 from .buffers import preserve_buffers
 from .calls import ExplainedCalls, every_picture, explained_calls
 from .containers import detach_tensors, tensors_in
-from .gradients import differentiate
+from .gradients import PickedLogits, differentiate
 from .hooks import count_hooks, forward_with_activations
 from .image_selection import selected_images
-from .scores import pick_logits, scores_of
+from .scores import in_range, pick_logits, scores_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,7 +34,13 @@ __all__ = ["Capture", "Request", "capture"]
 
 @dataclass(frozen=True)
 class Request:
-    """The arguments of one call about one batch, all checked."""
+    """The arguments of one call about one batch, all checked.
+
+    Attributes:
+        may_look_at_classes: whether the values of classes on the CPU may be looked at; in a trace they have none.
+        batched_backward: whether one backward may compute the gradients of all targets of an image. A trace for any
+            number of images sets it False where an operation's batched form would fix that number.
+    """
 
     inputs: Inputs
     geometry: ImageGeometry
@@ -43,17 +49,25 @@ class Request:
     output: Output | None
     tokens: Tokens
     when: When | None = None
+    may_look_at_classes: bool = True
+    batched_backward: bool = True
 
     def scores(self, returned: Any) -> tuple[Any, Tensor, Tensor | None]:
         """From the model's output: its logits, the scores to explain and their classes."""
         takes_whole_output = callable(self.target) and self.output is None
         logits = returned if takes_whole_output else pick_logits(returned, self.output)
-        return logits, *scores_of(logits, self.target, self.topk, self.geometry.batch)
+        batch, may_look = self.geometry.batch, self.may_look_at_classes
+        return logits, *scores_of(logits, self.target, self.topk, batch, may_look=may_look)
 
-    def picked_logits(self, logits: Any, classes: Tensor | None) -> tuple[Tensor, Tensor] | None:
+    def picked_logits(self, logits: Any, classes: Tensor | None) -> PickedLogits | None:
         """The logits (B,N) and classes, if each score is the logit of its class; None if that is not certain."""
-        may_be_out_of_range = isinstance(self.target, torch.Tensor) and self.target.device.type != "cpu"
-        return (logits, classes) if classes is not None and logits.dim() == 2 and not may_be_out_of_range else None
+        if classes is None or logits.dim() != 2:
+            return None
+        if isinstance(self.target, torch.Tensor) and not (
+            self.may_look_at_classes and self.target.device.type == "cpu"
+        ):
+            return PickedLogits(logits, classes.clamp(0, logits.shape[1] - 1), in_range(classes, logits.shape[1]))
+        return PickedLogits(logits, classes)
 
     def selected(self, logits: Any) -> Tensor | None:
         """The indices (n,) of the images to explain; None for all."""
@@ -151,9 +165,17 @@ def capture(
         of_calls = ordered
         if len(activations) != len(ordered):
             of_calls = [explained.layer for explained in calls for _ in explained.indices]
-        gradients = (
-            differentiate(scores, activations, of_calls, has_hooks, picked, hook_free=hook_free) if any_selected else []
-        )
+        gradients = []
+        if any_selected:
+            gradients = differentiate(
+                scores,
+                activations,
+                of_calls,
+                has_hooks,
+                picked,
+                hook_free=hook_free,
+                may_batch=request.batched_backward,
+            )
         if enable_grad:
             _NEED_GRAD_ENABLED.add(model)
         with torch.no_grad():
