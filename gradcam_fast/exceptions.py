@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 __all__ = [
+    "CannotCompile",
     "ExplanationError",
     "LayerError",
     "LayerNotRun",
@@ -31,6 +32,10 @@ class ExplanationError(Exception):
 
 class UnsupportedModel(ExplanationError, TypeError):
     """The model is of a kind that cannot be explained: scripted, quantised, sharded, exported ..."""
+
+
+class CannotCompile(ExplanationError, RuntimeError):
+    """An explanation cannot be compiled: it cannot be traced, or no compiler works; the message says what to change."""
 
 
 class ScoreDetached(ExplanationError, RuntimeError):

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import chain
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from ._capture.capture import Capture
     from ._cuda_graph.cache import GraphCache
     from ._model.inputs import Inputs, Taken
+    from .compiled import CompiledExplainer
     from .types import Call, Images, Layer, Output, Size, Target, Tokens, When
 
 __all__ = ["Explainer", "explain"]
@@ -132,6 +133,65 @@ class Explainer:
         """Explain a batch; see :func:`gradcam_fast.explain` for the arguments."""
         request = self._request(images, target, topk)
         return self._explain(request) if self._graphs is None else self._graphs(request)
+
+    def compile(
+        self,
+        images: Images,
+        *,
+        target: Target = None,
+        topk: int | None = None,
+        dynamic_batch: bool = True,
+        dynamic_sides: bool = False,
+        freeze: bool = True,
+        fallback: str | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> CompiledExplainer:
+        """Compile prediction and explanation into one graph; the result is called like this explainer.
+
+        This takes as long as compiling the model with ``torch.compile``, and needs a C++ compiler. The graph is for the
+        device, dtype, layout in memory and number of axes of ``images``, and for this kind of target: the highest
+        logit, K highest logits, classes (of any values), or this callable. A call with others compiles another graph,
+        as does one image after several. Modules' attributes, callables and all other Python values count as they were.
+
+        Args:
+            images, target, topk: an example of the calls to come.
+            dynamic_batch: whether one graph serves all batches of at least two images; False compiles one for each
+                number of images, which may be faster. It is also done where the model itself fixes the number.
+            dynamic_sides: whether one graph serves images of all sizes.
+            freeze: whether the values of the weights are folded and packed, which makes the graph faster. If the model
+                has changed since (its tensors, their values, modes, hooks or modules), the next call compiles again.
+                Two elements of each tensor in host memory are compared, so that writes through ``.data``, too, are
+                noticed if they change one of these. With False, new values in the same tensors need no compilation.
+            fallback: "eager" explains what cannot be compiled eagerly, with a warning; ``eager_because`` says why.
+            options: of PyTorch's inductor, such as ``{"triton.cudagraphs": True}`` on a CUDA device.
+
+        Raises:
+            gradcam_fast.exceptions.CannotCompile: the model is in training mode or has hooks, an operation cannot be
+                traced (the message has the model's line), or there is no C++ compiler; not with ``fallback="eager"``.
+
+        Example:
+            >>> import torch, gradcam_fast
+            >>> model = torch.nn.Sequential(
+            ...     torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(),
+            ...     torch.nn.Linear(8, 5))
+            >>> images = torch.rand(2, 3, 16, 16)
+            >>> compiled = gradcam_fast.Explainer(model.eval()).compile(images)  # doctest: +SKIP
+            >>> compiled(images).heatmap.shape  # doctest: +SKIP
+            torch.Size([2, 16, 16])
+        """
+        from .compiled import compile_explainer
+
+        return compile_explainer(
+            self,
+            images,
+            target,
+            topk,
+            dynamic_batch=dynamic_batch,
+            dynamic_sides=dynamic_sides,
+            freeze=freeze,
+            fallback=fallback,
+            options=options,
+        )
 
     @property
     def model(self) -> nn.Module:

@@ -84,7 +84,7 @@ def test_all_exceptions_are_public_and_derive_from_one_base():
     defined = {
         name for name, value in vars(exceptions).items() if getattr(value, "__module__", "") == exceptions.__name__
     }
-    assert set(exceptions.__all__) == defined == {"ExplanationError", "LayerError", *RAISED}
+    assert set(exceptions.__all__) == defined == {"CannotCompile", "ExplanationError", "LayerError", *RAISED}
     assert all(issubclass(getattr(exceptions, name), exceptions.ExplanationError) for name in defined)
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from ..types import Output
 
-__all__ = ["as_class_logits", "check_target", "in_range", "pick_logits", "scores_of"]
+__all__ = ["as_class_logits", "check_range", "check_target", "in_range", "pick_logits", "scores_of"]
 
 
 def pick_logits(output: Any, picker: Output | None) -> Any:
@@ -167,11 +167,11 @@ def scores_of(
         scores, classes = class_logits.max(1)
         return scores, classes
     if isinstance(target, int):
-        _check_range(target, target, count)
+        check_range(target, target, count)
         classes = torch.full((batch,), target, device=class_logits.device)
     elif target.device.type == "cpu" and may_look:
         if batch:
-            _check_range(int(target.min()), int(target.max()), count)
+            check_range(int(target.min()), int(target.max()), count)
         classes = target.to(class_logits.device, non_blocking=True, copy=True)
     else:
         classes = target.to(class_logits.device, copy=True)
@@ -209,7 +209,8 @@ def as_class_logits(logits: Any, batch: int) -> Tensor:
     return logits.reshape(batch, shape[1] if logits.dim() > 1 else 1)
 
 
-def _check_range(low: int, high: int, count: int) -> None:
+def check_range(low: int, high: int, count: int) -> None:
+    """Refuse classes between ``low`` and ``high`` of which one is none of ``count``."""
     wrong = low if low < 0 else high
     if not 0 <= wrong < count:
         raise ValueError(f"target {wrong} is out of range for a model with {count} classes (0 to {count - 1})")

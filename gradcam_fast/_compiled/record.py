@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from .._capture.containers import map_tensors
+from .._capture.scores import check_range
 from ..explanation import Explanation
 
 if TYPE_CHECKING:
@@ -72,6 +73,7 @@ class ExplanationRecord:
         batch: smallest and largest number of images; None: no largest.
         logits: a container like the logits', with an empty tensor in place of each tensor; or one empty tensor.
         logit_tensors: how many tensors the logits have.
+        class_count: number of the model's classes; None for a callable target.
     """
 
     layer: str | tuple[str, ...]
@@ -85,6 +87,21 @@ class ExplanationRecord:
     batch: tuple[int, int | None]
     logits: Any
     logit_tensors: int
+    class_count: int | None
+
+    def check_classes(self, target: Any) -> None:
+        """Refuse classes out of range, if that can be told without waiting for a device.
+
+        Args:
+            target: None, a class, an integer tensor of classes, or a callable.
+        """
+        if self.class_count is None or target is None:
+            return
+        if isinstance(target, int):
+            check_range(target, target, self.class_count)
+        elif target.device.type == "cpu" and target.numel():
+            low, high = target.aminmax()
+            check_range(int(low), int(high), self.class_count)
 
     def explanation(self, outputs: Sequence[Tensor]) -> Explanation:
         """The explanation from the flat outputs of the graph."""

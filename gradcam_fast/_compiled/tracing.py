@@ -15,7 +15,8 @@ needs the host. The trace repeats it at that layer and reads the layouts that we
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +27,10 @@ from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, Stateles
 
 from .._capture.capture import Request, capture
 from .._capture.containers import all_tensors, map_tensors
+from .._capture.scores import as_class_logits
+from ..exceptions import CannotCompile
 from .record import ExplanationRecord, TensorInput, TracedTarget
+from .refusal import reason_of
 
 if TYPE_CHECKING:
     from torch import Tensor, fx, nn
@@ -36,7 +40,7 @@ if TYPE_CHECKING:
     from ..explainer import Explainer
     from ..types import Images, Target
 
-__all__ = ["ShapeGuards", "TracedExplanation", "trace"]
+__all__ = ["ShapeGuards", "TracedExplanation", "trace", "trace_request"]
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,12 @@ class TracedExplanation:
     examples: tuple[Tensor, ...]
     fakes: tuple[Tensor, ...]
     shapes: ShapeGuards
+
+    def constants(self) -> list[Tensor]:
+        """The tensors that the graph reads beside its inputs, weights above all."""
+        names = {str(node.target) for node in self.graph.graph.nodes if node.op == "get_attr"}
+        values = [getattr(self.graph, name) for name in sorted(names)]
+        return [value for value in values if isinstance(value, torch.Tensor)]
 
 
 class ShapeGuards:
@@ -138,24 +148,51 @@ def trace(
             graph takes that of ``images`` only, and ``record.batch`` says so.
         dynamic_sides: whether it takes images of any size.
     """
-    request = explainer._request(images, target, topk)
-    request, captured = explainer._capture(request)
-    target_kind = _traced_target(request, captured, class_input)
+    request, captured = explainer._capture(explainer._request(images, target, topk))
+    return trace_request(
+        explainer,
+        request,
+        captured,
+        class_input=class_input,
+        dynamic_batch=dynamic_batch,
+        dynamic_sides=dynamic_sides,
+    )
+
+
+def trace_request(
+    explainer: Explainer,
+    request: Request,
+    captured: Capture,
+    *,
+    class_input: bool,
+    dynamic_batch: bool,
+    dynamic_sides: bool,
+) -> TracedExplanation:
+    """As :func:`trace`, for a request and its eager capture.
+
+    Raises:
+        CannotCompile: the explanation cannot be traced.
+    """
+    if request.when is not None:
+        raise CannotCompile("an explanation with when= cannot be compiled: which images are explained is a value")
+    if request.geometry.pictures is not None or any(calls.of_inputs for calls in captured.calls):
+        raise CannotCompile(
+            "an explanation of several pictures a sample cannot be compiled: the model is asked in every call which "
+            "maps are of which picture"
+        )
+    target = _traced_target(request, captured, class_input)
     if dynamic_batch:
         # An operation that computes K targets at once may fix the number of images; one target after another does not.
         for batched_backward in (True, False):
-            traced = _trace(
-                explainer,
-                replace(request, batched_backward=batched_backward),
-                captured,
-                target_kind,
-                True,
-                dynamic_sides,
-            )
+            asked = replace(request, batched_backward=batched_backward)
+            try:
+                traced = _trace(explainer, asked, captured, target, True, dynamic_sides)
+            except CannotCompile:  # the model needs the number of images, which the next trace gives it
+                break
             lowest, highest = traced.record.batch
             if lowest != highest:
                 return traced
-    return _trace(explainer, request, captured, target_kind, False, dynamic_sides)
+    return _trace(explainer, request, captured, target, False, dynamic_sides)
 
 
 def _trace(
@@ -212,11 +249,17 @@ def _trace(
             explanation.reason_codes,
         )
 
-    with mode:
-        for fake, mine in zip(fakes, of_batch, strict=True):
-            if mine:
-                torch._check(fake.shape[0] == fakes[images_place].shape[0])
-        graph = make_fx(explained, tracing_mode="symbolic", _allow_non_fake_inputs=True)(*fakes)
+    try:
+        with mode, _attributes_put_back(explainer.model):
+            for fake, mine in zip(fakes, of_batch, strict=True):
+                if mine:
+                    torch._check(fake.shape[0] == fakes[images_place].shape[0])
+            graph = make_fx(explained, tracing_mode="symbolic", _allow_non_fake_inputs=True)(*fakes)
+        # Operations that refused their arguments in the trace are in the graph, too, and nothing reads them.
+        graph.graph.eliminate_dead_code()
+        graph.recompile()
+    except Exception as error:
+        raise CannotCompile(f"the explanation cannot be traced: {reason_of(error)}") from error
     record = ExplanationRecord(
         layer=captured.layers[0] if len(captured.layers) == 1 else captured.layers,
         method=explainer._method,
@@ -229,8 +272,23 @@ def _trace(
         batch=shapes.bounds(images_place, 0),
         logits=map_tensors(logits, lambda tensor: torch.empty(0, dtype=tensor.dtype)),
         logit_tensors=len(all_tensors(logits)),
+        class_count=None if target.kind == "callable" else as_class_logits(captured.logits, batch).shape[1],
     )
     return TracedExplanation(graph, record, tuple(examples), tuple(fakes), shapes)
+
+
+@contextmanager
+def _attributes_put_back(model: nn.Module) -> Iterator[None]:
+    """Put the attributes of all modules back: in a trace a model would keep tensors without values."""
+    before = [(module, dict(vars(module))) for module in model.modules()]
+    try:
+        yield
+    finally:
+        for module, attributes in before:
+            now = vars(module)
+            if now.keys() != attributes.keys() or any(now[name] is not value for name, value in attributes.items()):
+                now.clear()
+                now.update(attributes)
 
 
 def _repeated(tensor: Tensor, times: int) -> Tensor:
@@ -296,7 +354,8 @@ def _request_of(
 def _inputs(
     request: Request, fakes: Sequence[Tensor], of_batch: Sequence[bool], shapes: ShapeGuards
 ) -> Iterable[TensorInput]:
-    arguments: dict[int | str, Any] = {**dict(enumerate(request.inputs.args)), **request.inputs.kwargs}
+    arguments: dict[int | str, Any] = dict(enumerate(request.inputs.args))
+    arguments.update(request.inputs.kwargs)
     names = [at for at, value in arguments.items() if isinstance(value, torch.Tensor)]
     for place, (fake, mine, at) in enumerate(zip(fakes, of_batch, [*names, "target"], strict=False)):
         bounds = [shapes.bounds(place, axis) for axis in range(fake.dim())]

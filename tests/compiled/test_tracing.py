@@ -2,29 +2,12 @@
 
 import pytest
 import torch
+from support.compiled_explanations import assert_same, random_images
 from support.networks import ConvNet, PatchNet, TwoInputs, Wrapped, stateless
-from support.tolerances import RECIPE_PARITY
+from support.tolerances import COMPILED_LOGITS
 
 from gradcam_fast import Explainer
 from gradcam_fast._compiled.tracing import trace
-
-LOGITS = 1e-4
-
-
-def random_images(batch, *sides):
-    return torch.randn(batch, 3, *(sides or (16, 16)))
-
-
-def assert_same(result, expected):
-    assert result.layer == expected.layer
-    for name in ("target", "valid", "reason_codes"):
-        if getattr(expected, name) is None:
-            assert getattr(result, name) is None
-        else:
-            assert torch.equal(getattr(result, name), getattr(expected, name)), name
-    torch.testing.assert_close(result.heatmap, expected.heatmap, rtol=0, atol=RECIPE_PARITY)
-    for name in ("logits", "score", "raw_min", "raw_max"):
-        torch.testing.assert_close(getattr(result, name), getattr(expected, name), rtol=1e-4, atol=LOGITS)
 
 
 @pytest.mark.parametrize(
@@ -111,4 +94,4 @@ def test_logits_come_back_in_their_container():
     traced = trace(explainer, images, target)
     explanation, expected = traced.record.explanation(traced.graph(images)), explainer(images, target)
     assert explanation.target is None and list(explanation.logits) == ["logits", "twice"]
-    torch.testing.assert_close(explanation.logits["twice"], expected.logits["twice"], rtol=0, atol=LOGITS)
+    torch.testing.assert_close(explanation.logits["twice"], expected.logits["twice"], rtol=0, atol=COMPILED_LOGITS)

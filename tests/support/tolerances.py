@@ -16,3 +16,6 @@ RECIPE_PARITY = 2e-5
 
 # Against another library's map of the same network: two float32 paths, each with its own order of sums.
 PEER = 3e-5
+
+# Logits of a compiled network against the eager one's: a compiler folds and reorders float32 sums.
+COMPILED_LOGITS = 1e-4

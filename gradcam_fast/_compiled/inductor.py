@@ -1,0 +1,59 @@
+"""Compiles a traced explanation with PyTorch's inductor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ..exceptions import CannotCompile
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from .tracing import TracedExplanation
+
+    CompiledGraph = Callable[..., Sequence[Tensor]]
+
+__all__ = ["compile_graph"]
+
+
+def compile_graph(traced: TracedExplanation, *, freeze: bool, options: Mapping[str, Any]) -> CompiledGraph:
+    """The compiled graph: takes the tensors that the traced one takes, and returns what that returns.
+
+    Args:
+        traced: is used up: the compiler changes the graph.
+        freeze: whether the values of the weights become constants, which the compiler folds and packs.
+        options: of inductor, such as {"triton.cudagraphs": True}.
+
+    Raises:
+        CannotCompile: inductor cannot compile the graph, or finds no C++ compiler.
+    """
+    # Imported here, because it takes a second and few programs need it.
+    from torch._inductor import compile as inductor_compile
+    from torch._inductor.exc import CppCompileError, InvalidCxxCompiler
+
+    device = traced.fakes[0].device.type
+    config = {"freezing": freeze, **options}
+    try:
+        with torch.no_grad(), torch.autocast(device, enabled=False):
+            compiled = inductor_compile(traced.graph, list(traced.fakes), options=config)
+    except Exception as error:
+        cause = getattr(error, "inner_exception", error)
+        first_line = str(cause).strip().partition("\n")[0]
+        if isinstance(cause, (InvalidCxxCompiler, CppCompileError)):
+            raise CannotCompile(
+                f"inductor, PyTorch's compiler, found no C++ compiler that works ({first_line}); install g++ or clang "
+                "and name it in the environment variable CXX, or explain eagerly"
+            ) from error
+        raise CannotCompile(f"inductor, PyTorch's compiler, failed: {type(cause).__name__}: {first_line}") from error
+    if not config.get("triton.cudagraphs") or device != "cuda":
+        return compiled
+
+    def run(*tensors: Tensor) -> Sequence[Tensor]:
+        # The next replay overwrites what this one returns.
+        torch.compiler.cudagraph_mark_step_begin()
+        return [output.clone() for output in compiled(*tensors)]
+
+    return run
