@@ -23,6 +23,7 @@ from ._layer_search.search import (
 )
 from ._layout.feature_layout import ImageGeometry, check_tokens
 from ._layout.token_grid import UnknownPatches
+from ._model.graph_break import runs_eagerly
 from ._model.inputs import ImageAxes, check_inputs, unwrap_model
 from ._model.target_layer import TargetLayer, check_call, resolve_layers
 from ._model.warning import warn_caller
@@ -94,6 +95,7 @@ class Explainer:
         (torch.Size([2, 3, 16, 16]), '1')
     """
 
+    @runs_eagerly
     def __init__(
         self,
         model: nn.Module,
@@ -129,6 +131,7 @@ class Explainer:
         self._advice: str | None = None
         self._graphs = self._new_graph_cache() if cuda_graph else None
 
+    @runs_eagerly
     def __call__(self, images: Images, target: Target = None, topk: int | None = None) -> Explanation:
         """Explain a batch; see :func:`gradcam_fast.explain` for the arguments."""
         request = self._request(images, target, topk)
@@ -379,6 +382,7 @@ def _try_inputs(model: nn.Module, inputs: Inputs, *, per_sample: bool) -> Taken 
     return try_inputs(model, inputs, per_sample=per_sample)
 
 
+@runs_eagerly
 def explain(
     model: nn.Module,
     images: Images,
