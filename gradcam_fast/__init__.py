@@ -17,7 +17,7 @@ from .ops.cam import cam
 from .visual.overlay import overlay
 
 if TYPE_CHECKING:
-    from . import features, layers, targets
+    from . import compiled, features, layers, targets
     from .visual import figures as figures
 
 __version__ = "0.1.0"
@@ -27,6 +27,7 @@ __all__ = [
     "Explanation",
     "backend",
     "cam",
+    "compiled",
     "exceptions",
     "explain",
     "features",
@@ -37,7 +38,13 @@ __all__ = [
 ]
 
 # Imported when first asked for. figures needs matplotlib, so it is not in __all__: `import *` must not fail without it.
-_ON_DEMAND = {"features": ".features", "figures": ".visual.figures", "layers": ".layers", "targets": ".targets"}
+_ON_DEMAND = {
+    "compiled": ".compiled",
+    "features": ".features",
+    "figures": ".visual.figures",
+    "layers": ".layers",
+    "targets": ".targets",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from .explanation import Explanation
     from .types import Images, Target
 
-__all__ = ["CompiledExplainer", "compile_explainer"]
+__all__ = ["CompiledExplainer"]
 
 
 class Runner(Protocol):
@@ -71,6 +71,11 @@ def compile_explainer(
     """See :meth:`gradcam_fast.Explainer.compile`."""
     if fallback not in (None, "eager"):
         raise ValueError(f"fallback={fallback!r} is unknown; give 'eager', or None to raise an error")
+    if explainer._graphs is not None:
+        raise ValueError(
+            "an Explainer with cuda_graph=True records eager kernels and is not compiled; make one without it, and let "
+            'the compiler record its own with options={"triton.cudagraphs": True}'
+        )
     from ._compiled.graphs import GraphRunner
     from ._compiled.inductor import compile_graph
 

@@ -16,6 +16,7 @@ PUBLIC = [
     "Explanation",
     "backend",
     "cam",
+    "compiled",
     "exceptions",
     "explain",
     "features",
@@ -40,7 +41,7 @@ def test_every_public_name_can_be_imported_and_is_documented(name):
     assert value.__doc__ and value.__doc__.strip()
 
 
-@pytest.mark.parametrize("name", ["exceptions", "features", "layers", "targets", "types"])
+@pytest.mark.parametrize("name", ["compiled", "exceptions", "features", "layers", "targets", "types"])
 def test_a_public_module_can_be_imported_by_its_own_name(name):
     module = import_module(f"gradcam_fast.{name}")
     assert module is getattr(gradcam_fast, name)
@@ -70,12 +71,12 @@ def test_import_star_works_without_matplotlib():
     assert process.stdout.split() == [name for name in PUBLIC if name not in NEEDS_MATPLOTLIB]
 
 
-def test_an_explainer_shows_only_its_model_and_why_it_ran_eagerly():
+def test_an_explainer_shows_only_its_model_how_to_compile_it_and_why_it_ran_eagerly():
     for shown in (dir(gradcam_fast.Explainer), dir(gradcam_fast.Explainer(ConvNet()))):
-        assert [name for name in shown if not name.startswith("_")] == ["eager_because", "model"]
+        assert [name for name in shown if not name.startswith("_")] == ["compile", "eager_because", "model"]
 
 
-@pytest.mark.parametrize("name", ["model", "eager_because", "__call__"])
+@pytest.mark.parametrize("name", ["model", "compile", "eager_because", "__call__"])
 def test_the_members_of_an_explainer_are_documented(name):
     assert getattr(gradcam_fast.Explainer, name).__doc__
 

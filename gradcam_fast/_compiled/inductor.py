@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
     CompiledGraph = Callable[..., Sequence[Tensor]]
 
-__all__ = ["compile_graph"]
+__all__ = ["compile_graph", "read_any_strides"]
 
 
 def compile_graph(traced: TracedExplanation, *, freeze: bool, options: Mapping[str, Any]) -> CompiledGraph:
@@ -34,6 +35,7 @@ def compile_graph(traced: TracedExplanation, *, freeze: bool, options: Mapping[s
     from torch._inductor import compile as inductor_compile
     from torch._inductor.exc import CppCompileError, InvalidCxxCompiler
 
+    read_any_strides()
     device = traced.fakes[0].device.type
     config = {"freezing": freeze, **options}
     try:
@@ -51,9 +53,25 @@ def compile_graph(traced: TracedExplanation, *, freeze: bool, options: Mapping[s
     if not config.get("triton.cudagraphs") or device != "cuda":
         return compiled
 
+    one_at_a_time = threading.Lock()
+
     def run(*tensors: Tensor) -> Sequence[Tensor]:
-        # The next replay overwrites what this one returns.
-        torch.compiler.cudagraph_mark_step_begin()
-        return [output.clone() for output in compiled(*tensors)]
+        with one_at_a_time:
+            torch.compiler.cudagraph_mark_step_begin()
+            # The next replay overwrites what this one returns.
+            return [output.clone() for output in compiled(*tensors)]
 
     return run
+
+
+def read_any_strides() -> None:
+    """Let inductor hand the activations to the operator as they lie in memory.
+
+    By default it copies a custom operator's arguments to the strides they had in the trace: channels that lie last for
+    the convolutions would be moved twice.
+    """
+    from torch._inductor.lowering import lowerings, make_fallback
+
+    operator = getattr(torch.ops.gradcam_fast, "cam", None)
+    if operator is not None and operator.default not in lowerings:
+        make_fallback(operator.default, warn=False)

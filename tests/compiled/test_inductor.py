@@ -74,6 +74,11 @@ def test_no_compiler_is_said_in_a_sentence(monkeypatch):
         Explainer(stateless()).compile(random_images(2))
 
 
+def test_recorded_kernels_are_not_compiled():
+    with pytest.raises(ValueError, match=r"triton\.cudagraphs"):
+        Explainer(stateless(), cuda_graph=True).compile(random_images(2))
+
+
 def test_an_unknown_fallback_is_refused():
     with pytest.raises(ValueError, match="fallback='jit' is unknown"):
         Explainer(stateless()).compile(random_images(2), fallback="jit")
