@@ -1,0 +1,143 @@
+"""The cost of a compiled explanation beside the compiled prediction, and beside both of them eager.
+
+    python -m pytest benchmarks/test_compiled.py -q --benchmark-disable-gc \
+        --benchmark-json=benchmarks/results/compiled.json
+
+Seven networks with random weights, 224x224, all contenders in interleaved rounds of one process; `-k resnet18` runs one
+network, and results/compiled-*.json of several runs make one table. Compiling takes most of the time: set
+TORCHINDUCTOR_CACHE_DIR to a folder that stays, and the second run starts sooner.
+
+The prediction is compiled with the same options (inductor, freezing), once as a user does it (torch.compile) and once
+as the explanation is: traced into one graph that is called without torch.compile's guards.
+"""
+
+import pytest
+import torch
+from contenders import NETWORKS, build, predict
+from torch._inductor import config
+from torch.fx.experimental.proxy_tensor import make_fx
+
+import gradcam_fast
+
+SIDE = 224
+BATCHES = (1, 8)
+SECONDS = {1: 12, 8: 24}
+POOLING_AND_LINEAR = ("resnet18", "resnet50", "efficientnet_b0")
+TABLE = "a compiled explanation beside the compiled prediction"
+
+
+def photos(batch):
+    return torch.randn(batch, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(batch))
+
+
+@pytest.fixture
+def freezing():
+    # As an option of torch.compile it comes too late: the weights are inputs of the graph by then.
+    with config.patch(freezing=True), torch.no_grad():
+        torch._dynamo.reset()
+        yield
+
+
+def compiled_prediction(model, images):
+    compiled = torch.compile(model, dynamic=False)
+    compiled(images)
+    return compiled
+
+
+def traced_prediction(model, images):
+    return torch._inductor.compile(make_fx(model)(images), [images])
+
+
+def assert_same(explanation, expected):
+    torch.testing.assert_close(explanation.heatmap, expected.heatmap, rtol=0, atol=2e-5)
+    torch.testing.assert_close(explanation.logits, expected.logits, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("batch", BATCHES)
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_compiled_explanation_beside_the_compiled_prediction(compare, freezing, name, batch):
+    model, images = build(name).requires_grad_(False), photos(batch)
+    eager, explainer = predict(model), gradcam_fast.Explainer(model)
+    compiled = explainer.compile(images, dynamic_batch=False)
+    assert_same(compiled(images), explainer(images))
+    prediction, traced = compiled_prediction(model, images), traced_prediction(model, images)
+    compare(
+        TABLE,
+        f"{NETWORKS[name][0]}, B = {batch}",
+        {
+            "compiled explanation": lambda: compiled(images),
+            "compiled prediction": lambda: prediction(images),
+            "traced prediction": lambda: traced(images),
+            "explanation": lambda: explainer(images),
+            "prediction": lambda: eager(images),
+        },
+        (
+            "compiled explanation/compiled prediction",
+            "compiled explanation/traced prediction",
+            "compiled explanation/prediction",
+            "explanation/prediction",
+        ),
+        seconds=SECONDS[batch],
+    )
+
+
+@pytest.mark.parametrize("batch", BATCHES)
+@pytest.mark.parametrize("name", POOLING_AND_LINEAR)
+def test_ten_targets_beside_the_compiled_prediction(compare, freezing, name, batch):
+    model, images = build(name).requires_grad_(False), photos(batch)
+    explainer = gradcam_fast.Explainer(model)
+    compiled = explainer.compile(images, topk=10, dynamic_batch=False)
+    assert_same(compiled(images, topk=10), explainer(images, topk=10))
+    prediction, traced = compiled_prediction(model, images), traced_prediction(model, images)
+    compare(
+        "ten targets, compiled",
+        f"{NETWORKS[name][0]}, B = {batch}",
+        {
+            "ten": lambda: compiled(images, topk=10),
+            "compiled prediction": lambda: prediction(images),
+            "traced prediction": lambda: traced(images),
+        },
+        ("ten/compiled prediction", "ten/traced prediction"),
+        seconds=SECONDS[batch] / 2,
+    )
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+def test_one_graph_for_all_batches_beside_one_for_each(compare, freezing, name):
+    model, images = build(name).requires_grad_(False), photos(8)
+    explainer = gradcam_fast.Explainer(model)
+    every, fixed = explainer.compile(photos(4)), explainer.compile(images, dynamic_batch=False)
+    assert_same(every(images), fixed(images))
+    compare(
+        "one graph for all batches",
+        f"{NETWORKS[name][0]}, B = 8",
+        {"any batch": lambda: every(images), "this batch": lambda: fixed(images)},
+        ("any batch/this batch",),
+        seconds=10,
+    )
+
+
+@pytest.mark.skipif(not hasattr(gradcam_fast, "export"), reason="explanations cannot be exported yet")
+@pytest.mark.parametrize("batch", BATCHES)
+@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+def test_a_package_beside_the_compiled_explanation(compare, freezing, tmp_path, name, batch):
+    model, images = build(name).requires_grad_(False), photos(batch)
+    eager, explainer = predict(model), gradcam_fast.Explainer(model)
+    compiled = explainer.compile(images, dynamic_batch=False)
+    packages = {}
+    for kind, batches in (("fixed", (batch, batch)), ("dynamic", (1, 64))):
+        path = gradcam_fast.export(explainer, images, tmp_path / f"{kind}.pt2", batch=batches)
+        packages[kind] = gradcam_fast.load(path)
+        assert_same(packages[kind](images), explainer(images))
+    compare(
+        "a package beside the compiled explanation",
+        f"{NETWORKS[name][0]}, B = {batch}",
+        {
+            "fixed": lambda: packages["fixed"](images),
+            "dynamic": lambda: packages["dynamic"](images),
+            "compiled explanation": lambda: compiled(images),
+            "prediction": lambda: eager(images),
+        },
+        ("fixed/compiled explanation", "dynamic/compiled explanation", "dynamic/prediction"),
+        seconds=SECONDS[batch],
+    )
