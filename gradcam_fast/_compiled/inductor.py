@@ -44,7 +44,7 @@ def compile_graph(traced: TracedExplanation, *, freeze: bool, options: Mapping[s
     except Exception as error:
         cause = getattr(error, "inner_exception", error)
         first_line = str(cause).strip().partition("\n")[0]
-        if isinstance(cause, (InvalidCxxCompiler, CppCompileError)):
+        if isinstance(cause, (InvalidCxxCompiler, CppCompileError, FileNotFoundError)):
             raise CannotCompile(
                 f"inductor, PyTorch's compiler, found no C++ compiler that works ({first_line}); install g++ or clang "
                 "and name it in the environment variable CXX, or explain eagerly"
