@@ -161,7 +161,8 @@ class GraphRunner:
         if reason is not None:
             raise CannotCompile(f"the explanation cannot be compiled: {reason}")
         versions = buffer_versions(model)
-        # Eager: errors of the request are raised here, and the layer is found.
+        # Eagerly first: this raises errors of the request, finds the layer, and warns of a gradient that vanishes.
+        self._explainer._explain(request)
         request, captured = self._explainer._capture(request)
         if buffer_versions(model) != versions:
             raise CannotCompile(

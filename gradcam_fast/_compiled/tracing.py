@@ -21,6 +21,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch._dynamo
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
@@ -250,7 +251,9 @@ def _trace(
         )
 
     try:
-        with mode, _attributes_put_back(explainer.model):
+        # Parts of the model that are compiled are traced as the eager modules inside.
+        eager_parts = torch._dynamo.config.patch(error_on_nested_fx_trace=False)
+        with mode, _attributes_put_back(explainer.model), eager_parts:
             for fake, mine in zip(fakes, of_batch, strict=True):
                 if mine:
                     torch._check(fake.shape[0] == fakes[images_place].shape[0])

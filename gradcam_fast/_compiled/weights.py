@@ -6,6 +6,8 @@ import ctypes
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+import torch
+
 from .._model.fingerprint import fingerprint
 
 if TYPE_CHECKING:
@@ -31,9 +33,12 @@ class ModelWatch:
     def __init__(self, model: nn.Module) -> None:
         self._model = model
         self._fingerprint = fingerprint(model)
-        # The tensors are kept: so that their memory can be read, and no other tensor takes their address.
         self._constants: list[Tensor] = []
         self._versions: list[int] = []
+        self._addresses: list[int] = []
+        # Kept, so that their memory can be read also after another one has taken its place in a tensor, and no other
+        # tensor gets their address.
+        self._storages: list[torch.UntypedStorage] = []
         self._samples: list[ctypes.c_uint64] = []
         self._values: list[int] = []
 
@@ -42,6 +47,8 @@ class ModelWatch:
         known = set(map(id, self._constants))
         new = [tensor for tensor in tensors if id(tensor) not in known and not tensor.is_inference()]
         samples = [sample for tensor in new for sample in _samples(tensor)]
+        self._storages += [tensor.untyped_storage() for tensor in new]
+        self._addresses += [tensor.data_ptr() for tensor in new]
         self._versions += [tensor._version for tensor in new]
         self._values += [sample.value for sample in samples]
         self._constants += new
@@ -51,6 +58,7 @@ class ModelWatch:
         """Whether the model differs from what it was."""
         return (
             [tensor._version for tensor in self._constants] != self._versions
+            or [tensor.data_ptr() for tensor in self._constants] != self._addresses
             or fingerprint(self._model) != self._fingerprint
             or [sample.value for sample in self._samples] != self._values
         )

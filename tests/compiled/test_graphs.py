@@ -4,20 +4,31 @@ The graphs run as they were traced: `test_inductor.py` compiles some.
 """
 
 import threading
+from collections import OrderedDict
 
 import pytest
 import torch
 from support.compiled_explanations import assert_same, random_images
-from support.networks import ConvNet, Counting, PatchNet, TwoInputs, stateless
+from support.networks import (
+    ConvNet,
+    Counting,
+    PatchNet,
+    Repeating,
+    TwoInputs,
+    conv_relu,
+    pooled_head,
+    stateless,
+)
 from support.unchanged import unchanged
+from torch.utils.checkpoint import checkpoint
 
 from gradcam_fast import Explainer
 from gradcam_fast._compiled.graphs import MAX_GRAPHS, GraphRunner
 from gradcam_fast.exceptions import CannotCompile
 
 
-def graph_runner(model, *, layer=None, **choices):
-    return GraphRunner(Explainer(model, layer=layer), lambda traced: traced.graph, **choices)
+def graph_runner(model, *, layer=None, call=None, **choices):
+    return GraphRunner(Explainer(model, layer=layer, call=call), lambda traced: traced.graph, **choices)
 
 
 def assert_explains(runner, *asked, graphs=None):
@@ -147,6 +158,57 @@ def test_threads_get_the_same_explanations_as_one_by_one():
         assert_same(result, runner._explainer(batch))
 
 
+class Checkpointed(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.model, self.tail = stateless(), conv_relu(12)
+        self.head = pooled_head(8)
+
+    def forward(self, images):
+        return self.head(checkpoint(self.tail, self.model.features(images), use_reentrant=False))
+
+
+def with_a_compiled_part():
+    model = stateless()
+    model.features = torch.compile(model.features, backend="eager")
+    return model
+
+
+def with_parametrized_weights():
+    model = stateless()
+    torch.nn.utils.parametrizations.weight_norm(model.head[-1])
+    return model.eval()
+
+
+def of_rank(convolution, pooling, channels):
+    return torch.nn.Sequential(
+        convolution(channels, 6, 3), torch.nn.ReLU(), pooling(1), torch.nn.Flatten(), torch.nn.Linear(6, 5)
+    ).eval()
+
+
+KINDS = {
+    "first call": (lambda: Repeating(3), {"layer": "block", "call": 0}, (3, 16, 16)),
+    "every call": (lambda: Repeating(3), {"layer": "block", "call": "all"}, (3, 16, 16)),
+    "series": (lambda: of_rank(torch.nn.Conv1d, torch.nn.AdaptiveAvgPool1d, 3), {}, (3, 32)),
+    "volumes": (lambda: of_rank(torch.nn.Conv3d, torch.nn.AdaptiveAvgPool3d, 1), {}, (1, 8, 8, 8)),
+    "compiled part": (with_a_compiled_part, {}, (3, 16, 16)),
+    "parametrized weights": (with_parametrized_weights, {}, (3, 16, 16)),
+    "checkpoint": (lambda: Checkpointed().eval(), {"layer": "model.features"}, (3, 16, 16)),
+    "dense head": (
+        lambda: torch.nn.Sequential(conv_relu(), torch.nn.Flatten(), torch.nn.Linear(8 * 256, 5)).eval(),
+        {},
+        (3, 16, 16),
+    ),
+}
+
+
+@pytest.mark.parametrize(("network", "choices", "shape"), KINDS.values(), ids=KINDS)
+def test_models_of_many_kinds(network, choices, shape):
+    runner = graph_runner(network(), **choices)
+    for batch in (3, 5):
+        assert_explains(runner, torch.randn(batch, *shape), graphs=1)
+
+
 def double_in_place(model):
     with torch.no_grad():
         for parameter in model.parameters():
@@ -159,6 +221,8 @@ def step_through_data(model):
 
 
 CHANGES = {
+    "constant, which is no parameter": lambda model: model.shift.add_(1),
+    "data of a constant": lambda model: setattr(model.shift, "data", torch.full((1,), 3.0)),
     "in place": double_in_place,
     "through data": step_through_data,
     "loaded state": lambda model: model.load_state_dict(stateless().state_dict()),
@@ -174,11 +238,23 @@ CHANGES = {
 }
 
 
+class Shifted(torch.nn.Sequential):
+    """Adds a tensor that is neither parameter nor buffer."""
+
+    def __init__(self):
+        super().__init__(OrderedDict(stateless().named_children()))
+        self.shift = torch.ones(1)
+        self.eval()
+
+    def forward(self, images):
+        return super().forward(images) + self.shift
+
+
 @pytest.mark.filterwarnings("ignore:the model has changed")
 @pytest.mark.parametrize("freeze", [True, False])
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 def test_a_changed_model_is_explained_as_it_is_now(change, freeze):
-    model = stateless()
+    model = Shifted()
     runner = graph_runner(model, freeze=freeze, layer="features")
     images = random_images(2)
     before = runner(images)
