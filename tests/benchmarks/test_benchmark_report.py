@@ -112,6 +112,13 @@ def test_a_table_of_ratios_ends_with_geometric_means(report, tmp_path):
     ]
 
 
+def test_a_ratio_that_some_rows_lack_is_a_dash_there(report, tmp_path):
+    times = {"a": 2.0, "b": 1.0}
+    rows = [record("methods", "one", times, times, ("a/b",)), record("methods", "two", times, times, ("a/b", "b/a"))]
+    lines = report_lines(report, tmp_path, *rows)
+    assert "| one | 2.00 (2.00) | - |" in lines and "| geometric mean | 2.00 (2.00) | 0.50 (0.50) |" in lines
+
+
 def test_the_growth_tables_share_one_plot(report, tmp_path):
     tables = list(importlib.import_module("report_plots").GROWTH)[:2]
     rows = [
