@@ -12,7 +12,7 @@ from . import exceptions
 from .explainer import Explainer, explain
 from .explanation import Explanation
 from .ops import reference
-from .ops.backend import backend
+from .ops.backend import backend, library_path
 from .ops.cam import cam
 from .visual.overlay import overlay
 
@@ -32,6 +32,7 @@ __all__ = [
     "explain",
     "features",
     "layers",
+    "library_path",
     "overlay",
     "reference",
     "targets",

@@ -11,15 +11,19 @@ from collections.abc import Sequence
 __all__ = [
     "CannotCompile",
     "ExplanationError",
+    "IncompatiblePackage",
     "LayerError",
     "LayerNotRun",
+    "LibraryMissing",
     "NoLayerFound",
     "NoSuchCall",
     "NotSpatial",
+    "PackageError",
     "PicturesMixed",
     "ReentrantCheckpoint",
     "ScoreDetached",
     "ScoreIndependent",
+    "UnreadablePackage",
     "UnsupportedModel",
 ]
 
@@ -44,6 +48,25 @@ class ScoreDetached(ExplanationError, RuntimeError):
 
 class NoLayerFound(ExplanationError, ValueError):
     """The model has no spatial feature map that the score depends on."""
+
+
+class LibraryMissing(ExplanationError, RuntimeError):
+    """The compiled operator for a device was not built."""
+
+    def __init__(self, device: str, reason: str, command: str) -> None:
+        super().__init__(f"there is no library for {device}: {reason}. To build it, run: {command}")
+
+
+class PackageError(ExplanationError):
+    """Base class of the reasons why an exported explanation cannot be used."""
+
+
+class UnreadablePackage(PackageError, ValueError):
+    """The file is damaged, holds no exported explanation, or one that only a newer gradcam_fast reads."""
+
+
+class IncompatiblePackage(PackageError, RuntimeError):
+    """The package was exported for another torch release, device or processor."""
 
 
 class LayerError(ExplanationError):

@@ -22,6 +22,7 @@ PUBLIC = [
     "features",
     "figures",
     "layers",
+    "library_path",
     "overlay",
     "reference",
     "targets",

@@ -47,6 +47,7 @@ Examples:
   gradcam-fast explain photos/ --format overlay,parquet --out maps --resume
   gradcam-fast render maps/maps.parquet --colormap viridis --out pictures
   gradcam-fast layers --model resnet18 --weights resnet18.safetensors
+  gradcam-fast --library cpu    (prints the path of the compiled operator)
 
 {EXIT_CODES}""",
 )
