@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
-from .._model.fingerprint import buffer_versions, fingerprint, needs_its_code_because
+from .._model.fingerprint import fingerprint
 from .._model.warning import warn_caller
 from ..exceptions import CannotCompile
 from .callable_key import callable_key
-from .tracing import trace_request
+from .tracing import capture_to_trace, trace_request
 from .weights import ModelWatch
 
 if TYPE_CHECKING:
@@ -157,17 +157,7 @@ class GraphRunner:
 
     def _traced_and_compiled(self, request: Request) -> _Graph:
         model = self._explainer.model
-        reason = needs_its_code_because(model)
-        if reason is not None:
-            raise CannotCompile(f"the explanation cannot be compiled: {reason}")
-        versions = buffer_versions(model)
-        # Eagerly first: this raises errors of the request, finds the layer, and warns of a gradient that vanishes.
-        self._explainer._explain(request)
-        request, captured = self._explainer._capture(request)
-        if buffer_versions(model) != versions:
-            raise CannotCompile(
-                "the explanation cannot be compiled: the model's forward writes to its buffers, or replaces them"
-            )
+        request, captured = capture_to_trace(self._explainer, request)
         traced = trace_request(
             self._explainer,
             request,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
     CompiledGraph = Callable[..., Sequence[Tensor]]
 
-__all__ = ["compile_graph", "read_any_strides"]
+__all__ = ["compile_graph", "errors_of_inductor", "read_any_strides"]
 
 
 def compile_graph(traced: TracedExplanation, *, freeze: bool, options: Mapping[str, Any]) -> CompiledGraph:
@@ -33,23 +34,12 @@ def compile_graph(traced: TracedExplanation, *, freeze: bool, options: Mapping[s
     """
     # Imported here, because it takes a second and few programs need it.
     from torch._inductor import compile as inductor_compile
-    from torch._inductor.exc import CppCompileError, InvalidCxxCompiler
 
     read_any_strides()
     device = traced.fakes[0].device.type
     config = {"freezing": freeze, **options}
-    try:
-        with torch.no_grad(), torch.autocast(device, enabled=False):
-            compiled = inductor_compile(traced.graph, list(traced.fakes), options=config)
-    except Exception as error:
-        cause = getattr(error, "inner_exception", error)
-        first_line = str(cause).strip().partition("\n")[0]
-        if isinstance(cause, (InvalidCxxCompiler, CppCompileError, FileNotFoundError)):
-            raise CannotCompile(
-                f"inductor, PyTorch's compiler, found no C++ compiler that works ({first_line}); install g++ or clang "
-                "and name it in the environment variable CXX, or explain eagerly"
-            ) from error
-        raise CannotCompile(f"inductor, PyTorch's compiler, failed: {type(cause).__name__}: {first_line}") from error
+    with errors_of_inductor(), torch.no_grad(), torch.autocast(device, enabled=False):
+        compiled: CompiledGraph = inductor_compile(traced.graph, list(traced.fakes), options=config)
     if not config.get("triton.cudagraphs") or device != "cuda":
         return compiled
 
@@ -75,3 +65,25 @@ def read_any_strides() -> None:
     operator = getattr(torch.ops.gradcam_fast, "cam", None)
     if operator is not None and operator.default not in lowerings:
         make_fallback(operator.default, warn=False)
+
+
+@contextmanager
+def errors_of_inductor() -> Iterator[None]:
+    """Put errors of inductor into a sentence.
+
+    Raises:
+        CannotCompile: inductor cannot compile the graph, or finds no C++ compiler.
+    """
+    from torch._inductor.exc import CppCompileError, InvalidCxxCompiler
+
+    try:
+        yield
+    except Exception as error:
+        cause = getattr(error, "inner_exception", error)
+        first_line = str(cause).strip().partition("\n")[0]
+        if isinstance(cause, (InvalidCxxCompiler, CppCompileError, FileNotFoundError)):
+            raise CannotCompile(
+                f"inductor, PyTorch's compiler, found no C++ compiler that works ({first_line}); install g++ or clang "
+                "and name it in the environment variable CXX, or explain eagerly"
+            ) from error
+        raise CannotCompile(f"inductor, PyTorch's compiler, failed: {type(cause).__name__}: {first_line}") from error

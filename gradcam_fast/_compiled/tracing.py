@@ -29,6 +29,7 @@ from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, Stateles
 from .._capture.capture import Request, capture
 from .._capture.containers import all_tensors, map_tensors
 from .._capture.scores import as_class_logits
+from .._model.fingerprint import buffer_versions, needs_its_code_because
 from ..exceptions import CannotCompile
 from .record import ExplanationRecord, TensorInput, TracedTarget
 from .refusal import reason_of
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
     from ..explainer import Explainer
     from ..types import Images, Target
 
-__all__ = ["ShapeGuards", "TracedExplanation", "trace", "trace_request"]
+__all__ = ["ShapeGuards", "TracedExplanation", "capture_to_trace", "trace", "trace_request"]
 
 
 @dataclass(frozen=True)
@@ -149,7 +150,7 @@ def trace(
             graph takes that of ``images`` only, and ``record.batch`` says so.
         dynamic_sides: whether it takes images of any size.
     """
-    request, captured = explainer._capture(explainer._request(images, target, topk))
+    request, captured = capture_to_trace(explainer, explainer._request(images, target, topk))
     return trace_request(
         explainer,
         request,
@@ -158,6 +159,26 @@ def trace(
         dynamic_batch=dynamic_batch,
         dynamic_sides=dynamic_sides,
     )
+
+
+def capture_to_trace(explainer: Explainer, request: Request) -> tuple[Request, Capture]:
+    """The request about the images explained, and its eager capture.
+
+    Raises:
+        CannotCompile: the model's own code has to run in every call.
+    """
+    reason = needs_its_code_because(explainer.model)
+    if reason is not None:
+        raise CannotCompile(f"the explanation cannot be compiled: {reason}")
+    versions = buffer_versions(explainer.model)
+    # Eagerly first: this raises errors of the request, finds the layer, and warns of a gradient that vanishes.
+    explainer._explain(request)
+    request, captured = explainer._capture(request)
+    if buffer_versions(explainer.model) != versions:
+        raise CannotCompile(
+            "the explanation cannot be compiled: the model's forward writes to its buffers, or replaces them"
+        )
+    return request, captured
 
 
 def trace_request(
