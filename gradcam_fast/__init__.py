@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from . import exceptions
+from ._version import __version__ as __version__
 from .explainer import Explainer, explain
 from .explanation import Explanation
 from .ops import reference
@@ -17,10 +18,9 @@ from .ops.cam import cam
 from .visual.overlay import overlay
 
 if TYPE_CHECKING:
-    from . import compiled, features, layers, targets
+    from . import compiled, features, layers, packages, targets
+    from .packages import export, load
     from .visual import figures as figures
-
-__version__ = "0.1.0"
 
 __all__ = [
     "Explainer",
@@ -30,10 +30,13 @@ __all__ = [
     "compiled",
     "exceptions",
     "explain",
+    "export",
     "features",
     "layers",
     "library_path",
+    "load",
     "overlay",
+    "packages",
     "reference",
     "targets",
 ]
@@ -44,15 +47,19 @@ _ON_DEMAND = {
     "features": ".features",
     "figures": ".visual.figures",
     "layers": ".layers",
+    "packages": ".packages",
     "targets": ".targets",
 }
+_FUNCTIONS_ON_DEMAND = {"export": ".packages", "load": ".packages"}
 
 
 def __getattr__(name: str) -> Any:
     if name in _ON_DEMAND:
         return import_module(_ON_DEMAND[name], __name__)
+    if name in _FUNCTIONS_ON_DEMAND:
+        return getattr(import_module(_FUNCTIONS_ON_DEMAND[name], __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted({*__all__, *_ON_DEMAND})
+    return sorted({*__all__, *_ON_DEMAND, *_FUNCTIONS_ON_DEMAND})

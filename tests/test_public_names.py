@@ -19,11 +19,14 @@ PUBLIC = [
     "compiled",
     "exceptions",
     "explain",
+    "export",
     "features",
     "figures",
     "layers",
     "library_path",
+    "load",
     "overlay",
+    "packages",
     "reference",
     "targets",
 ]
@@ -42,7 +45,7 @@ def test_every_public_name_can_be_imported_and_is_documented(name):
     assert value.__doc__ and value.__doc__.strip()
 
 
-@pytest.mark.parametrize("name", ["compiled", "exceptions", "features", "layers", "targets", "types"])
+@pytest.mark.parametrize("name", ["compiled", "exceptions", "features", "layers", "packages", "targets", "types"])
 def test_a_public_module_can_be_imported_by_its_own_name(name):
     module = import_module(f"gradcam_fast.{name}")
     assert module is getattr(gradcam_fast, name)

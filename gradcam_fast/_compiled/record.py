@@ -18,7 +18,7 @@ from ..explanation import Explanation
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["ExplanationRecord", "TensorInput", "TracedTarget"]
+__all__ = ["ExplanationRecord", "TensorInput", "TracedTarget", "as_native_input"]
 
 
 @dataclass(frozen=True)
@@ -89,6 +89,11 @@ class ExplanationRecord:
     logit_tensors: int
     class_count: int | None
 
+    @property
+    def output_count(self) -> int:
+        """How many tensors the graph returns."""
+        return 6 + self.logit_tensors + (self.target.kind != "callable")
+
     def check_classes(self, target: Any) -> None:
         """Refuse classes out of range, if that can be told without waiting for a device.
 
@@ -112,3 +117,9 @@ class ExplanationRecord:
         target = None if self.target.kind == "callable" else rest.pop(0)
         score, raw_min, raw_max, valid, reason_codes = rest
         return Explanation(heatmap, logits, target, score, raw_min, raw_max, valid, self.layer, reason_codes)
+
+
+def as_native_input(tensor: Tensor, spec: TensorInput) -> Tensor:
+    """A tensor in the memory layout that native code reads, without a gradient."""
+    layout = torch.channels_last if spec.channels_last else torch.contiguous_format
+    return tensor.detach().contiguous(memory_format=layout)

@@ -23,8 +23,8 @@ def model():
     return net.eval()
 
 
-def network(crop=None):
-    return Network("red or blue", model(), Preprocessing((SIDE, SIDE), (0,) * 3, (1,) * 3, crop, "box"), NAMES)
+def network(crop=None, interpolation="box"):
+    return Network("red or blue", model(), Preprocessing((SIDE, SIDE), (0,) * 3, (1,) * 3, crop, interpolation), NAMES)
 
 
 def photo(colour="red", cell=(2, 5), scale=4):
