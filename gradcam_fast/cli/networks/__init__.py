@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
@@ -15,6 +15,9 @@ from .architectures import Architecture, built_in, from_factory, from_timm, from
 from .class_names import imagenet_class_names, numbered_class_names, read_class_names
 from .preprocessing import Preprocessing
 from .weights import build_with_weights, read_weights
+
+if TYPE_CHECKING:
+    from ... import Explanation
 
 __all__ = ["Network", "load_network"]
 
@@ -34,6 +37,8 @@ class Network:
         preprocess: turns photos into the model's input.
         class_names: the name of each logit.
         notes: assumptions about the network, one sentence each.
+        explain: explains batches at the resolution of the layer, ``(images, target, topk)``; None if the model is to be
+            explained.
     """
 
     title: str
@@ -41,6 +46,7 @@ class Network:
     preprocess: Preprocessing
     class_names: tuple[str, ...]
     notes: tuple[str, ...] = ()
+    explain: Callable[..., Explanation] | None = None
 
 
 def load_network(
