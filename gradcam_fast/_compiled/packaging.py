@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import tempfile
 from collections.abc import Iterator
@@ -47,13 +48,25 @@ def write_package(traced: TracedExplanation, info: PackageInfo, path: Path) -> N
         program = program.run_decompositions(_REFERENCE_OF_OPERATORS)
     info = replace(info, layer_size=layer_size, self_contained=not _has_own_operators(program))
     options = _inductor_options(info)
-    read_any_strides()
     with _temporary_file_beside(path) as file:
         # Inductor freezes, which folds and packs the weights, only where no gradient can be asked for.
-        with errors_of_inductor(), torch.no_grad():
+        with errors_of_inductor(), torch.no_grad(), _without_advice_on_cuda():
+            read_any_strides()
             torch._inductor.aoti_compile_and_package(program, package_path=str(file), inductor_configs=options)
         _try(file, traced, info)
         os.replace(file, path)
+
+
+@contextmanager
+def _without_advice_on_cuda() -> Iterator[None]:
+    """On machines without a CUDA device, inductor's import warns that there is none, whatever it is to compile for."""
+    logger = logging.getLogger("torch.utils.cpp_extension")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 class _Flat(nn.Module):
