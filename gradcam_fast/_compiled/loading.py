@@ -65,10 +65,12 @@ class PackageRunner:
         if layer_maps and self.info.layer_size is None:
             raise ValueError(f"{self.path} has no maps of one layer: it explains several, or no images")
         self._layer_maps = layer_maps
+        index = torch.cuda.current_device() if kind == "cuda" and on.index is None else on.index
+        self._device = torch.device(kind, index) if kind == "cuda" else torch.device(kind)
         # The path as it is: torch warns of names that do not end in .pt2, but reads them.
         try:
             self._loader = torch._C._aoti.AOTIModelPackageLoader(
-                str(self.path), "model", False, 1, -1 if on.index is None else on.index
+                str(self.path), "model", False, 1, -1 if self._device.index is None else self._device.index
             )
         except RuntimeError as error:
             reason = str(error).partition("\n")[0]
@@ -80,7 +82,7 @@ class PackageRunner:
         return [self.info.record]
 
     def __call__(self, images: Images, target: Target = None, topk: int | None = None) -> Explanation:
-        """Explain a batch; see :class:`gradcam_fast.CompiledExplainer`."""
+        """Explain a batch; see :func:`gradcam_fast.load`."""
         tensors = self._inputs(images)
         batch = next(len(tensor) for tensor, spec in zip(tensors, self._model_inputs, strict=True) if spec.of_batch)
         classes = self._classes(target, topk, batch)
@@ -127,7 +129,7 @@ class PackageRunner:
                 tensor = tensor.unsqueeze(0)
             if tensor.dtype != spec.dtype:
                 raise TypeError(f"{name} has dtype {_short(tensor.dtype)}; {self._takes()}")
-            if tensor.device.type != spec.device.type:
+            if tensor.device != self._device:
                 raise ValueError(f"{name} is on {tensor.device}; {self._takes()}")
             sides = spec.shape[1:] if spec.of_batch else spec.shape
             if tuple(tensor.shape[1:] if spec.of_batch else tensor.shape) != sides or tensor.dim() != len(spec.shape):
@@ -144,7 +146,7 @@ class PackageRunner:
     def _takes(self) -> str:
         """What the package takes, as the end of a sentence."""
         low, high = self.info.batch
-        of = [f"{_short(spec.dtype)} {_shape(spec)} on {spec.device.type}" for spec in self._model_inputs]
+        of = [f"{_short(spec.dtype)} {_shape(spec)} on {self._device}" for spec in self._model_inputs]
         if len(of) > 1 or isinstance(self.info.record.images_at, str):
             of = [f"{spec.at!r}: {text}" for spec, text in zip(self._model_inputs, of, strict=True)]
         batch = f"B = {low}" if low == high else f"B from {low} to {high}"
