@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip
 DEMO := $(VENV)/.demo-$(GRADCAM_FAST_BUILD)
 DEV := $(VENV)/.dev-$(GRADCAM_FAST_BUILD)
-CXX_SOURCES := $(wildcard $(foreach kind,cpp h inl cu,csrc/*.$(kind) csrc/*/*.$(kind)) benchmarks/*.c benchmarks/*.cpp tests/*/*.cpp tests/*/*.h tools/*/*.cpp tools/*/*.h)
+CXX_SOURCES := $(wildcard $(foreach kind,cpp h inl cu,csrc/*.$(kind) csrc/*/*.$(kind)) benchmarks/*.c benchmarks/*.cpp examples/*/*.cpp examples/*/*.h tests/*/*.cpp tests/*/*.h tools/*/*.cpp tools/*/*.h)
 BUILD_INPUTS := pyproject.toml setup.py constraints.txt $(wildcard csrc/*.* csrc/*/*.* build_tools/*.py)
 
 .PHONY: demo test test-slow test-all soak bench bench-check gpu lint format clean one-binary sanitize aarch64

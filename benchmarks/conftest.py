@@ -104,7 +104,7 @@ def pytest_terminal_summary(terminalreporter):
             times = " ".join(f"{name} {taken * 1e3:.3g}" for name, taken in row["least seconds"].items())
             write(f"{row['row']:<26} {cells}  | {times}")
         kinds = ("ratio of least", "ratio of medians")
-        for pair in rows[0]["ratio of least"]:
+        for pair in dict.fromkeys(pair for row in rows for pair in row["ratio of least"]):
             # Some contenders cannot explain every network.
             means = (
                 statistics.geometric_mean([row[kind][pair] for row in rows if pair in row[kind]]) for kind in kinds

@@ -6,13 +6,13 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from gpu_goals import GRAPH
+from gpu_goals import COMPILED, GRAPH
 
 Results = Mapping[str, Any]
 # Title, header, rows.
 Table = tuple[str, list[str], list[list[str]]]
 
-OURS = ("explainer", GRAPH)
+OURS = ("explainer", GRAPH, COMPILED)
 KINDS = ("op", "explanations")
 SHORT = {"float32": "f32", "bfloat16": "bf16"}
 

@@ -18,6 +18,7 @@ from typing import Any
 import contenders
 import torch
 from gpu_device import Device
+from gpu_goals import COMPILED, COMPILED_INFERENCE
 from gpu_machine import reason, without_paths
 from gpu_timing import TIME_WAS_UP, Budget, NotMeasured, calls_to_fill, interleave, summarize
 from torch import Tensor, nn
@@ -31,6 +32,9 @@ PLAN: list[Case] = list(
     )
 )
 TRIAL = [("resnet18", "float32", 1), ("resnet18", "float32", 3), ("resnet18", "bfloat16", 2)]
+
+# Rows in which prediction and explanation are compiled, too, in CUDA graphs of inductor's: it takes a minute each.
+COMPILED_ROWS = [("resnet50", "float32", 1), ("resnet50", "float32", 32), ("vit_b_16", "bfloat16", 1)]
 
 # Maps that differ more from ours, on [0,1], are marked; below are TF32 convolutions and bfloat16 arithmetic.
 MAX_DIFFERENCE = {"float32": 1e-3, "bfloat16": 5e-2}
@@ -73,7 +77,10 @@ def measure(device: Device, model: nn.Module, row: dict[str, Any], row_budget: B
         images = images.to(memory_format=torch.channels_last)
     layer = contenders.NETWORKS[row["torchvision"]][1]
     turns, expected = {}, None
-    for name, make in _contender_makers(device, layer).items():
+    makers = _contender_makers(device, layer)
+    if (row["torchvision"], row["dtype"], row["batch"]) in COMPILED_ROWS:
+        makers |= {COMPILED_INFERENCE: _compiled_inference, COMPILED: _compiled_explainer}
+    for name, make in makers.items():
         run = row["runs"][name] = {"images_timed": len(images)}
         if total_budget.expired():
             run["missing"] = TIME_WAS_UP
@@ -81,7 +88,7 @@ def measure(device: Device, model: nn.Module, row: dict[str, Any], row_budget: B
         timed = images[:IMAGES_FOR_THE_RECIPE] if name == "recipe" else images
         run["images_timed"] = len(timed)
         try:
-            warm_up_calls = GRAPH_WARM_UP_CALLS if "graph" in name else 1
+            warm_up_calls = GRAPH_WARM_UP_CALLS if "graph" in name or "compiled" in name else 1
             explain = make(contenders.copy_sharing_weights(model))
             heatmaps, turns[name] = _first_calls(device, explain, timed, warm_up_calls, run)
             if name == "explainer":
@@ -137,6 +144,33 @@ def _graphed_explainer(model: nn.Module) -> Callable[[Tensor], Tensor]:
         if explainer.eager_because is not None:
             raise NotMeasured(f"explained eagerly: {explainer.eager_because}")
         return heatmap
+
+    return run
+
+
+INDUCTOR_OPTIONS = {"triton.cudagraphs": True}
+
+
+def _compiled_inference(model: nn.Module) -> Callable[[Tensor], Tensor]:
+    compiled = torch.compile(model, dynamic=False, options=INDUCTOR_OPTIONS)
+
+    def run(images: Tensor) -> Tensor:
+        with torch.inference_mode():
+            torch.compiler.cudagraph_mark_step_begin()
+            return compiled(images)
+
+    return run
+
+
+def _compiled_explainer(model: nn.Module) -> Callable[[Tensor], Tensor]:
+    explainer = gradcam_fast.Explainer(model)
+    compiled: list[gradcam_fast.compiled.CompiledExplainer] = []
+
+    def run(images: Tensor) -> Tensor:
+        if not compiled:
+            # Not frozen, as the prediction, whose weights torch.compile takes as inputs.
+            compiled.append(explainer.compile(images, dynamic_batch=False, freeze=False, options=INDUCTOR_OPTIONS))
+        return compiled[0](images).heatmap
 
     return run
 

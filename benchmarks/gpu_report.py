@@ -13,7 +13,8 @@ The JSON of gpu.py (every time and size has its unit in its name; "least" and "m
                   runs {fused, eager, compiled}: max_difference (to the float64 reference, on [0,1]; null: NaN),
                   rounds, {host,device}_us_{least,median}, at batch 1 also in_cache_us_{least,median}
     explanations  rows of network, torchvision, dtype, batch, pixels, runs {inference; inference, graph; explainer;
-                  explainer, graph; recipe; torchcam; captum; pytorch-grad-cam}: images_timed (fewer than batch for the
+                  explainer, graph; recipe; torchcam; captum; pytorch-grad-cam; for some rows inference, compiled and
+                  explainer, compiled}: images_timed (fewer than batch for the
                   recipe), rounds, {queued,alone}_ms_{least,median} of these images, first_calls_peak_bytes,
                   later_call_peak_bytes, warning; and against explainer: max_difference, images_compared,
                   images_differing

@@ -2,7 +2,8 @@
 
     python benchmarks/report.py
 
-The report contains only what was measured: no table without its records, no GPU without JSON made on it.
+Rows of results/compiled*.json (see test_compiled.py), which may be measured apart, take the place of the same rows in
+cpu.json. The report contains only what was measured: no table without its records, no GPU without JSON made on it.
 """
 
 import json
@@ -46,6 +47,11 @@ The contenders of Score-CAM run once, those of Ablation-CAM twice.
 
 OPERATOR = """A map cannot cost less than reading activations and gradients once and writing the map once: *limit* is a
 vectorised loop that does only that, on as many threads.
+"""
+
+COMPILED = """`compiled(images)` of `Explainer.compile`, beside predictions compiled by inductor with the same options
+(frozen weights, one batch size): by `torch.compile` as users do, and *traced*, one graph without the guards of
+`torch.compile`. *Prediction* and *explanation* alone are eager. Ten targets are explained in one call.
 """
 
 OTHERS = ("recipe", "torchcam", "captum", "pytorch-grad-cam")
@@ -107,17 +113,27 @@ def memory(records):
 
 
 def all_ratios(records, text=""):
-    """A table of all ratios, with their geometric means."""
-    pairs = list(records[0]["ratio of least"])
-    rows = [(record["row"], *(ratio(record, pair) for pair in pairs)) for record in records]
+    """A table of all ratios, with their geometric means; a dash where one was not measured."""
+    pairs = list(dict.fromkeys(pair for record in records for pair in record["ratio of least"]))
+    rows = [
+        (record["row"], *(ratio(record, pair) if pair in record["ratio of least"] else "-" for pair in pairs))
+        for record in records
+    ]
     if len(records) > 1:
         kinds = ("ratio of least", "ratio of medians")
         means = {
-            pair: [statistics.geometric_mean(record[kind][pair] for record in records) for kind in kinds]
+            pair: [
+                statistics.geometric_mean(record[kind][pair] for record in records if pair in record[kind])
+                for kind in kinds
+            ]
             for pair in pairs
         }
         rows.append(("geometric mean", *("{:.2f} ({:.2f})".format(*means[pair]) for pair in pairs)))
     return text, table(("", *(pair.replace("/", " / ") for pair in pairs)), rows)
+
+
+def compiled(records):
+    return all_ratios(records, COMPILED)
 
 
 def growth(records):
@@ -150,6 +166,9 @@ def correlations(records):
 # By name of the table in the records: its section. Tables that are not listed show all their ratios.
 SECTIONS = {
     "an explanation beside the prediction": beside_prediction,
+    "a compiled explanation beside the compiled prediction": compiled,
+    "one graph for all batches": all_ratios,
+    "a package beside the compiled explanation": all_ratios,
     "an explanation beside other libraries": beside_others,
     "peak memory": memory,
     **dict.fromkeys(report_plots.GROWTH, growth),
@@ -189,13 +208,25 @@ def gpu_sections(results):
 NO_GPU = "## GPU\n", "Nothing has been measured on a GPU yet; the results of `make gpu` will be shown here.\n"
 
 
-def write(stored, folder, gpus=()):
-    """Write REPORT.md and its plots into ``folder``, from the JSON of pytest-benchmark and any number of gpu.py's."""
+def write(stored, folder, gpus=(), compiled=()):
+    """Write REPORT.md and its plots into ``folder``, from the JSON of pytest-benchmark and any number of gpu.py's.
+
+    ``compiled`` is JSON of pytest-benchmark, too, of runs of test_compiled.py alone.
+    """
+    rows = {}
+    for run in (stored, *compiled):
+        for bench in run["benchmarks"]:
+            record = bench["extra_info"]
+            rows[record["table"], record["row"]] = record
     tables = {}
-    for bench in stored["benchmarks"]:
-        record = bench["extra_info"]
-        tables.setdefault(record["table"], []).append(record)
-    parts = [HEAD, environment(stored["machine_info"], stored["commit_info"], stored["datetime"])]
+    for (name, _), record in rows.items():
+        tables.setdefault(name, []).append(record)
+    environments = [
+        environment(run["machine_info"], run["commit_info"], run["datetime"]) for run in (stored, *compiled)
+    ]
+    parts = [HEAD, environments[0]]
+    if apart := sorted(set(environments[1:]) - {environments[0]}):
+        parts += ["Compiled explanations were measured apart:\n", *apart]
     order = list(SECTIONS)
     for name in sorted(tables, key=lambda name: order.index(name) if name in order else len(order)):
         text, body = SECTIONS.get(name, all_ratios)(tables[name])
@@ -209,4 +240,7 @@ def read(path):
 
 
 if __name__ == "__main__":
-    write(read(CPU), HERE, [read(path) for path in sorted(RESULTS.glob("gpu*.json"))])
+    gpus, compiled_runs = (
+        [read(path) for path in sorted(RESULTS.glob(pattern))] for pattern in ("gpu*.json", "compiled*.json")
+    )
+    write(read(CPU), HERE, gpus, compiled_runs)

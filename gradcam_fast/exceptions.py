@@ -9,18 +9,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 __all__ = [
+    "CannotCompile",
     "ExplanationError",
     "HeadNotReplayable",
+    "IncompatiblePackage",
     "LayerError",
     "LayerNotRun",
+    "LibraryMissing",
     "NoLayerFound",
     "NoSuchCall",
     "NotSpatial",
+    "PackageError",
     "PhotoError",
     "PicturesMixed",
     "ReentrantCheckpoint",
     "ScoreDetached",
     "ScoreIndependent",
+    "UnreadablePackage",
     "UnreadablePhotoError",
     "UnsupportedModel",
 ]
@@ -34,6 +39,10 @@ class ExplanationError(Exception):
 
 class UnsupportedModel(ExplanationError, TypeError):
     """The model is of a kind that cannot be explained: scripted, quantised, sharded, exported ..."""
+
+
+class CannotCompile(ExplanationError, RuntimeError):
+    """An explanation cannot be compiled: it cannot be traced, or no compiler works; the message says what to change."""
 
 
 class ScoreDetached(ExplanationError, RuntimeError):
@@ -50,6 +59,25 @@ class UnreadablePhotoError(PhotoError, ValueError):
 
 class NoLayerFound(ExplanationError, ValueError):
     """The model has no spatial feature map that the score depends on."""
+
+
+class LibraryMissing(ExplanationError, RuntimeError):
+    """The compiled operator for a device was not built."""
+
+    def __init__(self, device: str, reason: str, command: str) -> None:
+        super().__init__(f"there is no library for {device}: {reason}. To build it, run: {command}")
+
+
+class PackageError(ExplanationError):
+    """Base class of the reasons why an exported explanation cannot be used."""
+
+
+class UnreadablePackage(PackageError, ValueError):
+    """The file is damaged, holds no exported explanation, or one that only a newer gradcam_fast reads."""
+
+
+class IncompatiblePackage(PackageError, RuntimeError):
+    """The package was exported for another torch release, device or processor."""
 
 
 class LayerError(ExplanationError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import chain
@@ -21,6 +21,7 @@ from ._labels import Labels
 from ._layer_search.asked_layers import capture_anew, capture_asked, of_one_input
 from ._layer_search.search import known_patch_tokens
 from ._layout.feature_layout import ImageGeometry, check_tokens
+from ._model.graph_break import runs_eagerly
 from ._model.inputs import ImageAxes, check_inputs, check_values, unwrap_model
 from ._model.target_layer import TargetLayer, check_call, resolve_layers
 from ._model.undo import leaves_no_trace, outside_inference_mode
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from ._capture.capture import Capture
     from ._cuda_graph.cache import GraphCache
     from ._model.inputs import Inputs, Taken
+    from .compiled import CompiledExplainer
     from .methods.choices import Progress
     from .probabilities import Rule
     from .types import Call, HeatmapSize, Images, Layer, Names, Output, Target, Tokens, When
@@ -122,6 +124,7 @@ class Explainer:
         (torch.Size([2, 3, 16, 16]), '1')
     """
 
+    @runs_eagerly
     def __init__(
         self,
         model: nn.Module,
@@ -173,20 +176,21 @@ class Explainer:
         self._advice: str | None = None
         self._graphs = self._new_graph_cache() if cuda_graph else None
 
+    @runs_eagerly
     @leaves_no_trace
     def __call__(self, images: Images, target: Target = None, topk: int | None = None) -> Explanation:
         """Explain a batch; see :func:`gradcam_fast.explain` for the arguments."""
+        return self._answer(images, target, topk, self._explain_request)
+
+    def _answer(
+        self, images: Images, target: Target, topk: int | None, explain_request: Callable[[Request], Explanation]
+    ) -> Explanation:
+        """The explanation of images or photos, with its names and photos."""
         start = time.perf_counter() if LOG.isEnabledFor(logging.DEBUG) else None
         photos = self._photos.read(images)
         request = self._request(images if photos is None else photos.images, target, topk)
         check_values(request.images)
-        if "augment" in self._choices.smoothings:
-            from .methods.augment import explain_augmented
-
-            at_once = self._choices.copies_at_once(request.images.device)
-            explanation = explain_augmented(self._explain, request, images_at_once=at_once, normalize=self._normalize)
-        else:
-            explanation = self._explain(request) if self._graphs is None else self._graphs(request)
+        explanation = explain_request(request)
         if start is not None:
             duration = 1000 * (time.perf_counter() - start)
             # Of an accelerator this is the time until all work is queued.
@@ -194,11 +198,77 @@ class Explainer:
         explanation = self._labels.added_to(explanation, target, request.geometry.size)
         return explanation if photos is None else photos.added_to(explanation)
 
+    def _explain_request(self, request: Request) -> Explanation:
+        if "augment" in self._choices.smoothings:
+            from .methods.augment import explain_augmented
+
+            at_once = self._choices.copies_at_once(request.images.device)
+            return explain_augmented(self._explain, request, images_at_once=at_once, normalize=self._normalize)
+        return self._explain(request) if self._graphs is None else self._graphs(request)
+
     def __repr__(self) -> str:
         """The model, the layer and the choices that were made."""
         layer = "found automatically" if self._layers is None else ", ".join(layer.name for layer in self._layers)
         choices = f"method {self._choices.method}, normalize {self._normalize}"
         return f"Explainer({type(self._model).__name__}, layer {layer}, {choices}{self._photos}{self._labels})"
+
+    def compile(
+        self,
+        images: Images,
+        *,
+        target: Target = None,
+        topk: int | None = None,
+        dynamic_batch: bool = True,
+        dynamic_sides: bool = False,
+        freeze: bool = True,
+        fallback: str | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> CompiledExplainer:
+        """Compile prediction and explanation into one graph; the result is called like this explainer.
+
+        This takes as long as compiling the model with ``torch.compile``, and needs a C++ compiler. The graph is for the
+        device, dtype, layout in memory and number of axes of ``images``, and for this kind of target: the highest
+        logit, K highest logits, classes (of any values), or this callable. A call with others compiles another graph,
+        as does one image after several. Modules' attributes, callables and all other Python values count as they were.
+
+        Args:
+            images, target, topk: an example of the calls to come.
+            dynamic_batch: whether one graph serves all batches of at least two images; False compiles one for each
+                number of images, which may be faster. It is also done where the model itself fixes the number.
+            dynamic_sides: whether one graph serves images of all sizes.
+            freeze: whether the values of the weights are folded and packed, which makes the graph faster. If the model
+                has changed since (its tensors, their values, modes, hooks or modules), the next call compiles again.
+                Two elements of each tensor in host memory are compared, so that writes through ``.data``, too, are
+                noticed if they change one of these. With False, new values in the same tensors need no compilation.
+            fallback: "eager" explains what cannot be compiled eagerly, with a warning; ``eager_because`` says why.
+            options: of PyTorch's inductor, such as ``{"triton.cudagraphs": True}`` on a CUDA device.
+
+        Raises:
+            gradcam_fast.exceptions.CannotCompile: the model is in training mode or has hooks, an operation cannot be
+                traced (the message has the model's line), or there is no C++ compiler; not with ``fallback="eager"``.
+
+        Example:
+            >>> import torch, gradcam_fast
+            >>> model = torch.nn.Sequential(
+            ...     torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(),
+            ...     torch.nn.Linear(8, 5)).eval()
+            >>> compiled = gradcam_fast.Explainer(model).compile(torch.rand(2, 3, 16, 16), fallback="eager")
+            >>> compiled(torch.rand(7, 3, 16, 16)).heatmap.shape
+            torch.Size([7, 16, 16])
+        """
+        from .compiled import compile_explainer
+
+        return compile_explainer(
+            self,
+            images,
+            target,
+            topk,
+            dynamic_batch=dynamic_batch,
+            dynamic_sides=dynamic_sides,
+            freeze=freeze,
+            fallback=fallback,
+            options=options,
+        )
 
     @property
     def model(self) -> nn.Module:
@@ -399,6 +469,7 @@ def _try_inputs(model: nn.Module, inputs: Inputs, *, per_sample: bool) -> Taken 
     return try_inputs(model, inputs, per_sample=per_sample)
 
 
+@runs_eagerly
 def explain(
     model: nn.Module,
     images: Images,

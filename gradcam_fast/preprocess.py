@@ -108,8 +108,8 @@ class Preprocess:
         Args:
             source: a ``Preprocess``; weights of torchvision (``ResNet50_Weights.DEFAULT``) or their ``transforms()``; a
                 ``Compose`` of torchvision's transforms, v1 or v2, also as timm makes it; a model of timm, or its
-                ``pretrained_cfg``; an image processor, processor or pipeline of transformers; or the arguments of
-                ``Preprocess`` as a dict.
+                ``pretrained_cfg``; an image processor, processor or pipeline of transformers; the arguments of
+                ``Preprocess`` as a dict; or what :meth:`to_dict` returned.
 
         Raises:
             TypeError: something else.
@@ -124,6 +124,8 @@ class Preprocess:
         """
         if isinstance(source, cls):
             return source
+        if isinstance(source, Mapping) and "steps" in source:
+            return cls._of_plain_values(source)
         if isinstance(source, Mapping) and "size" in source:
             return cls(**source)
         from ._preprocessing.sources import recipe_of
@@ -135,6 +137,33 @@ class Preprocess:
         if recipe.original is not None:
             verify(preprocess, recipe.original, recipe.title)
         return preprocess
+
+    @classmethod
+    def _of_plain_values(cls, values: Mapping[str, Any]) -> Preprocess:
+        from ._preprocessing.plain_values import from_plain_values
+
+        try:
+            steps = [from_plain_values(step) for step in values["steps"]]
+            mean, std, reversed_channels = values["mean"], values["std"], bool(values["reverse_channels"])
+        except (TypeError, KeyError) as error:
+            raise ValueError(f"the preprocessing is of another version ({error}); use that gradcam_fast") from None
+        preprocess = cls.__new__(cls)
+        preprocess._set(steps, mean, std, reverse_channels=reversed_channels)
+        return preprocess
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it as plain values, which JSON can hold; :meth:`of` makes the same preprocessing of them.
+
+        Example:
+            >>> preprocess = Preprocess(224, crop=0.875)
+            >>> Preprocess.of(preprocess.to_dict()) == preprocess
+            True
+        """
+        from ._preprocessing.plain_values import as_plain_values
+
+        steps = [as_plain_values(step) for step in self.steps]
+        values = {"mean": list(self.mean), "std": list(self.std), "reverse_channels": self.reverse_channels}
+        return {"steps": steps, **values}
 
     def _set(
         self, steps: Sequence[Step], mean: Sequence[float], std: Sequence[float], *, reverse_channels: bool = False

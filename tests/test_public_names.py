@@ -18,14 +18,19 @@ PUBLIC = [
     "backend",
     "cam",
     "compat",
+    "compiled",
     "exceptions",
     "explain",
+    "export",
     "features",
     "figures",
     "layers",
+    "library_path",
+    "load",
     "methods",
     "metrics",
     "overlay",
+    "packages",
     "reference",
     "targets",
 ]
@@ -44,7 +49,9 @@ def test_every_public_name_can_be_imported_and_is_documented(name):
     assert value.__doc__ and value.__doc__.strip()
 
 
-@pytest.mark.parametrize("name", ["compat", "exceptions", "features", "layers", "metrics", "targets", "types"])
+@pytest.mark.parametrize(
+    "name", ["compat", "compiled", "exceptions", "features", "layers", "metrics", "packages", "targets", "types"]
+)
 def test_a_public_module_can_be_imported_by_its_own_name(name):
     module = import_module(f"gradcam_fast.{name}")
     assert module is getattr(gradcam_fast, name)
@@ -74,12 +81,15 @@ def test_import_star_works_without_matplotlib():
     assert process.stdout.split() == [name for name in PUBLIC if name not in NEEDS_MATPLOTLIB]
 
 
+MEMBERS = ["compile", "eager_because", "model", "output", "replace"]
+
+
 def test_an_explainer_shows_only_its_public_members():
     for shown in (dir(gradcam_fast.Explainer), dir(gradcam_fast.Explainer(ConvNet()))):
-        assert [name for name in shown if not name.startswith("_")] == ["eager_because", "model", "output", "replace"]
+        assert [name for name in shown if not name.startswith("_")] == MEMBERS
 
 
-@pytest.mark.parametrize("name", ["model", "eager_because", "output", "replace", "__call__"])
+@pytest.mark.parametrize("name", [*MEMBERS, "__call__"])
 def test_the_members_of_an_explainer_are_documented(name):
     assert getattr(gradcam_fast.Explainer, name).__doc__
 

@@ -134,11 +134,17 @@ def capture(
         of_calls = ordered
         if len(activations) != len(ordered):
             of_calls = [explained.layer for explained in calls for _ in explained.indices]
-        gradients = (
-            differentiate(scores, activations, of_calls, has_hooks, picked, hook_free=hook_free)
-            if differentiates
-            else []
-        )
+        gradients = []
+        if differentiates:
+            gradients = differentiate(
+                scores,
+                activations,
+                of_calls,
+                has_hooks,
+                picked,
+                hook_free=hook_free,
+                may_batch=request.batched_backward,
+            )
         if enable_grad:
             _NEED_GRAD_ENABLED.add(model)
         with torch.no_grad():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch.autograd.function import BackwardCFunction
@@ -20,10 +20,24 @@ if TYPE_CHECKING:
 
     from .._model.target_layer import TargetLayer
 
-__all__ = ["differentiate"]
+__all__ = ["PickedLogits", "differentiate"]
 
 # Nodes of matrix products: which input holds the rows that a linear layer transforms, and which hold its parameters.
 _LINEAR = {"AddmmBackward0": (1, (0, 2)), "MmBackward0": (0, (1,))}
+
+
+class PickedLogits(NamedTuple):
+    """Scores that are the logits of their classes.
+
+    Attributes:
+        logits: (B,N), with their graph.
+        classes: (B,) or (B,K), between 0 and N - 1.
+        in_range: whether each is the class that was asked for; a score out of range has no gradient. None: all are.
+    """
+
+    logits: Tensor
+    classes: Tensor
+    in_range: Tensor | None = None
 
 
 def differentiate(
@@ -31,9 +45,10 @@ def differentiate(
     activations: Sequence[Tensor],
     layers: Sequence[TargetLayer],
     copy_has_hooks: Sequence[bool],
-    picked: tuple[Tensor, Tensor] | None = None,
+    picked: PickedLogits | None = None,
     *,
     hook_free: bool = False,
+    may_batch: bool = True,
 ) -> list[Tensor]:
     """d score / d activations at each layer: (B,...) for scores (B,), (B,K,...) for scores (B,K).
 
@@ -45,9 +60,10 @@ def differentiate(
     Args:
         copy_has_hooks: for each layer, whether the copy of its activations that the model goes on with has hooks; a
             pooling behind the copy is then treated like any other operation.
-        picked: logits (B,N) and the class (in range) of each score, if every score is the logit of its class; or None.
+        picked: where every score is the logit of its class.
         hook_free: whether no tensor or node of the graph has a hook or retains its gradient. If False, each hook runs
             once per target, on a gradient like that of an ordinary backward.
+        may_batch: whether the ordinary backward may compute the K targets at once.
 
     Raises:
         ScoreIndependent: the scores do not depend on a layer.
@@ -55,13 +71,15 @@ def differentiate(
     if not scores.requires_grad:
         raise ScoreIndependent(layers[0].name)
     with _without_autocast(scores.device.type):
-        start, seeds = (picked and _before_last_linear(*picked, activations)) or (scores, _one_hot(scores))
+        start, seeds = (picked and _before_last_linear(picked, activations)) or (scores, _one_hot(scores))
         pooled = find_poolings(start, activations, copy_has_hooks)
         sources = [maps if pooling is None else pooling.edge for maps, pooling in zip(activations, pooled, strict=True)]
         several_targets = scores.dim() == 2
         seeds = seeds if several_targets else seeds.unsqueeze(0)
         sparse = sparse_gradients(start, sources, seeds, activations) if hook_free else None
-        computed = _ordinary_gradients(start, sources, seeds, layers, hook_free) if sparse is None else sparse
+        computed = (
+            _ordinary_gradients(start, sources, seeds, layers, hook_free and may_batch) if sparse is None else sparse
+        )
         gradients = _require_gradients(computed, layers)
         if not several_targets:
             gradients = [maps[0] for maps in gradients]
@@ -80,10 +98,10 @@ def _ordinary_gradients(
     sources: Sequence[Tensor | GradientEdge],
     seeds: Tensor,
     layers: Sequence[TargetLayer],
-    hook_free: bool,
+    may_batch: bool,
 ) -> Sequence[Tensor | None]:
     """The gradients (K,...) of the sources for K seeds, by PyTorch's engine."""
-    if len(seeds) > 1 and hook_free and _is_built_in(start):
+    if len(seeds) > 1 and may_batch and _is_built_in(start):
         try:
             return _grad(start, sources, seeds, layers, retain=True, batched=True)
         except RuntimeError:  # an operation has no batched form, or the K targets together need too much memory
@@ -116,14 +134,13 @@ def _one_hot(scores: Tensor) -> Tensor:
     return torch.eye(targets, dtype=scores.dtype, device=scores.device).unsqueeze(1).expand(targets, batch, targets)
 
 
-def _before_last_linear(
-    logits: Tensor, classes: Tensor, activations: Sequence[Tensor]
-) -> tuple[GradientEdge, Tensor] | None:
+def _before_last_linear(picked: PickedLogits, activations: Sequence[Tensor]) -> tuple[GradientEdge, Tensor] | None:
     """If a linear layer made the logits: the edge to its input, and the gradients there, (B,F) or (K,B,F).
 
     The gradients are rows of the weight: the same bits as the product of a one-hot gradient and the weight. But that
     product reads the whole weight, which for one image of ResNet-50 takes as long as the rest of the backward.
     """
+    logits = picked.logits
     node = logits.grad_fn
     # A hook on the logits may change their gradient.
     if node is None or node.name() not in _LINEAR or logits._backward_hooks or getattr(node, "_saved_alpha", 1) != 1:
@@ -133,7 +150,10 @@ def _before_last_linear(
     if input_node is None or not all(_is_parameter(node.next_functions[i][0], activations) for i in parameters):
         return None
     weight: Tensor = node._saved_mat2.detach().t()  # type: ignore[attr-defined]
-    return GradientEdge(input_node, output), torch.embedding(weight, classes.t())
+    rows_of_classes = torch.embedding(weight, picked.classes.t())
+    if picked.in_range is not None:
+        rows_of_classes = rows_of_classes.masked_fill(~picked.in_range.t().unsqueeze(-1), 0)
+    return GradientEdge(input_node, output), rows_of_classes
 
 
 def _is_parameter(node: Node | None, activations: Sequence[Tensor]) -> bool:

@@ -12,8 +12,9 @@ from torch import nn
 from .._layout.feature_layout import FeatureLayout, ImageGeometry, infer_layout
 from .affine import is_affine
 from .containers import detach_tensors, slice_batch
+from .gradients import PickedLogits
 from .image_selection import selected_images
-from .scores import as_class_logits, pick_logits, scores_of
+from .scores import as_class_logits, in_range, pick_logits, scores_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -48,6 +49,9 @@ class Request:
 
     Attributes:
         needs: what the method needs of the capture.
+        may_look_at_classes: whether the values of classes on the CPU may be looked at; in a trace they have none.
+        batched_backward: whether one backward may compute the gradients of all targets of an image. A trace for any
+            number of images sets it False where an operation's batched form would fix that number.
         variants: how many copies of the images, each changed in some way, the batch consists of, copy after copy. The
             target is that of the images of the first copy, and all copies are explained for its classes.
     """
@@ -61,6 +65,8 @@ class Request:
     when: When | None = None
     needs: Needs = _GRADIENTS
     variants: int = 1
+    may_look_at_classes: bool = True
+    batched_backward: bool = True
 
     def scores(self, returned: Any) -> tuple[Any, Tensor, Tensor | None]:
         """From the model's output: its logits, the scores to explain and their classes."""
@@ -78,7 +84,7 @@ class Request:
         """The scores to explain and their classes, from the logits (or from the output, of a callable target)."""
         total = self.geometry.batch
         if self.variants == 1:
-            return scores_of(logits, self.target, self.topk, total)
+            return scores_of(logits, self.target, self.topk, total, may_look=self.may_look_at_classes)
         count = total // self.variants
         if callable(self.target):
             parts = [slice_batch(logits, start, start + count, total) for start in range(0, total, count)]
@@ -88,10 +94,15 @@ class Request:
         assert classes is not None
         return scores_of(class_logits, classes.repeat(self.variants, *[1] * (classes.dim() - 1)), None, total)
 
-    def picked_logits(self, logits: Any, classes: Tensor | None) -> tuple[Tensor, Tensor] | None:
+    def picked_logits(self, logits: Any, classes: Tensor | None) -> PickedLogits | None:
         """The logits (B,N) and classes, if each score is the logit of its class; None if that is not certain."""
-        may_be_out_of_range = isinstance(self.target, torch.Tensor) and self.target.device.type != "cpu"
-        return (logits, classes) if classes is not None and logits.dim() == 2 and not may_be_out_of_range else None
+        if classes is None or logits.dim() != 2:
+            return None
+        if isinstance(self.target, torch.Tensor) and not (
+            self.may_look_at_classes and self.target.device.type == "cpu"
+        ):
+            return PickedLogits(logits, classes.clamp(0, logits.shape[1] - 1), in_range(classes, logits.shape[1]))
+        return PickedLogits(logits, classes)
 
     def are_affine(self, scores: Tensor, logits: Any, activations: Sequence[Tensor]) -> bool:
         """Whether the scores, each of one class whatever the activations, are an affine function of the activations."""

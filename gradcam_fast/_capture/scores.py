@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from ..types import Output
 
-__all__ = ["as_class_logits", "check_target", "pick_logits", "scores_of"]
+__all__ = ["as_class_logits", "check_range", "check_target", "in_range", "pick_logits", "scores_of"]
 
 
 def pick_logits(output: Any, picker: Output | None) -> Any:
@@ -143,11 +143,16 @@ def _as_tensor(target: Any) -> Tensor:
         ) from None
 
 
-def scores_of(logits: Any, target: Any, topk: int | None, batch: int) -> tuple[Tensor, Tensor | None]:
+def scores_of(
+    logits: Any, target: Any, topk: int | None, batch: int, *, may_look: bool = True
+) -> tuple[Tensor, Tensor | None]:
     """The scores to explain, (B,) or (B,K), and their classes (None for a callable target).
 
     A class that is out of range in a device tensor cannot be refused without waiting for the device; its score is NaN
     and its gradient zero, so that its map is zeros and not valid.
+
+    Args:
+        may_look: whether the values of classes on the CPU may be looked at; in a trace they have none.
     """
     if callable(target):
         return _scores_by_callable(target, logits, batch), None
@@ -162,18 +167,22 @@ def scores_of(logits: Any, target: Any, topk: int | None, batch: int) -> tuple[T
         scores, classes = class_logits.max(1)
         return scores, classes
     if isinstance(target, int):
-        _check_range(target, target, count)
+        check_range(target, target, count)
         classes = torch.full((batch,), target, dtype=torch.int64, device=class_logits.device)
-    elif target.device.type == "cpu":
+    elif target.device.type == "cpu" and may_look:
         if batch:
-            _check_range(int(target.min()), int(target.max()), count)
+            check_range(int(target.min()), int(target.max()), count)
         classes = target.to(class_logits.device, non_blocking=True, copy=True)
     else:
         classes = target.to(class_logits.device, copy=True)
-        in_range = (classes >= 0) & (classes < count)
         scores = _take(class_logits, classes.clamp(0, count - 1))
-        return torch.where(in_range, scores, torch.nan), classes
+        return torch.where(in_range(classes, count), scores, torch.nan), classes
     return _take(class_logits, classes), classes
+
+
+def in_range(classes: Tensor, count: int) -> Tensor:
+    """Whether each class is one of ``count``."""
+    return (classes >= 0) & (classes < count)
 
 
 def _take(class_logits: Tensor, classes: Tensor) -> Tensor:
@@ -200,7 +209,8 @@ def as_class_logits(logits: Any, batch: int) -> Tensor:
     return logits.reshape(batch, shape[1] if logits.dim() > 1 else 1)
 
 
-def _check_range(low: int, high: int, count: int) -> None:
+def check_range(low: int, high: int, count: int) -> None:
+    """Refuse classes between ``low`` and ``high`` of which one is none of ``count``."""
     wrong = low if low < 0 else high
     if not 0 <= wrong < count:
         raise ValueError(f"target {wrong} is out of range for a model with {count} classes (0 to {count - 1})")

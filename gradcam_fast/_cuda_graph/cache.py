@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from .._model.fingerprint import buffer_versions, fingerprint
 from .._model.target_layer import TargetLayer, resolve_layers
 from .._model.warning import warn_caller
 from ..explanation import Explanation
-from .checks import CannotRecord, buffer_versions, fingerprint, unrecordable_because
+from .checks import CannotRecord, unrecordable_because
 from .recorder import CudaRecorder
 from .replay import RecordedExplanation, can_be_padded, padded_size, request_key
 

@@ -1,8 +1,4 @@
-"""Checks before an explanation is recorded, and a comparison at every replay.
-
-Before the recording: modes and hooks of the model, then a dry run that checks every operation. At every replay: the
-model's fingerprint, which takes microseconds to compute.
-"""
+"""Checks before an explanation is recorded: modes and hooks of the model, then a dry run of every operation."""
 
 from __future__ import annotations
 
@@ -14,10 +10,9 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-__all__ = ["CannotRecord", "buffer_versions", "dry_run", "fingerprint", "unrecordable_because"]
+from .._model.fingerprint import needs_its_code_because
 
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-_PACKAGE = __name__.partition(".")[0]
+__all__ = ["CannotRecord", "dry_run", "unrecordable_because"]
 
 # Operations whose result the host must wait for: its values decide what is returned, or its shape.
 _SYNC_TAGS = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
@@ -35,26 +30,13 @@ class CannotRecord(Exception):
 
 def unrecordable_because(model: nn.Module, device: torch.device) -> str | None:
     """Why the model cannot be replayed without its Python code; None if no reason is known."""
-    for name, module in model.named_modules():
-        if isinstance(module, torch.jit.ScriptModule):
-            return f"{_describe(name, module)} is scripted, and changes inside it cannot be detected"
-        if module.training:
-            return f"{_describe(name, module)} is in training mode; call model.eval()"
-        if any(_is_foreign(hook) for kind in _HOOKS for hook in getattr(module, kind).values()):
-            return f"{_describe(name, module)} has a hook, which would not run in a replay"
+    reason = needs_its_code_because(model)
+    if reason is not None:
+        return reason
     for tensor in (*model.parameters(), *model.buffers()):
         if tensor.device not in (device, torch.device("cpu")):
             return f"the model is partly on {tensor.device}, and the images are on {device}"
     return None
-
-
-def _describe(name: str, module: nn.Module) -> str:
-    return f"module {name!r}" if name else f"the model ({type(module).__name__})"
-
-
-def _is_foreign(hook: Any) -> bool:
-    # Explanations of the same model in other threads register hooks of this package for the time of their call.
-    return type(hook).__module__.partition(".")[0] != _PACKAGE
 
 
 def dry_run(function: Callable[[], Any], device: torch.device) -> list[torch.UntypedStorage]:
@@ -112,38 +94,3 @@ def _needs_host_sync(func: Any, args: Any) -> bool:
         index is not None and (index.dtype in (torch.bool, torch.uint8) or index.device.type != args[0].device.type)
         for index in args[1]
     )
-
-
-def fingerprint(model: nn.Module) -> list[Any]:
-    """Equal to an earlier fingerprint if modules, modes, hooks and the addresses of all tensors are the same.
-
-    Values written into the tensors do not count: every replay reads the current values. Module attributes that are
-    neither parameters, buffers nor modules are not included, nor is the inside of a scripted module.
-    """
-    entries: list[Any] = []
-    add, pending = entries.append, [model]
-    # Runs on every call, so: plain loops over the modules' own dictionaries, without the slow __getattr__.
-    while pending:
-        attributes = pending.pop().__dict__
-        if "training" not in attributes:  # scripted, which unrecordable_because refuses
-            continue
-        add(attributes["training"])
-        for parameter in attributes["_parameters"].values():
-            if parameter is not None:
-                add(parameter.data_ptr())
-        for buffer in attributes["_buffers"].values():
-            if buffer is not None:
-                add(buffer.data_ptr())
-        for kind in _HOOKS:
-            if attributes[kind]:
-                entries.extend(filter(_is_foreign, attributes[kind].values()))
-        for child in attributes["_modules"].values():
-            if child is not None:
-                add(child)
-                pending.append(child)
-    return entries
-
-
-def buffer_versions(model: nn.Module) -> list[Any]:
-    """A list that changes whenever a forward writes to a buffer or replaces one."""
-    return [(id(buffer), None if buffer.is_inference() else buffer._version) for buffer in model.buffers()]

@@ -11,6 +11,7 @@ same gradients.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -38,9 +39,12 @@ def sparse_gradients(
     hooks on its tensors and nodes, so the caller must make sure that there are none.
     """
     start = start if isinstance(start, GradientEdge) else get_gradient_edge(start)
-    # Anomaly detection checks what PyTorch's engine computes, so the engine has to run. Symbolic sizes are those of a
-    # trace for any batch size; blocks would fix them.
-    if torch.is_anomaly_enabled() or _has_symbolic_sizes(activations) or not _is_worthwhile(start, seeds, activations):
+    # Anomaly detection checks what PyTorch's engine computes, so the engine has to run.
+    if (
+        torch.is_anomaly_enabled()
+        or not all(map(_has_fixed_positions, activations))
+        or not _is_worthwhile(start, seeds, activations)
+    ):
         return None
     # Imported here, because many programs explain no model that needs the rules.
     from .blocks import BlockGradient
@@ -59,11 +63,13 @@ def _is_worthwhile(start: GradientEdge, seeds: Tensor, activations: Sequence[Ten
     """Whether zeros may save time: on the CPU, for tokens (B,N,C), or if a large linear layer is near the start."""
     return all(maps.is_cpu for maps in activations) and (
         all(maps.dim() == 3 for maps in activations)
-        or (activations[0].dtype == torch.float32 and _has_large_linear(start, seeds.shape[:2].numel()))
+        or (activations[0].dtype == torch.float32 and _has_large_linear(start, math.prod(seeds.shape[:2])))
     )
 
 
 def _has_large_linear(start: GradientEdge, rows: int) -> bool:
+    if not isinstance(rows, int):  # symbolic: the trace is for any number of images
+        return False
     nodes = [start.node]
     for node in nodes:
         if node.name() in ("AddmmBackward0", "MmBackward0"):
@@ -76,5 +82,6 @@ def _has_large_linear(start: GradientEdge, rows: int) -> bool:
     return False
 
 
-def _has_symbolic_sizes(activations: Sequence[Tensor]) -> bool:
-    return not all(isinstance(size, int) for maps in activations for size in maps.shape)
+def _has_fixed_positions(maps: Tensor) -> bool:
+    """Whether at most one size, the batch's, is symbolic: in a trace for any sides, blocks have no fixed places."""
+    return sum(not isinstance(size, int) for size in maps.shape) <= 1

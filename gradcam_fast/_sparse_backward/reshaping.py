@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 
 from .blocks import Block, BlockGradient, add_blocks
@@ -22,8 +21,12 @@ def reshape(gradient: BlockGradient, shape: Sequence[int]) -> BlockGradient | No
             if remaining == 1:
                 axis += 1
                 remaining = sizes[axis]
-            part = math.gcd(size, remaining)
-            if part not in (size, remaining):
+            # One of the two divides the other. No gcd: that would make symbolic sizes plain numbers.
+            if remaining % size == 0:
+                part = size
+            elif size % remaining == 0:
+                part = remaining
+            else:
                 return None
             pieces[axis].append(part)
             parts.append(part)

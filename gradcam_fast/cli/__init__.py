@@ -8,6 +8,7 @@ import warnings
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
+from ..exceptions import LibraryMissing
 from .console import complain
 
 if TYPE_CHECKING:
@@ -18,6 +19,9 @@ __all__ = ["main"]
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command with ``arguments`` (None: the process's own) and return its exit code."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    if arguments[:1] == ["--library"]:
+        return _print_library(*arguments[1:])
     for package in ("click", "rich"):
         if find_spec(package) is None:
             complain(f"the command line needs {package}, which is not installed; run pip install 'gradcam-fast[cli]'")
@@ -26,7 +30,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     from .commands import gradcam_fast
 
-    arguments = sys.argv[1:] if arguments is None else list(arguments)
     try:
         with warnings.catch_warnings():
             warnings.showwarning = lambda message, *_: complain(f"warning: {message}")
@@ -54,3 +57,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         complain(" ".join(str(error).split()) or type(error).__name__)
         return 2
     return 1 if unreadable else 0
+
+
+def _print_library(device: str = "cpu", *_: str) -> int:
+    """Print the path of the compiled operator; needs neither click nor rich, because build scripts ask for it."""
+    from ..ops.backend import library_path
+
+    try:
+        print(library_path(device))
+    except (ValueError, LibraryMissing) as error:
+        complain(f"--library: {error}")
+        return 2
+    return 0

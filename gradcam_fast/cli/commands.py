@@ -47,6 +47,8 @@ Examples:
   gradcam-fast explain photos/ --format overlay,parquet --out maps --resume
   gradcam-fast render maps/maps.parquet --colormap viridis --out pictures
   gradcam-fast layers --model resnet18 --weights resnet18.safetensors
+  gradcam-fast export --model resnet50 --weights resnet50.pth -o resnet50.pt2
+  gradcam-fast --library cpu    (prints the path of the compiled operator)
 
 {EXIT_CODES}""",
 )
@@ -95,6 +97,7 @@ Examples:
   gradcam-fast explain cat.jpg --target "tiger cat" --method hirescam
   gradcam-fast explain photos/ --model resnet50 --weights resnet50.pth
   gradcam-fast explain photos/ --format overlay,parquet --out maps --resume
+  gradcam-fast explain photos/ --model resnet50.pt2
 
 Photos:
   AVIF, BMP, GIF, JPEG, JPEG 2000, PNG, PPM, TGA, TIFF and WebP, as far as
@@ -143,7 +146,7 @@ def explain(options: SimpleNamespace) -> int:
     from .photo_files import find_photos
     from .photo_pipeline import explain_photos
 
-    device, dtype = cli_options.device_of(options), getattr(torch, options.dtype)
+    device, dtype = cli_options.placement_of(options)
     cli_options.check_folder(options.out)
     empty_folders: list[str] = []
     photos = find_photos(options.photos, options.out, empty_folders.append)
@@ -237,8 +240,9 @@ def video(options: SimpleNamespace) -> int:
     """
     from .video import explain_video
 
+    cli_options.refuse_package(options, "which explains photos only")
     cli_options.check_colormap(options)
-    device, dtype = cli_options.device_of(options), getattr(torch, options.dtype)
+    device, dtype = cli_options.placement_of(options)
     cli_options.check_folder(options.out.parent)
     network = cli_options.network_of(options)
     wants_bar = sys.stderr.isatty() if options.progress is None else options.progress
@@ -278,6 +282,7 @@ def layers(options: SimpleNamespace) -> int:
     These are the layers whose output is a map of the image, in the order in which they finish: one for each stage, or
     all with --all. The star marks the layer that is explained by default; 'explain --layer NAME' explains another one.
     """
+    cli_options.refuse_package(options, "in which the layer is fixed; 'gradcam-fast info' tells which one")
     network = cli_options.network_of(options)
     image = torch.rand(1, 3, *network.input_size, dtype=torch.float32, device="cpu")
     found = Explainer(network.model, size=1)(image).layer
@@ -294,6 +299,142 @@ def layers(options: SimpleNamespace) -> int:
     for row in rows:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
     return 0
+
+
+@gradcam_fast.command(
+    params=[
+        *cli_options.NETWORK,
+        *cli_options.grouped("Explanation", cli_options.TOPK),
+        *cli_options.EXPLANATION,
+        *cli_options.grouped(
+            "Package",
+            cli_options.Option(
+                ["-o", "--out"], metavar="FILE", type=Path, required=True, help="Package to write, .pt2."
+            ),
+            cli_options.Option(
+                ["--batch"],
+                metavar="LOW:HIGH",
+                type=cli_options.batch_range,
+                default="1:64",
+                help="Smallest and largest number of images that it takes at once, or the only one.",
+            ),
+            cli_options.Option(
+                ["--self-contained"],
+                is_flag=True,
+                help="Make heatmaps with PyTorch's own operators, so that no library of gradcam_fast is needed.",
+            ),
+        ),
+        *cli_options.DEVICE,
+        cli_options.DEBUG,
+    ],
+    epilog="""\
+Examples:
+  gradcam-fast export -o lite0.pt2
+  gradcam-fast export --model resnet50 --weights resnet50.pth --topk 3 \\
+    --batch 1:64 -o resnet50.pt2
+  gradcam-fast explain photos/ --model resnet50.pt2
+
+  A package runs with the release of PyTorch that made it, on processors or
+  devices of the same kind. It is native code: use only files that you trust.
+  The compiler takes a minute or two for a network such as ResNet-50.
+
+Exit codes:
+  0    the package was written
+  2    an option is wrong, or the network cannot be exported; standard error
+       says why
+  130  interrupted with Ctrl-C
+""",
+)
+def export(options: SimpleNamespace) -> int:
+    """Write a network and its explanations into one file, which runs without the network's code.
+
+    The package takes photos as 'explain' prepares them, and returns prediction and heatmaps. 'explain --model FILE.pt2'
+    uses it, gradcam_fast.load in Python, and PyTorch's AOTIModelPackageLoader in C++ (see examples/cpp).
+
+    With '--target input' the classes come in with every call.
+    """
+    from ..features import feature_maps
+    from ..packages import export as export_package
+    from ..packages import package_info
+    from .packaged_network import described, export_options
+
+    cli_options.refuse_package(options, "which is already exported")
+    device, dtype = cli_options.placement_of(options)
+    cli_options.check_folder(options.out.parent)
+    network = cli_options.network_of(options)
+    by_input = options.target == "input"
+    if by_input:
+        options.target = None
+    chosen = cli_options.explain_options_of(options, network, 1)
+    model = network.model.to(device, dtype)
+    image = torch.rand(1, 3, *network.input_size, generator=torch.Generator().manual_seed(0)).to(device, dtype)
+    layer = feature_maps(model, image, layer=chosen.layer).layer
+    export_package(
+        Explainer(model, layer=layer, method=chosen.method),
+        image,
+        options.out,
+        target="input" if by_input else chosen.target,
+        # One class of each image is without an axis of classes.
+        topk=None if by_input or chosen.topk == 1 else chosen.topk,
+        batch=options.batch,
+        self_contained=options.self_contained,
+        **export_options(network),
+    )
+    written = package_info(options.out)
+    print(
+        f"{options.out} explains {described(written)} at layer {layer} of {network.title}\n"
+        f"try it: gradcam-fast explain PHOTO --model {options.out}"
+    )
+    return 0
+
+
+@gradcam_fast.command(
+    params=[
+        click.Argument(["package"], metavar="FILE", type=Path, help="A package that 'export' wrote, .pt2."),
+        *cli_options.grouped("Output", cli_options.Option(["--json"], is_flag=True, help="Print JSON.")),
+        cli_options.DEBUG,
+    ],
+    epilog="""\
+Example:
+  gradcam-fast info resnet50.pt2
+
+Exit codes:
+  0    the facts were printed
+  2    the file is missing, damaged, or no package; standard error says which
+""",
+)
+def info(options: SimpleNamespace) -> int:
+    """Tell what a package explains, what it takes, and where it runs.
+
+    None of the package's code is run.
+    """
+    import json
+
+    from ..packages import package_info
+    from .packaged_network import facts
+
+    values = facts(package_info(options.package))
+    if options.json:
+        print(json.dumps(values, indent=2, ensure_ascii=False))
+        return 0
+    low, high = values["batch"]
+    values["batch"] = f"{low} to {high} images" if low != high else f"{low} images"
+    width = max(map(len, values))
+    for name, value in values.items():
+        if value is not None:
+            print(f"{name.replace('_', ' ').ljust(width)}  {_in_words(value)}")
+    return 0
+
+
+def _in_words(value: object) -> str:
+    """A plain value for people: 224x224 for [224, 224]."""
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_in_words(member)}" for name, member in value.items())
+    if isinstance(value, (list, tuple)):
+        return ("x" if all(isinstance(member, int) for member in value) else ", ").join(map(str, value))
+    if value is None or isinstance(value, bool):
+        return {None: "none", True: "yes", False: "no"}[value]
+    return str(value)
 
 
 def _by(sides: Sequence[int]) -> str:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .photo_pipeline import RunSettings
     from .results import ExplainOptions
 
+PACKAGE_SUFFIX = ".pt2"
 DTYPE_NAMES = ("float32", "bfloat16", "float16")
 # Options of which at most one may be overrides.
 EXCLUSIVE = (("topk", "target"), ("verbose", "quiet"))
@@ -129,8 +130,8 @@ NETWORK = grouped(
         ["--model"],
         metavar="NAME",
         default="efficientnet_lite0",
-        help="The built-in efficientnet_lite0; a network of torchvision (such as resnet18) or timm; or "
-        "package.module:factory, a function of yours that returns a model.",
+        help="The built-in efficientnet_lite0; a network of torchvision (such as resnet18) or timm; "
+        "package.module:factory, a function of yours that returns a model; or a file that 'export' wrote.",
     ),
     Option(
         ["--weights"],
@@ -276,6 +277,26 @@ def batch_size_option(default: int) -> list[Option]:
     )
 
 
+def batch_range(text: str) -> int | tuple[int, int]:
+    """The smallest and largest number of images, from ``1:64``, or the only one, from ``8``."""
+    if not (match := re.fullmatch(r"(\d+)(?::(\d+))?", text)):
+        raise click.BadParameter(f"{text!r} is no number of images; give the smallest and the largest as 1:64, or one")
+    low, high = int(match[1]), int(match[2] or match[1])
+    if not 1 <= low <= high:
+        raise click.BadParameter(f"{text!r} is no range from at least 1 upwards")
+    return low if match[2] is None else (low, high)
+
+
+def refuse_package(options: SimpleNamespace, reason: str) -> None:
+    """Refuse a package where a network is needed.
+
+    Raises:
+        ValueError: ``--model`` names a package.
+    """
+    if options.model.endswith(PACKAGE_SUFFIX):
+        raise ValueError(f"--model: {options.model} is a package, {reason}")
+
+
 def check_folder(folder: Path) -> None:
     """Refuse an output folder that cannot be created or written to, before any work.
 
@@ -312,8 +333,25 @@ def device_of(options: SimpleNamespace) -> torch.device:
     return device
 
 
+def placement_of(options: SimpleNamespace) -> tuple[torch.device, torch.dtype]:
+    """Where and in what type the network runs, as the options or its package say.
+
+    Raises:
+        ValueError: the device does not work on this machine, or is none of the package's kind.
+    """
+    if options.model.endswith(PACKAGE_SUFFIX):
+        from .packaged_network import placement_of_package
+
+        return placement_of_package(options)
+    return device_of(options), getattr(torch, options.dtype)
+
+
 def network_of(options: SimpleNamespace) -> Network:
     """The network that the options name; assumptions about the network are printed as notes."""
+    if options.model.endswith(PACKAGE_SUFFIX):
+        from .packaged_network import packaged_network
+
+        return packaged_network(options)
     from .networks import load_network
 
     names = ("weights", "classes", "size", "mean", "std")
@@ -334,6 +372,10 @@ def explain_options_of(options: SimpleNamespace, network: Network, topk: int) ->
     from ..class_names import find_class
     from .results import ExplainOptions
 
+    if options.model.endswith(PACKAGE_SUFFIX):
+        from .packaged_network import options_of_package
+
+        return options_of_package(options, network)
     count = len(network.class_names)
     requested_topk = getattr(options, "topk", None)
     if requested_topk and requested_topk > count:

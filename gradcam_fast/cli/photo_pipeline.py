@@ -216,9 +216,10 @@ class BatchExplainer:
         self.options = options
         self.device = device
         self.dtype = dtype
-        self.explainer: Explainer | None = None
-        # Refuses an unknown layer or method before any photo is read.
-        Explainer(network.model, layer=options.layer, method=options.method)
+        self.explainer: Callable[..., Explanation] | None = network.explain
+        if self.explainer is None:
+            # Refuses an unknown layer or method before any photo is read.
+            Explainer(network.model, layer=options.layer, method=options.method)
 
     def __call__(self, photos: Sequence[LoadedPhoto]) -> Callable[[], list[PhotoResult]]:
         """Start to explain a batch; the function returned waits for the results."""

@@ -44,10 +44,11 @@ def check_size(size: Size, rank: int = 2) -> tuple[int, ...]:
     if not isinstance(sides, (tuple, list)) or len(sides) != rank or not all(map(is_integer, sides)):
         names = ", ".join(_SIDES[-rank:])
         raise TypeError(f"size={size!r} is not a size; give one integer, or {_SIDES_IN_WORDS[rank]} ({names})")
-    if min(sides) < 1:
+    # One by one: min and max would compare symbolic sides with each other, and a trace would keep the order it saw.
+    if any(side < 1 for side in sides):
         shown = ", ".join(map(str, sides))
         raise ValueError(f"size=({shown}) has a side below 1; every side of the heatmap needs at least one pixel")
-    if max(sides) > _LONGEST_SIDE:
+    if any(side > _LONGEST_SIDE for side in sides):
         shown = ", ".join(map(str, sides))
         raise ValueError(f"size=({shown}) has a side of more than {_LONGEST_SIDE} pixels; give a smaller size")
     return tuple(sides)

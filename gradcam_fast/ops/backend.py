@@ -19,7 +19,9 @@ from urllib.parse import unquote, urlsplit
 
 import torch
 
-__all__ = ["Backend", "Kernel", "backend", "kernel_for", "load", "warn_if_reference"]
+from ..exceptions import LibraryMissing
+
+__all__ = ["Backend", "Kernel", "backend", "kernel_for", "library_path", "load", "warn_if_reference"]
 
 CHOICES = ("auto", "reference")
 DISPATCH_KEYS = {"cpu": "CPU", "cuda": "CUDA"}
@@ -103,6 +105,38 @@ def backend() -> Backend:
     return load()
 
 
+def library_path(device: str = "cpu") -> Path:
+    """The file of the compiled operator, for programs that load it without this package, such as those in C++.
+
+    ``torch.ops.load_library(path)`` or ``dlopen`` registers the operator that explanations in a package
+    (:func:`gradcam_fast.export`) call.
+
+    Args:
+        device: "cpu" or "cuda". A program on a CUDA device loads the library for the CPU, too: it holds the
+            operator's signature.
+
+    Raises:
+        ValueError: another device.
+        gradcam_fast.exceptions.LibraryMissing: the library was not built; the message says why, and how to build it.
+
+    Example:
+        >>> import gradcam_fast
+        >>> gradcam_fast.library_path("cpu").name
+        'libgradcam_fast_cpu.so'
+    """
+    if device not in DISPATCH_KEYS:
+        raise ValueError(f"device={device!r} is unknown; choose one of {', '.join(map(repr, DISPATCH_KEYS))}")
+    library = _build_record().get("libraries", {}).get(device)
+    if library is None:
+        raise LibraryMissing(device, "gradcam_fast was not built", _reinstall())
+    if library["file"] is None:
+        raise LibraryMissing(device, library["reason"], _build_command(library))
+    path = LIBRARY_FOLDER / library["file"]
+    if not path.is_file():
+        raise LibraryMissing(device, f"{path} is gone", _reinstall())
+    return path
+
+
 def kernel_for(device_type: str) -> bool:
     """Tell whether the fused kernel runs on ``device_type`` ("cpu", "cuda", ...); False before :func:`load`."""
     return _fused.get(device_type, False)
@@ -172,10 +206,7 @@ def _load_library(device: str, record: dict[str, Any]) -> Kernel:
     if library is None:
         return Kernel(device, False, "gradcam_fast was not built", _reinstall())
     if library["file"] is None:
-        first_step = f"{library['mend']} && " if library["mend"] else ""
-        # Under "require" a failed compilation shows all of the compiler's output.
-        verbose = "GRADCAM_FAST_BUILD=require " if library["log"] else ""
-        return Kernel(device, False, library["reason"], first_step + verbose + _reinstall(), library["chosen"])
+        return Kernel(device, False, library["reason"], _build_command(library), library["chosen"])
     built_for, runs_on = (record["torch"]["cuda"] or "").split(".")[0], (torch.version.cuda or "").split(".")[0]
     if device == "cuda" and built_for != runs_on:
         why = f"its library was built for CUDA {built_for}, but torch uses CUDA {runs_on}"
@@ -204,6 +235,14 @@ def _has_kernel(name: str, device: str) -> bool:
     operator = getattr(torch.ops.gradcam_fast, name, None)
     key = getattr(torch._C.DispatchKey, DISPATCH_KEYS[device])
     return operator is not None and bool(operator.default.has_kernel_for_dispatch_key(key))
+
+
+def _build_command(library: dict[str, Any]) -> str:
+    """The command that builds a library which setup.py could not build."""
+    first_step = f"{library['mend']} && " if library["mend"] else ""
+    # Under "require" a failed compilation shows all of the compiler's output.
+    verbose = "GRADCAM_FAST_BUILD=require " if library["log"] else ""
+    return first_step + verbose + _reinstall()
 
 
 def _reinstall() -> str:

@@ -118,7 +118,9 @@ def cam(
 def _fake(
     activations: Tensor, gradients: Tensor, height: int, width: int, method: int, normalize: int, relu: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
+    # Refuses what the kernels refuse, so that the reference is traced there.
     torch._check(activations.device == gradients.device)
+    torch._check(activations.dim() == 4 and activations.dtype == gradients.dtype != torch.float64)
     maps = gradients.shape[:-3]
     heatmap = activations.new_empty((*maps, height, width), dtype=torch.float32)
     return heatmap, heatmap.new_empty(maps), heatmap.new_empty(maps)

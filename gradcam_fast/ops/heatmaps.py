@@ -171,6 +171,7 @@ def _reason_codes(
         counts: for each layer, how many maps a sample it has; None if one, and the heatmap is of one.
     """
     ranks = [maps.dim() - 2 for maps in activations]
+    noise: list[Tensor | None] = [None] * len(ranks)
     if method == "gradcam":
         noise = [_pools_to_noise(g, rank) for g, rank in zip(gradients, ranks, strict=True)]
         known = [of_layer for of_layer in noise if of_layer is not None]
@@ -178,7 +179,10 @@ def _reason_codes(
             valid &= ~_of_samples(known, counts, torch.all)
     if may_wait and valid.device.type == "cpu" and valid.all():
         return torch.zeros_like(valid, dtype=torch.uint8)
-    without_gradient = [_no_gradient(g, rank, method) for g, rank in zip(gradients, ranks, strict=True)]
+    without_gradient = [
+        _vanishes(g, rank) if of_layer is None else of_layer
+        for g, rank, of_layer in zip(gradients, ranks, noise, strict=True)
+    ]
     vanished = _of_samples(without_gradient, counts, torch.all)
     codes = torch.where(vanished, _NO_GRADIENT, _FLAT)
     # Without ReLU, only "max" leaves out what is negative.
@@ -211,11 +215,8 @@ def _pools_to_noise(gradients: Tensor, rank: int) -> Tensor | None:
     return gradients.sum(positions, dtype=dtype).abs().amax(-1) <= POOLED_NOISE * magnitude.amax(-1)
 
 
-def _no_gradient(gradients: Tensor, rank: int, method: str) -> Tensor:
-    """Whether gradients (B[,K],C,h,w) are zero, or (B[,K]) what the method pools of them is rounding noise."""
-    noise = _pools_to_noise(gradients, rank) if method == "gradcam" else None
-    if noise is not None:
-        return noise
+def _vanishes(gradients: Tensor, rank: int) -> Tensor:
+    """Whether (B[,K]) the gradients (B[,K],C,h,w) are zero."""
     positions = tuple(range(-rank, 0))
     if all(gradients.stride(axis) == 0 for axis in positions):
         return ~gradients.flatten(-rank)[..., 0].any(-1)

@@ -37,7 +37,8 @@ def is_skinny(rows: Tensor, matrix: Tensor) -> bool:
     fits = all(
         factor.is_cpu and factor.dtype == torch.float32 and factor.layout is torch.strided for factor in (rows, matrix)
     )
-    return fits and matrix.stride(1) == 1 and pays(len(rows), matrix.shape)
+    # In a trace for any number of images, the number of rows is symbolic: torch.mm is right for all.
+    return fits and isinstance(rows.shape[0], int) and matrix.stride(1) == 1 and pays(rows.shape[0], matrix.shape)
 
 
 def mm(rows: Tensor, matrix: Tensor) -> Tensor:

@@ -124,6 +124,13 @@ def test_a_table_of_ratios_ends_with_geometric_means(report, tmp_path):
     ]
 
 
+def test_a_ratio_that_some_rows_lack_is_a_dash_there(report, tmp_path):
+    times = {"a": 2.0, "b": 1.0}
+    rows = [record("methods", "one", times, times, ("a/b",)), record("methods", "two", times, times, ("a/b", "b/a"))]
+    lines = report_lines(report, tmp_path, *rows)
+    assert "| one | 2.00 (2.00) | - |" in lines and "| geometric mean | 2.00 (2.00) | 0.50 (0.50) |" in lines
+
+
 def test_the_growth_tables_share_one_plot(report, tmp_path):
     tables = list(importlib.import_module("report_plots").GROWTH)[:2]
     rows = [
@@ -142,3 +149,24 @@ def test_the_results_of_a_trial_are_never_reported(report, tmp_path):
     with pytest.raises(ValueError, match="no numbers of a GPU"):
         report.write(benchmark_json(), tmp_path, [trial])
     assert not (tmp_path / "REPORT.md").exists()
+
+
+def test_a_row_measured_apart_takes_the_place_of_the_same_row(report, tmp_path):
+    table, pair = "a compiled explanation beside the compiled prediction", "compiled explanation/compiled prediction"
+
+    def run(commit, *seconds):
+        rows = [
+            record(table, name, {"compiled explanation": above, "compiled prediction": 1.0}, {pair.split("/")[0]: 1.0}
+                   | {"compiled prediction": 1.0}, (pair,))
+            for name, above in zip(("one", "two"), seconds, strict=False)
+        ]  # fmt: skip
+        stored = benchmark_json(*rows)
+        stored["commit_info"]["id"] = commit
+        return stored
+
+    report.write(run("aaaaaaa", 8.0, 2.0), tmp_path, compiled=[run("bbbbbbb", 4.0)])
+    lines = (tmp_path / "REPORT.md").read_text().splitlines()
+    assert "| one | 4.00 (1.00) |" in lines and "| two | 2.00 (1.00) |" in lines
+    assert "| one | 8.00 (1.00) |" not in lines
+    apart = lines[lines.index("Compiled explanations were measured apart:") :]
+    assert any("Commit bbbbbbb" in line for line in apart)

@@ -196,3 +196,17 @@ def test_without_its_packages_the_module_says_what_to_install():
     assert done.stderr == (
         "gradcam-fast: the command line needs click, which is not installed; run pip install 'gradcam-fast[cli]'\n"
     )
+
+
+def test_the_path_of_the_compiled_operator_needs_no_packages(run, monkeypatch):
+    monkeypatch.setitem(sys.modules, "click", None)
+    path = gradcam_fast.library_path("cpu")
+    assert run("--library") == run("--library", "cpu") == (0, [str(path)], [])
+
+
+def test_the_path_of_an_operator_for_a_device_without_kernels_is_refused(run):
+    assert run("--library", "abacus") == (
+        2,
+        [],
+        ["gradcam-fast: --library: device='abacus' is unknown; choose one of 'cpu', 'cuda'"],
+    )

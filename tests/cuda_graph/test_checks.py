@@ -1,4 +1,4 @@
-"""The dry run rejects what a capture cannot hold, and the fingerprint notices every change of a model.
+"""The dry run rejects what a capture cannot hold, and the model's fingerprint notices every change of a model.
 
 On a CPU the host never waits for the device, but runs the same operations as if it did. PyTorch's meta device takes the
 place of a second device. Explanations are recorded by the fake recorder.

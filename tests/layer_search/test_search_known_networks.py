@@ -30,8 +30,7 @@ def test_the_layer_found_in_known_networks(network):
     assert explanation.layer == network.layer
     assert explanation.valid.all()
     named = zoo.explained(network, model, images, inputs, layer=network.layer)
-    # Where the model has several heads, a search records earlier layers, too, and attention that runs with a graph rounds
-    # differently.
+    # Where a model has several heads, earlier layers are recorded, too, and attention with a graph rounds differently.
     tolerance = 1e-6 if network.name in WITH_EARLIER_LAYERS else 0
     torch.testing.assert_close(explanation.heatmap, named.heatmap, rtol=0, atol=tolerance)
     expected = zoo.full_graph_heatmap(network, model, images, inputs, [network.layer])

@@ -6,6 +6,7 @@ Every test loads its own copy of ``gradcam_fast/ops/backend.py`` with a build.js
 import ctypes
 import importlib.util
 import json
+import re
 import sys
 import types
 import warnings
@@ -15,6 +16,7 @@ import pytest
 import torch
 
 import gradcam_fast
+from gradcam_fast.exceptions import LibraryMissing
 from gradcam_fast.ops.backend import __file__ as BACKEND_FILE
 
 BUILT = {"file": "libgradcam_fast_cpu.so", "reason": "built", "chosen": False, "log": []}
@@ -29,7 +31,7 @@ def built_with(tmp_path, monkeypatch):
     monkeypatch.delenv("GRADCAM_FAST_BACKEND", raising=False)
 
     def load(**libraries):
-        spec = importlib.util.spec_from_file_location("backend_under_test", BACKEND_FILE)
+        spec = importlib.util.spec_from_file_location("gradcam_fast.ops.backend_under_test", BACKEND_FILE)
         module = importlib.util.module_from_spec(spec)
         monkeypatch.setitem(sys.modules, spec.name, module)
         spec.loader.exec_module(module)
@@ -199,6 +201,32 @@ def test_a_checkout_is_reinstalled_in_its_place(built_with, monkeypatch, tmp_pat
     module = built_with(cpu=NO_COMPILER)
     monkeypatch.setattr(module, "__file__", str(tmp_path / "gradcam_fast/ops/backend.py"))
     assert module._reinstall() == f"pip install --force-reinstall --no-deps -e {tmp_path}"
+
+
+def test_the_path_of_a_library_is_the_file_that_was_built(built_with, tmp_path):
+    (tmp_path / BUILT["file"]).touch()
+    assert built_with(cpu=BUILT).library_path("cpu") == tmp_path / BUILT["file"]
+
+
+@pytest.mark.parametrize(
+    ("libraries", "message"),
+    [
+        ({}, r"there is no library for cpu: gradcam_fast was not built\. To build it, run: pip install .*"),
+        ({"cpu": NO_COMPILER}, r".*no C\+\+ compiler was found\. To build it, run: apt-get install g\+\+ && pip .*"),
+        ({"cpu": BUILT}, r".*libgradcam_fast_cpu\.so is gone\. To build it, run: pip install .*"),
+    ],
+)
+def test_the_path_of_a_library_that_is_missing_is_refused_with_the_command_that_builds_it(
+    built_with, libraries, message
+):
+    with pytest.raises(LibraryMissing) as refusal:
+        built_with(**libraries).library_path("cpu")
+    assert re.fullmatch(message, str(refusal.value))
+
+
+def test_a_device_without_kernels_has_no_library(built_with):
+    with pytest.raises(ValueError, match="device='mps' is unknown; choose one of 'cpu', 'cuda'"):
+        built_with(cpu=BUILT).library_path("mps")
 
 
 def test_the_report_reads_line_by_line(built_with):

@@ -23,9 +23,9 @@ def model():
     return net.eval()
 
 
-def network(crop=None, probabilities="softmax"):
+def network(crop=None, probabilities="softmax", interpolation="box"):
     fit = {"fit": "stretch"} if crop is None else {"crop": crop}
-    preprocess = Preprocess((SIDE, SIDE), mean=(0,) * 3, std=(1,) * 3, interpolation="box", **fit)
+    preprocess = Preprocess((SIDE, SIDE), mean=(0,) * 3, std=(1,) * 3, interpolation=interpolation, **fit)
     return Network("red or blue", model(), preprocess, NAMES, probabilities=probabilities)
 
 

@@ -22,3 +22,5 @@ PEER = 3e-5
 COMPAT = 3e-6
 COMPAT_ABLATION = 1e-5
 COMPAT_SCORE = 1e-4
+# Logits of a compiled network against the eager one's: a compiler folds and reorders float32 sums.
+COMPILED_LOGITS = 1e-4

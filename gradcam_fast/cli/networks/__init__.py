@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
@@ -17,6 +17,9 @@ from ...targets.outputs import as_rows
 from ...visual.stamp import RANDOM_WEIGHTS
 from .architectures import Architecture, built_in, from_factory, from_timm, from_torchvision, known_names
 from .weights import build_with_weights, read_weights
+
+if TYPE_CHECKING:
+    from ... import Explanation
 
 __all__ = ["Network", "load_network"]
 
@@ -41,6 +44,8 @@ class Network:
         class_names: the name of each logit.
         probabilities: what the outputs are; see :func:`gradcam_fast.probabilities.known_rule`.
         notes: assumptions about the network, one sentence each.
+        explain: explains batches at the resolution of the layer, ``(images, target, topk)``; None if the model is to be
+            explained.
     """
 
     title: str
@@ -49,6 +54,7 @@ class Network:
     class_names: tuple[str, ...]
     notes: tuple[str, ...] = ()
     probabilities: str | None = "auto"
+    explain: Callable[..., Explanation] | None = None
 
     @property
     def input_size(self) -> tuple[int, int]:

@@ -1,0 +1,1 @@
+"""Compiled explanations: traces prediction, backward and heatmaps into one graph, compiles it, and runs it."""

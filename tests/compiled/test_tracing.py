@@ -1,0 +1,97 @@
+"""A traced graph computes what the eager explanation does, for other batches than the one it was traced with."""
+
+import pytest
+import torch
+from support.compiled_explanations import assert_same, random_images
+from support.networks import ConvNet, PatchNet, TwoInputs, Wrapped, stateless
+from support.tolerances import COMPILED_LOGITS
+
+from gradcam_fast import Explainer
+from gradcam_fast._compiled.tracing import trace
+
+
+@pytest.mark.parametrize(
+    "choices",
+    [
+        {},
+        {"method": "gradcam++"},
+        {"method": "layercam", "normalize": "max", "relu": False, "size": (20, 12)},
+        {"layer": ["features.1", "features.3"], "normalize": "none"},
+    ],
+    ids=["defaults", "gradcam++", "layercam", "two layers"],
+)
+@pytest.mark.parametrize(
+    "asked",
+    [{}, {"topk": 3}, {"target": 2}, {"target": [[1, 4]]}, {"target": lambda logits: logits[:, 0] - logits[:, 1]}],
+    ids=["highest", "topk", "class", "two classes", "callable"],
+)
+def test_a_graph_serves_other_batches(choices, asked):
+    explainer = Explainer(stateless(), **choices)
+    traced = trace(explainer, random_images(3), **asked)
+    assert traced.record.batch[0] == 2 and traced.shapes.hold([(5, 3, 16, 16)])
+    images = random_images(5)
+    assert_same(traced.record.explanation(traced.graph(images)), explainer(images, **asked))
+
+
+@pytest.mark.parametrize("targets", [(), (2,)], ids=["one", "two"])
+def test_classes_can_be_an_input(targets):
+    explainer = Explainer(stateless())
+    traced = trace(explainer, random_images(3), torch.randint(5, (3, *targets)), class_input=True)
+    assert traced.record.inputs[-1].at == "target" and traced.record.inputs[-1].shape == (None, *targets)
+    images, classes = random_images(4), torch.randint(5, (4, *targets))
+    assert_same(traced.record.explanation(traced.graph(images, classes)), explainer(images, classes))
+
+
+def test_a_class_out_of_range_has_no_score_and_no_heatmap():
+    traced = trace(Explainer(stateless()), random_images(3), [0, 1, 2], class_input=True)
+    explanation = traced.record.explanation(traced.graph(random_images(3), torch.tensor([1, 5, -1])))
+    assert explanation.score.isnan().tolist() == [False, True, True]
+    assert explanation.reason[1:] == ["no gradient", "no gradient"] and not explanation.heatmap[1:].any()
+
+
+def test_sides_can_be_free():
+    explainer = Explainer(stateless())
+    traced = trace(explainer, random_images(2), dynamic_sides=True)
+    images = random_images(3, 20, 28)
+    assert traced.shapes.hold([tuple(images.shape)])
+    assert_same(traced.record.explanation(traced.graph(images)), explainer(images))
+
+
+def test_one_image_is_traced_for_one_image_or_for_several():
+    explainer, images = Explainer(stateless()), random_images(1)
+    fixed = trace(explainer, images, dynamic_batch=False)
+    assert fixed.record.batch == (1, 1) and not fixed.shapes.hold([(2, 3, 16, 16)])
+    assert_same(fixed.record.explanation(fixed.graph(images)), explainer(images))
+    assert trace(explainer, images).shapes.hold([(2, 3, 16, 16)])
+
+
+def test_a_model_that_fixes_the_batch_is_traced_for_that_batch():
+    """`len(images)` is a plain number."""
+    explainer, images = Explainer(ConvNet()), random_images(3)
+    traced = trace(explainer, images)
+    assert traced.record.batch == (3, 3) and not traced.shapes.hold([(4, 3, 16, 16)])
+    assert_same(traced.record.explanation(traced.graph(images)), explainer(images))
+
+
+@pytest.mark.parametrize("class_tokens", [0, 1])
+def test_tokens_are_traced(class_tokens):
+    explainer, images = Explainer(PatchNet(class_tokens)), random_images(3)
+    traced = trace(explainer, images, topk=2)
+    assert_same(traced.record.explanation(traced.graph(images)), explainer(images, topk=2))
+
+
+def test_every_input_of_the_model_is_an_input_of_the_graph():
+    explainer, images = Explainer(TwoInputs(), layer="features"), random_images(3)
+    traced = trace(explainer, (images, torch.ones(3)))
+    assert [tensor.at for tensor in traced.record.inputs] == [0, 1]
+    shift = torch.rand(3)
+    assert_same(traced.record.explanation(traced.graph(images, shift)), explainer((images, shift)))
+
+
+def test_logits_come_back_in_their_container():
+    explainer, images = Explainer(Wrapped(lambda logits: {"logits": logits, "twice": 2 * logits})), random_images(2)
+    target = lambda output: output["twice"][:, 1]  # noqa: E731
+    traced = trace(explainer, images, target)
+    explanation, expected = traced.record.explanation(traced.graph(images)), explainer(images, target)
+    assert explanation.target is None and list(explanation.logits) == ["logits", "twice"]
+    torch.testing.assert_close(explanation.logits["twice"], expected.logits["twice"], rtol=0, atol=COMPILED_LOGITS)
