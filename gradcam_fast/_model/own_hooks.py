@@ -81,9 +81,12 @@ class OwnHooks:
     def remove(self) -> None:
         """Remove all hooks that were added."""
         self.thread = None
-        for hooks, hook in self._added:
+        while self._added:
+            hooks, hook = self._added[-1]
             hooks.pop(hook, None)
             _show_to_copies(hooks)
+            # Forgotten, so that no cycle keeps what the hooks hold until the garbage collector comes.
+            self._added.pop()
         if getattr(_local, "innermost", None) is self:
             _local.innermost = self._outer
 

@@ -39,6 +39,14 @@ class _Call:
         self.undos: list[Callable[[], None]] = []
 
     def end(self) -> None:
+        try:
+            self._end()
+        except BaseException:
+            # Interrupted in the second level itself, perhaps with a lock in hand: once more.
+            self._end()
+            raise
+
+    def _end(self) -> None:
         self.undo()
         if torch.is_grad_enabled() != self.grad_enabled:
             torch.set_grad_enabled(self.grad_enabled)

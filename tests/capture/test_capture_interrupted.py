@@ -1,6 +1,7 @@
 """An interruption at any step of an explanation leaves the model, its hooks and PyTorch's modes as they were."""
 
 import gc
+import importlib
 import os
 import signal
 import threading
@@ -86,6 +87,19 @@ def test_at_every_step_of_what_changes_the_model_and_at_many_of_pytorch(mode, im
     work = lambda: gradcam_fast.explain(model, images[:2], layer="features.3")  # noqa: E731
     interrupted_at_every(1, model, work, watched)
     interrupted_at_every(17, model, work, watched_with_torch)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
+def test_at_every_step_no_lock_stays_held_once_pytorchs_compiler_is_loaded(context, images):
+    importlib.import_module("torch._dynamo")  # explanations turn its switch
+    model = ConvNet()
+
+    def work():
+        with context():
+            return gradcam_fast.explain(model, images[:2], layer="features.3")
+
+    assert interrupted_at_every(1, model, work, watched) > 1000
 
 
 @pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
