@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -65,6 +66,8 @@ class PackageRunner:
         if layer_maps and self.info.layer_size is None:
             raise ValueError(f"{self.path} has no maps of one layer: it explains several, or no images")
         self._layer_maps = layer_maps
+        # The native code waits for itself with the interpreter in its hands, so that a second thread would stop both.
+        self._one_at_a_time = threading.Lock()
         index = torch.cuda.current_device() if kind == "cuda" and on.index is None else on.index
         self._device = torch.device(kind, index) if kind == "cuda" else torch.device(kind)
         # The path as it is: torch warns of names that do not end in .pt2, but reads them.
@@ -89,7 +92,12 @@ class PackageRunner:
         if classes is not None:
             tensors.append(classes.to(tensors[0].device))
         device = tensors[0].device.type
-        with torch.inference_mode(False), torch.no_grad(), torch.autocast(device, enabled=False):
+        with (
+            self._one_at_a_time,
+            torch.inference_mode(False),
+            torch.no_grad(),
+            torch.autocast(device, enabled=False),
+        ):
             results = self._loader.boxed_run(tensors)
         count = self.info.record.output_count
         explanation = self.info.record.explanation(results[:count])
