@@ -154,13 +154,20 @@ class Preprocess:
     def to_dict(self) -> dict[str, Any]:
         """All of it as plain values, which JSON can hold; :meth:`of` makes the same preprocessing of them.
 
+        Returns:
+            The arguments of ``Preprocess``, where some make this one; else its steps.
+
         Example:
             >>> preprocess = Preprocess(224, crop=0.875)
-            >>> Preprocess.of(preprocess.to_dict()) == preprocess
-            True
+            >>> preprocess.to_dict()["fit"], Preprocess.of(preprocess.to_dict()) == preprocess
+            ('crop', True)
         """
         from ._preprocessing.plain_values import as_plain_values
 
+        if self.size is not None:
+            arguments = self._arguments()
+            if Preprocess(**arguments) == self:
+                return {name: list(value) if isinstance(value, tuple) else value for name, value in arguments.items()}
         steps = [as_plain_values(step) for step in self.steps]
         values = {"mean": list(self.mean), "std": list(self.std), "reverse_channels": self.reverse_channels}
         return {"steps": steps, **values}
@@ -217,6 +224,18 @@ class Preprocess:
             return "letterbox", 1.0
         fit: Literal["crop", "stretch"] = "stretch" if all(isclose(*sides) for sides in shares) else "crop"
         return fit, max(max(sides) for sides in shares)
+
+    def _arguments(self) -> dict[str, Any]:
+        """Arguments of ``Preprocess`` that fit photos in the same way, if any do."""
+        fit, crop = self._fit()
+        window = next((step for step in self.steps if isinstance(step, Window)), None)
+        arguments: dict[str, Any] = {"size": self.size, "mean": self.mean, "std": self.std, "fit": fit, "crop": crop}
+        arguments["interpolation"] = next(
+            (step.interpolation for step in self.steps if isinstance(step, Resize)), "bilinear"
+        )
+        if window is not None:
+            arguments |= {"place": window.place, "fill": window.fill}
+        return arguments
 
     def _fixed_size(self) -> tuple[int, int]:
         if self.size is None:

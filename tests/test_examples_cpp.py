@@ -77,7 +77,7 @@ def assert_explains_like_python(program, package, photo, *libraries):
     done = explain(program, package, photo, out, *libraries)
     assert done.returncode == 0, done.stderr
     with red_or_blue.Image.open(photo) as picture:
-        images = red_or_blue.network(0.875, "bilinear").preprocess([picture])
+        images = red_or_blue.network(0.875, interpolation="bilinear").preprocess([picture]).images
     expected = gradcam_fast.explain(red_or_blue.model(), images, topk=2)
     (first, second) = done.stdout.splitlines()
     assert re.fullmatch(rf"red \(0\): score 0\.\d+, heatmap {out}", first)

@@ -42,16 +42,14 @@ inline at::Tensor read_ppm(const std::string& path) {
 inline at::Tensor prepare(const at::Tensor& photo, const std::string& how) {
   const auto size = numbers(how, "size"), crop = numbers(how, "crop");
   const int64_t height = size.at(0), width = size.at(1);
-  int64_t rows = height, columns = width;
-  if (!crop.empty()) {
-    rows = std::floor(height / crop[0] + 1e-6), columns = std::floor(width / crop[0] + 1e-6);
-    if (how.find("\"squeeze\": true") == std::string::npos) {  // the shorter side fits
-      const int64_t h = photo.size(2), w = photo.size(3);
-      if (rows * w >= columns * h)
-        columns = std::max(columns, rows * w / h);
-      else
-        rows = std::max(rows, columns * h / w);
-    }
+  if (how.find("letterbox") != std::string::npos) throw std::runtime_error("the package pads photos");
+  int64_t rows = std::floor(height / crop.at(0) + 1e-6), columns = std::floor(width / crop.at(0) + 1e-6);
+  if (how.find("\"stretch\"") == std::string::npos) {  // the shorter side fits
+    const int64_t h = photo.size(2), w = photo.size(3);
+    if (rows * w >= columns * h)
+      columns = std::max(columns, rows * w / h);
+    else
+      rows = std::max(rows, columns * h / w);
   }
   const std::vector<int64_t> sides{rows, columns};
   const bool cubic = how.find("bicubic") != std::string::npos;

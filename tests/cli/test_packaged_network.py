@@ -94,7 +94,7 @@ def test_export_writes_a_package_that_explains_and_says_how_to_use_it(run, tmp_p
     photos = small_photos(tmp_path, 2)  # fewer than the package takes
     assert run("explain", *photos, "--model", path, "--out", tmp_path / "out", "--format", "npy")[0] == 0
     heatmap = numpy.load(next((tmp_path / "out").rglob("*.npy")))
-    images = red_or_blue.network(0.875, "bilinear").preprocess([red_or_blue.Image.open(photos[0])])
+    images = red_or_blue.network(0.875, interpolation="bilinear").preprocess(red_or_blue.Image.open(photos[0])).images
     expected = gradcam_fast.explain(red_or_blue.model(), images, method="hirescam").heatmap
     numpy.testing.assert_allclose(heatmap, expected.numpy(), rtol=0, atol=2e-5)
 

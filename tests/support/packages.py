@@ -41,9 +41,10 @@ PACKAGES = {
 
 
 def _red_or_blue(**choices):
-    network = red_or_blue.network(0.875, "bilinear")
+    network = red_or_blue.network(0.875, "auto", interpolation="bilinear")
     images = torch.rand(1, 3, red_or_blue.SIDE, red_or_blue.SIDE)
-    said = {"names": network.class_names, "preprocessing": vars(network.preprocess), "title": network.title}
+    said = {"names": network.class_names, "preprocessing": network.preprocess, "title": network.title}
+    said["probabilities"] = network.probabilities
     return gradcam_fast.Explainer(network.model), images, {"batch": (1, 4), "topk": 2, **said, **choices}
 
 
