@@ -72,7 +72,7 @@ BEFORE = [
     argument({"images": IMAGES.long()}, TypeError, "int64", "float"),
     argument({"images": IMAGES.numpy()}, TypeError, "ndarray", "tensor"),
     argument({"images": IMAGES[0, 0]}, ValueError, "(16, 16)", "(B,C,H,W)"),
-    argument({"images": IMAGES.to("meta")}, ValueError, "meta", "cpu", "move"),
+    argument({"images": IMAGES.to("meta")}, TypeError, "meta", "shapes only", "dense floating tensor"),
     argument({"images": ()}, ValueError, "images"),
 ]
 

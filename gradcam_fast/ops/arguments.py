@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from numbers import Integral
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -40,7 +40,7 @@ def check_size(size: Size, rank: int = 2) -> tuple[int, ...]:
         TypeError: ``size`` is neither an integer nor a tuple or list of ``rank`` integers.
         ValueError: a side below 1, or of more than 2^31 - 1 pixels.
     """
-    sides = (size,) * rank if is_integer(size) else size
+    sides: Any = (size,) * rank if is_integer(size) else size
     if not isinstance(sides, (tuple, list)) or len(sides) != rank or not all(map(is_integer, sides)):
         names = ", ".join(_SIDES[-rank:])
         raise TypeError(f"size={size!r} is not a size; give one integer, or {_SIDES_IN_WORDS[rank]} ({names})")

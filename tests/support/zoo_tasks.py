@@ -173,7 +173,7 @@ def _rows():
             "torchvision", name, photo, layer, PLANES, grid, detector(name, **options), best_box, note=note, slow=True
         )
     yield row(
-        "torchvision", "lraspp_mobilenet_v3_large", photo, "backbone.4.block.1.1", PLANES, 12,
+        "torchvision", "lraspp_mobilenet_v3_large", photo, "backbone.4", PLANES, 12,
         torchvision("segmentation", "lraspp_mobilenet_v3_large"), class_in_the_middle, slow=True,
         note="the last map that its two heads are made of",
     )  # fmt: skip
