@@ -97,7 +97,14 @@ class Trace:
         return bool(cut)
 
     def __post_init__(self) -> None:
-        self.layouts = TrialLayouts(self.request.geometry, self.request.tokens, self._leaves_of_images)
+        # Held weakly: in a circle, the maps and the images would wait for the garbage collector.
+        leaves_of = weakref.WeakMethod(self._leaves_of_images)
+
+        def leaves_of_images(maps: Tensor) -> list[ImageLeaf]:
+            method = leaves_of()
+            return method(maps) if method else []
+
+        self.layouts = TrialLayouts(self.request.geometry, self.request.tokens, leaves_of_images)
 
     def run(self, model: nn.Module) -> Any:
         """Run the model under the hooks; return its output."""

@@ -1,7 +1,10 @@
 """A trial run notes each feature map under its outermost module, and runs the model once, on one image."""
 
+import gc
+
 import pytest
 import torch
+from support.networks import pooled_head
 from torch import nn
 
 from gradcam_fast import explain
@@ -252,3 +255,20 @@ class FewerTokens(nn.Module):
 def test_tokens_merged_more_often_than_is_guessed_are_read_by_asking_the_model():
     torch.manual_seed(0)
     assert explain(FewerTokens().eval(), torch.randn(2, 3, 256, 256), relu=False).layer == "last"
+
+
+def test_a_search_leaves_no_tensors_to_the_garbage_collector():
+    model, images = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), pooled_head(4)), torch.rand(2, 3, 16, 16)
+
+    def tensors():
+        return sum(isinstance(found, torch.Tensor) for found in gc.get_objects())
+
+    explain(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), pooled_head(4)), images)  # fills what is kept for good
+    gc.collect()
+    gc.disable()
+    try:
+        before = tensors()
+        explain(model, images)
+        assert tensors() == before
+    finally:
+        gc.enable()
