@@ -238,7 +238,7 @@ class Explainer:
             dynamic_sides: whether one graph serves images of all sizes.
             freeze: whether the values of the weights are folded and packed, which makes the graph faster. If the model
                 has changed since (its tensors, their values, modes, hooks or modules), the next call compiles again.
-                Two elements of each tensor in host memory are compared, so that writes through ``.data``, too, are
+                One element of each tensor in host memory is compared, so that writes through ``.data``, too, are
                 noticed if they change one of these. With False, new values in the same tensors need no compilation.
             fallback: "eager" explains what cannot be compiled eagerly, with a warning; ``eager_because`` says why.
             options: of PyTorch's inductor, such as ``{"triton.cudagraphs": True}`` on a CUDA device.

@@ -234,6 +234,10 @@ CHANGES = {
     "buffer in place": lambda model: model.features[1].running_mean.add_(1),
     "new buffer": lambda model: setattr(model.features[1], "running_mean", torch.ones(8)),
     "new module": lambda model: model.features.__setitem__(2, torch.nn.GELU().eval()),
+    "first module of a container": lambda model: model.nothing.append(torch.nn.ReLU().eval()),
+    "new dictionary of modules": lambda model: vars(model.features).update(
+        _modules={**model.features._modules, "2": torch.nn.GELU().eval()}
+    ),
     "numpy": lambda model: model.head[-1].weight.detach().numpy().__imul__(-1),
 }
 
@@ -243,6 +247,7 @@ class Shifted(torch.nn.Sequential):
 
     def __init__(self):
         super().__init__(OrderedDict(stateless().named_children()))
+        self.nothing = torch.nn.Sequential()
         self.shift = torch.ones(1)
         self.eval()
 
@@ -300,6 +305,11 @@ def add_hook(model):
     model.features[0].register_forward_hook(lambda *_: None)
 
 
+def add_hook_to_new_dictionary(model):
+    model.features[0]._forward_hooks = OrderedDict()
+    add_hook(model)
+
+
 REFUSED = {
     "branch": (Branching, None, r"values of a tensor decide.*test_graphs\.py:\d+: if logits\.sum\(\) > 1e9:"),
     "numpy": (Masking, None, r"test_graphs\.py:\d+: return self\.head\(maps\) \+ float\(maps\[maps > 0\]"),
@@ -332,7 +342,15 @@ def test_the_fallback_explains_eagerly_and_says_why(network, prepare, message):
     assert torch.equal(result.heatmap, runner._explainer(images).heatmap)
 
 
-@pytest.mark.parametrize("later", [lambda model: model.train(), add_hook], ids=["training", "hook"])
+LATER = {
+    "training": lambda model: model.train(),
+    "a part in training": lambda model: model.head[3].train(),
+    "hook": add_hook,
+    "hook in a new dictionary": add_hook_to_new_dictionary,
+}
+
+
+@pytest.mark.parametrize("later", LATER.values(), ids=LATER)
 def test_what_is_done_to_the_model_later_is_noticed(later):
     model = stateless()
     runner = graph_runner(model)
