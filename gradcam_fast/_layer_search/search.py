@@ -22,10 +22,9 @@ from .._model.warning import warn_caller
 from ..exceptions import LayerError, NoLayerFound, ScoreDetached
 from .choice import choose
 from .dominance import graph_starts
-from .failures import named_reasons, no_layer_found
+from .failures import check_what_follows_patches, named_reasons, no_layer_found
 from .memory import FoundLayer, forget, memory_of
 from .model_output import output_parts, signature
-from .rules import cuts_patches
 from .trace import Trace, trial_run
 
 if TYPE_CHECKING:
@@ -210,15 +209,7 @@ def _find_on(model: nn.Module, request: Request) -> _Search:
                 choice = choose(trace, tensors, channel_axes, read, scores)
             if not choice.maps:
                 raise no_layer_found(model, trace, scores)
-    only = choice.maps[0]
-    if trace.layouts.unreadable and len(choice.maps) == 1 and cuts_patches(only.module):
-        if trace.layouts.lost_places:
-            raise no_layer_found(model, trace, scores)
-        warn_caller(
-            f"the layer found, {only.name!r}, only cuts the images into patches, as no later one can be read: "
-            f"{trace.layouts.unreadable}; or name a layer with layer=...",
-            model=model,
-        )
+    check_what_follows_patches(model, trace, choice.maps, scores)
     layers = _layers_of_maps(choice.maps, trace.calls)
     if not choice.dominates:
         warn_caller(

@@ -22,7 +22,7 @@ from .._model.own_hooks import OwnHooks
 from .._model.undo import outside_inference_mode
 from .graph_walk import leaves_behind, pictures_behind
 from .random_numbers import OwnRandomNumbers
-from .rules import is_feature_map, passes_on
+from .rules import is_feature_map, passes_on, projects_tokens
 from .traced_map import TracedMap
 
 if TYPE_CHECKING:
@@ -173,11 +173,13 @@ class Trace:
             traced = TracedMap(
                 self.names[module],
                 module,
+                module,
                 maps.shape,
                 get_gradient_edge(maps) if returned.requires_grad else None,
                 leaf,
                 layout,
                 of_images,
+                all(before.layout is None for before in self._leaves_of_images(maps)),
                 behind_cut,
                 captured=captured,
                 call=self.calls[module] - 1,
@@ -186,13 +188,23 @@ class Trace:
             if captured and (of_images or module not in self._by_module):
                 self._by_module[module] = traced
             self.maps.append(traced)
-            self.layouts.remember(layout, maps)
+            # What a linear layer widens looks like patches that were merged.
+            if not projects_tokens(module, layout):
+                self.layouts.remember(layout, maps)
             onward = maps.detach() + leaf
         else:
             traced = None
+            if pictures is not None and len(pictures) > 1:
+                self._forget_pictures_of(module)
             onward = returned if returned.requires_grad else maps.clone()
         self._onward[_identity(onward)] = weakref.ref(onward), traced
         return onward
+
+    def _forget_pictures_of(self, module: nn.Module) -> None:
+        """Of a module that mixes pictures in a later call, a recurrent cell say, no call counts as a map of one."""
+        for traced in self.maps:
+            if traced.module is module:
+                traced.pictures, traced.last_call = None, False
 
     def channel_axes(self, returned: list[Tensor]) -> dict[int, int]:
         """The axis of the channels of those returned tensors that are maps, by their place."""
