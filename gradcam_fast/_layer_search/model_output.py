@@ -59,7 +59,7 @@ def output_leaves(
 def _presented(node: Node | None, behind: Mapping[int, Node]) -> list[Tensor]:
     """The leaf of the map that a node only presents, by a sigmoid or a resize; none if other maps go in, too."""
     region = list(nodes_behind([node], stop=_ends_a_part))
-    maps = [leaf for node in region if id(leaf := getattr(node, "variable", None)) in behind]
+    maps = [node.variable for node in region if hasattr(node, "variable") and id(node.variable) in behind]
     is_more = any(_ends_a_part(node) or _named(node, _NORMS) for node in region)
     return maps if len(maps) == 1 and not is_more else []
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import torch
 from torch import nn
 
 from ..ops.heatmaps import pooled_noise
@@ -100,8 +101,8 @@ def _is_softmax(node: Node | None) -> bool:
 
 def _is_noise(gradient: Tensor) -> bool:
     """Whether the gradient (B,C,h,w) pools to less than its dtype, or float32, tells from zero."""
-    values, noise = gradient.double().flatten(2), pooled_noise(gradient.dtype)
-    return len(values) > 0 and bool(values.mean(2).abs().amax() <= noise * values.abs().mean(2).amax())
+    sums, of_magnitudes = (values.flatten(2).sum(2, dtype=torch.float64) for values in (gradient, gradient.abs()))
+    return len(gradient) > 0 and bool(sums.abs().amax() <= pooled_noise(gradient.dtype) * of_magnitudes.amax())
 
 
 RULES = (

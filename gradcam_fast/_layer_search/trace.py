@@ -23,6 +23,7 @@ from .._model.undo import outside_inference_mode
 from .graph_walk import leaves_behind, pictures_behind
 from .random_numbers import OwnRandomNumbers
 from .rules import is_feature_map, passes_on, projects_tokens
+from .saved_once import SavedOnce
 from .traced_map import TracedMap
 
 if TYPE_CHECKING:
@@ -78,6 +79,7 @@ class Trace:
     _image_leaves: dict[int, Tensor] = field(default_factory=dict)
     # The others, which may do so behind a cut.
     _cut_leaves: dict[int, Tensor] = field(default_factory=dict)
+    _saved_once: SavedOnce = field(default_factory=SavedOnce)
 
     @property
     def behind(self) -> dict[int, Node]:
@@ -113,8 +115,8 @@ class Trace:
             for module in self.names:
                 # Before the module's own hooks, which may keep its output for later in the forward.
                 hooks.add(module, self, first=True)
-            with torch.enable_grad():
-                self.images = self.request.images.detach().clone().requires_grad_()
+            with torch.enable_grad(), self._saved_once.hooks():
+                self.images = _as_leaf(self.request.images)
                 self._image_leaves[id(self.images)] = self.images
                 # A copy of the leaf, so that the model may write into its input.
                 inputs = self.request.inputs
@@ -192,6 +194,7 @@ class Trace:
             if not projects_tokens(module, layout):
                 self.layouts.remember(layout, maps)
             onward = maps.detach() + leaf
+            self._saved_once.copied(maps, onward)
         else:
             traced = None
             if pictures is not None and len(pictures) > 1:
@@ -252,6 +255,10 @@ class Trace:
             return frozenset({self.calls[module] - 1})
         of_one = {id(traced.leaf): traced.pictures for traced in self.maps if traced.pictures is not None}
         return pictures_behind(maps, self._image_leaves, of_one, geometry)
+
+
+def _as_leaf(images: Tensor) -> Tensor:
+    return (images.clone() if images.is_inference() else images.detach()).requires_grad_()
 
 
 def _identity(tensor: Tensor) -> tuple[int, int]:

@@ -158,7 +158,8 @@ def _sum_of_cells(
         one, other = leaf.as_maps(one), leaf.as_maps(other)
         if one.dim() != len(grid) + 2 or any(side < few for side, few in zip(one.shape[2:], grid, strict=True)):
             continue
-        sums = (one.double() * other.double()).sum((0, 1))
+        wide = torch.promote_types(one.dtype, torch.float32)
+        sums = (one.to(wide) * other.to(wide)).sum((0, 1), dtype=torch.float64)
         for axis, few in enumerate(grid):
             cells = torch.arange(sums.shape[axis], device=sums.device) * few // sums.shape[axis]
             shape = [few if at == axis else side for at, side in enumerate(sums.shape)]

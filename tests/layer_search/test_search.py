@@ -11,12 +11,15 @@ import pytest
 import torch
 from support import heads
 from support.dense_heads import Decoupled
+from support.live_memory import peak_bytes
 from support.networks import ConvNet, TwoLevels, conv_relu
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from gradcam_fast import explain
+from gradcam_fast import Explainer, explain
+from gradcam_fast._capture.containers import all_tensors
 from gradcam_fast._layer_search.memory import _MEMORY
+from gradcam_fast._layer_search.search import _find
 
 
 class TwoHeads(nn.Module):
@@ -287,3 +290,20 @@ def test_the_search_works_no_more_than_three_forwards_on_one_image(name):
         forward = operations_of(lambda: model(images[:1]))
     first, later = operations_of(ask), operations_of(ask)
     assert first - later <= 3 * forward
+
+
+@pytest.mark.filterwarnings("ignore:the heatmaps of")
+@pytest.mark.parametrize("name", SEARCHED)
+def test_the_search_takes_the_memory_of_one_and_a_half_training_steps_at_most(name):
+    make, choices = SEARCHED[name]
+    model, images = make(), torch.rand(4, 3, 64, 64)
+    request = Explainer(model)._request(images, choices.get("target"))
+
+    def training_step():
+        first = images[:1].clone()
+        returned = model(first)
+        score = choices["target"](returned) if callable(choices.get("target")) else all_tensors(returned)[0].amax(1)
+        score.sum().backward()
+
+    training_step()  # the parameters' gradients are there before
+    assert peak_bytes(lambda: _find(model, request)) <= 1.5 * peak_bytes(training_step)
