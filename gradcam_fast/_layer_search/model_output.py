@@ -5,7 +5,7 @@ Both are told by the autograd graph between the scores and the operations that m
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.autograd.graph import Node
 
-__all__ = ["Signature", "output_leaves", "output_parts", "signature"]
+    from .traced_map import TracedMap
+
+__all__ = ["Signature", "channel_axes_of", "output_leaves", "output_parts", "signature"]
 
 # Parts of the names of autograd nodes that mix channels: what lies behind such a node is more than the output itself.
 _PRODUCTS = ("Addmm", "Addmv", "Baddbmm", "BmmBackward", "DotBackward", "MmBackward", "MvBackward")
@@ -56,10 +58,35 @@ def output_leaves(
     return leaves
 
 
-def _presented(node: Node | None, behind: Mapping[int, Node]) -> list[Tensor]:
-    """The leaf of the map that a node only presents, by a sigmoid or a resize; none if other maps go in, too."""
+def channel_axes_of(returned: list[Tensor], maps: Sequence[TracedMap], *, rank: int) -> dict[int, int]:
+    """The axis of the channels of those returned tensors that are maps, or some positions of maps, by their place.
+
+    Args:
+        maps: of the trial run.
+        rank: how many sides the images have.
+    """
+    by_leaf = {id(traced.leaf): traced for traced in maps if traced.layout.kind != "callable"}
+    axes = {}
+    for place, tensor in enumerate(returned):
+        axis = 1 if tensor.dim() == rank + 2 else None
+        for leaf in _presented(tensor.grad_fn, by_leaf) if tensor.dim() > 2 else ():
+            layout = by_leaf[id(leaf)].layout
+            channels, usual = layout(leaf).shape[1], 1 if layout.kind == "planes" else tensor.dim() - 1
+            alike = [other for other, side in enumerate(tensor.shape) if other > 0 and side == channels]
+            axis = usual if usual in alike else alike[0] if len(alike) == 1 else axis
+        if axis is not None:
+            axes[place] = axis
+    return axes
+
+
+def _presented(node: Node | None, known: Collection[int]) -> list[Tensor]:
+    """The leaf of the map that a node only presents, by a sigmoid or a resize; none if other maps go in, too.
+
+    Args:
+        known: the leaves of maps, by identity.
+    """
     region = list(nodes_behind([node], stop=_ends_a_part))
-    maps = [node.variable for node in region if hasattr(node, "variable") and id(node.variable) in behind]
+    maps = [node.variable for node in region if hasattr(node, "variable") and id(node.variable) in known]
     is_more = any(_ends_a_part(node) or _named(node, _NORMS) for node in region)
     return maps if len(maps) == 1 and not is_more else []
 

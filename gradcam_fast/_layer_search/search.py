@@ -24,7 +24,7 @@ from .choice import choose
 from .dominance import graph_starts
 from .failures import check_what_follows_patches, named_reasons, no_layer_found
 from .memory import FoundLayer, forget, memory_of
-from .model_output import output_parts, signature
+from .model_output import channel_axes_of, output_parts, signature
 from .trace import Trace, trial_run
 
 if TYPE_CHECKING:
@@ -201,7 +201,8 @@ def _find_on(model: nn.Module, request: Request) -> _Search:
                     f"returned{way_out}"
                 )
             tensors = all_tensors(returned)
-            channel_axes, parts = trace.channel_axes(tensors), output_parts(tensors, trace.behind)
+            channel_axes = channel_axes_of(tensors, trace.maps, rank=len(request.geometry.size))
+            parts = output_parts(tensors, trace.behind)
             asked = signature(scores, tensors, parts, channel_axes, behind=trace.behind, by_values=False)
             read, scores = _of_any_class(request, asked, logits, scores)
             choice = choose(trace, tensors, channel_axes, read, scores)

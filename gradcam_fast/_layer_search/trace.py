@@ -209,17 +209,6 @@ class Trace:
             if traced.module is module:
                 traced.pictures, traced.last_call = None, False
 
-    def channel_axes(self, returned: list[Tensor]) -> dict[int, int]:
-        """The axis of the channels of those returned tensors that are maps, by their place."""
-        axes = {}
-        for place, tensor in enumerate(returned):
-            traced = self._onward[_identity(tensor)][1] if self._was_handed_onward(tensor) else None
-            if traced is not None and traced.layout.kind != "callable":
-                axes[place] = 1 if traced.layout.kind == "planes" else tensor.dim() - 1
-            elif tensor.dim() == len(self.request.geometry.size) + 2:
-                axes[place] = 1
-        return axes
-
     def _was_handed_onward(self, tensor: Tensor) -> bool:
         known = self._onward.get(_identity(tensor))
         return known is not None and known[0]() is tensor

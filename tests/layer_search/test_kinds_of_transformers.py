@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from support.networks import conv_relu, pooled_head
 from torch import nn
 from torch.nn import functional as F
 
@@ -138,3 +139,88 @@ def test_some_of_the_patches_are_no_merged_patches_because_a_linear_layer_widens
     torch.manual_seed(1)
     with pytest.raises(NoLayerFound, match="12 tokens are fewer than the 6x8 patches that the model cuts"):
         explain(EveryFourth(Attention), IMAGES, target=1)
+
+
+class Summed(nn.Module):
+    """The sum of the scores of several networks."""
+
+    def __init__(self, *members):
+        super().__init__()
+        self.members = nn.ModuleList(members)
+        self.eval()
+
+    def forward(self, images):
+        return sum(member(images) for member in self.members)
+
+
+LAST_NORM = "blocks.2.0.norm"
+TOGETHER = {
+    "two transformers": (
+        lambda: Summed(Transformer(Attention), Transformer(Attention)),
+        (f"members.0.{LAST_NORM}", f"members.1.{LAST_NORM}"),
+    ),
+    "a transformer, then a convolutional network": (
+        lambda: Summed(Transformer(Attention), nn.Sequential(conv_relu(), pooled_head(8))),
+        (f"members.0.{LAST_NORM}", "members.1.0"),
+    ),
+    "a convolutional network, then a transformer": (
+        lambda: Summed(nn.Sequential(conv_relu(), pooled_head(8)), Transformer(Attention)),
+        ("members.0.0", f"members.1.{LAST_NORM}"),
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", TOGETHER)
+def test_a_class_token_of_another_network_is_not_passed_by(kind):
+    make, layers = TOGETHER[kind]
+    torch.manual_seed(1)
+    explanation = explain(make(), IMAGES, target=1, relu=False)
+    assert explanation.layer == layers and explanation.valid.all()
+
+
+class ParallelBlock(nn.Module):
+    """The multilayer perceptron runs before the attention beside it."""
+
+    def __init__(self):
+        super().__init__()
+        self.attention, self.mlp = Attention(), feed_forward()
+
+    def forward(self, tokens):
+        return self.mlp(tokens) + self.attention(tokens)
+
+
+def test_a_class_token_that_leads_to_the_blocks_before_is_passed_by():
+    torch.manual_seed(1)
+    explanation = explain(Transformer(ParallelBlock), IMAGES, target=1, relu=False)
+    assert explanation.layer == "blocks.2.0.attention.norm" and explanation.valid.all()
+
+
+class TokensApart(Transformer):
+    """Returns the class token and the patches apart, as DINOv2 does."""
+
+    def forward(self, images):
+        tokens = torch.cat([self.token.expand(len(images), -1, -1), self.patches(images).mT], 1)
+        for mixer, mlp in self.blocks:
+            tokens = tokens + mixer(tokens)
+            tokens = tokens + mlp(tokens)
+        tokens = self.norm(tokens)
+        return {"class token": tokens[:, 0], "patches": tokens[:, 1:], "map": tokens[:, 1:].mT.unflatten(2, (6, 8))}
+
+
+REFERENCE = torch.randn(1, DIM, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize(
+    ("score", "layer"),
+    [
+        (lambda out: F.cosine_similarity(out["patches"].mean(1), REFERENCE), "norm"),
+        (lambda out: F.cosine_similarity(out["patches"][:, 10], REFERENCE), "norm"),
+        (lambda out: F.cosine_similarity(out["map"].amax((2, 3)), REFERENCE), "norm"),
+        (lambda out: F.cosine_similarity(out["class token"], REFERENCE), "blocks.2.0.norm"),
+        (lambda out: out["patches"][:, :, 3].mean(1), "patches.0"),
+    ],
+)
+def test_some_of_the_tokens_of_a_map_are_features_like_all(score, layer):
+    torch.manual_seed(1)
+    explanation = explain(TokensApart(Attention), IMAGES, target=score, relu=False)
+    assert explanation.layer == layer and explanation.valid.all()
