@@ -19,7 +19,7 @@ from .._model.eager import eager_module, eager_modules
 from .._model.recent import Recent
 from .._model.target_layer import TargetLayer
 from .._model.warning import warn_caller
-from ..exceptions import LayerError, NoLayerFound, ScoreDetached
+from ..exceptions import LayerError, ScoreDetached
 from .choice import choose
 from .dominance import graph_starts
 from .failures import check_what_follows_patches, named_reasons, no_layer_found
@@ -164,8 +164,6 @@ def _on_first_image_if_possible(model: nn.Module, request: Request, run: Callabl
         return run(model, request)
     try:
         return run(model, first)
-    except NoLayerFound:
-        raise
     except Exception:  # the model or a callable of the caller's needs the whole batch, or is wrong on that, too
         return run(model, request)
 
@@ -177,13 +175,14 @@ def _all_scores_have_gradient(captured: Capture) -> bool:
 
 
 def _on_first_image(model: nn.Module, request: Request) -> Request | None:
-    """The request about its first image; None if there is one image only, several inputs, or a training mode."""
-    if request.geometry.batch < 2 or len(request.inputs.args) != 1 or model.training:
+    """The request about its first sample; None if there is one only, or a training mode."""
+    batch = request.geometry.batch
+    if batch < 2 or model.training:
         return None
     target = request.target
     if isinstance(target, torch.Tensor):  # all classes of the batch: they decide together
         target = target.reshape(1, -1)
-    first = request.inputs.map(lambda images: images[:1])
+    first = request.inputs.map(lambda tensor: tensor[:1] if tensor.dim() and len(tensor) == batch else tensor)
     return replace(request, inputs=first, geometry=replace(request.geometry, batch=1), target=target, variants=1)
 
 
