@@ -321,13 +321,15 @@ class Explainer:
         batch = inputs.images
         patch_tokens = known_patch_tokens(self._model, batch)
         sides = axes.sides(batch)[:: -1 if taken.transposed else 1]
+        # Rows of features (B,L,F), each of which is a token.
+        of_rows = not axes.channels and batch.dim() == 3
         geometry = ImageGeometry(
             batch.shape[0],
             sides,
-            axes.patches,
+            ((1,),) if of_rows else axes.patches,
             patch_tokens,
             transposed=taken.transposed,
-            channels_last=not axes.channels and batch.dim() == 3,
+            channels_last=of_rows,
         )
         if len(inputs.args) + len(inputs.kwargs) > 1:
             alike = sum(images.shape == batch.shape for images in inputs.all_images.values())

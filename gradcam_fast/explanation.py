@@ -260,7 +260,7 @@ class Explanation:
         - ``"no gradient"``: the score does not change with the layer's output, or so little that it is rounding noise:
           a saturated probability, a head of zeros, a softmax over the positions, a box that nothing was found for.
         - ``"not finite"``: activations, gradients or the map hold NaN or Inf.
-        - ``"flat"``: the map has the same value everywhere.
+        - ``"flat"``: the map has the same value everywhere, up to rounding.
         - ``"not chosen"``: ``when`` did not choose the image.
 
         Of several layers, whose maps are averaged, and of the pictures of a sample, all have no gradient, or one has

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 import gradcam_fast
 from gradcam_fast import explain
-from gradcam_fast.exceptions import NoSuchCall
+from gradcam_fast.exceptions import NoSuchCall, NotSpatial
 from gradcam_fast.features import feature_maps
 
 
@@ -250,3 +250,27 @@ def test_nothing_is_asked_of_a_model_of_one_image_whose_layer_runs_once(images):
     model.register_forward_hook(lambda *_: runs.append(1))
     explain(model, images[0], layer="3")
     assert len(runs) == 1
+
+
+class OneByOne(nn.Module):
+    """Runs its trunk on one sample of the batch after the other: an image, or all pictures of a clip."""
+
+    def __init__(self):
+        super().__init__()
+        self.trunk, self.head = trunk(), nn.Linear(6, 5)
+        self.eval()
+
+    def forward(self, images):
+        samples = [sample if sample.dim() == 4 else sample[None] for sample in images]
+        return torch.stack([self.head(self.trunk(sample).mean((2, 3))).mean(0) for sample in samples])
+
+
+@pytest.mark.parametrize("layer", ["trunk", None])
+@pytest.mark.parametrize("shape", [(3, 3, 16, 16), (3, 2, 3, 16, 16)])
+def test_a_layer_that_runs_on_parts_of_the_batch_is_refused_with_the_way_out(shape, layer):
+    torch.manual_seed(0)
+    model, batch = OneByOne(), torch.rand(shape)
+    with pytest.raises(NotSpatial, match="runs it on parts of the batch in turn; explain the samples one by one"):
+        explain(model, batch, target=1, layer=layer)
+    explanation = explain(model, batch[:1], target=1, layer=layer, relu=False)
+    assert explanation.layer == "trunk" and explanation.valid.all()

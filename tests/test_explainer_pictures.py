@@ -243,6 +243,32 @@ def test_a_layer_that_mixes_the_pictures_is_refused_unless_its_call_is_named(cli
     assert explain(Fused(), clips, target=1, layer="fused", call=0).heatmap.shape == (BATCH, *SIDES)
 
 
+class RecurrentCell(nn.Module):
+    """A convolutional cell that takes each picture's features and what it made of the pictures before."""
+
+    def __init__(self):
+        super().__init__()
+        self.cnn, self.cell, self.head = trunk(), nn.Conv2d(12, 12, 3, padding=1), nn.Linear(6, 4)
+        self.eval()
+
+    def forward(self, clips):
+        state = memory = None
+        for picture in clips.unbind(1):
+            maps = self.cnn(picture)
+            state, memory = (torch.zeros_like(maps) if value is None else value for value in (state, memory))
+            gate, values = self.cell(torch.cat([maps, state], 1)).chunk(2, 1)
+            memory = 0.5 * memory + gate.sigmoid() * values.tanh()
+            state = memory.tanh()
+        return self.head(state.mean((2, 3)))
+
+
+def test_a_cell_that_mixes_pictures_in_later_calls_has_no_map_of_the_first_one(clips):
+    torch.manual_seed(1)
+    explanation = explain(RecurrentCell(), clips, target=1, relu=False)
+    assert explanation.layer == "cnn" and explanation.heatmap.shape == (*clips.shape[:2], *clips.shape[-2:])
+    assert explanation.valid.all()
+
+
 class ShiftedInTime(nn.Module):
     """Some channels of each picture are its neighbours' (Lin et al., TSM, ICCV 2019)."""
 

@@ -112,6 +112,29 @@ def test_a_pooled_gradient_that_rounding_leaves_of_zero_is_none():
     assert reasons([ACTIVATIONS], [-gradients], method="hirescam") == [""]
 
 
+@pytest.mark.parametrize(("dtype", "noise"), [(torch.float64, 1e-5), (torch.float16, 1e-4), (torch.bfloat16, 1e-3)])
+def test_the_dtype_of_a_gradient_says_what_rounding_leaves_of_zero(dtype, noise):
+    rounded = torch.tensor([[[[1.0, -1.0 + noise], [0.25, -0.25]]] * 2], dtype=dtype)
+    larger = torch.tensor([[[[1.0, -1.0 + 20 * noise], [0.25, -0.25]]] * 2], dtype=dtype)
+    ones = torch.ones(1, 2, 2, 2, dtype=dtype)
+    assert reasons([ones], [rounded]) == ["no gradient"]
+    assert reasons([ACTIVATIONS.to(dtype)], [larger]) == [""]
+
+
+@pytest.mark.parametrize("may_wait", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_map_that_only_rounding_keeps_from_being_flat_is_flat(dtype, may_wait):
+    unit = torch.finfo(dtype).eps
+    constant = torch.ones(1, 2, 2, 2, dtype=dtype)
+    rounded, varied = constant.clone(), constant.clone()
+    rounded[..., 0, 0] += 4 * unit
+    varied[..., 0, 0] += 400 * unit
+    for scale in (1e-9, 1, 1e9):  # of the gradients: no absolute size decides
+        choices = {"normalize": "none", "relu": False, "may_wait": may_wait}
+        assert reasons([rounded], [scale * constant], **choices) == ["flat"]
+        assert reasons([varied], [scale * constant], **choices) == [""]
+
+
 def test_an_explanation_says_it_in_the_shape_of_its_maps(images):
     model = ConvNet()
     with torch.no_grad():

@@ -10,6 +10,7 @@ import torch
 
 from .._layout.token_grid import UnknownPatches, UnreadableLayout
 from ..exceptions import NoSuchCall, NotSpatial
+from .hooks import ran_several_times
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -100,5 +101,9 @@ def _read(request: Request, layer: TargetLayer, maps: Tensor) -> FeatureLayout:
         return request.layout(layer.module, maps)
     except UnknownPatches:
         raise
-    except UnreadableLayout as reason:
+    except UnreadableLayout as unreadable:
+        reason: object = unreadable
+        batch, pictures = request.geometry.batch, request.geometry.all_pictures
+        if ran_several_times(layer.module) and len(maps) != batch and 0 < len(maps) < pictures:
+            reason = "because the model runs it on parts of the batch in turn; explain the samples one by one"
         raise NotSpatial(layer.name, maps.shape, request.geometry.batch, reason) from None

@@ -49,10 +49,11 @@ def _sees_all(traced: TracedMap, images: Tensor) -> bool:
     assert traced.behind is not None
     sides = traced.layout(traced.leaf).shape[2:]
     for end in (0, -1):
-        values = torch.randn(traced.shape, dtype=traced.leaf.dtype, device=traced.leaf.device)
-        gradient = at_position(values, traced.layout, end)
+        gradient = at_position(
+            torch.randn(traced.shape, dtype=traced.leaf.dtype, device=traced.leaf.device), traced.layout, end
+        )
         (part,) = torch.autograd.grad(traced.behind, images, gradient, retain_graph=True)
-        seen = part.abs().sum((0, 1)).double()
+        seen = part.abs_().sum((0, 1)).double()
         for axis, count in enumerate(sides):
             along = seen.movedim(axis, -1).reshape(-1, seen.shape[axis]).sum(0)
             places = (torch.arange(len(along), device=along.device) + 0.5) / len(along)

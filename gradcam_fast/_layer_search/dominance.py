@@ -8,7 +8,7 @@ all branches together are.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -97,7 +97,7 @@ class _Sweep:
                 self.with_others.add(place)
             if qualifies:
                 self.qualified.add(place)
-                if not reached_the_images and self.frontier() == [place]:
+                if not reached_the_images and self.frontier() == [place] and not self.tokens_pass_by(place):
                     return self.maps[place]
             del self.gradients[place]
             if has_positions:
@@ -110,21 +110,42 @@ class _Sweep:
 
     def push(self, root: GradientEdge, gradient: Tensor, origins: set[int]) -> bool:
         """Send a gradient from ``root`` to the maps directly behind; whether there are any."""
-        leaves = [leaf for leaf in leaves_behind(root.node) if id(leaf) in self.place_of]
-        if not leaves:
-            return False
-        with torch.autograd.set_detect_anomaly(False):
-            arriving = torch.autograd.grad(root, leaves, gradient, allow_unused=True, retain_graph=True)
-        for leaf, part in zip(leaves, arriving, strict=True):
-            if part is None:
-                continue
-            place = self.place_of[id(leaf)]
+        arriving = self.arriving(root, gradient)
+        for place, part in arriving or ():
             if self.reaches(self.maps[place].layout(part)):
                 for origin in origins:
                     self.behind.setdefault(origin, set()).add(place)
             self.origins.setdefault(place, set()).update(origins)
             self.gradients[place] = self.gradients[place] + part if place in self.gradients else part
-        return True
+        return arriving is not None
+
+    def arriving(self, root: GradientEdge, gradient: Tensor) -> list[tuple[int, Tensor]] | None:
+        """The gradients that arrive from ``root`` at the maps directly behind; None if there are no such maps."""
+        leaves = [leaf for leaf in leaves_behind(root.node) if id(leaf) in self.place_of]
+        if not leaves:
+            return None
+        with torch.autograd.set_detect_anomaly(False):
+            parts = torch.autograd.grad(root, leaves, gradient, allow_unused=True, retain_graph=True)
+        pairs = zip(leaves, parts, strict=True)
+        return [(self.place_of[id(leaf)], part) for leaf, part in pairs if part is not None]
+
+    def tokens_pass_by(self, place: int) -> bool:
+        """Whether class tokens that wait lead to positions of other maps than those that this map is made of.
+
+        Those of the blocks before do not; those of another trunk do.
+        """
+        made_of = _ancestors({place}, _places_behind(self.maps))
+        pending = {other: part for other, part in self.gradients.items() if other not in made_of}
+        while pending:
+            other, gradient = pending.popitem()
+            behind = self.maps[other].behind
+            for earlier, part in (behind and self.arriving(behind, gradient)) or ():
+                if earlier in made_of or not part.any():
+                    continue
+                if self.reaches(self.maps[earlier].layout(part)):
+                    return True
+                pending[earlier] = pending[earlier] + part if earlier in pending else part
+        return False
 
     def frontier(self) -> list[int]:
         return [place for place, part in self.gradients.items() if self.reaches(self.maps[place].layout(part))]
@@ -166,12 +187,9 @@ def graph_starts(maps: Sequence[TracedMap], nodes: Iterable[Node], chosen: Seque
     """
     place_of = {id(traced.leaf): place for place, traced in enumerate(maps)}
 
-    def places_behind(node: Node | None) -> set[int]:
-        return {place_of[id(leaf)] for leaf in leaves_behind(node) if id(leaf) in place_of}
-
-    behind = [places_behind(traced.behind.node if traced.behind else None) for traced in maps]
+    behind = _places_behind(maps)
     inputs = [before for node in nodes for before, _ in node.next_functions]
-    ends = [places for places in map(places_behind, inputs) if places]
+    ends = [places for node in inputs if (places := _places_of(node, place_of))]
     wanted = {place_of[id(traced.leaf)] for traced in chosen}
     if all(_ancestors(places, behind) & wanted for places in ends):
         return []
@@ -186,6 +204,16 @@ def graph_starts(maps: Sequence[TracedMap], nodes: Iterable[Node], chosen: Seque
         if not behind[place]:
             firsts.add(place)
     return [maps[place] for place in sorted(firsts)]
+
+
+def _places_behind(maps: Sequence[TracedMap]) -> list[set[int]]:
+    """The places of the maps directly behind each map."""
+    place_of = {id(traced.leaf): place for place, traced in enumerate(maps)}
+    return [_places_of(traced.behind.node if traced.behind else None, place_of) for traced in maps]
+
+
+def _places_of(node: Node | None, place_of: Mapping[int, int]) -> set[int]:
+    return {place_of[id(leaf)] for leaf in leaves_behind(node) if id(leaf) in place_of}
 
 
 def _ancestors(places: set[int], behind: Sequence[set[int]]) -> set[int]:

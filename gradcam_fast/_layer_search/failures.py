@@ -1,13 +1,16 @@
-"""Why no layer is found, in one sentence: what the model does, and what to do about it."""
+"""Why no layer is found, or only an early one, in one sentence: what the model does, and what to do about it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from torch import nn
 
+from .._model.inputs import convolutions, per_side
+from .._model.warning import warn_caller
 from ..exceptions import NoLayerFound
 from .graph_walk import leaves_behind, nodes_behind
 
@@ -15,8 +18,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from .trace import Trace
+    from .traced_map import TracedMap
 
-__all__ = ["named_reasons", "no_layer_found"]
+__all__ = ["check_what_follows_patches", "cuts_patches", "named_reasons", "no_layer_found"]
 
 _NAME_A_LAYER = "name a layer with layer=..."
 
@@ -41,6 +45,33 @@ def no_layer_found(model: nn.Module, trace: Trace, scores: Tensor) -> NoLayerFou
         f"{name} has no spatial feature map (B,C,h,w), nor tokens (B,N,C) of a grid, with more than one position that "
         f"the score depends on{reason and f' ({reason})'}; {_NAME_A_LAYER}, or explain a larger image"
     )
+
+
+def check_what_follows_patches(model: nn.Module, trace: Trace, found: Sequence[TracedMap], scores: Tensor) -> None:
+    """Warn if all that is found cuts the images into patches, because no tokens behind it can be read.
+
+    Raises:
+        NoLayerFound: they are patches that have lost their places.
+    """
+    only = found[0]
+    if not trace.layouts.unreadable or len(found) > 1 or not cuts_patches(only.module):
+        return
+    if trace.layouts.lost_places:
+        raise no_layer_found(model, trace, scores)
+    warn_caller(
+        f"the layer found, {only.name!r}, only cuts the images into patches, as no later one can be read: "
+        f"{trace.layouts.unreadable}; or name a layer with layer=...",
+        model=model,
+    )
+
+
+def cuts_patches(module: nn.Module) -> bool:
+    """Whether the module's only convolution cuts images into patches: its stride is its kernel."""
+    layers = convolutions(module)
+    if len(layers) != 1:
+        return False
+    stride = per_side(layers[0], layers[0].stride)
+    return math.prod(stride) > 1 and stride == per_side(layers[0], layers[0].kernel_size)
 
 
 @contextmanager

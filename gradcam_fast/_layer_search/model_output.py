@@ -5,7 +5,7 @@ Both are told by the autograd graph between the scores and the operations that m
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.autograd.graph import Node
 
-__all__ = ["Signature", "output_leaves", "output_parts", "signature"]
+    from .traced_map import TracedMap
+
+__all__ = ["Signature", "channel_axes_of", "output_leaves", "output_parts", "signature"]
 
 # Parts of the names of autograd nodes that mix channels: what lies behind such a node is more than the output itself.
 _PRODUCTS = ("Addmm", "Addmv", "Baddbmm", "BmmBackward", "DotBackward", "MmBackward", "MvBackward")
@@ -28,14 +30,6 @@ _MIXES_CHANNELS = (*_PRODUCTS, "Convolution", "LinearBackward", "ScaledDot", "Tr
 _REDUCES = ("Amax", "AvgPool", "Logsumexp", "MaxBackward", "MaxPool", "Mean", "SumBackward")
 _NORMS = ("NativeGroupNorm", "NativeLayerNorm", "RmsNorm")
 _DISTANCES = ("LinalgVectorNorm", "NormBackward0", "NormBackward1", "MseLoss")
-# Those that compute value by value, or move values: a sigmoid, a resize, a permutation. What they take of a prediction
-# is the prediction, too, if nothing else goes in.
-_PRESENTS = (
-    *("Add", "BatchNorm", "Clamp", "Clone", "Copy", "Div", "Elu", "Exp", "Gather", "Gelu", "GridSampler", "Hard"),
-    *("Index", "Log", "Mul", "Neg", "Permute", "PixelShuffle", "Pow", "Relu", "Select", "Sigmoid", "Silu", "Slice"),
-    *("Softmax", "Softplus", "Split", "Squeeze", "Sub", "Tanh", "Transpose", "Unsqueeze", "Upsample", "View", "Where"),
-)
-
 Path: TypeAlias = tuple[int, ...]
 Signature: TypeAlias = frozenset[Path]
 """Which parts of the model's output the scores come from, and whether they mix the channels of these parts."""
@@ -60,9 +54,41 @@ def output_leaves(
     region = nodes_behind(_read_as_they_are(scores, returned, channel_axes), stop=_ends_a_part)
     leaves = [node.variable for node in region if hasattr(node, "variable")]
     for leaf in leaves:  # grows
-        region = nodes_behind([behind.get(id(leaf))], stop=lambda node: not _presents(node))
-        leaves.extend(node.variable for node in region if hasattr(node, "variable"))
+        leaves.extend(_presented(behind.get(id(leaf)), behind))
     return leaves
+
+
+def channel_axes_of(returned: list[Tensor], maps: Sequence[TracedMap], *, rank: int) -> dict[int, int]:
+    """The axis of the channels of those returned tensors that are maps, or some positions of maps, by their place.
+
+    Args:
+        maps: of the trial run.
+        rank: how many sides the images have.
+    """
+    by_leaf = {id(traced.leaf): traced for traced in maps if traced.layout.kind != "callable"}
+    axes = {}
+    for place, tensor in enumerate(returned):
+        axis = 1 if tensor.dim() == rank + 2 else None
+        for leaf in _presented(tensor.grad_fn, by_leaf) if tensor.dim() > 2 else ():
+            layout = by_leaf[id(leaf)].layout
+            channels, usual = layout(leaf).shape[1], 1 if layout.kind == "planes" else tensor.dim() - 1
+            alike = [other for other, side in enumerate(tensor.shape) if other > 0 and side == channels]
+            axis = usual if usual in alike else alike[0] if len(alike) == 1 else axis
+        if axis is not None:
+            axes[place] = axis
+    return axes
+
+
+def _presented(node: Node | None, known: Collection[int]) -> list[Tensor]:
+    """The leaf of the map that a node only presents, by a sigmoid or a resize; none if other maps go in, too.
+
+    Args:
+        known: the leaves of maps, by identity.
+    """
+    region = list(nodes_behind([node], stop=_ends_a_part))
+    maps = [node.variable for node in region if hasattr(node, "variable") and id(node.variable) in known]
+    is_more = any(_ends_a_part(node) or _named(node, _NORMS) for node in region)
+    return maps if len(maps) == 1 and not is_more else []
 
 
 def output_parts(returned: list[Tensor], behind: Mapping[int, Node]) -> dict[Path, Node]:
@@ -171,7 +197,7 @@ def _read_as_they_are(scores: Tensor, returned: list[Tensor], channel_axes: Mapp
             return True
         if _named(node, _PRODUCTS):
             return _summed_by_product(node) in summed and not _is_mean_of_bins(node)
-        return _named(node, _MIXES_CHANNELS) or _sums_channels(node, channels, roots)
+        return _mixes_channels(node) or _sums_channels(node, channels, roots)
 
     return {node for node in nodes_behind([scores.grad_fn], stop) if node in roots}
 
@@ -227,7 +253,7 @@ def _is_mean_of_bins(node: Node) -> bool:
     """Whether the operation sums fixed numbers with the weights of a softmax: a prediction made of bins."""
     before = _only_input(node) if _named(node, (*_MIXES_CHANNELS, "Mean", "SumBackward")) else None
     while before is not None and "Softmax" not in before.name():
-        before = _only_input(before) if _named(before, _PRESENTS) else None
+        before = None if _mixes_channels(before) or _named(before, _REDUCES) else _only_input(before)
     return before is not None
 
 
@@ -248,14 +274,17 @@ def _is_parameter(node: Node) -> bool:
 
 
 def _ends_a_part(node: Node) -> bool:
-    return _named(node, (*_MIXES_CHANNELS, *_REDUCES)) and not _is_mean_of_bins(node)
+    return (_mixes_channels(node) or _named(node, _REDUCES)) and not _is_mean_of_bins(node)
 
 
-def _presents(node: Node) -> bool:
-    """Whether the node only presents what it takes, also where a trial run cuts the graph by adding a leaf to maps."""
-    return _is_mean_of_bins(node) or (
-        _named(node, _PRESENTS) and not _ends_a_part(node) and _only_input(node) is not None
-    )
+def _mixes_channels(node: Node) -> bool:
+    return _named(node, _MIXES_CHANNELS) and not _convolves_each_channel(node)
+
+
+def _convolves_each_channel(node: Node) -> bool:
+    """Whether the node is a convolution of each channel for itself: a blur, or a resize."""
+    weight = getattr(node, "_saved_weight", None) if "Convolution" in node.name() else None
+    return weight is not None and weight.shape[:2] == (node._saved_groups, 1)  # type: ignore[attr-defined]
 
 
 def _named(node: Node, words: tuple[str, ...]) -> bool:

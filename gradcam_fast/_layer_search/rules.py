@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import torch
 from torch import nn
 
-from .._model.inputs import convolutions, per_side
-from ..ops.heatmaps import POOLED_NOISE
+from ..ops.heatmaps import pooled_noise
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -18,7 +17,15 @@ if TYPE_CHECKING:
     from .._layout.feature_layout import FeatureLayout
     from .traced_map import TracedMap
 
-__all__ = ["RULES", "Candidate", "cuts_patches", "excluding", "is_feature_map", "is_pooling", "passes_on"]
+__all__ = [
+    "RULES",
+    "Candidate",
+    "excluding",
+    "is_feature_map",
+    "is_pooling",
+    "passes_on",
+    "projects_tokens",
+]
 
 
 class Returned(NamedTuple):
@@ -71,6 +78,11 @@ def is_pooling(module: nn.Module) -> bool:
     return _leaf_named("Pool", module)
 
 
+def projects_tokens(maker: nn.Module, layout: FeatureLayout) -> bool:
+    """Whether maps are what a linear layer makes of tokens, or of maps whose channels are last."""
+    return isinstance(maker, nn.Linear) and layout.kind != "planes"
+
+
 def _leaf_named(kind: str, module: nn.Module) -> bool:
     """Whether the class has this word in its name and the module has no submodules."""
     return kind in type(module).__name__ and next(module.children(), None) is None
@@ -88,9 +100,9 @@ def _is_softmax(node: Node | None) -> bool:
 
 
 def _is_noise(gradient: Tensor) -> bool:
-    """Whether the gradient (B,C,h,w) pools to less than float32 tells from zero."""
-    values = gradient.double().flatten(2)
-    return len(values) > 0 and bool(values.mean(2).abs().amax() <= POOLED_NOISE * values.abs().mean(2).amax())
+    """Whether the gradient (B,C,h,w) pools to less than its dtype, or float32, tells from zero."""
+    sums, of_magnitudes = (values.flatten(2).sum(2, dtype=torch.float64) for values in (gradient, gradient.abs()))
+    return len(gradient) > 0 and bool(sums.abs().amax() <= pooled_noise(gradient.dtype) * of_magnitudes.amax())
 
 
 RULES = (
@@ -108,16 +120,18 @@ RULES = (
         lambda output: _is_softmax(output.maps.grad_fn),
     ),
     Rule(
-        "projection of tokens",
-        "queries, keys and values are no features that anyone names; the norm before them is what they are made of",
-        Returned,
-        lambda output: isinstance(output.module, nn.Linear) and output.layout.kind != "planes",
-    ),
-    Rule(
         "own output",
         "a prediction is no explanation of itself: behind a feature map, channels are mixed",
         Candidate,
         lambda candidate: candidate.own_output,
+    ),
+    Rule(
+        "projection of tokens",
+        "queries, keys and values are no features that anyone names; the norm before them is what they are made of",
+        Candidate,
+        lambda candidate: (
+            projects_tokens(candidate.traced.maker, candidate.traced.layout) and not candidate.traced.of_pixels
+        ),
     ),
     Rule(
         "axes of attention",
@@ -154,12 +168,3 @@ def is_feature_map(module: nn.Module, maps: Tensor, layout: FeatureLayout) -> bo
 def excluding(subject: Returned | Candidate) -> set[str]:
     """The names of the rules that exclude something."""
     return {rule.name for rule in RULES if rule.about is type(subject) and rule.excludes(subject)}
-
-
-def cuts_patches(module: nn.Module) -> bool:
-    """Whether the module's only convolution cuts images into patches: its stride is its kernel."""
-    layers = convolutions(module)
-    if len(layers) != 1:
-        return False
-    stride = per_side(layers[0], layers[0].stride)
-    return math.prod(stride) > 1 and stride == per_side(layers[0], layers[0].kernel_size)

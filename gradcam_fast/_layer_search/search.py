@@ -19,13 +19,12 @@ from .._model.eager import eager_module, eager_modules
 from .._model.recent import Recent
 from .._model.target_layer import TargetLayer
 from .._model.warning import warn_caller
-from ..exceptions import LayerError, NoLayerFound, ScoreDetached
+from ..exceptions import LayerError, ScoreDetached
 from .choice import choose
 from .dominance import graph_starts
-from .failures import named_reasons, no_layer_found
+from .failures import check_what_follows_patches, named_reasons, no_layer_found
 from .memory import FoundLayer, forget, memory_of
-from .model_output import output_parts, signature
-from .rules import cuts_patches
+from .model_output import channel_axes_of, output_parts, signature
 from .trace import Trace, trial_run
 
 if TYPE_CHECKING:
@@ -165,8 +164,6 @@ def _on_first_image_if_possible(model: nn.Module, request: Request, run: Callabl
         return run(model, request)
     try:
         return run(model, first)
-    except NoLayerFound:
-        raise
     except Exception:  # the model or a callable of the caller's needs the whole batch, or is wrong on that, too
         return run(model, request)
 
@@ -178,13 +175,14 @@ def _all_scores_have_gradient(captured: Capture) -> bool:
 
 
 def _on_first_image(model: nn.Module, request: Request) -> Request | None:
-    """The request about its first image; None if there is one image only, several inputs, or a training mode."""
-    if request.geometry.batch < 2 or len(request.inputs.args) != 1 or model.training:
+    """The request about its first sample; None if there is one only, or a training mode."""
+    batch = request.geometry.batch
+    if batch < 2 or model.training:
         return None
     target = request.target
     if isinstance(target, torch.Tensor):  # all classes of the batch: they decide together
         target = target.reshape(1, -1)
-    first = request.inputs.map(lambda images: images[:1])
+    first = request.inputs.map(lambda tensor: tensor[:1] if tensor.dim() and len(tensor) == batch else tensor)
     return replace(request, inputs=first, geometry=replace(request.geometry, batch=1), target=target, variants=1)
 
 
@@ -202,7 +200,8 @@ def _find_on(model: nn.Module, request: Request) -> _Search:
                     f"returned{way_out}"
                 )
             tensors = all_tensors(returned)
-            channel_axes, parts = trace.channel_axes(tensors), output_parts(tensors, trace.behind)
+            channel_axes = channel_axes_of(tensors, trace.maps, rank=len(request.geometry.size))
+            parts = output_parts(tensors, trace.behind)
             asked = signature(scores, tensors, parts, channel_axes, behind=trace.behind, by_values=False)
             read, scores = _of_any_class(request, asked, logits, scores)
             choice = choose(trace, tensors, channel_axes, read, scores)
@@ -210,15 +209,7 @@ def _find_on(model: nn.Module, request: Request) -> _Search:
                 choice = choose(trace, tensors, channel_axes, read, scores)
             if not choice.maps:
                 raise no_layer_found(model, trace, scores)
-    only = choice.maps[0]
-    if trace.layouts.unreadable and len(choice.maps) == 1 and cuts_patches(only.module):
-        if trace.layouts.lost_places:
-            raise no_layer_found(model, trace, scores)
-        warn_caller(
-            f"the layer found, {only.name!r}, only cuts the images into patches, as no later one can be read: "
-            f"{trace.layouts.unreadable}; or name a layer with layer=...",
-            model=model,
-        )
+    check_what_follows_patches(model, trace, choice.maps, scores)
     layers = _layers_of_maps(choice.maps, trace.calls)
     if not choice.dominates:
         warn_caller(

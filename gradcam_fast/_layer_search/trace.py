@@ -22,7 +22,8 @@ from .._model.own_hooks import OwnHooks
 from .._model.undo import outside_inference_mode
 from .graph_walk import leaves_behind, pictures_behind
 from .random_numbers import OwnRandomNumbers
-from .rules import is_feature_map, passes_on
+from .rules import is_feature_map, passes_on, projects_tokens
+from .saved_once import SavedOnce
 from .traced_map import TracedMap
 
 if TYPE_CHECKING:
@@ -78,6 +79,7 @@ class Trace:
     _image_leaves: dict[int, Tensor] = field(default_factory=dict)
     # The others, which may do so behind a cut.
     _cut_leaves: dict[int, Tensor] = field(default_factory=dict)
+    _saved_once: SavedOnce = field(default_factory=SavedOnce)
 
     @property
     def behind(self) -> dict[int, Node]:
@@ -113,8 +115,8 @@ class Trace:
             for module in self.names:
                 # Before the module's own hooks, which may keep its output for later in the forward.
                 hooks.add(module, self, first=True)
-            with torch.enable_grad():
-                self.images = self.request.images.detach().clone().requires_grad_()
+            with torch.enable_grad(), self._saved_once.hooks():
+                self.images = _as_leaf(self.request.images)
                 self._image_leaves[id(self.images)] = self.images
                 # A copy of the leaf, so that the model may write into its input.
                 inputs = self.request.inputs
@@ -173,11 +175,13 @@ class Trace:
             traced = TracedMap(
                 self.names[module],
                 module,
+                module,
                 maps.shape,
                 get_gradient_edge(maps) if returned.requires_grad else None,
                 leaf,
                 layout,
                 of_images,
+                all(before.layout is None for before in self._leaves_of_images(maps)),
                 behind_cut,
                 captured=captured,
                 call=self.calls[module] - 1,
@@ -186,24 +190,24 @@ class Trace:
             if captured and (of_images or module not in self._by_module):
                 self._by_module[module] = traced
             self.maps.append(traced)
-            self.layouts.remember(layout, maps)
+            # What a linear layer widens looks like patches that were merged.
+            if not projects_tokens(module, layout):
+                self.layouts.remember(layout, maps)
             onward = maps.detach() + leaf
+            self._saved_once.copied(maps, onward)
         else:
             traced = None
+            if pictures is not None and len(pictures) > 1:
+                self._forget_pictures_of(module)
             onward = returned if returned.requires_grad else maps.clone()
         self._onward[_identity(onward)] = weakref.ref(onward), traced
         return onward
 
-    def channel_axes(self, returned: list[Tensor]) -> dict[int, int]:
-        """The axis of the channels of those returned tensors that are maps, by their place."""
-        axes = {}
-        for place, tensor in enumerate(returned):
-            traced = self._onward[_identity(tensor)][1] if self._was_handed_onward(tensor) else None
-            if traced is not None and traced.layout.kind != "callable":
-                axes[place] = 1 if traced.layout.kind == "planes" else tensor.dim() - 1
-            elif tensor.dim() == len(self.request.geometry.size) + 2:
-                axes[place] = 1
-        return axes
+    def _forget_pictures_of(self, module: nn.Module) -> None:
+        """Of a module that mixes pictures in a later call, a recurrent cell say, no call counts as a map of one."""
+        for traced in self.maps:
+            if traced.module is module:
+                traced.pictures, traced.last_call = None, False
 
     def _was_handed_onward(self, tensor: Tensor) -> bool:
         known = self._onward.get(_identity(tensor))
@@ -240,6 +244,10 @@ class Trace:
             return frozenset({self.calls[module] - 1})
         of_one = {id(traced.leaf): traced.pictures for traced in self.maps if traced.pictures is not None}
         return pictures_behind(maps, self._image_leaves, of_one, geometry)
+
+
+def _as_leaf(images: Tensor) -> Tensor:
+    return (images.clone() if images.is_inference() else images.detach()).requires_grad_()
 
 
 def _identity(tensor: Tensor) -> tuple[int, int]:

@@ -24,11 +24,13 @@ class TracedMap:
     Attributes:
         name: dotted name of the outermost module that returned it.
         module: that module.
+        maker: the innermost module that returned it.
         shape: of the maps.
         behind: the graph from here back to the maps before; None if there is none.
         leaf: where the graph of what follows begins.
         layout: how the maps lie.
         of_images: whether the maps depend on the images.
+        of_pixels: whether they are made of the images themselves, and of no map before.
         behind_cut: whether they may do so without a graph: the module took values that the model has detached.
         captured: whether they are what a capture keeps, the first floating tensor that the module returned.
         last_call: whether the module did not run again on the images.
@@ -38,11 +40,13 @@ class TracedMap:
 
     name: str
     module: nn.Module
+    maker: nn.Module
     shape: torch.Size
     behind: GradientEdge | None
     leaf: Tensor
     layout: FeatureLayout
     of_images: bool
+    of_pixels: bool = False
     behind_cut: bool = False
     captured: bool = True
     last_call: bool = True

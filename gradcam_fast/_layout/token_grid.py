@@ -73,10 +73,12 @@ class NoPatches:
     Attributes:
         reason: the end of a sentence that begins with the layer and its shape.
         lost: whether they are patches, but not known which.
+        mixed: whether each is known to be of the whole image: tokens that sum up others, or channels.
     """
 
     reason: str
     lost: bool = False
+    mixed: bool = False
 
     def error(self) -> UnreadableLayout:
         return LostPlaces(self.reason) if self.lost else UnreadableLayout(self.reason)

@@ -20,7 +20,9 @@ __all__ = ["ImageLeaf", "at_position", "in_image_order", "tokens_of_images"]
 _ATTENTION = ("ScaledDotProduct", "Softmax")
 # What other tokens add to the gradient of one token's place, at most, as a share of its square.
 _UNMIXED = 1e-2
-# The share of the places that must be unmixed to tell an order.
+# How far the row found at a place is off, mostly, where its patch overlaps with the next by half or less.
+_OVERLAP = 0.6
+# The share of the places that must be unmixed to tell an order, and of which some patch must come.
 _MOST = 0.9
 
 
@@ -40,13 +42,13 @@ class ImageLeaf(NamedTuple):
         return values if self.layout is None else self.layout(values)
 
 
-def tokens_of_images(maps: Tensor, axis: int, leaves: Sequence[ImageLeaf]) -> tuple[int, ...]:
+def tokens_of_images(maps: Tensor, axis: int, leaves: Sequence[ImageLeaf]) -> tuple[int, ...] | None:
     """The tokens that change with some positions of the images: where the Jacobian times a vector is not zero.
 
-    None of them, if that cannot be told because attention has mixed the tokens before.
+    None, if that cannot be told because attention has mixed the tokens before.
     """
     if not leaves or _attends(maps, leaves):
-        return ()
+        return None
     # The product of the Jacobian is the gradient of its transposed product, which is linear in these.
     cotangent = torch.zeros_like(maps, requires_grad=True)
     transposed = torch.autograd.grad(
@@ -70,7 +72,7 @@ def tokens_of_images(maps: Tensor, axis: int, leaves: Sequence[ImageLeaf]) -> tu
         # A token that changes with the first position and with the last is of all of them, a mean say: no patch.
         changes = changed_by(everywhere) & ~(changed_by(first) & changed_by(last))
     except RuntimeError:  # an operation without a second derivative
-        return ()
+        return None
     return tuple(changes.nonzero()[:, 0].tolist())
 
 
@@ -116,18 +118,29 @@ def in_image_order(maps: Tensor, axis: int, patches: PatchTokens, leaves: Sequen
     if squares is None or not squares.any():
         return None
     seen = squares > 0
-    in_order, unmixed = torch.ones_like(seen), torch.ones_like(seen)
+    if seen.double().mean() < _MOST:
+        return False  # some places were left out
+    in_order, unmixed, follows = torch.ones_like(seen), torch.ones_like(seen), True
     for numbers in sides:
         factor = torch.ones(maps.shape[axis], device=device, dtype=maps.dtype)
         factor[places] = numbers.flatten().to(maps.dtype)
         numbered = _at_leaves(maps, seed * factor.reshape([-1 if other == axis else 1 for other in range(3)]), leaves)
         products, numbered_squares = (_sum_of_cells(numbered, other, leaves, grid) for other in (plain, numbered))
         assert products is not None and numbered_squares is not None
-        in_order &= (products / squares - numbers).abs() < 0.5
+        found = products / squares
+        in_order &= (found - numbers).abs() < 0.5
+        follows &= _follows(found[seen], numbers[seen].double())
         unmixed &= 1 - products.square() / (squares * numbered_squares) < _UNMIXED
     if unmixed[seen].double().mean() < _MOST:
-        return None
+        return True if follows else None
     return bool(in_order[seen & unmixed].all())
+
+
+def _follows(found: Tensor, numbers: Tensor) -> bool:
+    """Whether rows (or columns) found at mixed places rise with their numbers, as those of overlapping patches do."""
+    deviations = numbers - numbers.mean()
+    slope = (deviations * found).sum() / deviations.square().sum().clamp(min=1)
+    return len(numbers.unique()) == 1 or bool(slope > 0.5 and (found - numbers).abs().median() < _OVERLAP)
 
 
 def _at_leaves(maps: Tensor, cotangent: Tensor, leaves: Sequence[ImageLeaf]) -> list[Tensor]:
@@ -145,7 +158,8 @@ def _sum_of_cells(
         one, other = leaf.as_maps(one), leaf.as_maps(other)
         if one.dim() != len(grid) + 2 or any(side < few for side, few in zip(one.shape[2:], grid, strict=True)):
             continue
-        sums = (one.double() * other.double()).sum((0, 1))
+        wide = torch.promote_types(one.dtype, torch.float32)
+        sums = (one.to(wide) * other.to(wide)).sum((0, 1), dtype=torch.float64)
         for axis, few in enumerate(grid):
             cells = torch.arange(sums.shape[axis], device=sums.device) * few // sums.shape[axis]
             shape = [few if at == axis else side for at, side in enumerate(sums.shape)]

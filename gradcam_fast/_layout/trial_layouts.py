@@ -134,7 +134,7 @@ class TrialLayouts:
             return PatchTokens(tuple(range(count)), unknown.grid, told=False)
         if (merged := self._behind_the_same_extras(count)) and self._can_be_patches(maps, axis, merged):
             return merged
-        if cut is not None and math.prod(cut) > count:
+        if cut is not None and math.prod(cut) > count and not answer.mixed:
             return NoPatches(
                 f"whose {count} tokens are fewer than the {shown(cut)} patches that the model cuts, and which of these "
                 "they are is not known; give tokens=(h,w), or a callable that puts them into their places",
@@ -146,7 +146,8 @@ class TrialLayouts:
         """The patches are the tokens that depend on the images, if so many are a grid and in its order."""
         places = tokens_of_images(maps, axis, leaves)
         if not places and leaves:
-            return self._patches_in_order(maps, axis, leaves)
+            return self._patches_in_order(maps, axis, leaves, mixed=places is not None)
+        places = places or ()
         described = f"of whose {maps.shape[axis]} tokens {len(places)} depend on some of the image's positions"
         answer = self._patch_tokens(places, described)
         if isinstance(answer, NoPatches):
@@ -159,7 +160,9 @@ class TrialLayouts:
             return answer
         return NoPatches(_no_such_grid(answer.grid))
 
-    def _patches_in_order(self, maps: Tensor, axis: int, leaves: list[ImageLeaf]) -> PatchTokens | NoPatches:
+    def _patches_in_order(
+        self, maps: Tensor, axis: int, leaves: list[ImageLeaf], *, mixed: bool
+    ) -> PatchTokens | NoPatches:
         """The patches behind as many other tokens as leave them in the order of the image.
 
         Attention inside patches, as TNT has, hides which tokens depend on the images, but does not mix the patches.
@@ -171,6 +174,10 @@ class TrialLayouts:
                 patches = PatchTokens(tuple(range(in_front, count)), grid)
                 if in_image_order(maps, axis, patches, leaves):
                     return patches
+        if mixed:
+            return NoPatches(
+                f"each of whose {count} tokens is of all of the image, as sums or channels are", mixed=True
+            )
         return NoPatches(str(UnknownPatches(count)))
 
     def _behind_the_same_extras(self, count: int) -> PatchTokens | None:

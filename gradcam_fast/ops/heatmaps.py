@@ -14,15 +14,17 @@ from .reference import normalise
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["POOLED_NOISE", "gradients_vanished", "heatmaps", "heatmaps_of_several", "mean_heatmap"]
+__all__ = ["gradients_vanished", "heatmaps", "heatmaps_of_several", "mean_heatmap", "pooled_noise"]
 
 _COUNTER_EVIDENCE, _NO_GRADIENT, _NOT_FINITE, _FLAT, _NOT_CHOSEN = map(
     REASONS.index, ("only counter-evidence", "no gradient", "not finite", "flat", "not chosen")
 )
 # Methods whose weights are never negative: a gradient that speaks against the score makes no negative value, but none.
 _WITHOUT_NEGATIVE_WEIGHTS = ("gradcam++", "elementwise", "layercam")
-# A pooled gradient that is so small beside the mean absolute gradient is what rounding leaves of zero.
-POOLED_NOISE = 1e-5
+# A pooled gradient that is so small beside the mean absolute gradient is what rounding leaves of zero, in float32.
+_POOLED_NOISE = 1e-5
+# How much the values of a map may differ, in units of rounding, where they are the same at all positions.
+_FLAT_SPREAD = 32
 
 
 def heatmaps(
@@ -144,7 +146,7 @@ def _results(
     counts: Sequence[int] | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """The results of :func:`heatmaps`, from heatmaps that are scaled and the extremes before that."""
-    valid = high > low
+    valid = high - low > _FLAT_SPREAD * torch.finfo(low.dtype).eps * torch.maximum(low.abs(), high.abs())
     if choices["normalize"] == "max":
         valid &= high > 0
     codes = _reason_codes(activations, gradients, valid, high, **choices, may_wait=may_wait, counts=counts)
@@ -202,6 +204,14 @@ def _of_samples(
     return masks[0] if len(masks) == 1 else reduce(torch.stack(list(masks)), 0)
 
 
+def pooled_noise(dtype: torch.dtype) -> float:
+    """How small a pooled gradient may be beside the mean absolute gradient, if it is what rounding leaves of zero.
+
+    Gradients of fewer bits than float32's are rounded to half of the dtype's epsilon themselves.
+    """
+    return max(_POOLED_NOISE, torch.finfo(dtype).eps / 2)
+
+
 def _pools_to_noise(gradients: Tensor, rank: int) -> Tensor | None:
     """Whether (B[,K]) the mean over the positions of gradients (B[,K],C,h,w) is rounding noise, or they are zero.
 
@@ -212,7 +222,8 @@ def _pools_to_noise(gradients: Tensor, rank: int) -> Tensor | None:
         return None
     dtype = torch.promote_types(gradients.dtype, torch.float32)
     magnitude = gradients.abs().sum(positions, dtype=dtype)
-    return gradients.sum(positions, dtype=dtype).abs().amax(-1) <= POOLED_NOISE * magnitude.amax(-1)
+    noise = pooled_noise(gradients.dtype) * magnitude.amax(-1)
+    return gradients.sum(positions, dtype=dtype).abs().amax(-1) <= noise
 
 
 def _vanishes(gradients: Tensor, rank: int) -> Tensor:

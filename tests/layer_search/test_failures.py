@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from gradcam_fast import explain
+from gradcam_fast._layer_search.failures import cuts_patches
 from gradcam_fast.exceptions import NoLayerFound
 
 IMAGES = torch.rand(2, 3, 32, 32)
@@ -113,3 +114,19 @@ def test_an_output_that_is_all_there_is_to_explain_is_no_cut():
     model = nn.Sequential(nn.Conv2d(3, 4, 3))
     with pytest.raises(NoLayerFound, match="has no spatial feature map"):
         explain(model, IMAGES, target=lambda out: out[:, 1].mean((1, 2)))
+
+
+@pytest.mark.parametrize(
+    ("module", "cuts"),
+    [
+        (nn.Conv2d(3, 8, 16, 16), True),
+        (nn.Sequential(nn.Conv2d(3, 8, (4, 8), (4, 8)), nn.LayerNorm(8)), True),
+        (nn.Conv2d(3, 8, 3, 2), False),
+        (nn.Conv2d(3, 8, 1), False),
+        (nn.Sequential(nn.Conv2d(3, 8, 4, 4), nn.Conv2d(8, 8, 2, 2)), False),
+        (nn.LayerNorm(8), False),
+    ],
+    ids=str,
+)
+def test_one_convolution_whose_stride_is_its_kernel_cuts_patches(module, cuts):
+    assert cuts_patches(module) == cuts

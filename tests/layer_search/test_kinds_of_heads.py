@@ -109,6 +109,8 @@ OF_CLASS_MAPS = {
     "dice": lambda out: out.softmax(1)[:, 1].sum((1, 2)) / (out.softmax(1).sum((1, 2, 3)) + 1),
     "entropy": lambda out: -(out.softmax(1) * out.log_softmax(1)).sum(1).mean((1, 2)),
     "class as a product with one hot": lambda out: (out * torch.eye(4)[1][:, None, None]).sum((1, 2, 3)),
+    "blurred": lambda out: F.conv2d(out[:, 1:2], torch.ones(1, 1, 5, 5), padding=2).amax((1, 2, 3)),
+    "all blurred": lambda out: F.conv2d(out, torch.ones(4, 1, 5, 5), padding=2, groups=4)[:, 1].amax((1, 2)),
     "weighted pixels": lambda out: (out[:, 1] * WEIGHTS).sum((1, 2)),
     "weighted pixels of all classes": lambda out: (out * WEIGHTS).sum((2, 3))[:, 1],
     "weighted pixels as a product": lambda out: out[:, 1].flatten(1) @ WEIGHTS.flatten(),

@@ -114,14 +114,57 @@ def test_a_depth_map_is_explained_before_its_last_convolution(output, sides):
     assert explanation.layer == "depth.1"
 
 
-@pytest.mark.parametrize(
-    "presented", [(), (nn.Sigmoid(),), (nn.Upsample(scale_factor=2), nn.Softmax(1)), (nn.PixelShuffle(2), nn.Tanh())]
-)
+class Presenting(nn.Module):
+    """A function of what came before, as a module."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, maps):
+        return self.function(maps)
+
+
+PRESENTED = {
+    "nothing": (),
+    "sigmoid": (nn.Sigmoid(),),
+    "resize and softmax": (nn.Upsample(scale_factor=2), nn.Softmax(1)),
+    "pixel shuffle and tanh": (nn.PixelShuffle(2), nn.Tanh()),
+    "resize by a convolution of each channel": (nn.ConvTranspose2d(4, 4, 4, 2, 1, groups=4), nn.Sigmoid()),
+    "depth of its inverse": (Presenting(lambda maps: 1 / (0.1 + maps.sigmoid())),),
+    "one minus": (Presenting(lambda maps: 1 - maps.sigmoid()),),
+    "a product with a function of itself": (Presenting(lambda maps: maps * maps.sigmoid() - maps.tanh()),),
+    "directions": (Presenting(lambda maps: nn.functional.normalize(maps, dim=1)),),
+    "values of one sign, where others count less": (Presenting(lambda maps: maps.where(maps > 0, 0.1 * maps)),),
+    "windows": (Presenting(lambda maps: nn.functional.unfold(maps, 2, stride=2).unflatten(2, (8, 8))),),
+    "with coordinates": (Presenting(lambda maps: torch.cat([maps, torch.ones_like(maps)], 1)),),
+}
+
+
+@pytest.mark.parametrize("presented", PRESENTED)
 def test_an_output_that_is_only_presented_by_modules_is_no_layer(presented):
     torch.manual_seed(7)
-    model = nn.Sequential(conv_relu(), nn.Conv2d(8, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 4, 1), *presented)
+    model = nn.Sequential(
+        conv_relu(), nn.Conv2d(8, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 4, 1), *PRESENTED[presented]
+    )
     error = explain(model.eval(), torch.randn(2, 3, 16, 16), target=lambda out: out.pow(2).mean((1, 2, 3)), relu=False)
     assert error.layer == "2"
+
+
+def test_an_output_is_more_than_a_prediction_presented_where_other_maps_go_in():
+    class Gated(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.trunk, self.classes, self.gate = conv_relu(), nn.Conv2d(8, 4, 1), nn.Conv2d(8, 4, 1)
+            self.product = Presenting(lambda maps: maps[0] * maps[1].sigmoid())
+
+        def forward(self, images):
+            maps = self.trunk(images)
+            return self.product((self.classes(maps), self.gate(maps)))
+
+    torch.manual_seed(7)
+    explanation = explain(Gated(), torch.randn(2, 3, 16, 16), target=lambda out: out[:, 1].mean((1, 2)), relu=False)
+    assert explanation.layer == "trunk"
 
 
 class NormOfHeads(nn.Module):
@@ -310,19 +353,3 @@ def test_the_documentation_names_every_rule():
 )
 def test_only_identities_and_leaf_modules_that_drop_pass_on_their_input(module, passes_on):
     assert rules.passes_on(module) == passes_on
-
-
-@pytest.mark.parametrize(
-    ("module", "cuts"),
-    [
-        (nn.Conv2d(3, 8, 16, 16), True),
-        (nn.Sequential(nn.Conv2d(3, 8, (4, 8), (4, 8)), nn.LayerNorm(8)), True),
-        (nn.Conv2d(3, 8, 3, 2), False),
-        (nn.Conv2d(3, 8, 1), False),
-        (nn.Sequential(nn.Conv2d(3, 8, 4, 4), nn.Conv2d(8, 8, 2, 2)), False),
-        (nn.LayerNorm(8), False),
-    ],
-    ids=str,
-)
-def test_one_convolution_whose_stride_is_its_kernel_cuts_patches(module, cuts):
-    assert rules.cuts_patches(module) == cuts

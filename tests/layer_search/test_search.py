@@ -11,12 +11,15 @@ import pytest
 import torch
 from support import heads
 from support.dense_heads import Decoupled
+from support.live_memory import peak_bytes
 from support.networks import ConvNet, TwoLevels, conv_relu
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from gradcam_fast import explain
+from gradcam_fast import Explainer, explain
+from gradcam_fast._capture.containers import all_tensors
 from gradcam_fast._layer_search.memory import _MEMORY
+from gradcam_fast._layer_search.search import _find
 
 
 class TwoHeads(nn.Module):
@@ -287,3 +290,48 @@ def test_the_search_works_no_more_than_three_forwards_on_one_image(name):
         forward = operations_of(lambda: model(images[:1]))
     first, later = operations_of(ask), operations_of(ask)
     assert first - later <= 3 * forward
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_the_search_works_no_more_than_five_forwards_on_one_sample_of_several_inputs(shared):
+    model, samples = TwoImages(None if shared else conv_relu()), (torch.rand(4, 3, 32, 32), torch.rand(4, 3, 24, 32))
+
+    def operations_of(function):
+        with FlopCounterMode(display=False) as counter:
+            function()
+        return counter.get_total_flops()
+
+    with torch.no_grad():
+        forward = operations_of(lambda: model(*(images[:1] for images in samples)))
+    first, later = (operations_of(lambda: explain(model, samples, target=1, relu=False)) for _ in range(2))
+    assert first - later <= 5 * forward
+
+
+class Compared(TwoImages):
+    """Scores every image by all of a batch of others: it takes no other number of them than four."""
+
+    def forward(self, picture, others):
+        first, second = (self.first(images).mean((2, 3)) for images in (picture, others))
+        return (first @ second.T).reshape(-1, 4)
+
+
+def test_a_model_of_several_inputs_may_need_its_whole_batch():
+    explanation = explain(Compared(None), (torch.rand(4, 3, 16, 16), torch.rand(4, 3, 16, 16)), target=1, relu=False)
+    assert explanation.layer == "first" and explanation.valid.all()
+
+
+@pytest.mark.filterwarnings("ignore:the heatmaps of")
+@pytest.mark.parametrize("name", SEARCHED)
+def test_the_search_takes_the_memory_of_one_and_a_half_training_steps_at_most(name):
+    make, choices = SEARCHED[name]
+    model, images = make(), torch.rand(4, 3, 64, 64)
+    request = Explainer(model)._request(images, choices.get("target"))
+
+    def training_step():
+        first = images[:1].clone()
+        returned = model(first)
+        score = choices["target"](returned) if callable(choices.get("target")) else all_tensors(returned)[0].amax(1)
+        score.sum().backward()
+
+    training_step()  # the parameters' gradients are there before
+    assert peak_bytes(lambda: _find(model, request)) <= 1.5 * peak_bytes(training_step)

@@ -95,7 +95,26 @@ def test_steps_of_a_series_are_tokens_in_models_without_convolutions(features, c
 
     expected = explain(model, series, layer="norm", relu=False, tokens=first_steps)
     torch.testing.assert_close(explanation.heatmap, expected.heatmap)
-    assert explain(model, series, relu=False).layer in ("norm", "mix")
+    # Without a class token, what the attention adds to is read, too.
+    assert explain(model, series, relu=False).layer == ("norm" if class_tokens else "project")
+
+
+class Recurrent(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.rnn, self.head = nn.LSTM(6, 8, batch_first=True), nn.Linear(8, 5)
+
+    def forward(self, series):
+        return self.head(self.rnn(series)[0].mean(1))
+
+
+def test_the_steps_of_a_recurrent_network_are_those_of_the_series():
+    torch.manual_seed(4)
+    model, series = Recurrent(), torch.randn(2, 24, 6)
+    explanation = explain(model, series, target=1, relu=False)
+    assert explanation.layer == "rnn" and explanation.valid.all()
+    expected = explain(model, series, target=1, layer="rnn", tokens=lambda tokens: tokens.mT, relu=False)
+    torch.testing.assert_close(explanation.heatmap, expected.heatmap)
 
 
 def test_merged_patches_behind_attention_keep_the_class_token_in_front():

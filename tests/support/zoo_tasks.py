@@ -187,8 +187,9 @@ def _rows():
         "torchvision", "swin3d_t", (3, 8, 64, 64), "norm", LAST, (4, 2, 2), torchvision("video", "swin3d_t"), slow=True
     )
     yield row(
-        "torchvision", "mvit (three blocks)", (3, 8, 64, 64), "blocks.2.norm1", 1, (4, 8, 8), mvit, note="as in a ViT"
-    )
+        "torchvision", "mvit (three blocks)", (3, 8, 64, 64), "blocks.2.norm1", 1, (4, 8, 8), mvit,
+        note="as in a ViT; the full mvit_v1_b and mvit_v2_s give blocks.15.norm1",
+    )  # fmt: skip
     yield row(
         "torchvision", "raft_small", (3, 128, 128), "model.update_block.flow_head.relu", PLANES, 16,
         lambda: Flow(torchvision("optical_flow", "raft_small")()), mean_flow, slow=True,
