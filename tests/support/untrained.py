@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from torch import nn
 
+from gradcam_fast.class_names import imagenet_class_names
+
 
 class _Downloaded(dict):
     """Stands for a state_dict that was not downloaded."""
@@ -37,16 +39,24 @@ def _timm(monkeypatch):
 def _transformers(monkeypatch):
     import transformers
 
-    def model(cls, name, **_):
-        return cls(cls.config_class(num_hidden_layers=2))
+    def of_imagenet(kind):
+        return kind(num_hidden_layers=2, id2label=dict(enumerate(imagenet_class_names())))
 
-    def pipeline(task, model):
-        assert task == "image-classification" and "/" in model
-        return transformers.ImageClassificationPipeline(
-            model=transformers.ViTForImageClassification.from_pretrained(model).eval(),
-            image_processor=transformers.ViTImageProcessor(),
-        )
+    def model(cls, name, *_, config=None, **__):
+        kind = transformers.ViTForImageClassification if cls.__name__.startswith("Auto") else cls
+        return kind(config or of_imagenet(kind.config_class))
 
-    monkeypatch.setattr(transformers.PreTrainedModel, "from_pretrained", classmethod(model))
-    monkeypatch.setattr(transformers.BaseImageProcessor, "from_pretrained", classmethod(lambda cls, name, **_: cls()))
-    monkeypatch.setattr(transformers, "pipeline", pipeline)
+    def config(cls, name, **_):
+        return of_imagenet(transformers.ViTConfig)
+
+    def processor(cls, name, **_):
+        return transformers.ViTImageProcessor() if cls.__name__.startswith("Auto") else cls()
+
+    replaced = {
+        model: (transformers.PreTrainedModel, transformers.AutoModelForImageClassification),
+        config: (transformers.AutoConfig,),
+        processor: (transformers.BaseImageProcessor, transformers.AutoImageProcessor),
+    }
+    for function, kinds in replaced.items():
+        for kind in kinds:
+            monkeypatch.setattr(kind, "from_pretrained", classmethod(function))
