@@ -9,10 +9,10 @@ pytest.importorskip("efficientnet_lite_pytorch")
 pytest.importorskip("skimage")
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 
-import bobsled_or_helmet  # noqa: E402
-from pictures import sample_photo  # noqa: E402
+import bobsled_or_helmet
+from pictures import sample_photo
 
-from gradcam_fast.metrics import mass_accuracy  # noqa: E402
+from gradcam_fast.metrics import mass_accuracy
 
 # In the 512 x 512 pixels of the photo, as shares of the part that the network sees: left, top, right, bottom.
 HELMET = (0.53, 0.66, 0.99, 1.0)

@@ -95,7 +95,9 @@ def test_pages_that_are_run_elsewhere_are(page, tests):
     assert PAGES[page].name in text and "exec(" in text
 
 
-def test_reasons_are_sentences():
+def test_reasons_are_sentences_that_name_files_which_exist():
     reasons = [block.not_run or block.own_process for page in PAGES for block in documents.blocks(page)]
     for reason in filter(None, reasons):
         assert re.search(r"\w+ \w+", reason), reason
+        for path in re.findall(r"tests/[\w/]+(?:\.py)?", reason):
+            assert (documents.ROOT / path).exists(), reason
