@@ -1,56 +1,46 @@
-"""A hook of mkdocs for links from docs/ to other files of the repository.
+"""A hook of mkdocs for links between docs/ and the other files of the repository.
 
-Pages of the repository that belong to the documentation, and the pictures in them, become part of the site. Other files
-are linked in the repository, if its address is known (REPOSITORY_URL); else their names are printed without a link.
+Pages of the repository that belong to the documentation, and the plots in them, become part of the site, in the folder
+`repository`. Links to other files lead to the repository, if its address is known (REPOSITORY_URL); else their words
+are printed without a link.
 """
 
+import posixpath
 import re
 from pathlib import Path, PurePosixPath
 
 from mkdocs.structure.files import File
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = ("benchmarks/REPORT.md", "CHANGELOG.md", "CONTRIBUTING.md", "ARCHITECTURE.md", "SECURITY.md", "TESTING.md")
-LINK = re.compile(r"(!?)\[([^\]]*)\]\((\.\./[^)\s#]+)(#[^)\s]*)?\)")
+ADDED = ("ARCHITECTURE.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "TESTING.md", "benchmarks/REPORT.md")
+PLOTS = "benchmarks/plots/*.png"
+FOLDER = "repository"
+
+# Not the addresses of other hosts, and not places on the same page.
+LINK = re.compile(r"(!?)\[([^\]]*)\]\((?![a-z]+:|#)([^)\s#]+)(#[^)\s]*)?\)")
 
 
 def on_files(files, config):
-    """Add the pages, and the pictures beside them."""
-    for path in (*PAGES, *(f"benchmarks/plots/{plot.name}" for plot in (ROOT / "benchmarks/plots").glob("*.png"))):
-        if (ROOT / path).is_file():
-            files.append(File.generated(config, f"repository/{path}", abs_src_path=str(ROOT / path)))
+    """Add the pages of the repository and the plots."""
+    for path in (*map(ROOT.joinpath, ADDED), *ROOT.glob(PLOTS)):
+        uri = f"{FOLDER}/{path.relative_to(ROOT).as_posix()}"
+        files.append(File.generated(config, uri, abs_src_path=str(path)))
     return files
 
 
 def on_page_markdown(markdown, page, config, files):
-    """Point links that leave docs/ to the pages of the site, or to the repository."""
-    outside = page.file.src_uri.startswith("repository/")
+    """Rewrite the links between files of the repository into links between pages of the site."""
+    here = PurePosixPath(page.file.src_uri)
+    in_repository = here.relative_to(FOLDER) if here.parts[0] == FOLDER else PurePosixPath("docs", here)
 
-    def replaced(match):
-        picture, text, target, anchor = match[1], match[2], match[3], match[4] or ""
-        path = str(PurePosixPath(target).relative_to("..")).rstrip("/")
-        if files.get_file_from_path(f"repository/{path}"):
-            return f"{picture}[{text}](repository/{path}{anchor})"
-        return f"[{text}]({config.repo_url.rstrip('/')}/blob/main/{path})" if config.repo_url else text
+    def rewritten(match):
+        mark, words, link, anchor = match[1], match[2], match[3], match[4] or ""
+        path = posixpath.normpath(in_repository.parent / link)
+        source = path.removeprefix("docs/") if path.startswith("docs/") else f"{FOLDER}/{path}"
+        if files.get_file_from_path(source):
+            return f"{mark}[{words}]({posixpath.relpath(source, here.parent)}{anchor})"
+        if not (ROOT / path).exists():
+            return match[0]  # no link at all, or one that mkdocs complains about
+        return f"[{words}]({config.repo_url.rstrip('/')}/blob/main/{path})" if config.repo_url else words
 
-    return _links_of_repository(markdown, page, config, files) if outside else LINK.sub(replaced, markdown)
-
-
-def _links_of_repository(markdown, page, config, files):
-    """The links of a page at the root of the repository or in one of its folders."""
-    folder = PurePosixPath(page.file.src_uri).parent
-    up = "../" * len(folder.parts)
-
-    def replaced(match):
-        picture, text, target = match[1], match[2], match[3]
-        if re.match(r"\w+:", target) or target.startswith("#"):
-            return match[0]
-        path = str((folder / target.split("#")[0]).relative_to("repository"))
-        anchor = f"#{target.partition('#')[2]}" if "#" in target else ""
-        if path.startswith("docs/") and files.get_file_from_path(path.removeprefix("docs/")):
-            return f"{picture}[{text}]({up}{path.removeprefix('docs/')}{anchor})"
-        if files.get_file_from_path(f"repository/{path}"):
-            return match[0]
-        return f"[{text}]({config.repo_url.rstrip('/')}/blob/main/{path})" if config.repo_url else text
-
-    return re.sub(r"(!?)\[([^\]]*)\]\(([^)\s]+)\)", replaced, markdown)
+    return LINK.sub(rewritten, markdown)
