@@ -36,9 +36,11 @@ demo: $(DEMO)
 	@echo "  $(BIN)/gradcam-fast explain PHOTO.jpg --model resnet50 --download"
 	@echo "  $(BIN)/python examples/every_figure.py PHOTO.jpg"
 
-# The documentation's site, in build/site; a warning is an error.
+# The documentation's site, in build/site; a warning is an error. Links to files that are no pages of it lead to
+# REPOSITORY_URL.
+export REPOSITORY_URL ?=
 docs: $(DEV)
-	$(BIN)/python -m mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 # One process per core, and one thread per process.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist worksteal

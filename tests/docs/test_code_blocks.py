@@ -1,6 +1,6 @@
 """Every code block of README.md and docs/ runs as it stands there, but for those that say why they cannot.
 
-The blocks of a page run in order, in one session, in a folder with a few photos. Where an example downloads trained
+The blocks of a page run in order, in one session, in a folder with photos and a video. Where an example downloads trained
 weights, the model stays untrained.
 """
 
@@ -11,7 +11,7 @@ import warnings
 
 import pytest
 from PIL import Image
-from support import documents
+from support import documents, films
 from support.command import CHELSEA
 from support.documents import PAGES, PYTHON, SHELL
 from support.untrained import without_downloads
@@ -33,8 +33,9 @@ def pages_with(language, slow=None):
 
 @pytest.fixture
 def reader(tmp_path, monkeypatch):
-    """A folder as a reader's: cat.jpg, coffee.jpg, and a folder photos/ with both."""
+    """A folder as a reader's: cat.jpg, coffee.jpg, a folder photos/ with both, and street.mp4."""
     monkeypatch.chdir(tmp_path)
+    films.save(tmp_path / "street.mp4", films.pictures(6))
     (tmp_path / "photos").mkdir()
     for name, source in (("cat.jpg", CHELSEA), ("coffee.jpg", CHELSEA.with_name("coffee.png"))):
         with Image.open(source) as photo:
