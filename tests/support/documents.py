@@ -96,7 +96,7 @@ def python_blocks(name: str) -> list[str]:
 
 
 def run_python(page: str) -> dict[str, object]:
-    """Run a page's blocks of Python in order, in one namespace as a reader's session has it; returns the namespace."""
+    """Run a page's blocks of Python in order, in one namespace as an interpreter has it; returns the namespace."""
     names: dict[str, object] = {"__name__": "__main__"}
     for block in blocks(page):
         if block.language != PYTHON or block.not_run:
