@@ -31,7 +31,8 @@ class HeatmapLogger(Callback):
 
     The model predicts in eval mode and under the trainer's precision, whatever mode it trains in, and is afterwards as
     it was. With several processes the first one logs. TensorBoard's logger and those with ``log_image`` (Weights &
-    Biases) get pictures; for any other, and without a logger, they become PNG files in the trainer's ``log_dir``.
+    Biases) get pictures; for any other they become PNG files in its ``log_dir``, and without a logger in the trainer's
+    ``default_root_dir``.
 
     Args:
         images: the batch, (B,3,H,W) as the model takes it, normalised by ``mean`` and ``std``; or, if ``preprocess`` is
@@ -101,7 +102,8 @@ class HeatmapLogger(Callback):
             if self._write is not None:
                 self._write(logger, self._name, pictures, trainer.global_step)
             elif not _write_to(logger, self._name, pictures, trainer.global_step):
-                _write_files(Path(trainer.log_dir or trainer.default_root_dir), self._name, pictures, trainer)
+                folder = getattr(logger, "log_dir", None) or trainer.default_root_dir
+                _write_files(Path(folder, self._name), pictures, trainer.global_step)
 
     def _pictures(self, model: nn.Module) -> torch.Tensor:
         """The overlays of all images and classes, uint8 (N,3,H,W) on the CPU."""
@@ -135,10 +137,9 @@ def _write_to(logger: Any, name: str, pictures: torch.Tensor, step: int) -> bool
     return True
 
 
-def _write_files(folder: Path, name: str, pictures: torch.Tensor, trainer: Trainer) -> None:
+def _write_files(folder: Path, pictures: torch.Tensor, step: int) -> None:
     from PIL import Image
 
-    folder = folder / name
     folder.mkdir(parents=True, exist_ok=True)
     for number, picture in enumerate(pictures):
-        Image.fromarray(picture.permute(1, 2, 0).numpy()).save(folder / f"step{trainer.global_step}-{number}.png")
+        Image.fromarray(picture.permute(1, 2, 0).numpy()).save(folder / f"step{step}-{number}.png")

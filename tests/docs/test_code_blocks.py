@@ -1,7 +1,7 @@
 """Every code block of README.md and docs/ runs as it stands there, but for those that say why they cannot.
 
-The blocks of a page run in order, in one namespace, in a folder with photos and a video. Where an example downloads trained
-weights, the model stays untrained.
+The blocks of a page run in order, in one namespace, in a folder with photos and a video. Where an example downloads
+trained weights, the model stays untrained.
 """
 
 import re
