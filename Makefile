@@ -1,25 +1,46 @@
 # make demo: explain a few photos.  make test: run after every change.  make test-all: what CI runs.
-# VENV=... uses an existing environment.
+# VENV=... uses an existing environment.  make demo TORCH=cpu: PyTorch without CUDA, which is a tenth as large; where
+# pip's package index has none, TORCH_INDEX=... is the address of one that has.
 PYTHON ?= python3
 VENV ?= .venv
+TORCH ?=
+TORCH_INDEX ?=
 # auto, cpu, never or require; see setup.py.
 export GRADCAM_FAST_BUILD ?= auto
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip
-DEMO := $(VENV)/.demo-$(GRADCAM_FAST_BUILD)
-DEV := $(VENV)/.dev-$(GRADCAM_FAST_BUILD)
+ifneq ($(filter-out cpu,$(TORCH)),)
+$(error TORCH=$(TORCH) is unknown; give TORCH=cpu, or leave it out)
+endif
+INSTALLED_TORCH := $(VENV)/.torch$(addprefix -,$(TORCH))
+DEMO := $(VENV)/.demo-$(GRADCAM_FAST_BUILD)$(addprefix -,$(TORCH))
+DEV := $(VENV)/.dev-$(GRADCAM_FAST_BUILD)$(addprefix -,$(TORCH))
+# pip shows its progress in make demo.
+QUIET := -q
 CXX_SOURCES := $(wildcard $(foreach kind,cpp h inl cu,csrc/*.$(kind) csrc/*/*.$(kind)) benchmarks/*.c benchmarks/*.cpp examples/*/*.cpp examples/*/*.h tests/*/*.cpp tests/*/*.h tools/*/*.cpp tools/*/*.h)
 BUILD_INPUTS := pyproject.toml setup.py constraints.txt $(wildcard csrc/*.* csrc/*/*.* build_tools/*.py)
 
-.PHONY: demo test test-slow test-all soak bench bench-check gpu lint format clean one-binary sanitize aarch64
+.PHONY: demo docs test test-slow test-all soak bench bench-check gpu lint format clean one-binary sanitize aarch64
 
 # Without build.json the package counts as not built, even if the stamp files exist.
 ifeq ($(wildcard gradcam_fast/_lib/build.json),)
 .PHONY: $(DEMO) $(DEV)
 endif
 
+demo: QUIET :=
 demo: $(DEMO)
 	$(BIN)/gradcam-fast demo
+	@echo
+	@echo "Try next:"
+	@echo "  $(BIN)/gradcam-fast explain PHOTO.jpg"
+	@echo "  $(BIN)/gradcam-fast explain PHOTO.jpg --model resnet50 --download"
+	@echo "  $(BIN)/python examples/every_figure.py PHOTO.jpg"
+
+# The documentation's site, in build/site; a warning is an error. Links to files that are no pages of it lead to
+# REPOSITORY_URL.
+export REPOSITORY_URL ?=
+docs: $(DEV)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 # One process per core, and one thread per process.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist worksteal
@@ -94,7 +115,7 @@ soak: sanitize
 
 # Compiles the CPU library for 64-bit ARM, and checks that it has no code for x86 instruction sets.
 AARCH64_CXX ?= aarch64-linux-gnu-g++
-aarch64: $(VENV)/.torch
+aarch64: $(INSTALLED_TORCH)
 	mkdir -p build
 	for source in csrc/*.cpp csrc/*/*.cpp; do $(AARCH64_CXX) -Icsrc -std=c++17 -O3 -fPIC -ffp-contract=off -Wall -Wextra -c $$source \
 	  -DTORCH_TARGET_VERSION=0x020a000000000000 -o build/aarch64.o \
@@ -104,21 +125,36 @@ aarch64: $(VENV)/.torch
 clean:
 	rm -rf build dist *.egg-info gradcam_fast/_lib $(VENV)/.demo-* $(VENV)/.dev-*
 
-# torch comes first: the kernels are built against it.
-$(VENV)/.torch: constraints.txt
+# torch comes first: the kernels are built against it. Only Linux has builds for CUDA.
+ifeq ($(TORCH)$(shell uname -s),cpuLinux)
+TORCH_BUILD := +cpu
+endif
+pinned = $(1)==$(shell sed -n 's/^$(1)==//p' constraints.txt)$(TORCH_BUILD)
+$(INSTALLED_TORCH): constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -c 'import sys; sys.version_info >= (3, 10) or sys.exit("gradcam_fast needs Python 3.10 or newer")'
-	$(PIP) install -q -c constraints.txt setuptools torch torchvision
+ifeq ($(TORCH_BUILD),)
+	@echo "[1/3] PyTorch: about 3 GB to load and 6 GB on disk with CUDA's libraries; make demo TORCH=cpu takes a tenth"
+	$(PIP) install $(QUIET) -c constraints.txt setuptools torch torchvision
+else
+	@echo "[1/3] PyTorch without CUDA: about 0.3 GB to load and 1 GB on disk"
+	$(PIP) install $(QUIET) $(addprefix --extra-index-url ,$(TORCH_INDEX)) setuptools $(call pinned,torch) $(call pinned,torchvision) || { \
+	  echo "pip's package index has no $(call pinned,torch) with torchvision; give TORCH_INDEX=, the address that PyTorch's" \
+	  "page \"Start locally\" shows for pip and CPU, or leave TORCH=cpu out"; exit 1; }
+endif
 	touch $@
 
 # The tree holds one build at a time, so each kind of install removes the stamps of the others.
-$(DEMO): $(VENV)/.torch $(BUILD_INPUTS)
+$(DEMO): $(INSTALLED_TORCH) $(BUILD_INPUTS)
 	rm -f $(VENV)/.demo-* $(VENV)/.dev-*
-	$(PIP) install -q -c constraints.txt --no-build-isolation -e '.[demo]'
-	-$(PIP) install -q -c constraints.txt --no-deps foolbox
+	@echo "[2/3] gradcam_fast, editable, its command and a trained network: about 0.3 GB to load; then the kernels are" \
+	  "compiled, which takes a minute or two"
+	$(PIP) install $(QUIET) -c constraints.txt --no-build-isolation -e '.[demo]'
+	@echo "[3/3] photos of a dog and a drum"
+	-$(PIP) install $(QUIET) -c constraints.txt --no-deps foolbox
 	touch $@
 
-$(DEV): $(VENV)/.torch $(BUILD_INPUTS)
+$(DEV): $(INSTALLED_TORCH) $(BUILD_INPUTS)
 	rm -f $(VENV)/.demo-* $(VENV)/.dev-*
 	if $(PIP) show -q cuda-toolkit && ! command -v nvcc; then $(PIP) install -q 'cuda-toolkit[cccl,nvcc]'; fi
 	$(PIP) install -q -c constraints.txt --no-build-isolation -e '.[dev]'

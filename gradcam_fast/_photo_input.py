@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy
 import torch
 
+from ._model.transformers_pipeline import prepares_photos
 from .photos import are_photos, photo_tensor, read_photos
 from .visual.placement import place, whole
 
@@ -55,12 +56,14 @@ class PhotoInput:
     Args:
         model: the module that runs.
         preprocess: what ``Preprocess.of`` takes; None: photos are refused, unless the model carries its preprocessing,
-            as those of timm do.
+            as those of timm and pipelines of transformers do.
         size: that of the heatmaps; only ``"original"`` matters here.
+        given: the model as the caller gave it, with all that is around the module that runs.
     """
 
-    def __init__(self, model: torch.nn.Module, preprocess: Any, size: Any) -> None:
+    def __init__(self, model: torch.nn.Module, preprocess: Any, size: Any, given: Any = None) -> None:
         self._model = model
+        self._own = next((source for source in (given, model) if _carries_preprocessing(source)), None)
         self._preprocess = None if preprocess is None else _preprocess_of(preprocess)
         self._full_size = isinstance(size, str) and size == ORIGINAL
 
@@ -77,7 +80,7 @@ class PhotoInput:
         """
         if not are_photos(images) and not (self._preprocess is not None and _are_tensors_of_photos(images)):
             return None
-        if self._preprocess is None and isinstance(images, numpy.ndarray) and not self._brings_its_own():
+        if self._preprocess is None and isinstance(images, numpy.ndarray) and self._own is None:
             return None  # more likely an input that should have been a tensor, which is refused with these words
         preprocess = self._preprocess = self._preprocess or self._of_model()
         upright = read_photos(images)
@@ -93,17 +96,19 @@ class PhotoInput:
         tensors = tuple(photo_tensor(photo) for photo in upright)
         return Photos(prepared.images.to(weight.device, dtype), tensors, prepared.boxes, self._full_size)
 
-    def _brings_its_own(self) -> bool:
-        return bool(getattr(self._model, "pretrained_cfg", None))
-
     def _of_model(self) -> Preprocess:
-        if self._brings_its_own():
-            return _preprocess_of(self._model)
+        if self._own is not None:
+            return _preprocess_of(self._own)
         raise ValueError(
             "photos were given, and how they become the model's input is not known; give Explainer(model, "
             "preprocess=...): weights or transforms of torchvision, a model of timm, an image processor of "
             "transformers, or gradcam_fast.Preprocess(size, mean=..., std=...)"
         )
+
+
+def _carries_preprocessing(model: Any) -> bool:
+    """Whether a model is one of timm, or a pipeline of transformers for images."""
+    return prepares_photos(model) or bool(getattr(model, "pretrained_cfg", None))
 
 
 def _preprocess_of(source: Any) -> Preprocess:

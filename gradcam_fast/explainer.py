@@ -50,9 +50,10 @@ class Explainer:
     """A model together with the choices of how to explain it; call it with images.
 
     Args:
-        model: any ``nn.Module`` on any device. In training mode dropout and batch-norm act as they do in training, and
-            the buffers of modules in training mode (batch-norm's running statistics) stay as they are. A training step
-            in another thread during the call keeps its own updates of them.
+        model: any ``nn.Module`` on any device, or a pipeline of transformers with one. In training mode dropout and
+            batch-norm act as they do in training, and the buffers of modules in training mode (batch-norm's running
+            statistics) stay as they are. A training step in another thread during the call keeps its own updates of
+            them.
         layer: dotted name, module, or a list of these (the mean of their maps); None finds the last spatial feature
             map through which all of the score's dependence on the image goes (or the last maps of all branches
             together) and behind which channels are mixed, by one trial run for each model, image size, and part of the
@@ -102,7 +103,8 @@ class Explainer:
             runs, or True to show them on standard error.
         preprocess: how photos become the model's input, whatever :meth:`gradcam_fast.Preprocess.of` takes: then paths,
             PIL images, arrays (H,W,C), uint8 tensors and lists of these may be explained, and the explanation keeps the
-            photos and their boxes. Floating tensors are inputs as they are. None: a model of timm brings its own.
+            photos and their boxes. Floating tensors are inputs as they are. None: models of timm and pipelines of
+            transformers bring their own.
         names: the names of the classes: a list, a dict, a file, torchvision's weights or a model
             (:func:`gradcam_fast.class_names.class_names`); None takes those that the model has.
         probabilities: what the outputs are: ``softmax`` (logits of one class in N), ``sigmoid`` (logits of independent
@@ -151,8 +153,8 @@ class Explainer:
         probabilities: Rule = "auto",
     ) -> None:
         self._arguments = {name: value for name, value in locals().items() if name not in ("self", "model")}
-        self._model = unwrap_model(model)
-        self._photos = PhotoInput(self._model, preprocess, size)
+        self._given, self._model = model, unwrap_model(model)
+        self._photos = PhotoInput(self._model, preprocess, size, given=model)
         self._labels = Labels(self._model, names, probabilities)
         self._choices = Choices(method, smooth, channels, chunk, progress, samples, sigma, seed)
         check_choice("normalize", normalize, SCALES)
@@ -289,7 +291,7 @@ class Explainer:
             >>> explainer = gradcam_fast.Explainer(model, method="layercam", size=32)
             >>> other = explainer.replace(layer="0")  # layercam, 32 pixels
         """
-        return Explainer(self._model if model is None else model, **{**self._arguments, **choices})
+        return Explainer(self._given if model is None else model, **{**self._arguments, **choices})
 
     @property
     def eager_because(self) -> str | None:
@@ -507,7 +509,7 @@ def explain(
     which map is of which.
 
     Args:
-        model: any ``nn.Module``; it is left exactly as it was.
+        model: any ``nn.Module``, or a pipeline of transformers; it is left exactly as it was.
         images: (B,C,H,W) floating tensor on the model's device, prepared as the model expects it; (C,H,W) is a batch
             of one. A tuple is passed as ``model(*images)``, a dict as ``model(**images)``; the first 4-D tensor counts:
             it is the one explained, and the layer is found among those that see it.
@@ -523,8 +525,9 @@ def explain(
             picks) into (B,) or (B,K) scores, such as those of ``gradcam_fast.targets``; or a list of B callables, each
             from one image's part of that (its logits) to one score.
         topk: explain the K highest logits of each image instead.
-        layer, method, size, normalize, relu, output, tokens, call, smooth, channels, chunk, samples, sigma, seed,
-            progress, preprocess, names, probabilities: see :class:`Explainer` (and its ``cuda_graph`` and ``when``).
+        layer, method, size, normalize, relu, output, tokens, call: see :class:`gradcam_fast.Explainer` (and its
+            ``cuda_graph`` and ``when``).
+        smooth, channels, chunk, samples, sigma, seed, progress, preprocess, names, probabilities: likewise.
 
     Returns:
         Explanation: heatmap (B,H,W), or (B,K,H,W) for K targets, logits, target, score, extremes, validity, layer, and
@@ -539,9 +542,9 @@ def explain(
 
     Warns:
         UserWarning: every gradient at the layer is zero; if the layer was named, the warning names one that has a
-        gradient. This is checked on the CPU only, because elsewhere the host would have to wait for the device; check
-        ``reason`` there. Or the layer that was found only cuts the images into patches, because the tokens behind it
-        cannot be read.
+            gradient. This is checked on the CPU only, because elsewhere the host would have to wait for the device;
+            check ``reason`` there. Or the layer that was found only cuts the images into patches, because the tokens
+            behind it cannot be read.
 
     Example:
         >>> import torch, gradcam_fast

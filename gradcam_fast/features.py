@@ -119,8 +119,7 @@ def feature_maps(
         FeatureMaps, or, for a list of layers, a list of them in the same order; also a list where ``explain`` finds
         several layers, such as those of two trunks.
 
-    Raises:
-        As :func:`gradcam_fast.explain`.
+    It raises what :func:`gradcam_fast.explain` raises.
 
     Example:
         >>> import torch, gradcam_fast

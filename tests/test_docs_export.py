@@ -27,10 +27,10 @@ def python(program, folder):
 
 def test_the_commands_explain_a_photo_without_the_network(run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    commands = re.findall(r"^    gradcam-fast (.*)$", DOCS, re.MULTILINE)[:3]
-    assert commands == ["export --topk 2 -o lite0.pt2", "info lite0.pt2", "explain PHOTO.jpg --model lite0.pt2"]
+    commands = re.findall(r"^gradcam-fast (.*)$", DOCS, re.MULTILINE)[:3]
+    assert commands == ["export --topk 2 -o lite0.pt2", "info lite0.pt2", "explain cat.jpg --model lite0.pt2"]
     assert run(*commands[0].split())[0] == 0
-    (tmp_path / "PHOTO.jpg").symlink_to(CHELSEA)
+    (tmp_path / "cat.jpg").symlink_to(CHELSEA)
     command = WITHOUT + "from gradcam_fast.cli import main; sys.exit(main({}))"
     facts = python(command.format(commands[1].split()), tmp_path)
     assert [line.split(maxsplit=1)[1] for line in facts[:2]] == [
@@ -39,7 +39,7 @@ def test_the_commands_explain_a_photo_without_the_network(run, tmp_path, monkeyp
     ]
     printed = python(command.format(commands[2].split()), tmp_path)
     assert re.fullmatch(r" +7[5-9]\.\d %  Egyptian cat \(285\)", printed[1])
-    assert (tmp_path / "gradcam-fast-pictures" / "PHOTO-gradcam.jpg").exists()
+    assert (tmp_path / "gradcam-fast-pictures" / "cat-gradcam.jpg").exists()
 
 
 def test_the_lines_of_python_do_what_they_say(tmp_path, monkeypatch):

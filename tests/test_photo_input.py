@@ -192,6 +192,6 @@ def test_the_lines_about_boxes_in_the_documents_run():
     from support.documents import python_blocks
 
     names = {}
-    exec(python_blocks("photos.md")[1], names)
+    exec(python_blocks("photos.md")[-1], names)
     assert names["picture"].shape == (1, 3, 480, 640) and names["images"].shape == (1, 3, 224, 224)
     assert not names["picture"][..., :30, :].any()

@@ -313,6 +313,7 @@ HUGGING_FACE = {
     "mobilevit": lambda hf: hf.MobileViTImageProcessor(
         size={"shortest_edge": 40}, crop_size={"height": 48, "width": 48}
     ),
+    "levit": lambda hf: hf.LevitImageProcessor(size={"shortest_edge": 49}, crop_size={"height": 49, "width": 49}),
     "efficientnet": lambda hf: hf.EfficientNetImageProcessor(size={"height": 48, "width": 48}),
     "unscaled": lambda hf: hf.ViTImageProcessor(size={"height": 48, "width": 64}, do_normalize=False),
 }

@@ -15,6 +15,7 @@ from torch import nn
 from .eager import eager_module
 from .recent import Recent
 from .supported import check_supported
+from .transformers_pipeline import model_inside
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -89,13 +90,14 @@ class Inputs:
 
 
 def unwrap_model(model: Any) -> nn.Module:
-    """The module to run and to hook: the one inside the wrappers of ``torch.compile`` and DistributedDataParallel.
+    """The module to run and to hook: the one inside pipelines, ``torch.compile`` and DistributedDataParallel.
 
     A wrapper with hooks of its own is kept, because its hooks belong to the prediction.
 
     Raises:
         TypeError: not an ``nn.Module``, or one that cannot be explained.
     """
+    model = model_inside(model)
     while (inside := _wrapped(model)) is not model and not _has_hooks(model):
         model = inside
     check_supported(model)

@@ -15,6 +15,8 @@ __all__ = ["recipe_of_processor"]
 
 # Below this size ConvNeXt's processor cuts, from it on it squeezes the whole photo.
 _WHOLE_PHOTO_FROM = 384
+# LeViT's makes the shorter side longer than its setting says, before it cuts.
+_LEVIT, _LEVIT_SHARE = "LevitImageProcessor", 256 / 224
 
 
 def recipe_of_processor(processor: Any) -> Recipe:
@@ -68,7 +70,9 @@ def recipe_of_processor(processor: Any) -> Recipe:
 def _rule(processor: Any, size: dict[str, int]) -> Callable[[int, int], tuple[int, int]]:
     if "shortest_edge" in size:
         limit = size.get("longest_edge")
-        return shortest(size["shortest_edge"], limit, "twice" if limit else "once")
+        enlarged = type(processor).__name__.startswith(_LEVIT)
+        side = int(_LEVIT_SHARE * size["shortest_edge"]) if enlarged else size["shortest_edge"]
+        return shortest(side, limit, "twice" if limit else "once")
     if "longest_edge" in size:
         return longest(size["longest_edge"])
     if "max_height" in size and "max_width" in size:

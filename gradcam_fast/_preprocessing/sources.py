@@ -42,6 +42,10 @@ def recipe_of(source: Any) -> Recipe:
     if hasattr(source, "transforms") and hasattr(source, "meta"):  # one of its members
         source = source.transforms()
     for processor in (source, *(getattr(source, name, None) for name in ("image_processor", "feature_extractor"))):
+        if hasattr(processor, "val_transforms"):  # the processor of transformers for models of timm
+            from .of_transforms import recipe_of_transform
+
+            return recipe_of_transform(processor.val_transforms)
         if hasattr(processor, "image_mean") or hasattr(processor, "do_resize"):
             from .of_processors import recipe_of_processor
 
