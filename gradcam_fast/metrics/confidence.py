@@ -27,7 +27,7 @@ def confidence_drop(
     target: Target = None,
     *,
     baseline: Baseline = "zeros",
-    score: str = "softmax",
+    score: str = "auto",
     batch_size: int = 32,
 ) -> Tensor:
     """The share of its score that a class loses when the image is masked with its heatmap.
@@ -67,7 +67,7 @@ def confidence_increase(
     target: Target = None,
     *,
     baseline: Baseline = "zeros",
-    score: str = "softmax",
+    score: str = "auto",
     batch_size: int = 32,
 ) -> Tensor:
     """Whether a class's score rises when the image is masked with its heatmap: 1 or 0.
@@ -100,7 +100,7 @@ def win_rate(
     target: Target = None,
     *,
     baseline: Baseline = "zeros",
-    score: str = "softmax",
+    score: str = "auto",
     batch_size: int = 32,
 ) -> Tensor:
     """Whether a heatmap loses less of the class's score than a rival's heatmap does: 1, 0, or 1/2 for equal losses.

@@ -49,7 +49,7 @@ def deletion(
     *,
     steps: int = 28,
     baseline: Baseline = "zeros",
-    score: str = "softmax",
+    score: str = "auto",
     batch_size: int = 32,
     seed: int = 0,
 ) -> Curve:
@@ -94,7 +94,7 @@ def insertion(
     *,
     steps: int = 28,
     baseline: Baseline = "blur",
-    score: str = "softmax",
+    score: str = "auto",
     batch_size: int = 32,
     seed: int = 0,
 ) -> Curve:

@@ -53,7 +53,7 @@ def road(
     *,
     percentages: Sequence[float] = (10, 30, 50, 70, 90),
     noise: float = 0.01,
-    score: str = "softmax",
+    score: str = "auto",
     batch_size: int = 32,
     seed: int = 0,
 ) -> Road:
