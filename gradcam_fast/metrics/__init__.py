@@ -17,12 +17,13 @@
 from .baselines import BASELINE_MAPS, centre_map, edge_map, random_map, saliency_map
 from .comparison import METRICS, Comparison, compare
 from .confidence import confidence_drop, confidence_increase, win_rate
+from .imputation import impute
 from .localisation import iou_at, mass_accuracy, pointing_game, rank_accuracy
 from .perturbation import Curve, deletion, insertion
 from .quantus import explain_func
 from .randomisation import Randomisation, randomisation
 from .regions import boxes, mask
-from .road import Road, impute, road
+from .road import Road, road
 from .stability import Complexity, Stability, complexity, stability
 
 __all__ = [

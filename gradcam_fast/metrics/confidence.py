@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from .perturbation import as_baseline, check_baseline
+from .image_baseline import as_baseline, check_baseline
 from .subject import Subject
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ..explainer import Explainer
     from ..explanation import Explanation
     from ..types import Target
-    from .perturbation import Baseline
+    from .image_baseline import Baseline
 
 __all__ = ["confidence_drop", "confidence_increase", "win_rate"]
 
@@ -38,7 +38,7 @@ def confidence_drop(
 
     Args:
         model, images, heatmaps, target, score, batch_size: see :class:`.Subject`.
-        baseline: as in :func:`deletion`.
+        baseline: J, as in :func:`deletion`, but for "inpainting".
 
     Returns:
         (B,) or (B,K); NaN for a heatmap with NaN or Inf, and where Y is 0.
@@ -135,8 +135,7 @@ def _drops(subject: Subject, baseline: Baseline) -> Tensor:
 
 
 def _masked_scores(subject: Subject, baseline: Baseline) -> Tensor:
-    with torch.no_grad():
-        behind = as_baseline(subject.images, baseline)
+    behind = as_baseline(subject.images, baseline)
 
     def change(maps: Tensor, numbers: Tensor) -> Tensor:
         weight = subject.maps[maps, None].to(subject.images.dtype)
