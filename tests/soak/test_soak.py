@@ -22,9 +22,11 @@ from support.tolerances import SAME_INPUTS
 from support.unchanged import unchanged
 
 import gradcam_fast
-from gradcam_fast.cli.networks.weights import read_weights
-from gradcam_fast.cli.photo_files import UnreadablePhotoError, own_pixel_limit, read_photo
+from gradcam_fast.exceptions import UnreadablePhotoError
 from gradcam_fast.ops.arguments import METHODS, NORMALIZATIONS
+from gradcam_fast.photo_decoding import own_pixel_limit
+from gradcam_fast.pipeline.networks.weights import read_weights
+from gradcam_fast.pipeline.photo_reading import read_photo
 
 SOAK = float(os.environ.get("SOAK") or 1)
 SEED = int(os.environ.get("SOAK_SEED") or 0)
