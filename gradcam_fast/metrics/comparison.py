@@ -160,11 +160,15 @@ class Comparison:
             ImportError: matplotlib is not installed.
         """
         from matplotlib.figure import Figure
+        from matplotlib.layout_engine import ConstrainedLayoutEngine
 
         columns = list(next(iter(self.values.values())))
         # The baselines are grey: what a method has to beat.
         colours = ["0.55" if name in BASELINE_MAPS else "tab:blue" for name in self.values]
-        figure = Figure(figsize=(7, 0.9 * len(columns) + 0.25 * len(self.values) * len(columns)), layout="constrained")
+        figure = Figure(
+            figsize=(7, 0.9 * len(columns) + 0.25 * len(self.values) * len(columns)),
+            layout=ConstrainedLayoutEngine(h_pad=0.12),
+        )
         axes = figure.subplots(len(columns), squeeze=False)[:, 0]
         for axis, metric in zip(axes, columns, strict=True):
             for place, name in enumerate(self.values):

@@ -162,7 +162,9 @@ class Subject:
             scores = logits
         else:
             scores = torch.where(self._is_given[maps, None], logits, logits.softmax(1))
-        return scores.gather(1, self._target[maps, None])[:, 0]
+        classes = self._target
+        assert isinstance(classes, torch.Tensor)
+        return scores.gather(1, classes[maps, None])[:, 0]
 
     def _of_images(self, output: Any) -> Tensor:
         if not callable(self._target):
