@@ -101,7 +101,7 @@ def names(known: Sequence[str] | None) -> Callable[[click.Context, click.Paramet
             ),
         ),
         *cli_options.DEVICE,
-        *cli_options.batch_size_option(8),
+        *cli_options.batch_size_option(32),
         *cli_options.WORKERS,
         cli_options.PROGRESS,
         cli_options.QUIET,

@@ -37,29 +37,28 @@ class _Metric(NamedTuple):
     """A column of the table.
 
     Attributes:
-        compute: from (explainer, images, explanation, objects) to (B,).
+        compute: from (explainer, images, explanation, batch_size), or (heatmaps, objects) if it compares with boxes or
+            masks, to (B,).
         higher_is_better: which way is good.
         needs_objects: whether it compares with boxes or masks.
     """
 
-    compute: Callable[[Explainer, Tensor, Explanation, Any], Tensor]
+    compute: Callable[..., Tensor]
     higher_is_better: bool
     needs_objects: bool = False
 
 
 METRICS = {
-    "insertion": _Metric(lambda explainer, images, made, _: insertion(explainer, images, made).area, True),
-    "deletion": _Metric(lambda explainer, images, made, _: deletion(explainer, images, made).area, False),
-    "road": _Metric(lambda explainer, images, made, _: road(explainer, images, made).combined, True),
-    "confidence_drop": _Metric(lambda explainer, images, made, _: confidence_drop(explainer, images, made), False),
-    "confidence_increase": _Metric(
-        lambda explainer, images, made, _: confidence_increase(explainer, images, made), True
-    ),
-    "gini": _Metric(lambda explainer, images, made, _: complexity(made.heatmap).gini, True),
-    "pointing_game": _Metric(lambda _, images, made, objects: pointing_game(made.heatmap, objects), True, True),
-    "mass_accuracy": _Metric(lambda _, images, made, objects: mass_accuracy(made.heatmap, objects), True, True),
-    "rank_accuracy": _Metric(lambda _, images, made, objects: rank_accuracy(made.heatmap, objects), True, True),
-    "iou": _Metric(lambda _, images, made, objects: iou_at(made.heatmap, objects), True, True),
+    "insertion": _Metric(lambda *asked, **how: insertion(*asked, **how).area, True),
+    "deletion": _Metric(lambda *asked, **how: deletion(*asked, **how).area, False),
+    "road": _Metric(lambda *asked, **how: road(*asked, **how).combined, True),
+    "confidence_drop": _Metric(confidence_drop, False),
+    "confidence_increase": _Metric(confidence_increase, True),
+    "gini": _Metric(lambda explainer, images, explanation, **_: complexity(explanation.heatmap).gini, True),
+    "pointing_game": _Metric(pointing_game, True, True),
+    "mass_accuracy": _Metric(mass_accuracy, True, True),
+    "rank_accuracy": _Metric(rank_accuracy, True, True),
+    "iou": _Metric(iou_at, True, True),
 }
 """The metrics of a comparison by name."""
 
@@ -191,7 +190,7 @@ def compare(
     metrics: Sequence[str] = ("insertion", "deletion", "confidence_drop", "confidence_increase", "gini"),
     objects: Objects | None = None,
     baselines: Sequence[str] = BASELINE_MAPS,
-    batch_size: int = 16,
+    batch_size: int = 32,
     confidence: float = 0.95,
     seed: int = 0,
 ) -> Comparison:
@@ -204,7 +203,7 @@ def compare(
         metrics: names in :data:`METRICS`; those of localisation need ``objects``.
         objects: as for :func:`pointing_game`.
         baselines: names in :data:`BASELINE_MAPS`.
-        batch_size: how many images are explained at once.
+        batch_size: the most images that the model takes at once.
         confidence, seed: of the bootstrap intervals.
 
     Returns:
@@ -257,8 +256,12 @@ def compare(
             explanations[name] = replace(made, heatmap=heatmap)
         for name, explanation in explanations.items():
             for metric in metrics:
-                values = METRICS[metric].compute(explainers.get(name, first), batch, explanation, there)
-                rows[name][metric].append(values)
+                compute = METRICS[metric].compute
+                rows[name][metric].append(
+                    compute(explanation.heatmap, there)
+                    if METRICS[metric].needs_objects
+                    else compute(explainers.get(name, first), batch, explanation, batch_size=batch_size)
+                )
     return Comparison(
         {name: {metric: torch.cat(parts) for metric, parts in row.items()} for name, row in rows.items()},
         confidence,

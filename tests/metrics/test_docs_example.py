@@ -37,7 +37,7 @@ def areas(row):
     """The mean areas under insertion and deletion curves, and the mean drop."""
     model, images, explanation = demo()
     if row in METHODS:
-        heat = gradcam_fast.explain(model, images, explanation.target, method=row).heatmap
+        heat = gradcam_fast.explain(model, images, target=explanation.target, method=row).heatmap
     elif row == "saliency":
         heat = metrics.saliency_map(model, images, explanation.target)
     else:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ...pipeline.networks import Network
     from ...pipeline.results import LoadedPhoto
     from .plan import Plan
+    from .run import EvaluationSettings
 
 __all__ = ["Judge"]
 
@@ -28,20 +29,18 @@ class Judge:
     """Explains photos by every method at every layer, and measures the heatmaps and the baselines beside them.
 
     Args:
-        network: it is moved to ``device``, in type ``dtype``.
+        network: it is moved to the device of the settings, in their type.
         plan: what is compared.
+        settings: how the work is done.
         places: the number of each photo, from which its random heatmap is drawn.
 
     Raises:
         ValueError: an unknown layer or method.
     """
 
-    def __init__(
-        self, network: Network, plan: Plan, device: torch.device, dtype: torch.dtype, places: dict[Path, int]
-    ) -> None:
-        self._network, self._plan, self._places = network, plan, places
-        self._device, self._dtype = device, dtype
-        self._model = network.model.to(device, dtype)
+    def __init__(self, network: Network, plan: Plan, settings: EvaluationSettings, places: dict[Path, int]) -> None:
+        self._network, self._plan, self._settings, self._places = network, plan, settings, places
+        self._model = network.model.to(settings.device, settings.dtype)
         rule = network.probabilities if network.probabilities in RULES else "auto"
         self.explainers = {
             name: Explainer(self._model, probabilities=rule, **choices)  # type: ignore[arg-type]
@@ -50,7 +49,8 @@ class Judge:
 
     def __call__(self, photos: Sequence[LoadedPhoto]) -> list[PhotoValues]:
         """The values of each photo."""
-        images = torch.cat([photo.input for photo in photos if photo.input is not None]).to(self._device, self._dtype)
+        images = torch.cat([photo.input for photo in photos if photo.input is not None])
+        images = images.to(self._settings.device, self._settings.dtype)
         with torch.no_grad():
             logits = as_rows(self._model(images))
         classes = logits.argmax(1)
@@ -63,7 +63,7 @@ class Judge:
             classes,
             metrics=self._plan.metrics,
             objects=None if self._plan.boxes is None else [self._boxes_of(photo) for photo in photos],
-            batch_size=len(photos),
+            batch_size=self._settings.batch_size,
             seed=self._places[photos[0].path],
         )
         values = {

@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
 __all__ = ["EvaluationSettings", "evaluate_photos"]
 
+# Each is hundreds of predictions. An interruption loses so many at most.
+_PHOTOS_AT_ONCE = 4
+
 
 @dataclass(frozen=True)
 class EvaluationSettings:
@@ -37,7 +40,7 @@ class EvaluationSettings:
 
     Attributes:
         resume: whether the values of an earlier run are kept.
-        batch_size: how many photos are explained at once.
+        batch_size: the most images that the network takes at once.
         device, dtype: where and in what type the network runs.
         workers: number of threads that read photos.
         max_pixels: larger photos are refused.
@@ -67,7 +70,7 @@ def evaluate_photos(
         KeyboardInterrupt: the values until then are kept, and the same command continues with ``--resume``.
     """
     paths = list(dict.fromkeys(photo.path for photo in photos))
-    judge = Judge(network, plan, settings.device, settings.dtype, {path: place for place, path in enumerate(paths)})
+    judge = Judge(network, plan, settings, {path: place for place, path in enumerate(paths)})
     skipped = 0
     with lock_folder(out), own_pixel_limit():
         table = ValueTable(out, plan.settings(network), plan.rows, plan.metrics, resume=settings.resume)
@@ -89,7 +92,7 @@ def evaluate_photos(
             load,
             measure,
             lambda _, values: values,
-            batch=settings.batch_size,
+            batch=min(_PHOTOS_AT_ONCE, settings.batch_size),
             workers=settings.workers,
             skip=PhotoError,
         )
