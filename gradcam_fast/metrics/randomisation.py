@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -90,12 +91,10 @@ def randomisation(
     at_layer = explainer.replace(layer=layer_names(trained))
     classes = target if trained.target is None else trained.target
     similarity = _Similarity(trained.heatmap)
-    found = [
-        similarity(heatmap)
-        for heatmap in _randomised_heatmaps(
-            at_layer, images, classes, [modules[name] for name in names], cascading, seed
-        )
-    ]
+    drawn = [modules[name] for name in names]
+    # Closed here, because the traceback of a failed comparison would keep the generator, and so the weights, as it is.
+    with closing(_randomised_heatmaps(at_layer, images, classes, drawn, cascading, seed)) as heatmaps:
+        found = list(_beside(similarity, heatmaps))
     results = torch.tensor(found, dtype=torch.float32).reshape(len(names), 2, *trained.valid.shape)
     rank_correlation, ssim = results.to(trained.heatmap.device).unbind(1)
     return Randomisation(tuple(names), rank_correlation, ssim)
@@ -108,7 +107,7 @@ def _layers_with_weights(model: nn.Module) -> list[str]:
 
 def _randomised_heatmaps(
     explainer: Explainer, images: Images, target: Target, modules: Sequence[nn.Module], cascading: bool, seed: int
-) -> Iterator[Tensor]:
+) -> Generator[Tensor, None, None]:
     generator = torch.Generator().manual_seed(seed)
     with ExitStack() as stack:
         for module in modules:
@@ -117,6 +116,18 @@ def _randomised_heatmaps(
             stack.enter_context(_weights_kept(module))
             _redraw(module, generator)
             yield explainer(images, target).heatmap
+
+
+def _beside(similarity: _Similarity, heatmaps: Iterable[Tensor]) -> Iterator[tuple[list[float], list[float]]]:
+    """Compare each layer's heatmaps while the next layer's are made: SciPy and scikit-image work on one core."""
+    with ThreadPoolExecutor(1) as worker:
+        comparing = None
+        for heatmap in heatmaps:
+            if comparing is not None:
+                yield comparing.result()
+            comparing = worker.submit(similarity, heatmap)
+        if comparing is not None:
+            yield comparing.result()
 
 
 @contextmanager

@@ -111,6 +111,22 @@ def test_the_model_is_given_back_to_the_bit(cascading, error):
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_the_model_is_given_back_when_a_comparison_fails(monkeypatch, error):
+    model = network()
+    before = state(model)
+
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr("skimage.metrics.structural_similarity", fail)
+    with pytest.raises(error) as raised:
+        metrics.randomisation(gradcam_fast.Explainer(model, layer="4"), images())
+    after = state(model)
+    assert raised.tb is not None  # which holds what the failed call was in the middle of
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
 def test_global_random_numbers_are_left_alone():
     explainer = gradcam_fast.Explainer(network(), layer="4")
     torch.manual_seed(5)
