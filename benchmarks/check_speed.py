@@ -12,6 +12,7 @@ import pytest
 import torch
 from contenders import build, eager_cam, predict
 from read_limit import read_limit
+from test_metrics import insertion_and_deletion, randomisation
 from test_op import inputs
 
 import gradcam_fast
@@ -39,6 +40,15 @@ def test_an_explanation_costs_little_more_than_the_prediction(compare, name, bat
     )
     assert ratios["explainer/inference"] <= bound
     assert name != "resnet18" or ratios["ten/explainer"] <= 1.3
+
+
+@pytest.mark.parametrize(
+    ("contenders", "pair", "bound"),
+    [(insertion_and_deletion, "curves/predictions", 1.1), (randomisation, "randomisation/explanations", 1.2)],
+)
+def test_a_metric_costs_little_more_than_what_it_needs(compare, contenders, pair, bound):
+    ratios = compare("checks: metrics", pair, contenders(1), [pair], rounds=8)
+    assert ratios[pair] <= bound
 
 
 def test_an_object_of_compat_for_each_image_costs_little_more_than_the_prediction(compare):

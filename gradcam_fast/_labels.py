@@ -61,9 +61,10 @@ class Labels:
         if self._names_are_told and self.names and len(self.names) != outputs > 1:
             raise ValueError(f"names has {len(self.names)} names for {outputs} classes; give one name per class")
         names = self.names if self.names and len(self.names) == outputs else None
-        return replace(explanation, probability_rule=self._rule(outputs), names=names)
+        return replace(explanation, probability_rule=self.rule(outputs), names=names)
 
-    def _rule(self, outputs: int) -> str | None:
+    def rule(self, outputs: int) -> str | None:
+        """What a number of outputs per image are: a rule for `probabilities_of`."""
         if self._told != "auto":
             return self._told
         if outputs not in self._known:

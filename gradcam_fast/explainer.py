@@ -282,6 +282,10 @@ class Explainer:
         """The function that picks the logits from what the model returns."""
         return self._output
 
+    def probability_rule(self, outputs: int) -> str | None:
+        """What the model's outputs per image are: ``Explanation.probability_rule``."""
+        return self._labels.rule(outputs)
+
     def replace(self, model: nn.Module | None = None, **choices: Any) -> Explainer:
         """An explainer with the same choices but these.
 

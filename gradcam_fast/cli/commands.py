@@ -16,22 +16,14 @@ import torch
 from .. import Explainer, __version__
 from ..layers import list_layers
 from . import options as cli_options
+from .boxes import boxes
 from .console import FEW_PHOTOS, ProgressBar, complain, tell
+from .evaluate import evaluate
+from .exit_codes import EXIT_CODES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from types import SimpleNamespace
-
-EXIT_CODES = """\
-Exit codes:
-  0    all photos were explained
-  1    some photos could not be read or explained; standard error names them,
-       and all others were explained
-  2    an option is wrong, or a file or package is missing; standard error says
-       which
-  130  interrupted with Ctrl-C
-  141  the output was piped into another program, which stopped reading it
-"""
 
 FORMAT_NAMES = ("overlay", "panels", "npy")
 
@@ -46,6 +38,8 @@ Examples:
   gradcam-fast explain photos/ --format overlay,parquet --out maps
   gradcam-fast explain photos/ --format overlay,parquet --out maps --resume
   gradcam-fast render maps/maps.parquet --colormap viridis --out pictures
+  gradcam-fast evaluate photos/ --methods gradcam,layercam
+  gradcam-fast boxes photos/ -o boxes.json
   gradcam-fast layers --model resnet18 --weights resnet18.safetensors
   gradcam-fast export --model resnet50 --weights resnet50.pth -o resnet50.pt2
   gradcam-fast --library cpu    (prints the path of the compiled operator)
@@ -55,6 +49,10 @@ Examples:
 @click.version_option(__version__, message="%(prog)s %(version)s")
 def gradcam_fast() -> None:
     """Show where a network looks in a photo, with Grad-CAM heatmaps."""
+
+
+gradcam_fast.add_command(evaluate)
+gradcam_fast.add_command(boxes)
 
 
 @gradcam_fast.command(params=[*cli_options.out_option("gradcam-fast-demo"), cli_options.DEBUG], epilog=EXIT_CODES)

@@ -23,14 +23,17 @@ BASELINE_MAPS = ("random", "centre", "edges", "saliency")
 def random_map(images: Tensor, *, grid: int = 7, seed: int = 0) -> Tensor:
     """Random heat on a grid of 7x7, enlarged like a heatmap: (B,H,W) in [0,1], another one for each image.
 
+    The map of image i is drawn from ``seed + i``, so that it does not depend on how the images are batched.
+
     Example:
         >>> import torch
         >>> from gradcam_fast import metrics
         >>> metrics.random_map(torch.zeros(2, 3, 32, 32)).shape
         torch.Size([2, 32, 32])
     """
-    drawn = torch.rand(len(images), 1, grid, grid, generator=torch.Generator().manual_seed(seed)).to(images.device)
-    return _to_unit_range(torch.nn.functional.interpolate(drawn, images.shape[-2:], mode="bilinear")[:, 0])
+    drawn = [torch.rand(grid, grid, generator=torch.Generator().manual_seed(seed + i)) for i in range(len(images))]
+    maps = torch.stack(drawn)[:, None].to(images.device)
+    return _to_unit_range(torch.nn.functional.interpolate(maps, images.shape[-2:], mode="bilinear")[:, 0])
 
 
 def centre_map(images: Tensor, *, width: float = 0.25) -> Tensor:

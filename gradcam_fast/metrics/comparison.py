@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -12,7 +12,7 @@ from ..explainer import Explainer
 from ..explanation import Explanation
 from .baselines import BASELINE_MAPS, centre_map, edge_map, random_map, saliency_map
 from .confidence import confidence_drop, confidence_increase
-from .localisation import mass_accuracy, pointing_game, rank_accuracy
+from .localisation import iou_at, mass_accuracy, pointing_game, rank_accuracy
 from .perturbation import deletion, insertion
 from .road import road
 from .stability import complexity
@@ -28,32 +28,37 @@ if TYPE_CHECKING:
 __all__ = ["METRICS", "Comparison", "compare"]
 
 
+_RESAMPLES = 2000
+# Of the bootstrap, to bound its memory.
+_NUMBERS_AT_ONCE = 4_000_000
+
+
 class _Metric(NamedTuple):
     """A column of the table.
 
     Attributes:
-        compute: from (explainer, images, explanation, objects) to (B,).
+        compute: from (explainer, images, explanation, batch_size), or (heatmaps, objects) if it compares with boxes or
+            masks, to (B,).
         higher_is_better: which way is good.
         needs_objects: whether it compares with boxes or masks.
     """
 
-    compute: Callable[[Explainer, Tensor, Explanation, Any], Tensor]
+    compute: Callable[..., Tensor]
     higher_is_better: bool
     needs_objects: bool = False
 
 
 METRICS = {
-    "insertion": _Metric(lambda explainer, images, made, _: insertion(explainer, images, made).area, True),
-    "deletion": _Metric(lambda explainer, images, made, _: deletion(explainer, images, made).area, False),
-    "road": _Metric(lambda explainer, images, made, _: road(explainer, images, made).combined, True),
-    "confidence_drop": _Metric(lambda explainer, images, made, _: confidence_drop(explainer, images, made), False),
-    "confidence_increase": _Metric(
-        lambda explainer, images, made, _: confidence_increase(explainer, images, made), True
-    ),
-    "gini": _Metric(lambda explainer, images, made, _: complexity(made.heatmap).gini, True),
-    "pointing_game": _Metric(lambda _, images, made, objects: pointing_game(made.heatmap, objects), True, True),
-    "mass_accuracy": _Metric(lambda _, images, made, objects: mass_accuracy(made.heatmap, objects), True, True),
-    "rank_accuracy": _Metric(lambda _, images, made, objects: rank_accuracy(made.heatmap, objects), True, True),
+    "insertion": _Metric(lambda *asked, **how: insertion(*asked, **how).area, True),
+    "deletion": _Metric(lambda *asked, **how: deletion(*asked, **how).area, False),
+    "road": _Metric(lambda *asked, **how: road(*asked, **how).combined, True),
+    "confidence_drop": _Metric(confidence_drop, False),
+    "confidence_increase": _Metric(confidence_increase, True),
+    "gini": _Metric(lambda explainer, images, explanation, **_: complexity(explanation.heatmap).gini, True),
+    "pointing_game": _Metric(pointing_game, True, True),
+    "mass_accuracy": _Metric(mass_accuracy, True, True),
+    "rank_accuracy": _Metric(rank_accuracy, True, True),
+    "iou": _Metric(iou_at, True, True),
 }
 """The metrics of a comparison by name."""
 
@@ -79,18 +84,46 @@ class Comparison:
     values: Mapping[str, Mapping[str, Tensor]]
     confidence: float = 0.95
     seed: int = 0
+    _intervals: dict[tuple[str, str], Interval] = field(default_factory=dict, init=False, repr=False)
 
     def interval(self, name: str, metric: str) -> Interval:
-        """The mean of a metric over the images where it is defined, with a percentile bootstrap interval."""
-        results = self.values[name][metric]
+        """The mean of a metric over the images where it is defined, with a percentile bootstrap interval.
+
+        Raises:
+            ImportError: SciPy is not installed.
+        """
+        if (name, metric) not in self._intervals:
+            self._intervals[name, metric] = self._bootstrap(self.values[name][metric])
+        return self._intervals[name, metric]
+
+    def best(self, metric: str) -> list[str]:
+        """The explainers and baselines with the best mean of a metric; none where it is not defined."""
+        means = {name: self.interval(name, metric).mean for name in self.values}
+        known = [mean for mean in means.values() if mean == mean]
+        if not known:
+            return []
+        best = max(known) if METRICS[metric].higher_is_better else min(known)
+        return [name for name, mean in means.items() if mean == best]
+
+    def _bootstrap(self, results: Tensor) -> Interval:
         values = results[results.isfinite()].cpu().numpy()
         if len(values) < 2:
             mean = float(values.mean()) if len(values) else float("nan")
             return Interval(mean, float("nan"), float("nan"))
-        from scipy.stats import bootstrap
-
+        try:
+            from scipy.stats import bootstrap
+        except ImportError as error:
+            raise ImportError(
+                "confidence intervals are SciPy's, which is not installed; run pip install 'gradcam-fast[metrics]'"
+            ) from error
         found = bootstrap(
-            (values,), _mean, confidence_level=self.confidence, method="percentile", n_resamples=2000, rng=self.seed
+            (values,),
+            _mean,
+            confidence_level=self.confidence,
+            method="percentile",
+            n_resamples=_RESAMPLES,
+            batch=max(1, _NUMBERS_AT_ONCE // len(values)),
+            rng=self.seed,
         ).confidence_interval
         return Interval(float(values.mean()), float(found.low), float(found.high))
 
@@ -111,32 +144,36 @@ class Comparison:
     def to_markdown(self) -> str:
         """The table as Markdown: means with their intervals, an arrow for the better direction, the best mean bold."""
         columns = list(next(iter(self.values.values())))
-        intervals = {name: [self.interval(name, metric) for metric in columns] for name in self.values}
-        best = [
-            (max if METRICS[metric].higher_is_better else min)(
-                (row[place].mean for row in intervals.values() if row[place].mean == row[place].mean), default=None
-            )
-            for place, metric in enumerate(columns)
-        ]
+        best = {metric: self.best(metric) for metric in columns}
         arrows = ["↑" if METRICS[metric].higher_is_better else "↓" for metric in columns]
         heads = [f"{metric} {arrow}" for metric, arrow in zip(columns, arrows, strict=True)]
         lines = [["", *heads], ["---"] * (len(columns) + 1)]
-        for name, row in intervals.items():
-            lines.append([name, *(_cell(interval, mean) for interval, mean in zip(row, best, strict=True))])
+        for name in self.values:
+            lines.append([name, *(_cell(self.interval(name, metric), name in best[metric]) for metric in columns)])
         return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
     def figure(self) -> Figure:
-        """A chart for each metric: means as points, intervals as bars. Needs matplotlib."""
+        """A chart for each metric: means as points, intervals as bars, baselines in grey.
+
+        Raises:
+            ImportError: matplotlib is not installed.
+        """
         from matplotlib.figure import Figure
+        from matplotlib.layout_engine import ConstrainedLayoutEngine
 
         columns = list(next(iter(self.values.values())))
-        figure = Figure(figsize=(7, 0.9 * len(columns) + 0.25 * len(self.values) * len(columns)), layout="constrained")
+        # The baselines are grey: what a method has to beat.
+        colours = ["0.55" if name in BASELINE_MAPS else "tab:blue" for name in self.values]
+        figure = Figure(
+            figsize=(7, 0.9 * len(columns) + 0.25 * len(self.values) * len(columns)),
+            layout=ConstrainedLayoutEngine(h_pad=0.12),
+        )
         axes = figure.subplots(len(columns), squeeze=False)[:, 0]
         for axis, metric in zip(axes, columns, strict=True):
             for place, name in enumerate(self.values):
                 mean, low, high = self.interval(name, metric)
-                axis.plot([low, high], [place, place], color="0.6", linewidth=3)
-                axis.plot([mean], [place], "o", color="tab:blue")
+                axis.plot([low, high], [place, place], color=colours[place], linewidth=3, alpha=0.4)
+                axis.plot([mean], [place], "o", color=colours[place])
             axis.set_yticks(range(len(self.values)), list(self.values))
             axis.invert_yaxis()
             axis.set_title(
@@ -153,7 +190,7 @@ def compare(
     metrics: Sequence[str] = ("insertion", "deletion", "confidence_drop", "confidence_increase", "gini"),
     objects: Objects | None = None,
     baselines: Sequence[str] = BASELINE_MAPS,
-    batch_size: int = 16,
+    batch_size: int = 32,
     confidence: float = 0.95,
     seed: int = 0,
 ) -> Comparison:
@@ -166,7 +203,7 @@ def compare(
         metrics: names in :data:`METRICS`; those of localisation need ``objects``.
         objects: as for :func:`pointing_game`.
         baselines: names in :data:`BASELINE_MAPS`.
-        batch_size: how many images are explained at once.
+        batch_size: the most images that the model takes at once.
         confidence, seed: of the bootstrap intervals.
 
     Returns:
@@ -219,8 +256,12 @@ def compare(
             explanations[name] = replace(made, heatmap=heatmap)
         for name, explanation in explanations.items():
             for metric in metrics:
-                values = METRICS[metric].compute(explainers.get(name, first), batch, explanation, there)
-                rows[name][metric].append(values)
+                compute = METRICS[metric].compute
+                rows[name][metric].append(
+                    compute(explanation.heatmap, there)
+                    if METRICS[metric].needs_objects
+                    else compute(explainers.get(name, first), batch, explanation, batch_size=batch_size)
+                )
     return Comparison(
         {name: {metric: torch.cat(parts) for metric, parts in row.items()} for name, row in rows.items()},
         confidence,
@@ -240,7 +281,8 @@ def _mean(values: Any, axis: int) -> Any:
     return values.mean(axis)
 
 
-def _cell(interval: Interval, best: float | None) -> str:
-    mean = f"{interval.mean:.3f}"
-    mean = f"**{mean}**" if interval.mean == best else mean
+def _cell(interval: Interval, is_best: bool) -> str:
+    if interval.mean != interval.mean:
+        return "-"
+    mean = f"**{interval.mean:.3f}**" if is_best else f"{interval.mean:.3f}"
     return mean if interval.low != interval.low else f"{mean} ({interval.low:.3f} to {interval.high:.3f})"

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from .perturbation import as_baseline, check_baseline
+from .image_baseline import as_baseline, check_baseline
 from .subject import Subject
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ..explainer import Explainer
     from ..explanation import Explanation
     from ..types import Target
-    from .perturbation import Baseline
+    from .image_baseline import Baseline
 
 __all__ = ["confidence_drop", "confidence_increase", "win_rate"]
 
@@ -27,7 +27,7 @@ def confidence_drop(
     target: Target = None,
     *,
     baseline: Baseline = "zeros",
-    score: str = "softmax",
+    score: str = "auto",
     batch_size: int = 32,
 ) -> Tensor:
     """The share of its score that a class loses when the image is masked with its heatmap.
@@ -38,7 +38,7 @@ def confidence_drop(
 
     Args:
         model, images, heatmaps, target, score, batch_size: see :class:`.Subject`.
-        baseline: as in :func:`deletion`.
+        baseline: J, as in :func:`deletion`, but for "inpainting".
 
     Returns:
         (B,) or (B,K); NaN for a heatmap with NaN or Inf, and where Y is 0.
@@ -67,7 +67,7 @@ def confidence_increase(
     target: Target = None,
     *,
     baseline: Baseline = "zeros",
-    score: str = "softmax",
+    score: str = "auto",
     batch_size: int = 32,
 ) -> Tensor:
     """Whether a class's score rises when the image is masked with its heatmap: 1 or 0.
@@ -100,7 +100,7 @@ def win_rate(
     target: Target = None,
     *,
     baseline: Baseline = "zeros",
-    score: str = "softmax",
+    score: str = "auto",
     batch_size: int = 32,
 ) -> Tensor:
     """Whether a heatmap loses less of the class's score than a rival's heatmap does: 1, 0, or 1/2 for equal losses.
@@ -135,8 +135,7 @@ def _drops(subject: Subject, baseline: Baseline) -> Tensor:
 
 
 def _masked_scores(subject: Subject, baseline: Baseline) -> Tensor:
-    with torch.no_grad():
-        behind = as_baseline(subject.images, baseline)
+    behind = as_baseline(subject.images, baseline)
 
     def change(maps: Tensor, numbers: Tensor) -> Tensor:
         weight = subject.maps[maps, None].to(subject.images.dtype)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from torch.nn.functional import avg_pool1d, avg_pool2d, avg_pool3d
 
+from .image_baseline import check_baseline, pixel_remover
 from .subject import Subject, check_count
 
 if TYPE_CHECKING:
@@ -17,13 +16,9 @@ if TYPE_CHECKING:
     from ..explainer import Explainer
     from ..explanation import Explanation
     from ..types import Target
+    from .image_baseline import Baseline
 
-    Baseline = str | Tensor | Callable[[Tensor], Tensor]
-
-__all__ = ["Curve", "as_baseline", "check_baseline", "deletion", "insertion", "ranks"]
-
-BLUR = 31
-"""Side of the box over which the baseline "blur" averages, in pixels."""
+__all__ = ["Curve", "deletion", "insertion", "ranks"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +44,7 @@ def deletion(
     *,
     steps: int = 28,
     baseline: Baseline = "zeros",
-    score: str = "softmax",
+    score: str = "auto",
     batch_size: int = 32,
     seed: int = 0,
 ) -> Curve:
@@ -64,8 +59,8 @@ def deletion(
             its prediction is the curve's first point.
         steps: S. Each costs one prediction.
         baseline: what takes a pixel's place: "zeros", "mean" (of each image and channel), "blur" (the mean over a box
-            of 31 pixels), a tensor that broadcasts to the images, or a callable from the images to one, such as an
-            inpainting.
+            of 31 pixels), "inpainting" (what :func:`impute` makes of the pixels that are left; it takes time, too), a
+            tensor that broadcasts to the images, or a callable from the images to one.
         seed: pixels of equal heat are taken in an order drawn from it, the same for every image. A flat heatmap
             is therefore judged like a random one, and not from top to bottom.
 
@@ -94,7 +89,7 @@ def insertion(
     *,
     steps: int = 28,
     baseline: Baseline = "blur",
-    score: str = "softmax",
+    score: str = "auto",
     batch_size: int = 32,
     seed: int = 0,
 ) -> Curve:
@@ -130,38 +125,6 @@ def ranks(maps: Tensor, seed: int = 0) -> Tensor:
     return torch.empty_like(order).scatter_(1, order, places)
 
 
-def check_baseline(baseline: Baseline) -> None:
-    """Raise TypeError or ValueError unless the baseline is a known name, a tensor or a callable."""
-    if not isinstance(baseline, (str, torch.Tensor)) and not callable(baseline):
-        raise TypeError(
-            f"baseline is a {type(baseline).__name__}; give a name, a tensor, or a callable that returns one"
-        )
-    if isinstance(baseline, str) and baseline not in _BASELINES:
-        raise ValueError(
-            f"baseline={baseline!r} is unknown; use one of {', '.join(map(repr, _BASELINES))}, a tensor, or a callable "
-            "from the images to one"
-        )
-
-
-def as_baseline(images: Tensor, baseline: Baseline) -> Tensor:
-    """The images (B,C,H,W) that a baseline stands for.
-
-    Raises:
-        TypeError, ValueError: it is no tensor, or one that does not broadcast to the images.
-    """
-    if isinstance(baseline, str):
-        return _BASELINES[baseline](images)
-    made = baseline(images) if callable(baseline) else baseline
-    if not isinstance(made, torch.Tensor):
-        raise TypeError(f"baseline returned a {type(made).__name__}; it must return a tensor")
-    try:
-        return made.detach().to(images).expand_as(images)
-    except RuntimeError:
-        raise ValueError(
-            f"baseline has shape {tuple(made.shape)}; expected one that broadcasts to the images' {tuple(images.shape)}"
-        ) from None
-
-
 def _curve(
     model: nn.Module | Explainer,
     images: Tensor,
@@ -176,10 +139,9 @@ def _curve(
     inserts: bool,
 ) -> Curve:
     check_count("steps", steps, "steps")
-    check_baseline(baseline)
+    check_baseline(baseline, images)
     subject = Subject(model, images, heatmaps, target, score=score, batch_size=batch_size)
-    with torch.no_grad():
-        behind = as_baseline(images, baseline)
+    remove = pixel_remover(images, baseline)
     places = ranks(subject.maps, seed)
     pixels = places.shape[1]
     taken = torch.tensor([round(step * pixels / steps) for step in range(steps + 1)], device=images.device)
@@ -187,24 +149,11 @@ def _curve(
     first = 0 if inserts else 1
 
     def change(maps: Tensor, numbers: Tensor) -> Tensor:
-        is_taken = (places[maps] < taken[numbers + first, None]).reshape(-1, 1, *images.shape[2:])
-        rows = maps // subject.per_image
-        return torch.where(is_taken == inserts, images[rows], behind[rows])
+        is_taken = (places[maps] < taken[numbers + first, None]).reshape(-1, *images.shape[2:])
+        return remove(maps // subject.per_image, is_taken != inserts)
 
     scores = subject.scores(steps, change)
     parts = (scores, subject.original[:, None]) if inserts else (subject.original[:, None], scores)
     scores = torch.cat(parts, 1)
     fractions = taken / pixels
     return Curve(fractions, subject.results(scores), subject.results(torch.trapezoid(scores, fractions, dim=1)))
-
-
-def _mean(images: Tensor) -> Tensor:
-    return images.mean(tuple(range(2, images.dim())), keepdim=True).expand_as(images)
-
-
-def _blur(images: Tensor) -> Tensor:
-    pool = {3: avg_pool1d, 4: avg_pool2d, 5: avg_pool3d}[images.dim()]
-    return pool(images, BLUR, 1, BLUR // 2, count_include_pad=False)
-
-
-_BASELINES: dict[str, Callable[[Tensor], Tensor]] = {"zeros": torch.zeros_like, "mean": _mean, "blur": _blur}

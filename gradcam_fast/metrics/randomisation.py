@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -58,8 +59,8 @@ def randomisation(
         images, target: as for :func:`gradcam_fast.explain`.
         explanation: of these images by this explainer; None makes one.
         layers: dotted names, in the order wanted; None takes all that have weights of their own, last first.
-        seed: of the new weights. The values of each parameter are shuffled, so that their distribution is the trained
-            one's, and activations keep their scale; constant parameters stay as they are.
+        seed: of the new weights. The values of each parameter are drawn from a normal distribution with the mean and
+            standard deviation of the trained ones, so that activations keep their scale.
 
     Returns:
         Randomisation: NaN where a heatmap is flat or not finite. The model's weights are as before to the bit, also
@@ -89,12 +90,13 @@ def randomisation(
     trained = explainer(images, target) if explanation is None else explanation
     at_layer = explainer.replace(layer=layer_names(trained))
     classes = target if trained.target is None else trained.target
-    originals = _on_host(trained.heatmap)
-    comparisons = []
-    for heatmap in _randomised_heatmaps(at_layer, images, classes, [modules[name] for name in names], cascading, seed):
-        comparisons.append([_compare(*maps) for maps in zip(originals, _on_host(heatmap), strict=True)])
-    results = torch.tensor(comparisons, dtype=torch.float32).reshape(len(names), *trained.valid.shape, 2)
-    rank_correlation, ssim = results.to(trained.heatmap.device).unbind(-1)
+    similarity = _Similarity(trained.heatmap)
+    drawn = [modules[name] for name in names]
+    # Closed here, because the traceback of a failed comparison would keep the generator, and so the weights, as it is.
+    with closing(_randomised_heatmaps(at_layer, images, classes, drawn, cascading, seed)) as heatmaps:
+        found = list(_beside(similarity, heatmaps))
+    results = torch.tensor(found, dtype=torch.float32).reshape(len(names), 2, *trained.valid.shape)
+    rank_correlation, ssim = results.to(trained.heatmap.device).unbind(1)
     return Randomisation(tuple(names), rank_correlation, ssim)
 
 
@@ -105,15 +107,27 @@ def _layers_with_weights(model: nn.Module) -> list[str]:
 
 def _randomised_heatmaps(
     explainer: Explainer, images: Images, target: Target, modules: Sequence[nn.Module], cascading: bool, seed: int
-) -> Iterator[Tensor]:
+) -> Generator[Tensor, None, None]:
     generator = torch.Generator().manual_seed(seed)
     with ExitStack() as stack:
         for module in modules:
             if not cascading:
                 stack.close()
             stack.enter_context(_weights_kept(module))
-            _shuffle(module, generator)
+            _redraw(module, generator)
             yield explainer(images, target).heatmap
+
+
+def _beside(similarity: _Similarity, heatmaps: Iterable[Tensor]) -> Iterator[tuple[list[float], list[float]]]:
+    """Compare each layer's heatmaps while the next layer's are made: SciPy and scikit-image work on one core."""
+    with ThreadPoolExecutor(1) as worker:
+        comparing = None
+        for heatmap in heatmaps:
+            if comparing is not None:
+                yield comparing.result()
+            comparing = worker.submit(similarity, heatmap)
+        if comparing is not None:
+            yield comparing.result()
 
 
 @contextmanager
@@ -129,29 +143,61 @@ def _weights_kept(module: nn.Module) -> Iterator[None]:
 
 
 @torch.no_grad()
-def _shuffle(module: nn.Module, generator: torch.Generator) -> None:
+def _redraw(module: nn.Module, generator: torch.Generator) -> None:
     for parameter in module.parameters():
-        order = torch.randperm(parameter.numel(), generator=generator).to(parameter.device)
-        parameter.copy_(parameter.flatten()[order].view_as(parameter))
+        drawn = torch.randn(parameter.shape, generator=generator).to(parameter)
+        parameter.copy_(drawn.mul_(parameter.std(correction=0)).add_(parameter.mean()))
 
 
-def _on_host(heatmap: Tensor) -> list[NDArray[Any]]:
-    return list(heatmap.reshape(-1, *heatmap.shape[-2:]).cpu().numpy())
+class _Similarity:
+    """Spearman's rank correlation and the structural similarity of heatmaps with those of the trained model.
+
+    Args:
+        heatmap: of the trained model, (B,H,W) or (B,K,H,W) in [0,1]; its ranks are computed once.
+    """
+
+    def __init__(self, heatmap: Tensor) -> None:
+        try:
+            from scipy.stats import rankdata
+            from skimage.metrics import structural_similarity
+        except ImportError as error:
+            raise ImportError(
+                f"heatmaps are compared with SciPy and scikit-image, and {error.name} is not installed; run pip "
+                "install 'gradcam-fast[metrics]'"
+            ) from error
+        self._rankdata, self._structural_similarity = rankdata, structural_similarity
+        self._trained = _on_host(heatmap)
+        self._ranks = self._standard_ranks(self._trained)
+        # The window of 7 pixels is scikit-image's; a smaller map takes the largest odd window that fits.
+        self._window = min(7, (min(self._trained.shape[1:]) - 1) // 2 * 2 + 1)
+
+    def __call__(self, heatmap: Tensor) -> tuple[list[float], list[float]]:
+        """Rank correlation and structural similarity of N maps; NaN where one of two maps is flat or has NaN."""
+        import numpy
+
+        maps = _on_host(heatmap)
+        ranks = self._standard_ranks(maps)
+        rank_correlation = (ranks * self._ranks).sum(1)
+        ssim = [
+            numpy.nan
+            if numpy.isnan(correlation)
+            else float(self._structural_similarity(*pair, data_range=1.0, win_size=self._window))
+            for correlation, *pair in zip(rank_correlation, self._trained, maps, strict=True)
+        ]
+        return rank_correlation.tolist(), ssim
+
+    def _standard_ranks(self, maps: NDArray[Any]) -> NDArray[Any]:
+        """The ranks (N,H*W) of the pixels, centred and of length 1: their products add up to Spearman's correlation."""
+        import numpy
+
+        ranks = self._rankdata(maps.reshape(len(maps), -1), axis=1, nan_policy="propagate")
+        ranks -= ranks.mean(1, keepdims=True)
+        with numpy.errstate(invalid="ignore"):  # a flat map has no correlation
+            standard: NDArray[Any] = ranks / numpy.linalg.norm(ranks, axis=1, keepdims=True)
+        return standard
 
 
-def _compare(trained: NDArray[Any], randomised: NDArray[Any]) -> tuple[float, float]:
-    """Spearman's rank correlation and the structural similarity of two maps in [0,1]."""
-    try:
-        from scipy.stats import spearmanr
-        from skimage.metrics import structural_similarity
-    except ImportError as error:
-        raise ImportError(
-            f"heatmaps are compared with SciPy and scikit-image, and {error.name} is not installed; run pip install "
-            "'gradcam-fast[metrics]'"
-        ) from error
-    if not all(map.max() > map.min() for map in (trained, randomised)):  # also False for NaN
-        return float("nan"), float("nan")
-    # The window of 7 pixels is scikit-image's; a smaller map takes the largest odd window that fits.
-    window = min(7, (min(trained.shape) - 1) // 2 * 2 + 1)
-    similarity = structural_similarity(trained, randomised, data_range=1.0, win_size=window)
-    return float(spearmanr(trained.ravel(), randomised.ravel()).statistic), float(similarity)
+def _on_host(heatmap: Tensor) -> NDArray[Any]:
+    """The maps as (N,H,W)."""
+    maps: NDArray[Any] = heatmap.reshape(-1, *heatmap.shape[-2:]).cpu().numpy()
+    return maps

@@ -9,7 +9,7 @@ import torch
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["boxes", "mask"]
+__all__ = ["boxes", "mask", "region_masks"]
 
 
 def mask(heatmap: Tensor, threshold: float = 0.5) -> Tensor:
@@ -61,11 +61,48 @@ def boxes(heatmap: Tensor, threshold: float = 0.5, *, largest: bool = False) -> 
     hot = mask(heatmap, threshold)
     if hot.dim() > 2:
         return [boxes(maps, threshold, largest=largest) for maps in heatmap]
+    _, _, edges = _components(hot, largest)
+    return torch.from_numpy(edges).to(heatmap.device)
+
+
+def region_masks(heatmap: Tensor, threshold: float = 0.5, *, largest: bool = False) -> Tensor:
+    """The hot regions of a heatmap, one mask for each box of :func:`boxes`.
+
+    Args:
+        heatmap: (H,W).
+        threshold, largest: as for :func:`boxes`.
+
+    Returns:
+        (n,H,W) bool, the largest region first.
+
+    Raises:
+        TypeError, ValueError: the heatmap is no floating tensor (H,W).
+        ImportError: OpenCV cannot be imported.
+
+    Example:
+        >>> import torch
+        >>> from gradcam_fast import metrics
+        >>> metrics.region_masks(torch.tensor([[1.0, 0.0, 0.9, 0.8]]))
+        tensor([[[False, False,  True,  True]],
+        <BLANKLINE>
+                [[ True, False, False, False]]])
+    """
+    hot = mask(heatmap, threshold)
+    if hot.dim() != 2:
+        raise ValueError(f"heatmap has shape {tuple(hot.shape)}; give one heatmap (H,W) at a time")
+    labels, numbers, _ = _components(hot, largest)
+    return torch.from_numpy(labels == numbers[:, None, None]).to(heatmap.device)
+
+
+def _components(hot: Tensor, largest: bool) -> tuple[Any, Any, Any]:
+    """The number of the region (H,W) of each pixel, the numbers (n,) of regions, largest first, and their boxes."""
     import cv2
     import numpy
 
-    count, _, statistics, _ = cv2.connectedComponentsWithStats(hot.cpu().numpy().astype(numpy.uint8), connectivity=8)
-    regions = statistics[1:count]  # the first one is the cold rest
-    regions = regions[numpy.argsort(-regions[:, cv2.CC_STAT_AREA], kind="stable")][: 1 if largest else None]
-    left, top, width, height = (torch.from_numpy(regions[:, column].astype(numpy.float32)) for column in range(4))
-    return torch.stack([left, top, left + width, top + height], 1).to(heatmap.device)
+    count, labels, statistics, _ = cv2.connectedComponentsWithStats(
+        hot.cpu().numpy().astype(numpy.uint8), connectivity=8
+    )
+    areas = statistics[1:count, cv2.CC_STAT_AREA]  # the first one is the cold rest
+    numbers = 1 + numpy.argsort(-areas, kind="stable")[: 1 if largest else None]
+    left, top, width, height = statistics[numbers, :4].astype(numpy.float32).T
+    return labels, numbers, numpy.stack([left, top, left + width, top + height], 1)

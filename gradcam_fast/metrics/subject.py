@@ -12,6 +12,7 @@ from torch.nn.functional import interpolate
 
 from ..explainer import Explainer
 from ..explanation import Explanation
+from ..probabilities import known_rule, probabilities_of
 from ..targets.outputs import as_rows
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["SCORES", "Subject", "check_count", "check_maps", "layer_names"]
 
-SCORES = ("softmax", "sigmoid", "logit")
+SCORES = ("auto", "softmax", "sigmoid", "logit")
 _INTERPOLATIONS = {1: "linear", 2: "bilinear", 3: "trilinear"}
 
 ChangedImages = Callable[["Tensor", "Tensor"], "Tensor"]
@@ -38,7 +39,9 @@ class Subject:
             prediction is used instead of another one.
         target: the classes, as an integer, (B,) or (B,K); a callable from the model's output to (B,) or (B,K) scores;
             None takes the explanation's classes, or each image's highest logit.
-        score: of a class: its "softmax", "sigmoid" or "logit".
+        score: of a class: its "softmax", "sigmoid" or "logit" (the output as it is). "auto" is the probability as
+            :mod:`gradcam_fast.probabilities` knows it: of a model that ends in a softmax or sigmoid the output itself,
+            of a multi-label model the sigmoid, of a regression the output; where nothing is known, the softmax.
         batch_size: the most images that one forward takes. A callable target sees whole batches of B images instead.
 
     Attributes:
@@ -57,7 +60,7 @@ class Subject:
         heatmaps: Tensor | Explanation,
         target: Target = None,
         *,
-        score: str = "softmax",
+        score: str = "auto",
         batch_size: int = 32,
     ) -> None:
         if score not in SCORES:
@@ -65,7 +68,7 @@ class Subject:
         check_count("batch_size", batch_size, "images")
         explanation = heatmaps if isinstance(heatmaps, Explanation) else None
         self.model, self._output = (model.model, model.output) if isinstance(model, Explainer) else (model, None)
-        self.images, self._score, self._batch_size = images, score, batch_size
+        self.images, self._batch_size = images, batch_size
         self.maps, self.shape = check_maps(images, heatmaps)
         if explanation is None:
             with torch.no_grad():
@@ -77,6 +80,11 @@ class Subject:
             self._target = target
         else:
             logits = as_rows(output)
+            self._score = _known_score(model, explanation, logits.shape[1]) if score == "auto" else score
+            self._check_score(logits.shape[1])
+            # The unchanged image decides, so that all points of a curve are of one kind.
+            given = probabilities_of(logits, "given" if self._score == "given" else "auto").isfinite().all(1)
+            self._is_given = given.repeat_interleave(self.per_image)
             if target is None and explanation is not None:
                 target = explanation.target
             self._target = self._check_classes(logits.argmax(1) if target is None else target, logits.shape[1])
@@ -140,23 +148,41 @@ class Subject:
         if callable(self._target):
             scores = self._target(output).reshape(len(maps), -1)
             return scores.gather(1, (maps % self.per_image)[:, None])[:, 0].float()
-        return self._of_classes(as_rows(output)).gather(1, self._target[maps, None])[:, 0]
+        return self._of_classes(as_rows(output), maps)
 
-    def _of_classes(self, logits: Tensor) -> Tensor:
+    def _of_classes(self, logits: Tensor, maps: Tensor) -> Tensor:
+        """The scores (n,) of the maps' classes, from the outputs (n,classes) of images changed for these maps."""
+        # Half precision would round a probability to two or three digits.
+        logits = logits.float() if logits.dtype.itemsize < 4 else logits
         if self._score == "softmax":
-            return logits.softmax(1)
-        return logits.sigmoid() if self._score == "sigmoid" else logits
+            scores = logits.softmax(1)
+        elif self._score == "sigmoid":
+            scores = logits.sigmoid()
+        elif self._score == "logit":
+            scores = logits
+        else:
+            scores = torch.where(self._is_given[maps, None], logits, logits.softmax(1))
+        classes = self._target
+        assert isinstance(classes, torch.Tensor)
+        return scores.gather(1, classes[maps, None])[:, 0]
 
     def _of_images(self, output: Any) -> Tensor:
         if not callable(self._target):
-            rows = torch.arange(len(self.maps), device=self.maps.device) // self.per_image
-            return self._of_classes(as_rows(output))[rows].gather(1, self._target[:, None])[:, 0]
+            maps = torch.arange(len(self.maps), device=self.maps.device)
+            return self._of_classes(as_rows(output)[maps // self.per_image], maps)
         scores = self._target(output)
         if tuple(scores.shape) != self.shape:
             raise ValueError(
                 f"target returned scores of shape {tuple(scores.shape)}; expected {self.shape}, one for each heatmap"
             )
         return scores.flatten().float()
+
+    def _check_score(self, outputs: int) -> None:
+        if outputs == 1 and self._score not in ("sigmoid", "logit"):
+            raise ValueError(
+                'the model returned one logit per image, whose softmax is always 1; use score="sigmoid", or "logit" '
+                "for a regression"
+            )
 
     def _check_classes(self, target: Any, count: int) -> Tensor:
         classes = torch.as_tensor(target, device=self.maps.device)
@@ -167,14 +193,25 @@ class Subject:
                 f"target has shape {tuple(classes.shape)} for heatmaps of shape {self.shape}; give one class, or one "
                 "for each heatmap"
             )
-        if self._score == "softmax" and count == 1:
-            raise ValueError('the model returned one logit per image, whose softmax is always 1; use score="sigmoid"')
         if classes.dim() == 1 and len(self.shape) == 2:
             classes = classes[:, None]
         classes = classes.expand(self.shape).flatten().long()
         if self.maps.device.type == "cpu" and classes.numel() and not 0 <= classes.min() <= classes.max() < count:
             raise ValueError(f"target {int(classes.max())} is out of range for {count} classes (0 to {count - 1})")
         return classes
+
+
+def _known_score(model: nn.Module | Explainer, explanation: Explanation | None, outputs: int) -> str:
+    """What "auto" stands for: a name of `SCORES`, or "given" or "classifier", which the values decide."""
+    if explanation is not None:
+        rule = explanation.probability_rule
+    elif isinstance(model, Explainer):
+        rule = model.probability_rule(outputs)
+    else:
+        rule = known_rule(model, outputs)
+    if rule is None or (rule == "given" and outputs == 1):
+        return "logit"
+    return "classifier" if rule == "auto" else rule
 
 
 def check_maps(images: Tensor, heatmaps: Tensor | Explanation) -> tuple[Tensor, tuple[int, ...]]:

@@ -99,7 +99,9 @@ def test_the_module_runs_as_the_command_does(tmp_path):
     assert done.stderr == f"gradcam-fast: {tmp_path / 'missing.jpg'}: no such file; skipped\n"
 
 
-@pytest.mark.parametrize("command", [[], ["demo"], ["explain"], ["render"], ["video"], ["layers"]])
+@pytest.mark.parametrize(
+    "command", [[], ["demo"], ["explain"], ["render"], ["video"], ["layers"], ["evaluate"], ["boxes"]]
+)
 @pytest.mark.parametrize("columns", ["80", "200"])
 def test_help_states_the_exit_status_and_fits_eighty_columns(run, monkeypatch, command, columns):
     monkeypatch.setenv("COLUMNS", columns)
@@ -158,7 +160,7 @@ def test_the_version_is_told(run):
 def test_without_a_command_the_help_is_shown_as_an_error(run):
     status, out, err = run()
     assert (status, out) == (2, [])
-    assert err[0] == "Usage: gradcam-fast [OPTIONS] COMMAND [ARGS]..." and "  explain  Explain your own photos." in err
+    assert err[0] == "Usage: gradcam-fast [OPTIONS] COMMAND [ARGS]..." and "  explain   Explain your own photos." in err
 
 
 @pytest.mark.parametrize(

@@ -44,6 +44,21 @@ def test_a_map_with_nan_has_no_result_and_its_neighbour_does_not_notice():
     assert metrics.win_rate(Pixels(), IMAGE, heat, heat.nan_to_num(), 0)[0].isnan()
 
 
+def test_a_small_map_masks_the_image_at_its_own_size():
+    image, small = torch.rand(1, 3, 8, 8), torch.rand(1, 4, 4)
+    large = torch.nn.functional.interpolate(small[:, None], (8, 8), mode="bilinear")[:, 0]
+    found = metrics.confidence_drop(nn.Flatten(), image, small, 5, score="logit")
+    assert torch.equal(found, metrics.confidence_drop(nn.Flatten(), image, large, 5, score="logit"))
+    expected = 1 - (image * large[:, None]).flatten()[5] / image.flatten()[5]
+    assert float(found) == pytest.approx(float(expected), abs=1e-6)
+
+
+@pytest.mark.parametrize("metric", [metrics.confidence_drop, metrics.confidence_increase])
+def test_nothing_can_be_painted_into_an_image_that_is_only_dimmed(metric):
+    with pytest.raises(ValueError, match="'inpainting' needs removed pixels, and a heatmap only dims them; use one of"):
+        metric(Pixels(), IMAGE, torch.rand(2, 1, 2), 0, baseline="inpainting")
+
+
 def test_rivals_of_another_shape_are_refused():
     with pytest.raises(ValueError, match=r"images have shape .* and heatmaps \(3, 1, 2\)"):
         metrics.win_rate(Pixels(), IMAGE, torch.rand(2, 1, 2), torch.rand(3, 1, 2), 0)

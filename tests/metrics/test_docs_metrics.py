@@ -1,19 +1,19 @@
 """The Python blocks of docs/metrics.md run as they stand there, one after another."""
 
-import re
-from pathlib import Path
-
 import pytest
-
-BLOCKS = re.findall(r"```python\n(.*?)```", (Path(__file__).parents[2] / "docs/metrics.md").read_text(), re.DOTALL)
+from support.documents import python_blocks
 
 
 @pytest.mark.slow
 def test_the_blocks_run(capsys):
     pytest.importorskip("captum", reason="captum is not installed (extra peers)")
     names = {}
-    for block in BLOCKS:
+    blocks = python_blocks("metrics.md")
+    for block in blocks:
         exec(block, names)
-    assert "| confidence_drop ↓ | gini ↑ |" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "| confidence_drop ↓ | gini ↑ |" in printed
+    sensitivity, infidelity = (float(line.split("[")[1].split(",")[0]) for line in printed.splitlines()[-2:])
+    assert 0 < sensitivity < 10 and infidelity >= 0
     assert names["curve"].scores.shape == (2, 15)
-    assert len(BLOCKS) == 3
+    assert len(blocks) == 3

@@ -74,6 +74,45 @@ def test_sparseness_sensitivity_and_randomisation_run(network, arguments):
     )
     sensitivity = quantus.MaxSensitivity(nr_samples=3, **QUIET)(**arguments)
     assert all(0 <= value < 10 for value in sensitivity) and any(value > 0 for value in sensitivity)
-    randomised = quantus.MPRT(**QUIET)(**arguments)
-    assert randomised
     assert all(torch.equal(before[name], tensor) for name, tensor in network.state_dict().items())
+
+
+class Redrawn(nn.Conv2d):
+    """Its weights are drawn anew as `metrics.randomisation` does it, so that Quantus draws the same ones."""
+
+    generator = torch.Generator()
+
+    def reset_parameters(self):
+        with torch.no_grad():
+            for parameter in self.parameters():
+                drawn = torch.randn(parameter.shape, generator=self.generator)
+                parameter.copy_(drawn * parameter.std(correction=0) + parameter.mean())
+
+
+@pytest.mark.parametrize(("order", "cascading"), [("top_down", True), ("independent", False)])
+def test_randomisation_of_the_same_weights_agrees(arguments, order, cascading):
+    torch.manual_seed(3)
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1), nn.ReLU(),
+        nn.Conv2d(8, 5, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+    ).eval()  # fmt: skip
+    convolutions = [model[0], model[2], model[4]]
+    for convolution in convolutions:
+        convolution.__class__ = Redrawn  # now, because the constructor draws, too
+    model[4].weight.data.abs_()
+    explainer = gradcam_fast.Explainer(model, layer="3")
+    with torch.no_grad():
+        classes = model(torch.from_numpy(arguments["x_batch"])).argmax(1)
+    asked = {**arguments, "model": model, "y_batch": classes.numpy(), "explain_func": metrics.explain_func(explainer)}
+    Redrawn.generator.manual_seed(7)
+    theirs = quantus.MPRT(layer_order=order, abs=False, normalise=False, **QUIET)(**asked)
+    theirs.pop("original")
+    # Independently, Quantus goes from the first layer to the last.
+    names = list(theirs)
+    ours = metrics.randomisation(
+        explainer, torch.from_numpy(arguments["x_batch"]), classes, layers=names, cascading=cascading, seed=7
+    )
+    assert sorted(names) == ["0", "2", "4"]
+    expected = torch.tensor([theirs[name] for name in names])
+    torch.testing.assert_close(ours.rank_correlation, expected, atol=1e-4, rtol=0, equal_nan=True)
+    assert ours.rank_correlation.isfinite().any(1).all()

@@ -1,5 +1,7 @@
 """Randomisation compares a model with itself without what it has learnt, and gives the model back unharmed."""
 
+import dataclasses
+
 import pytest
 import torch
 from scipy.stats import spearmanr
@@ -43,9 +45,8 @@ def test_the_comparisons_are_scipys_and_scikit_images():
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
         for parameter in model[7].parameters():
-            parameter.copy_(
-                parameter.flatten()[torch.randperm(parameter.numel(), generator=generator)].view_as(parameter)
-            )
+            drawn = torch.randn(parameter.shape, generator=generator)
+            parameter.copy_(drawn * parameter.std(correction=0) + parameter.mean())
     after = explainer(batch, before.target)
     for i in range(2):
         trained, random = before.heatmap[i].numpy(), after.heatmap[i].numpy()
@@ -55,6 +56,24 @@ def test_the_comparisons_are_scipys_and_scikit_images():
         assert float(result.ssim[0, i]) == pytest.approx(
             structural_similarity(trained, random, data_range=1.0), abs=1e-6
         )
+
+
+def test_a_flat_map_or_one_with_nan_has_no_similarity():
+    explanation = gradcam_fast.explain(network(), images(3), layer="4")
+    heat = explanation.heatmap.clone()
+    heat[0], heat[1, 2, 3] = 0.5, torch.nan
+    explainer = gradcam_fast.Explainer(network(), layer="4")
+    broken = dataclasses.replace(explanation, heatmap=heat)
+    result = metrics.randomisation(explainer, images(3), explanation=broken, layers=["7"])
+    assert result.rank_correlation.isnan().tolist() == result.ssim.isnan().tolist() == [[True, True, False]]
+
+
+def test_activations_keep_their_scale():
+    model, scales = network(), []
+    handle = model[3].register_forward_hook(lambda module, inputs, output: scales.append(float(output.std())))
+    metrics.randomisation(gradcam_fast.Explainer(model, layer="4"), images(), layers=["7", "3", "1", "0"])
+    handle.remove()
+    assert all(scales[0] / 3 < scale < scales[0] * 3 for scale in scales)
 
 
 def test_layers_behind_stay_random_only_when_cascading():
@@ -89,6 +108,22 @@ def test_the_model_is_given_back_to_the_bit(cascading, error):
         assert error is None
     handle.remove()
     after = state(model)
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_the_model_is_given_back_when_a_comparison_fails(monkeypatch, error):
+    model = network()
+    before = state(model)
+
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr("skimage.metrics.structural_similarity", fail)
+    with pytest.raises(error) as raised:
+        metrics.randomisation(gradcam_fast.Explainer(model, layer="4"), images())
+    after = state(model)
+    assert raised.tb is not None  # which holds what the failed call was in the middle of
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 

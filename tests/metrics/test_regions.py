@@ -40,3 +40,20 @@ def test_the_mask_is_where_the_map_is_hot():
     assert int(metrics.mask(heatmap(), 0.7).sum()) == 21
     with pytest.raises(TypeError, match="heatmap is no floating tensor"):
         metrics.mask([[1.0]])
+
+
+def test_each_region_is_the_mask_of_its_box():
+    heat = heatmap()
+    found = metrics.region_masks(heat)
+    assert [int(region.sum()) for region in found] == [21, 4]
+    for region, box in zip(found, metrics.boxes(heat), strict=True):
+        rows, columns = region.nonzero().T
+        assert [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1] == box.tolist()
+    assert torch.equal(found.any(0), metrics.mask(heat))
+    assert torch.equal(metrics.region_masks(heat, largest=True), found[:1])
+    assert metrics.region_masks(torch.zeros(5, 6)).shape == (0, 5, 6)
+
+
+def test_regions_of_a_batch_are_refused():
+    with pytest.raises(ValueError, match=r"heatmap has shape \(2, 4, 4\); give one heatmap"):
+        metrics.region_masks(torch.zeros(2, 4, 4))
