@@ -29,7 +29,9 @@ def random_map(images: Tensor, *, grid: int = 7, seed: int = 0) -> Tensor:
         >>> metrics.random_map(torch.zeros(2, 3, 32, 32)).shape
         torch.Size([2, 32, 32])
     """
-    drawn = torch.rand(len(images), 1, grid, grid, generator=torch.Generator().manual_seed(seed)).to(images.device)
+    generator = torch.Generator().manual_seed(seed)
+    drawn = torch.rand(len(images), 1, grid, grid, generator=generator, dtype=torch.float32, device="cpu")
+    drawn = drawn.to(images.device)
     return _to_unit_range(torch.nn.functional.interpolate(drawn, images.shape[-2:], mode="bilinear")[:, 0])
 
 
@@ -45,7 +47,8 @@ def centre_map(images: Tensor, *, width: float = 0.25) -> Tensor:
         True
     """
     rows, columns = (
-        ((torch.arange(side, device=images.device) + 0.5) / side - 0.5) / width for side in images.shape[-2:]
+        ((torch.arange(side, dtype=torch.float32, device=images.device) + 0.5) / side - 0.5) / width
+        for side in images.shape[-2:]
     )
     return _to_unit_range(torch.exp(-0.5 * (rows[:, None] ** 2 + columns**2))[None]).expand(len(images), -1, -1)
 

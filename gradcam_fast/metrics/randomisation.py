@@ -93,7 +93,7 @@ def randomisation(
     comparisons = []
     for heatmap in _randomised_heatmaps(at_layer, images, classes, [modules[name] for name in names], cascading, seed):
         comparisons.append([_compare(*maps) for maps in zip(originals, _on_host(heatmap), strict=True)])
-    results = torch.tensor(comparisons, dtype=torch.float32).reshape(len(names), *trained.valid.shape, 2)
+    results = torch.tensor(comparisons, dtype=torch.float32, device="cpu").reshape(len(names), *trained.valid.shape, 2)
     rank_correlation, ssim = results.to(trained.heatmap.device).unbind(-1)
     return Randomisation(tuple(names), rank_correlation, ssim)
 
@@ -131,7 +131,7 @@ def _weights_kept(module: nn.Module) -> Iterator[None]:
 @torch.no_grad()
 def _shuffle(module: nn.Module, generator: torch.Generator) -> None:
     for parameter in module.parameters():
-        order = torch.randperm(parameter.numel(), generator=generator).to(parameter.device)
+        order = torch.randperm(parameter.numel(), generator=generator, device="cpu").to(parameter.device)
         parameter.copy_(parameter.flatten()[order].view_as(parameter))
 
 
