@@ -297,6 +297,12 @@ def _photos(part: Path) -> Iterator[tuple[Key, bool]]:
         names = file.schema_arrow.names
         if missing := [name for name in SCHEMA.names[:-2] if name not in names]:
             raise ValueError(f"{part} has no column {missing[0]!r}; give the maps.parquet that explain wrote")
+        for field in file.schema_arrow:
+            if field.name in SCHEMA.names and _kind(field.type) != (wanted := _kind(SCHEMA.field(field.name).type)):
+                raise ValueError(
+                    f"{part} has {field.type} in the column {field.name!r}, which holds {wanted}; give the "
+                    "maps.parquet that explain wrote"
+                )
         columns = [name for name in ("path", "name", "error", "path_bytes") if name in names]
         rows = file.read(columns=columns).to_pylist()
     except (pyarrow.ArrowException, OSError) as error:
@@ -306,6 +312,20 @@ def _photos(part: Path) -> Iterator[tuple[Key, bool]]:
         if not all(isinstance(text, str) for text in key):
             raise ValueError(f"{part} has a row without path or name; give the maps.parquet that explain wrote")
         yield key, bool(row.get("error"))
+
+
+# Other tools write the same values in other types, such as large_string for string.
+_KINDS = {
+    "text": ("string", "large_string", "string_view"),
+    "bytes": ("binary", "large_binary", "binary_view"),
+    "whole numbers": tuple(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)),
+    "numbers": ("halffloat", "float", "double"),
+}
+
+
+def _kind(of_type: pyarrow.DataType) -> str:
+    """What the values of a type are, in words."""
+    return next((kind for kind, names in _KINDS.items() if str(of_type) in names), str(of_type))
 
 
 def _damaged(part: Path, error: Exception) -> ValueError:
