@@ -36,6 +36,9 @@ def assert_agrees(activations, gradients, size, tolerance, cam=gradcam_fast.cam,
     Normalisation divides by the map's range. Where that is below 1 % of the magnitudes summed up in the map, it
     magnifies the rounding of the float32 sums, so the tolerance grows with it. A range below the rounding of one pixel
     (two pixels beside the same peak, say) leaves only noise, and the heatmap is not compared.
+
+    ``max`` without ReLU gives -low/high where the map is lowest, which has no bound: the tolerance is that of a map of
+    this magnitude. A maximum within the tolerance of zero has no certain sign, and the heatmap is not compared.
     """
     a, g = activations.double(), gradients.double()
     heatmap, low, high = reference.cam(a, g, size, **options)
@@ -51,6 +54,9 @@ def assert_agrees(activations, gradients, size, tolerance, cam=gradcam_fast.cam,
         varied = activations.flatten(1).amax(1) > activations.flatten(1).amin(1)
         rounded_away = (extent <= 2.0**-22 * peak) & (peak > 0) & (varied[:, None] if extent.dim() == 2 else varied)
         stretch = torch.where(rounded_away, torch.inf, stretch)
+    if normalize == "max":
+        stretch = stretch * torch.where(high > 0, peak / high, 1)
+        stretch = torch.where(high.abs() <= tolerance * magnitude, torch.inf, stretch)
     assert_within(results[0], heatmap, tolerance * stretch[..., None, None])
     assert_within(results[1], low, tolerance * magnitude)
     assert_within(results[2], high, tolerance * magnitude)
