@@ -17,11 +17,13 @@ from PIL import Image, ImageEnhance  # noqa: E402
 from torchvision.models import resnet18  # noqa: E402
 
 from gradcam_fast.cli.console import Report  # noqa: E402
-from gradcam_fast.cli.networks import Network  # noqa: E402
-from gradcam_fast.cli.photo_files import find_photos, read_photo  # noqa: E402
-from gradcam_fast.cli.photo_pipeline import RunSettings, cores, explain_photos  # noqa: E402
-from gradcam_fast.cli.results import ExplainOptions  # noqa: E402
+from gradcam_fast.cli.photo_pipeline import RunSettings, explain_photos  # noqa: E402
 from gradcam_fast.cli.stages import run_stages  # noqa: E402
+from gradcam_fast.pipeline.networks import Network  # noqa: E402
+from gradcam_fast.pipeline.photo_files import find_photos  # noqa: E402
+from gradcam_fast.pipeline.photo_reading import read_photo  # noqa: E402
+from gradcam_fast.pipeline.processors import cores  # noqa: E402
+from gradcam_fast.pipeline.question import Question  # noqa: E402
 from gradcam_fast.preprocess import Preprocess  # noqa: E402
 
 COUNT, SIDE, BATCH = 512, 512, 32
@@ -72,7 +74,7 @@ def predict(network, photos):
 def explain(network, photos, out):
     settings = RunSettings(formats=("overlay",), batch_size=BATCH)
     report = Report(tell=lambda _: None, complain=pytest.fail)
-    assert explain_photos(network, photos, out, ExplainOptions(topk=1), settings, report) == 0
+    assert explain_photos(network, photos, out, Question(topk=1), settings, report) == 0
     assert report.done == COUNT
 
 

@@ -19,7 +19,7 @@ from contenders import NETWORKS, build, copy_sharing_weights, predict
 
 import gradcam_fast
 from gradcam_fast.cli.demo import sample_photos
-from gradcam_fast.cli.networks import load_network
+from gradcam_fast.pipeline.networks import load_network
 
 LAYERS = [
     ("resnet18", "layer4"),

@@ -8,9 +8,9 @@ The network is EfficientNet-Lite0, trained on ImageNet; its weights are in the p
 from pictures import arguments, sample_photo, save
 
 import gradcam_fast
-from gradcam_fast.cli.networks import load_network
-from gradcam_fast.cli.photo_files import pixels, read_photo
 from gradcam_fast.features import feature_maps
+from gradcam_fast.pipeline.networks import load_network
+from gradcam_fast.pipeline.photo_reading import pixels, read_photo
 from gradcam_fast.visual import figures
 
 LAYERS = ["_blocks.1", "_blocks.3", "_blocks.8", "_blocks.15"]

@@ -1,8 +1,12 @@
-"""Photo files and PIL images of any mode, as upright RGB images of 8 bits; only regular files of raster formats."""
+"""Photo files, their bytes, and PIL images of any mode, as upright RGB images of 8 bits.
+
+Only regular files of raster formats are read.
+"""
 
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -41,11 +45,12 @@ except ImportError:  # Pillow reads the same pixels in a third more time
 
 from .exceptions import UnreadablePhotoError
 
-__all__ = ["as_rgb", "decode_file", "own_pixel_limit"]
+__all__ = ["as_rgb", "decode_bytes", "decode_file", "own_pixel_limit"]
 
 _FORMATS = [name for name in "AVIF BMP DIB GIF JPEG JPEG2000 MPO PNG PPM TGA TIFF WEBP".split() if name in Image.OPEN]
 _ORIENTATION, _UPRIGHT = 0x0112, 1
 _MAX_FILE_BYTES_PER_PIXEL = 8
+_OBJECT = re.compile(r"<[^<>]* at 0x[0-9a-fA-F]+>")
 # 16-bit levels to 8 bits; Pillow's own conversion clips at 255, which turns almost every 16-bit photo white.
 _TO_8_BITS = ((numpy.arange(65536) + 128) // 257).astype(numpy.uint8)
 
@@ -67,6 +72,27 @@ def decode_file(path: str | os.PathLike[str], max_pixels: int, way_out: str) -> 
     path = os.fspath(path)
     try:
         data = _read_regular(path, _MAX_FILE_BYTES_PER_PIXEL * max_pixels + 2**20, way_out)
+    except FileNotFoundError:
+        reason = "no such file"
+    except Exception as error:
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    else:
+        return decode_bytes(data, max_pixels, way_out, name=path)
+    raise UnreadablePhotoError(f"{path}: {reason}")
+
+
+def decode_bytes(data: bytes, max_pixels: int, way_out: str, *, name: str = "photo") -> Image.Image:
+    """Read the bytes of a photo file, as :func:`decode_file` does.
+
+    Args:
+        data: the whole file.
+        max_pixels, way_out: as for :func:`decode_file`.
+        name: what the message of an error calls the photo.
+
+    Raises:
+        UnreadablePhotoError: in one sentence, which photo and why.
+    """
+    try:
         with Image.open(BytesIO(data), formats=_FORMATS) as file:
             width, height = file.size
             if width * height > max_pixels:
@@ -77,13 +103,12 @@ def decode_file(path: str | os.PathLike[str], max_pixels: int, way_out: str) -> 
                 return photo
             ImageOps.exif_transpose(file, in_place=True)
             return as_rgb(file)
-    except FileNotFoundError:
-        reason = "no such file"
     except UnidentifiedImageError:
         reason = "not a photo in a format that Pillow reads"
     except Exception as error:  # decoders of damaged files raise everything from SyntaxError to struct.error
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    raise UnreadablePhotoError(f"{path}: {reason}")
+    # Pillow is given the bytes; in its messages the object that holds them would stand with its address.
+    raise UnreadablePhotoError(f"{name}: {_OBJECT.sub('the file', reason)}")
 
 
 @contextmanager

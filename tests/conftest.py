@@ -70,7 +70,7 @@ def small(tmp_path, monkeypatch):
     from support import red_or_blue
     from support.command import small_photos
 
-    from gradcam_fast.cli import networks
+    from gradcam_fast.pipeline import networks
 
     monkeypatch.setattr(networks, "load_network", lambda name, **_: red_or_blue.network())
     return partial(small_photos, tmp_path)

@@ -143,7 +143,7 @@ def explain(options: SimpleNamespace) -> int:
     In the heatmaps, red is where the network found the most evidence for the class, and dark blue where it found the
     least. Each heatmap is scaled to its own extremes: compare places within one heatmap, not colours of two heatmaps.
     """
-    from .photo_files import find_photos
+    from ..pipeline.photo_files import find_photos
     from .photo_pipeline import explain_photos
 
     device, dtype = cli_options.placement_of(options)
@@ -157,9 +157,9 @@ def explain(options: SimpleNamespace) -> int:
     if not photos:
         return len(empty_folders)
     network = cli_options.network_of(options)
-    explain_options = cli_options.explain_options_of(options, network, 2 if "panels" in formats else 1)
+    question = cli_options.question_of(options, network, 2 if "panels" in formats else 1)
     with cli_options.report_of(options) as report:
-        return len(empty_folders) + explain_photos(network, photos, options.out, explain_options, settings, report)
+        return len(empty_folders) + explain_photos(network, photos, options.out, question, settings, report)
 
 
 @gradcam_fast.command(
@@ -251,7 +251,7 @@ def video(options: SimpleNamespace) -> int:
             network,
             options.source,
             options.out,
-            cli_options.explain_options_of(options, network, 1),
+            cli_options.question_of(options, network, 1),
             device=device,
             dtype=dtype,
             batch_size=options.batch_size,
@@ -356,7 +356,7 @@ def export(options: SimpleNamespace) -> int:
     from ..features import feature_maps
     from ..packages import export as export_package
     from ..packages import package_info
-    from .packaged_network import described, export_options
+    from ..pipeline.networks.packaged import described, export_options
 
     cli_options.refuse_package(options, "which is already exported")
     device, dtype = cli_options.placement_of(options)
@@ -365,7 +365,7 @@ def export(options: SimpleNamespace) -> int:
     by_input = options.target == "input"
     if by_input:
         options.target = None
-    chosen = cli_options.explain_options_of(options, network, 1)
+    chosen = cli_options.question_of(options, network, 1)
     model = network.model.to(device, dtype)
     image = torch.rand(1, 3, *network.input_size, generator=torch.Generator().manual_seed(0)).to(device, dtype)
     layer = feature_maps(model, image, layer=chosen.layer).layer
@@ -411,7 +411,7 @@ def info(options: SimpleNamespace) -> int:
     import json
 
     from ..packages import package_info
-    from .packaged_network import facts
+    from ..pipeline.networks.packaged import facts
 
     values = facts(package_info(options.package))
     if options.json:

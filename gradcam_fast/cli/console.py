@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import TextIO
 
-    from .results import PhotoResult
+    from ..pipeline.results import PhotoResult
 
 __all__ = ["FEW_PHOTOS", "ProgressBar", "Report", "complain", "printable", "shorten", "tell"]
 

@@ -14,11 +14,12 @@ import torch
 
 import gradcam_fast
 
+from ..pipeline.networks import load_network
+from ..pipeline.photo_files import PhotoFile
+from ..pipeline.photo_reading import read_photo
+from ..pipeline.question import Question
 from .console import Report
-from .networks import load_network
-from .photo_files import PhotoFile, read_photo
 from .photo_pipeline import RunSettings, explain_photos
-from .results import ExplainOptions
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -49,7 +50,7 @@ def run(out: Path) -> int:
     print(f"{network.title}: the five most probable classes of each photo\n")
     photos = [PhotoFile(path) for path in paths]
     with Report() as report:
-        unreadable = explain_photos(network, photos, out, ExplainOptions(topk=2), RunSettings(), report)
+        unreadable = explain_photos(network, photos, out, Question(topk=2), RunSettings(), report)
     for note in notes:
         print(note)
     print("Each picture shows photo, heatmap and overlay, in one row for each of the two most probable classes.")

@@ -14,9 +14,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from itertools import groupby
 from pathlib import Path
-from typing import Any
-
-import numpy
+from typing import TYPE_CHECKING, Any
 
 try:
     import pyarrow
@@ -24,50 +22,16 @@ try:
 except ImportError as error:
     raise ImportError("tables are written with pyarrow, which is not installed; run pip install pyarrow") from error
 
-from ..exceptions import PhotoError
+from ..pipeline.map_rows import SCHEMA, SETTINGS_KEY, error_row, record_batch, rows_of, schema_for
 from .output_lock import PART_SUFFIX
-from .results import LoadedPhoto, PhotoResult
+
+if TYPE_CHECKING:
+    from ..pipeline.results import LoadedPhoto, PhotoResult
 
 __all__ = ["MapTable", "contents", "read"]
 
 Key = tuple[str, str]
 
-SCHEMA = pyarrow.schema(
-    [
-        ("path", pyarrow.string()),  # of the photo, as it was given; bytes that are not UTF-8 are escaped
-        ("name", pyarrow.string()),  # path of its pictures, in the output folder and without suffix
-        ("width", pyarrow.int32()),  # of the whole photo
-        ("height", pyarrow.int32()),
-        ("left", pyarrow.int32()),  # the part of the photo that the network saw and the map covers
-        ("top", pyarrow.int32()),
-        ("right", pyarrow.int32()),
-        ("bottom", pyarrow.int32()),
-        ("class", pyarrow.int32()),
-        ("class_name", pyarrow.string()),
-        ("probability", pyarrow.float32()),  # NaN where it is not known
-        ("score", pyarrow.float32()),  # the output that was explained
-        ("raw_min", pyarrow.float32()),  # raw value = raw_min + level / 255 * (raw_max - raw_min)
-        ("raw_max", pyarrow.float32()),
-        ("valid", pyarrow.bool_()),
-        ("layer", pyarrow.string()),
-        ("map_height", pyarrow.int16()),
-        ("map_width", pyarrow.int16()),
-        ("map", pyarrow.binary()),  # map_height * map_width levels from 0 to 255, row by row
-        ("error", pyarrow.string()),  # why the photo has no map; its class is then -1
-        ("path_bytes", pyarrow.binary()),  # the path as the file system has it, where that is not UTF-8
-    ]
-)
-# Of the row of a photo that could not be explained: no nulls, so that the columns keep their types in pandas.
-NOTHING: dict[str, Any] = {
-    **dict.fromkeys(("width", "height", "left", "top", "right", "bottom", "map_height", "map_width"), 0),
-    **dict.fromkeys(("probability", "score", "raw_min", "raw_max"), float("nan")),
-    "class": -1,
-    "class_name": "",
-    "valid": False,
-    "layer": "",
-    "map": b"",
-}
-SETTINGS_KEY = b"gradcam_fast"
 # A part is written when it has this many rows or is this old; a killed process loses no more than one part.
 ROWS_PER_PART, SECONDS_PER_PART = 4096, 300
 
@@ -91,7 +55,7 @@ class MapTable:
 
     def __init__(self, folder: Path, settings: dict[str, Any], *, resume: bool) -> None:
         self.folder, self.settings = folder, settings
-        self.schema = SCHEMA.with_metadata({SETTINGS_KEY: json.dumps(settings)})
+        self.schema = schema_for(settings)
         self.pending: list[pyarrow.RecordBatch] = []
         self.written = time.monotonic()
         self.parts = set(parts := _parts(folder))
@@ -118,7 +82,7 @@ class MapTable:
         Raises:
             PhotoError: a value does not fit the table.
         """
-        return (str(photo.path), photo.name), self._batch(photo.path, _rows(photo, result))
+        return (str(photo.path), photo.name), record_batch(photo.path, rows_of(photo, result), self.schema)
 
     def append(self, rows: tuple[Key, pyarrow.RecordBatch]) -> None:
         """Add the maps of one photo, unless the table has them."""
@@ -132,13 +96,7 @@ class MapTable:
         key = str(path), name
         if key not in self.photos and key not in self.failed:
             self.failed.add(key)
-            self._add(self._batch(path, [{**_path(path), "name": name, **NOTHING, "error": _utf8(str(error))}]))
-
-    def _batch(self, path: Path, rows: list[dict[str, Any]]) -> pyarrow.RecordBatch:
-        try:
-            return pyarrow.RecordBatch.from_pylist(rows, schema=self.schema)
-        except (pyarrow.ArrowException, OverflowError, UnicodeError, TypeError, ValueError) as error:
-            raise PhotoError(f"{path}: does not fit the table ({' '.join(str(error).split())})") from error
+            self._add(record_batch(path, [error_row(path, name, error)], self.schema))
 
     def _add(self, batch: pyarrow.RecordBatch) -> None:
         self.pending.append(batch)
@@ -178,53 +136,6 @@ class MapTable:
 
     def __exit__(self, *_: object) -> None:
         self.flush()
-
-
-def _utf8(text: str) -> str:
-    return text.encode("utf-8", "backslashreplace").decode()
-
-
-def _path(path: Path) -> dict[str, Any]:
-    """The columns of a path: readable text, and the bytes if the text does not say them all."""
-    try:
-        text, data = str(path).encode().decode(), None
-    except UnicodeEncodeError:
-        data = os.fsencode(path)
-        text = data.decode("utf-8", "backslashreplace")
-    return {"path": text, "path_bytes": data}
-
-
-def _rows(photo: LoadedPhoto, result: PhotoResult) -> list[dict[str, Any]]:
-    """The rows of one photo, one for each class."""
-    left, top, right, bottom = photo.box
-    levels = (result.maps * 255).round().astype(numpy.uint8)
-    common = {
-        **_path(photo.path),
-        "name": photo.name,
-        "width": photo.size[0],
-        "height": photo.size[1],
-        "left": left,
-        "top": top,
-        "right": right,
-        "bottom": bottom,
-        "layer": _utf8(result.layer),
-        "map_height": levels.shape[1],
-        "map_width": levels.shape[2],
-    }
-    return [
-        {
-            **common,
-            "class": result.classes[rank],
-            "class_name": _utf8(result.names[rank]),
-            "probability": result.probabilities[rank],
-            "score": result.scores[rank],
-            "raw_min": result.raw_min[rank],
-            "raw_max": result.raw_max[rank],
-            "valid": result.valid[rank],
-            "map": levels[rank].tobytes(),
-        }
-        for rank in range(len(levels))
-    ]
 
 
 def contents(table: Path) -> tuple[dict[str, Any], dict[Key, int]]:

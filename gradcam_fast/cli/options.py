@@ -15,16 +15,16 @@ import torch
 
 from ..methods import METHODS
 from ..photos import MAX_PIXELS
+from ..pipeline.network_source import DTYPE_NAMES, NetworkSource
+from ..pipeline.question import QuestionError
 from ..visual.colormaps import colormap_table
 from .console import Report, complain
 
 if TYPE_CHECKING:
-    from .networks import Network
+    from ..pipeline.networks import Network
+    from ..pipeline.question import Question
     from .photo_pipeline import RunSettings
-    from .results import ExplainOptions
 
-PACKAGE_SUFFIX = ".pt2"
-DTYPE_NAMES = ("float32", "bfloat16", "float16")
 # Options of which at most one may be overrides.
 EXCLUSIVE = (("topk", "target"), ("verbose", "quiet"))
 
@@ -293,7 +293,7 @@ def refuse_package(options: SimpleNamespace, reason: str) -> None:
     Raises:
         ValueError: ``--model`` names a package.
     """
-    if options.model.endswith(PACKAGE_SUFFIX):
+    if source_of(options).is_package:
         raise ValueError(f"--model: {options.model} is a package, {reason}")
 
 
@@ -315,22 +315,12 @@ def check_colormap(options: SimpleNamespace) -> None:
     colormap_table(options.colormap, torch.device("cpu"))
 
 
-def device_of(options: SimpleNamespace) -> torch.device:
-    """The device that the options name, or else the first CUDA device, or else the CPU.
-
-    Raises:
-        ValueError: the device does not work on this machine.
-    """
-    name = options.device
-    if name is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device).cpu()
-    except Exception as error:  # every backend reports a missing device in its own way
-        reason = str(error).partition("\n")[0]
-        raise ValueError(f"--device: {name!r} does not work on this machine ({reason}); give cpu") from None
-    return device
+def source_of(options: SimpleNamespace) -> NetworkSource:
+    """Where the network comes from that the options name."""
+    names = ("model", "weights", "classes", "size", "mean", "std", "crop", "download", "device", "dtype")
+    given = {name: getattr(options, name) for name in names if hasattr(options, name)}
+    rule = None if options.probabilities == "none" else options.probabilities
+    return NetworkSource(**given, probabilities=rule)
 
 
 def placement_of(options: SimpleNamespace) -> tuple[torch.device, torch.dtype]:
@@ -339,59 +329,33 @@ def placement_of(options: SimpleNamespace) -> tuple[torch.device, torch.dtype]:
     Raises:
         ValueError: the device does not work on this machine, or is none of the package's kind.
     """
-    if options.model.endswith(PACKAGE_SUFFIX):
-        from .packaged_network import placement_of_package
-
-        return placement_of_package(options)
-    return device_of(options), getattr(torch, options.dtype)
+    return source_of(options).placement()
 
 
 def network_of(options: SimpleNamespace) -> Network:
     """The network that the options name; assumptions about the network are printed as notes."""
-    if options.model.endswith(PACKAGE_SUFFIX):
-        from .packaged_network import packaged_network
-
-        return packaged_network(options)
-    from .networks import load_network
-
-    names = ("weights", "classes", "size", "mean", "std")
-    overrides = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
-    rule = None if options.probabilities == "none" else options.probabilities
-    network = load_network(options.model, crop=options.crop, probabilities=rule, download=options.download, **overrides)
+    network = source_of(options).load()
     for note in network.notes:
         complain(f"note: {note}")
     return network
 
 
-def explain_options_of(options: SimpleNamespace, network: Network, topk: int) -> ExplainOptions:
+def question_of(options: SimpleNamespace, network: Network, topk: int) -> Question:
     """The classes, layer and method to explain; by default the ``topk`` most probable classes.
 
     Raises:
         ValueError: a class that the network does not have, or a name that several classes match.
     """
-    from ..class_names import find_class
-    from .results import ExplainOptions
-
-    if options.model.endswith(PACKAGE_SUFFIX):
-        from .packaged_network import options_of_package
-
-        return options_of_package(options, network)
-    count = len(network.class_names)
-    requested_topk = getattr(options, "topk", None)
-    if requested_topk and requested_topk > count:
-        raise ValueError(f"--topk: {requested_topk} is more than this network's {count} classes; give at most {count}")
-    target = None
-    if options.target is not None:
-        try:
-            target = find_class(options.target, network.class_names)
-        except ValueError as error:
-            raise ValueError(f"--target: {error}") from None
-    return ExplainOptions(
-        target=target,
-        topk=None if target is not None else requested_topk or min(topk, count),
-        layer=options.layer,
-        method=options.method,
-    )
+    try:
+        return network.ask(
+            target=options.target,
+            topk=getattr(options, "topk", None),
+            layer=options.layer,
+            method=options.method,
+            default_topk=topk,
+        )
+    except QuestionError as error:
+        raise ValueError(f"--{error}") from None
 
 
 def run_settings_of(options: SimpleNamespace, formats: Sequence[str], **settings: Any) -> RunSettings:

@@ -19,14 +19,15 @@ import numpy
 import torch
 
 from ..exceptions import PhotoError
+from ..pipeline.pictures import blend, resize_heatmap
 from ..probabilities import confidence
 from ..visual.stamp import RANDOM_WEIGHTS, stamped
 from .console import shorten
 from .output_lock import PART_SUFFIX
-from .pictures import blend, encode, photo_of, read_note, resize_heatmap, with_note
+from .picture_files import encode, photo_of, read_note, with_note
 
 if TYPE_CHECKING:
-    from .results import LoadedPhoto, PhotoResult
+    from ..pipeline.results import LoadedPhoto, PhotoResult
 
 __all__ = ["FORMATS", "PictureStyle", "UnwritableFileError", "are_complete", "suffixes", "write_files", "write_whole"]
 

@@ -11,10 +11,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .pictures import photo_of
+from .picture_files import photo_of
 
 if TYPE_CHECKING:
-    from .photo_files import PhotoFile
+    from ..pipeline.photo_files import PhotoFile
 
 __all__ = ["OutputNames", "wanted_name"]
 
@@ -30,7 +30,7 @@ def wanted_name(photo: PhotoFile) -> str:
     for a file system is cut and gets a hash of the photo's path.
 
     Example:
-        >>> from gradcam_fast.cli.photo_files import PhotoFile
+        >>> from gradcam_fast.pipeline.photo_files import PhotoFile
         >>> wanted_name(PhotoFile(Path("cats/tom.jpg"), Path("cats")))
         'cats/tom-gradcam'
     """

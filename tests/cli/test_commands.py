@@ -12,8 +12,8 @@ from support.command import CHELSEA
 
 import gradcam_fast
 from gradcam_fast.cli import main
-from gradcam_fast.cli.networks import load_network
-from gradcam_fast.cli.photo_files import read_photo
+from gradcam_fast.pipeline.networks import load_network
+from gradcam_fast.pipeline.photo_reading import read_photo
 from gradcam_fast.visual import figures
 
 

@@ -11,8 +11,8 @@ from PIL import Image
 
 import gradcam_fast
 from gradcam_fast.cli import demo, main
-from gradcam_fast.cli.networks import load_network
-from gradcam_fast.cli.photo_files import read_photo
+from gradcam_fast.pipeline.networks import load_network
+from gradcam_fast.pipeline.photo_reading import read_photo
 
 EGYPTIAN_CAT, ESPRESSO = 285, 967
 # (x, y) as shares of chelsea's width and height.

@@ -18,9 +18,10 @@ from support.red_or_blue import network, photo
 
 from gradcam_fast import Preprocess
 from gradcam_fast._preprocessing import steps
-from gradcam_fast.cli import networks
 from gradcam_fast.cli.console import printable
-from gradcam_fast.cli.photo_files import UnreadablePhotoError, read_photo
+from gradcam_fast.exceptions import UnreadablePhotoError
+from gradcam_fast.pipeline import networks
+from gradcam_fast.pipeline.photo_reading import read_photo
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="names and pipes of POSIX")
 
@@ -130,7 +131,8 @@ def test_a_file_that_is_too_large_for_its_pixels_is_not_read(tmp_path):
 MEMORY = """
 import resource, sys
 from gradcam_fast import Preprocess
-from gradcam_fast.cli.photo_files import read_photo, own_pixel_limit
+from gradcam_fast.photo_decoding import own_pixel_limit
+from gradcam_fast.pipeline.photo_reading import read_photo
 preprocess = Preprocess((224, 224), mean=(0.5,) * 3, std=(0.5,) * 3, crop=0.875)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 with own_pixel_limit():
@@ -191,7 +193,7 @@ def test_an_eps_file_starts_no_program(tmp_path, monkeypatch):
 
 
 def test_only_plugins_of_raster_formats_are_loaded():
-    read = "import sys\nfrom gradcam_fast.cli.photo_files import read_photo\n"
+    read = "import sys\nfrom gradcam_fast.pipeline.photo_reading import read_photo\n"
     read += "try:\n    read_photo(sys.argv[1])\nexcept Exception:\n    pass\n"
     read += "print({'PIL.EpsImagePlugin', 'PIL.WmfImagePlugin', 'PIL.FpxImagePlugin'} & sys.modules.keys())"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}

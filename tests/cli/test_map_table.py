@@ -12,9 +12,9 @@ from support.red_or_blue import network, photo
 
 from gradcam_fast.cli import map_table
 from gradcam_fast.cli.console import Report
-from gradcam_fast.cli.photo_files import PhotoFile
 from gradcam_fast.cli.photo_pipeline import RunSettings, explain_photos, table_path
-from gradcam_fast.cli.results import ExplainOptions
+from gradcam_fast.pipeline.photo_files import PhotoFile
+from gradcam_fast.pipeline.question import Question
 
 COUNT = 10
 CELLS = [(number % 7, number * 3 % 7) for number in range(COUNT)]
@@ -40,7 +40,7 @@ class Stop(Report):
             raise KeyboardInterrupt
 
 
-def run(photos, out, *names, after=None, options=ExplainOptions(topk=2), crop=None, **how):  # noqa: B008
+def run(photos, out, *names, after=None, options=Question(topk=2), crop=None, **how):  # noqa: B008
     report = Stop(after)
     explain_photos(network(crop), photos, out, options, RunSettings(names or ("parquet",), batch_size=2, **how), report)
     return report.done
@@ -110,7 +110,7 @@ def test_a_table_is_neither_replaced_nor_mixed(photos, tmp_path):
     with pytest.raises(FileExistsError, match=r"maps.parquet exists; give --resume to add to it, or another --out"):
         run(photos, tmp_path / "out")
     with pytest.raises(ValueError, match=r"was made with method='gradcam', not 'layercam'; resume with the same"):
-        run(photos, tmp_path / "out", resume=True, options=ExplainOptions(topk=2, method="layercam"))
+        run(photos, tmp_path / "out", resume=True, options=Question(topk=2, method="layercam"))
     assert len(pandas.read_parquet(table_path(tmp_path / "out"))) == 2
 
 
@@ -124,6 +124,6 @@ def test_the_settings_are_in_the_file(photos, tmp_path):
 def test_where_the_probability_is_not_known_the_column_is_nan_and_the_score_remains(photos, tmp_path):
     report = Stop(None)
     settings = RunSettings(("parquet",), batch_size=2)
-    explain_photos(network(probabilities="auto"), photos, tmp_path / "out", ExplainOptions(topk=2), settings, report)
+    explain_photos(network(probabilities="auto"), photos, tmp_path / "out", Question(topk=2), settings, report)
     frame = pandas.read_parquet(table_path(tmp_path / "out"))
     assert frame["probability"].isna().all() and frame["score"].notna().all()

@@ -10,8 +10,8 @@ from support.command import CHELSEA
 
 import gradcam_fast
 from gradcam_fast.cli import main
-from gradcam_fast.cli.photo_pipeline import BatchExplainer
-from gradcam_fast.cli.results import ExplainOptions
+from gradcam_fast.pipeline.batch_explainer import BatchExplainer
+from gradcam_fast.pipeline.question import Question
 
 
 @pytest.mark.parametrize(
@@ -141,7 +141,7 @@ def test_video_hands_its_options_on(run, small, tmp_path, monkeypatch):
     assert run("video", "in.mp4", "-o", tmp_path / "out.mp4", *options)[0] == 0
     network, source, out, options_received = received["given"]
     assert (network.title, source, out) == ("red or blue", "in.mp4", tmp_path / "out.mp4")
-    assert options_received == ExplainOptions(target=1)
+    assert options_received == Question(target=1)
     assert (received["alpha"], received["colormap"], received["batch_size"], received["dtype"]) == (
         0.25,
         "viridis",

@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 from support.red_or_blue import photo
 
-from gradcam_fast.cli import pictures
+from gradcam_fast.cli import picture_files
 from gradcam_fast.cli.output_names import OutputNames, wanted_name
-from gradcam_fast.cli.photo_files import PhotoFile
+from gradcam_fast.pipeline.photo_files import PhotoFile
 
 
 def named(photos, out=Path("out"), suffixes=(".jpg",)):
@@ -156,7 +156,7 @@ def test_a_marked_array_is_read_as_any_other(run, small, tmp_path):
     photos = small(1)
     assert run("explain", *photos, "--out", tmp_path, "--format", "npy")[0] == 0
     (file,) = tmp_path.glob("*.npy")
-    assert pictures.photo_of(file) == str(photos[0])
+    assert picture_files.photo_of(file) == str(photos[0])
     assert numpy.array_equal(numpy.load(file), numpy.load(file, mmap_mode="r"))
     with open(file, "rb") as opened:
         assert numpy.load(opened).shape == (1, 56, 56)

@@ -66,6 +66,15 @@ def test_photos_are_explained_as_with_the_network(run, package, named, tmp_path)
 
 
 @pytest.mark.slow
+def test_a_package_of_one_class_explains_it_in_every_photo(run, tmp_path_factory, tmp_path):
+    path = packages.package(tmp_path_factory, "blue")
+    photos = small_photos(tmp_path, 2)
+    status, _, err = run("explain", *photos, "--model", path, "--format", "parquet", "--out", tmp_path / "out")
+    assert (status, err) == (0, [])
+    assert list(pandas.read_parquet(table_path(tmp_path / "out"))["class_name"]) == ["blue", "blue"]
+
+
+@pytest.mark.slow
 def test_neither_networks_nor_their_packages_are_needed(package, tmp_path):
     red_or_blue.photo().save(tmp_path / "photo.png")
     program = (

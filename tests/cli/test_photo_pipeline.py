@@ -14,13 +14,15 @@ from support.red_or_blue import CELL, SIDE, network, photo
 from torch import nn
 
 import gradcam_fast
-from gradcam_fast.cli import output_files, photo_pipeline, pictures
+from gradcam_fast.cli import output_files, photo_pipeline, picture_files
 from gradcam_fast.cli.console import Report
 from gradcam_fast.cli.output_files import PictureStyle
-from gradcam_fast.cli.photo_files import PhotoFile, read_photo
 from gradcam_fast.cli.photo_pipeline import RunSettings, explain_photos
-from gradcam_fast.cli.pictures import resize_heatmap
-from gradcam_fast.cli.results import ExplainOptions
+from gradcam_fast.pipeline.photo_files import PhotoFile
+from gradcam_fast.pipeline.photo_reading import read_photo
+from gradcam_fast.pipeline.pictures import resize_heatmap
+from gradcam_fast.pipeline.processors import cores
+from gradcam_fast.pipeline.question import Question
 from gradcam_fast.probabilities import confidence
 from gradcam_fast.visual.figures import is_own
 
@@ -52,7 +54,7 @@ def run(tmp_path):
             net or network(),
             photos,
             tmp_path / "out",
-            options or ExplainOptions(topk=1),
+            options or Question(topk=1),
             RunSettings(names, **how),
             report,
         )
@@ -67,7 +69,7 @@ def names_in(folder):
 
 def test_each_photo_is_answered_as_explain_would(run, photos):
     net = network()
-    for (_, result, _), file in zip(run(photos, "npy", options=ExplainOptions(topk=2))[0], photos, strict=True):
+    for (_, result, _), file in zip(run(photos, "npy", options=Question(topk=2))[0], photos, strict=True):
         expected = gradcam_fast.explain(net.model, net.preprocess([read_photo(file.path)]).images, topk=2, size=7)
         assert result.classes == tuple(expected.target[0].tolist())
         assert result.scores == pytest.approx(expected.score[0].tolist(), abs=1e-6)
@@ -113,7 +115,7 @@ def test_what_is_beyond_the_crop_is_not_in_the_picture(run, tmp_path):
 
 
 def test_the_files_of_each_format_and_class(run, photos, tmp_path):
-    results = run(photos[:1], "overlay", "panels", "npy", options=ExplainOptions(topk=2))[0]
+    results = run(photos[:1], "overlay", "panels", "npy", options=Question(topk=2))[0]
     expected = ["a-gradcam.overlay-1.jpg", "a-gradcam.overlay-2.jpg", "a-gradcam.jpg", "a-gradcam.npy"]
     assert results[0][2] == expected
     assert names_in(tmp_path / "out") == sorted(expected)
@@ -135,11 +137,11 @@ def test_the_files_of_each_format_and_class(run, photos, tmp_path):
 @pytest.mark.parametrize("fast", [True, False])
 def test_pictures_know_their_own(run, photos, tmp_path, suffix, name, fast, monkeypatch):
     if not fast:
-        monkeypatch.setattr(pictures, "simplejpeg", None)
+        monkeypatch.setattr(picture_files, "simplejpeg", None)
     run(photos[:1], name, style=PictureStyle(suffix=suffix))
     (picture,) = (tmp_path / "out").iterdir()
     assert is_own(picture)
-    assert json.loads(pictures.read_note(picture))["method"] == "gradcam"
+    assert json.loads(picture_files.read_note(picture))["method"] == "gradcam"
     with Image.open(picture) as opened:
         opened.load()
         assert opened.format == {".jpg": "JPEG", ".png": "PNG"}[suffix]
@@ -172,7 +174,7 @@ def test_a_resumed_run_does_what_is_missing_and_nothing_else(run, photos, tmp_pa
 
 def test_a_picture_made_otherwise_or_of_another_photo_is_made_again(run, photos, tmp_path):
     run(photos, "overlay")
-    otherwise = ExplainOptions(topk=1, method="hirescam")
+    otherwise = Question(topk=1, method="hirescam")
     assert len(run(photos, "overlay", resume=True, options=otherwise)[0]) == 3
     for style in ({"colormap": "viridis"}, {"alpha": 0.3}, {"quality": 70}):
         again = run(photos, "overlay", resume=True, options=otherwise, style=PictureStyle(**style))[0]
@@ -222,7 +224,7 @@ def test_maps_have_the_grid_of_the_layer(run, tmp_path):
 def test_a_wrong_layer_is_told_before_a_photo_is_read(run, photos, monkeypatch):
     monkeypatch.setattr(photo_pipeline, "read_photo", lambda _: pytest.fail("read"))
     with pytest.raises(ValueError, match="layer 'conv9'"):
-        run(photos, "npy", options=ExplainOptions(layer="conv9"))
+        run(photos, "npy", options=Question(layer="conv9"))
 
 
 def test_no_gradient_and_no_thread_of_opencv_stays(run, photos):
@@ -244,8 +246,8 @@ def test_the_network_computes_in_the_type_asked_for(run, photos):
 
 
 def test_workers_are_as_many_as_cores_unless_said():
-    assert 1 <= photo_pipeline.cores() <= (os.cpu_count() or 1)
-    assert RunSettings().workers == photo_pipeline.cores()
+    assert 1 <= cores() <= (os.cpu_count() or 1)
+    assert RunSettings().workers == cores()
     assert RunSettings(workers=7).workers == 7
 
 
@@ -271,7 +273,7 @@ def test_a_single_output_has_a_score_and_no_probability(run, photos):
 def test_probabilities_that_the_network_returns_are_not_changed(run, photos, end):
     net = network(probabilities="auto")
     ended = replace(net, model=nn.Sequential(net.model, end).eval(), probabilities="given")
-    for _, result, _ in run(photos, "npy", net=ended, options=ExplainOptions(topk=2))[0]:
+    for _, result, _ in run(photos, "npy", net=ended, options=Question(topk=2))[0]:
         assert result.probabilities == result.scores
         assert [(share, score) for _, _, share, score in result.best] == list(zip(*[result.scores] * 2, strict=True))
 
@@ -280,7 +282,7 @@ def test_outputs_of_nothing_known_are_printed_as_scores_each_its_own(photos, tmp
     lines = []
     report = Report(verbose=True, summary=False, tell=lines.append)
     net = network(probabilities="auto")
-    explain_photos(net, photos[:1], tmp_path / "out", ExplainOptions(topk=2), RunSettings(("npy",)), report)
+    explain_photos(net, photos[:1], tmp_path / "out", Question(topk=2), RunSettings(("npy",)), report)
     logits = net.model(net.preprocess([read_photo(photos[0].path)]).images)[0]
     expected = [f"  score {logits[0]:.4g}  red (0)", f"  score {logits[1]:.4g}  blue (1)"]
     assert lines[0].splitlines()[1:3] == expected

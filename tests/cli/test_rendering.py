@@ -14,10 +14,10 @@ from support.red_or_blue import SIDE, network, photo
 
 from gradcam_fast.cli.console import Report
 from gradcam_fast.cli.output_files import PictureStyle
-from gradcam_fast.cli.photo_files import PhotoFile
 from gradcam_fast.cli.photo_pipeline import RunSettings, explain_photos, table_path
 from gradcam_fast.cli.rendering import render_table
-from gradcam_fast.cli.results import ExplainOptions
+from gradcam_fast.pipeline.photo_files import PhotoFile
+from gradcam_fast.pipeline.question import Question
 from gradcam_fast.preprocess import Preprocess
 
 COUNT = 10
@@ -35,7 +35,7 @@ def run(photos, out, *names, crop=None, **settings):
     """Explain photos, and write a table of maps."""
     settings = RunSettings(names or ("parquet",), batch_size=2, **settings)
     report = Report(verbose=False, summary=False, complain=pytest.fail)
-    explain_photos(network(crop), photos, out, ExplainOptions(topk=2), settings, report)
+    explain_photos(network(crop), photos, out, Question(topk=2), settings, report)
 
 
 def render(table, out, *names, photos=Path("/"), **how):
@@ -147,7 +147,7 @@ def test_a_photo_that_was_padded_is_drawn_from_the_table_as_it_was_explained(tmp
     padding = replace(network(), preprocess=preprocess)
     settings = RunSettings(("overlay", "parquet"), style=PictureStyle(longest=300, suffix=".png"))
     report = Report(verbose=False, summary=False, complain=pytest.fail)
-    explain_photos(padding, [PhotoFile(tmp_path / "photo.png")], tmp_path / "out", ExplainOptions(), settings, report)
+    explain_photos(padding, [PhotoFile(tmp_path / "photo.png")], tmp_path / "out", Question(), settings, report)
     (picture,) = (tmp_path / "out").glob("*.png")
     with Image.open(picture) as drawn:
         left, top, right, bottom = preprocess.seen_box(size)

@@ -255,7 +255,7 @@ def test_torchcam_integrates_the_same_curves_where_no_pixels_are_equal():
 def demo():
     """EfficientNet-Lite0, the demo's four photos, and their explanation."""
     from gradcam_fast.cli.demo import sample_photos
-    from gradcam_fast.cli.networks import load_network
+    from gradcam_fast.pipeline.networks import load_network
 
     network = load_network("efficientnet_lite0")
     batch = network.preprocess(sample_photos()[0]).images

@@ -18,10 +18,13 @@ from gradcam_fast import Explanation
 from gradcam_fast.class_names import read_class_names
 from gradcam_fast.cli import map_table
 from gradcam_fast.cli.console import Report
-from gradcam_fast.cli.networks.weights import read_weights
-from gradcam_fast.cli.photo_files import PhotoFile, UnreadablePhotoError, own_pixel_limit, read_photo
 from gradcam_fast.cli.photo_pipeline import RunSettings, explain_photos
-from gradcam_fast.cli.results import ExplainOptions
+from gradcam_fast.exceptions import UnreadablePhotoError
+from gradcam_fast.photo_decoding import own_pixel_limit
+from gradcam_fast.pipeline.networks.weights import read_weights
+from gradcam_fast.pipeline.photo_files import PhotoFile
+from gradcam_fast.pipeline.photo_reading import read_photo
+from gradcam_fast.pipeline.question import Question
 
 pytestmark = pytest.mark.slow
 
@@ -119,7 +122,7 @@ def table_of_one_part(folder):
     """A table with the maps of two photos; returns its only file."""
     for number in range(2):
         photo(cell=(number, 0), scale=1).save(folder / f"{number}.png")
-    options, settings = ExplainOptions(topk=2), RunSettings(("parquet",))
+    options, settings = Question(topk=2), RunSettings(("parquet",))
     photos = [PhotoFile(folder / f"{number}.png") for number in range(2)]
     explain_photos(network(), photos, folder / "out", options, settings, Report(verbose=False, summary=False))
     (part,) = (folder / "out" / "maps.parquet").iterdir()

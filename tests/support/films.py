@@ -7,7 +7,7 @@ import numpy
 import torch
 from torch import nn
 
-from gradcam_fast.cli.networks import Network
+from gradcam_fast.pipeline.networks import Network
 from gradcam_fast.preprocess import Preprocess
 
 SIDE, TOP = 16, 24

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from gradcam_fast.cli.networks import Network
+from gradcam_fast.pipeline.networks import Network
 from gradcam_fast.preprocess import Preprocess
 
 SIDE, CELL = 56, 8

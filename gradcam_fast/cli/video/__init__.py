@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ... import Explanation
+    from ...pipeline.networks import Network
+    from ...pipeline.question import Question
     from ...preprocess import Preprocess
-    from ..networks import Network
-    from ..results import ExplainOptions
 
 __all__ = ["UnreadableVideoError", "explain_video", "is_live"]
 
@@ -41,7 +41,7 @@ def explain_video(
     network: Network,
     source: str | os.PathLike[str] | Iterable[Any],
     out: str | os.PathLike[str] | Callable[[Tensor, float], None],
-    options: ExplainOptions,
+    options: Question,
     *,
     device: str | torch.device = "cpu",
     dtype: torch.dtype = torch.float32,
@@ -125,7 +125,7 @@ def is_live(source: Any) -> bool:
     return os.fspath(source).startswith(STREAMS) or Path(source).is_char_device()
 
 
-def _check(source: Any, out: Any, options: ExplainOptions, batch_size: int) -> None:
+def _check(source: Any, out: Any, options: Question, batch_size: int) -> None:
     if options.topk not in (None, 1):
         raise ValueError(f"topk={options.topk}, but a video shows one map per frame; give topk=1, or one target class")
     if batch_size < 1:
@@ -192,7 +192,7 @@ class FrameOverlays:
             seen.permute(0, 3, 1, 2), explanation.heatmap, box=box, colormap=self._colormap, alpha=self._alpha
         )
         seen.copy_(blended.permute(0, 2, 3, 1))
-        assert explanation.target is not None  # ExplainOptions ask for classes, never for a callable
+        assert explanation.target is not None  # a Question asks for classes, never for a callable
         self._classes.update(explanation.target.tolist())
         self._layer = explanation.layer
         self.count += len(batch.frames)
@@ -223,7 +223,7 @@ def _timed(frames: Iterator[Any]) -> Iterator[VideoFrame]:
 def _explain(
     batches: Iterable[FrameBatch],
     network: Network,
-    options: ExplainOptions,
+    options: Question,
     device: str | torch.device,
     dtype: torch.dtype,
 ) -> Iterator[tuple[FrameBatch, Explanation]]:

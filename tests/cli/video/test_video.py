@@ -10,11 +10,11 @@ import torch
 from support.films import GROUND, SIDE, TOP, bright_network, centre, heat, load, pictures, save
 from support.refusals import assert_says
 
-from gradcam_fast.cli.results import ExplainOptions
 from gradcam_fast.cli.video import UnreadableVideoError, explain_video
 from gradcam_fast.cli.video.writer import VideoFormat, VideoWriter
+from gradcam_fast.pipeline.question import Question
 
-BRIGHT = ExplainOptions(target=0)
+BRIGHT = Question(target=0)
 
 
 @pytest.fixture
@@ -175,7 +175,7 @@ def test_the_predicted_class_of_each_frame_is_explained_and_counted(tmp_path, ex
     frames[3:] = 0
     source = save(tmp_path / "in.mp4", frames)
     network = bright_network()
-    for options in (ExplainOptions(), ExplainOptions(topk=1)):
+    for options in (Question(), Question(topk=1)):
         assert explain(source, tmp_path / "out.mp4", network, options)[1] == [
             "5 frames explained at layer brightness; class bright (0) in 3 of them"
         ]
@@ -233,11 +233,11 @@ def test_an_unknown_colormap_is_told_before_anything_is_read(tmp_path, explain):
         ({"out": "out.gif"}, ["out.gif", ".mp4, .m4v, .mov, .mkv, .webm"]),
         ({"out": "missing/out.mp4"}, ["missing: no such folder"]),
         ({"out": "in.mp4"}, ["in.mp4 is the source itself"]),
-        ({"options": ExplainOptions(topk=2)}, ["topk=2", "give topk=1, or one target class"]),
+        ({"options": Question(topk=2)}, ["topk=2", "give topk=1, or one target class"]),
         ({"batch_size": 0}, ["batch_size=0"]),
         ({"colormap": "virdis"}, ["virdis", "did you mean viridis"]),
-        ({"options": ExplainOptions(target=7)}, ["target 7", "2 classes"]),
-        ({"options": ExplainOptions(layer="nowhere")}, ["nowhere"]),
+        ({"options": Question(target=7)}, ["target 7", "2 classes"]),
+        ({"options": Question(layer="nowhere")}, ["nowhere"]),
         ({"alpha": 2}, ["alpha=2"]),
     ],
 )

@@ -10,11 +10,11 @@ import numpy
 import pytest
 from support.films import SIDE, TOP, bright_network, centre, heat, load, pictures, save
 
-from gradcam_fast.cli.results import ExplainOptions
 from gradcam_fast.cli.video import explain_video, is_live
+from gradcam_fast.pipeline.question import Question
 
 # Named, for to find the layer the network is run once more.
-BRIGHT = ExplainOptions(target=0, layer="brightness")
+BRIGHT = Question(target=0, layer="brightness")
 PAUSE = 0.03
 
 

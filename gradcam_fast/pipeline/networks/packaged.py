@@ -5,36 +5,27 @@ Neither torchvision or timm nor the model's code is needed.
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
-from .. import Explanation
-from ..class_names import find_class, numbered_class_names
-from ..packages import load, package_info
-from ..preprocess import Preprocess
-from .networks import Network
-from .results import ExplainOptions
+from ... import Explanation
+from ...class_names import numbered_class_names
+from ...packages import load, package_info
+from ...preprocess import Preprocess
+from ..question import Question, QuestionError
+from . import Network
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ..packages import PackageInfo
-    from ..types import Target
+    from ...packages import PackageInfo
+    from ...types import Target
 
-__all__ = [
-    "PackagedModel",
-    "described",
-    "export_options",
-    "facts",
-    "options_of_package",
-    "packaged_network",
-    "placement_of_package",
-]
+__all__ = ["PackagedModel", "PackagedNetwork", "described", "export_options", "facts", "load_package"]
 
 
 class PackagedModel(nn.Module):
@@ -47,19 +38,27 @@ class PackagedModel(nn.Module):
         super().__init__()
         self.path, self.info = path, package_info(path)
         self._explainer = load(path, device=device, layer_maps=self.info.layer_size is not None)
+        self._takes_classes = self.info.record.target.kind == "input"
 
     def forward(self, images: Tensor) -> Any:
         """The logits (B,N)."""
-        return self.explain(images).logits
+        made = self.info.record.target
+        shape = (len(images),) if made.targets is None else (len(images), made.targets)
+        # Where classes come in, any will do: the logits do not depend on them.
+        return self.explain(images, torch.zeros(shape, dtype=torch.int64) if self._takes_classes else None).logits
 
     def explain(self, images: Tensor, target: Target = None, topk: int | None = None) -> Explanation:
-        """Explain a batch. Without a ``target``, the classes are those that the package was made for."""
+        """Explain a batch: the classes that the package was made for, or ``target`` where it takes the classes."""
         low, high = self.info.batch
         parts = []
-        for part in images.split(high):
+        for start in range(0, len(images), high):
+            part = images[start : start + high]
             # Fewer than it takes: the first images once more, whose results are dropped.
             rows = torch.arange(max(len(part), low), device=part.device) % len(part)
-            explanation = self._explainer(part if len(rows) == len(part) else part[rows], target)
+            asked = target[start : start + high][rows] if isinstance(target, torch.Tensor) else target
+            explanation = self._explainer(
+                part if len(rows) == len(part) else part[rows], asked if self._takes_classes else None
+            )
             parts.append({name: value[: len(part)] for name, value in _tensors(explanation).items()})
         joined: dict[str, Any] = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
         return replace(explanation, **joined)
@@ -70,36 +69,64 @@ def _tensors(explanation: Explanation) -> dict[str, Tensor]:
     return {name: value for name, value in values.items() if isinstance(value, torch.Tensor)}
 
 
-def placement_of_package(options: SimpleNamespace) -> tuple[torch.device, torch.dtype]:
-    """Where and in what type the package runs that the options name.
+@dataclass(frozen=True)
+class PackagedNetwork(Network):
+    """The network of a package, which answers the question that it was exported for.
 
-    Raises:
-        ValueError: the options name another type, or another kind of device.
+    Attributes:
+        package: the package; the same as ``model``.
     """
-    path = Path(options.model)
-    spec = package_info(path).images
-    dtype, device = str(spec.dtype).removeprefix("torch."), torch.device(options.device or spec.device)
-    if options.dtype not in (dtype, "float32"):
-        raise ValueError(f"--dtype: {path.name} was exported in {dtype}; export it again for another one")
-    if device.type != spec.device.type:
-        raise ValueError(f"--device: {path.name} was exported for {spec.device.type}; export it for {device.type}")
-    return device, spec.dtype
+
+    package: PackagedModel | None = None
+
+    def ask(
+        self,
+        *,
+        target: str | int | None = None,
+        topk: int | None = None,
+        layer: str | None = None,
+        method: str = "gradcam",
+        default_topk: int = 1,
+    ) -> Question:
+        """What the package explains, as far as the arguments name it.
+
+        Raises:
+            ValueError: the arguments ask for something else than the package was made for.
+        """
+        assert self.package is not None
+        info, name = self.package.info, self.package.path.name
+        record, made = info.record, info.record.target
+        again = "export it again for another one"
+        if layer is not None and layer != record.layer:
+            raise QuestionError("layer", f"{name} explains {record.layer}; {again}")
+        if method not in ("gradcam", record.method):
+            raise QuestionError("method", f"{name} explains by {record.method}; {again}")
+        if made.kind == "callable":
+            raise ValueError(f"{name} explains the score of a function, which is no class")
+        count = made.targets or 1
+        if made.kind == "input":
+            if target is None or made.targets is not None:
+                raise QuestionError("target", f"{name} explains the class that is asked for; give one")
+            return Question(self.find_class(target), None, layer, record.method)
+        if target is not None:
+            raise QuestionError(
+                "target", f"{name} explains {described(info)}; export it with --target input to choose later"
+            )
+        if topk is not None and topk != count:
+            raise QuestionError("topk", f"{name} explains {described(info)}; {again}")
+        if made.kind == "classes" and made.targets is None:
+            return Question(made.classes[0], None, layer, record.method)
+        return Question(None, count, layer, record.method)
 
 
-def packaged_network(options: SimpleNamespace) -> Network:
-    """The network in the package that the options name.
+def load_package(path: Path, device: str | None = None) -> PackagedNetwork:
+    """The network in a package.
 
     Raises:
-        ValueError: an option that only a network takes, or a package that says too little about photos.
+        ValueError: the package says too little about photos.
         FileNotFoundError, gradcam_fast.exceptions.PackageError: as :func:`gradcam_fast.load`.
     """
-    path = Path(options.model)
-    given = [name for name in ("weights", "classes", "size", "mean", "std") if getattr(options, name, None) is not None]
-    if getattr(options, "crop", "auto") != "auto":
-        given.append("crop")
-    if given:
-        raise ValueError(f"--{given[0]}: {path.name} has its own weights, classes and preprocessing; leave it out")
-    model = PackagedModel(path, getattr(options, "device", None))
+    model = PackagedModel(path, device)
     info = model.info
     spec = info.images
     if info.preprocessing is None or len(info.record.inputs) - (info.record.target.kind == "input") != 1:
@@ -110,7 +137,15 @@ def packaged_network(options: SimpleNamespace) -> Network:
             f"{path} takes inputs of shape {spec.shape[1:]}, which are no photos in RGB of {preprocess.size}"
         )
     names = info.class_names or numbered_class_names(_count_classes(model, preprocess))
-    return Network(info.title, model.eval(), preprocess, names, probabilities=info.probabilities, explain=model.explain)
+    return PackagedNetwork(
+        info.title,
+        model.eval(),
+        preprocess,
+        names,
+        probabilities=info.probabilities,
+        explain=model.explain,
+        package=model,
+    )
 
 
 def _preprocessing_of(info: PackageInfo) -> Preprocess:
@@ -132,37 +167,6 @@ def _count_classes(model: PackagedModel, preprocess: Preprocess) -> int:
     target = 0 if model.info.record.target.kind == "input" else None
     logits: Tensor = model.explain(image, target).logits
     return logits.flatten(1).shape[1]
-
-
-def options_of_package(options: SimpleNamespace, network: Network) -> ExplainOptions:
-    """What a package explains, as far as options name it.
-
-    Raises:
-        ValueError: the options ask for something else than the package was made for.
-    """
-    assert isinstance(network.model, PackagedModel)
-    info, name = network.model.info, network.model.path.name
-    record, made = info.record, info.record.target
-    again = "export it again for another one"
-    if options.layer is not None and options.layer != record.layer:
-        raise ValueError(f"--layer: {name} explains {record.layer}; {again}")
-    if options.method not in ("gradcam", record.method):
-        raise ValueError(f"--method: {name} explains by {record.method}; {again}")
-    topk = getattr(options, "topk", None)
-    if made.kind == "callable":
-        raise ValueError(f"{name} explains the score of a function, which is no class")
-    count = made.targets or 1
-    if made.kind == "input":
-        if options.target is None or made.targets is not None:
-            raise ValueError(f"--target: {name} explains the class that is asked for; give one")
-        return ExplainOptions(find_class(options.target, network.class_names), None, options.layer, record.method)
-    if options.target is not None:
-        raise ValueError(f"--target: {name} explains {described(info)}; export it with --target input to choose later")
-    if topk is not None and topk != count:
-        raise ValueError(f"--topk: {name} explains {described(info)}; {again}")
-    if made.kind == "classes" and made.targets is None:
-        return ExplainOptions(made.classes[0], None, options.layer, record.method)
-    return ExplainOptions(None, count, options.layer, record.method)
 
 
 def described(info: PackageInfo) -> str:

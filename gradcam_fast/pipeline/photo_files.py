@@ -1,4 +1,4 @@
-"""Photo files: found in folders and by patterns, and read as upright RGB images."""
+"""Photo files, found in folders and by patterns."""
 
 from __future__ import annotations
 
@@ -7,18 +7,10 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from ..exceptions import UnreadablePhotoError
-from ..photo_decoding import decode_file, own_pixel_limit
-from ..photos import MAX_PIXELS, photo_tensor
 from ..visual.figures import is_own
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
-    from torch import Tensor
-
-__all__ = ["PhotoFile", "UnreadablePhotoError", "find_photos", "own_pixel_limit", "pixels", "read_photo"]
+__all__ = ["PhotoFile", "find_photos"]
 
 PHOTO_SUFFIXES = frozenset(
     ".avif .bmp .dib .gif .jfif .jp2 .jpe .jpeg .jpg .pbm .pgm .png .pnm .ppm .tga .tif .tiff .webp".split()
@@ -74,20 +66,3 @@ def _photos_below(folder: Path, out: Path) -> Iterator[Path]:
                 continue
             if "-gradcam" not in name or not is_own(path):
                 yield path
-
-
-def read_photo(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> Image:
-    """Read a photo of any common kind as upright 8-bit RGB, as :func:`gradcam_fast.photo_decoding.decode_file` does.
-
-    Args:
-        max_pixels: larger photos are refused.
-
-    Raises:
-        UnreadablePhotoError: in one sentence, which file and why.
-    """
-    return decode_file(path, max_pixels, "raise --max-pixels")
-
-
-def pixels(photo: Image) -> Tensor:
-    """An RGB photo as a (3,H,W) uint8 tensor on the CPU."""
-    return photo_tensor(photo)

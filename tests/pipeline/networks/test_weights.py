@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from support.refusals import assert_says
 from torch import nn
 
-from gradcam_fast.cli.networks.weights import build_with_weights, read_weights
+from gradcam_fast.pipeline.networks.weights import build_with_weights, read_weights
 
 
 def build(classes=None):

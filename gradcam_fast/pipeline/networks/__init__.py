@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from ...class_names import imagenet_class_names, numbered_class_names, read_class_names
+from ...class_names import find_class, imagenet_class_names, numbered_class_names, read_class_names
 from ...preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
 from ...probabilities import check_rule, known_rule
 from ...targets.outputs import as_rows
 from ...visual.stamp import RANDOM_WEIGHTS
+from ..question import Question, QuestionError
 from .architectures import Architecture, built_in, from_factory, from_timm, from_torchvision, known_names
 from .weights import build_with_weights, read_weights
 
@@ -66,6 +67,48 @@ class Network:
         if self.preprocess.size is None:
             raise ValueError(f"the input of {self.title} has no fixed size; give one with --size")
         return self.preprocess.size
+
+    def ask(
+        self,
+        *,
+        target: str | int | None = None,
+        topk: int | None = None,
+        layer: str | None = None,
+        method: str = "gradcam",
+        default_topk: int = 1,
+    ) -> Question:
+        """A question that this network can answer.
+
+        Args:
+            target: a class: its number, or a part of its name.
+            topk: how many of the most probable classes.
+            layer, method: as in `Question`.
+            default_topk: how many of the most probable classes, if neither ``target`` nor ``topk`` is given.
+
+        Raises:
+            QuestionError: a class that the network does not have, or a name that several classes match.
+        """
+        count = len(self.class_names)
+        if topk and topk > count:
+            raise QuestionError("topk", f"{topk} is more than this network's {count} classes; give at most {count}")
+        number = None if target is None else self.find_class(target)
+        return Question(
+            target=number,
+            topk=None if number is not None else topk or min(default_topk, count),
+            layer=layer,
+            method=method,
+        )
+
+    def find_class(self, target: str | int) -> int:
+        """The number of a class, from its number or a part of its name.
+
+        Raises:
+            QuestionError: no class, or several, are of that name.
+        """
+        try:
+            return find_class(str(target), self.class_names)
+        except ValueError as error:
+            raise QuestionError("target", str(error)) from None
 
 
 def load_network(

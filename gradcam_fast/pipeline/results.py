@@ -1,4 +1,4 @@
-"""The data of a run over photos: options, a photo ready for the network, its results; all on the CPU."""
+"""The data of a run over photos: a photo ready for the network, and its results; all on the CPU."""
 
 from __future__ import annotations
 
@@ -6,30 +6,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy
+
 if TYPE_CHECKING:
     from typing import Any
 
     from numpy.typing import NDArray
     from torch import Tensor
 
-__all__ = ["ExplainOptions", "LoadedPhoto", "PhotoResult"]
-
-
-@dataclass(frozen=True)
-class ExplainOptions:
-    """Which classes of every photo are explained, at which layer, by which method.
-
-    Attributes:
-        target: the number of one class, or None.
-        topk: how many of the most probable classes, or None.
-        layer: dotted name of the target layer, or None to find it automatically.
-        method: as in :func:`gradcam_fast.explain`.
-    """
-
-    target: int | None = None
-    topk: int | None = None
-    layer: str | None = None
-    method: str = "gradcam"
+__all__ = ["NO_MAPS", "LoadedPhoto", "PhotoResult"]
 
 
 @dataclass(frozen=True)
@@ -77,3 +62,7 @@ class PhotoResult:
     valid: tuple[bool, ...]
     layer: str
     best: tuple[tuple[str, int, float, float], ...] = ()
+
+
+# What is known of a photo that was not explained.
+NO_MAPS = PhotoResult((), (), (), (), numpy.zeros((0, 0, 0), numpy.float32), (), (), (), "")

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 import gradcam_fast
-from gradcam_fast.cli.pictures import blend, resize_heatmap, shrink
+from gradcam_fast.pipeline.pictures import blend, resize_heatmap, shrink
 
 
 @pytest.mark.parametrize("size", [(7, 7), (56, 56), (224, 320), (50, 33)])

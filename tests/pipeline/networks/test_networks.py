@@ -14,7 +14,7 @@ from support.refusals import assert_says
 from torchvision.models import ResNet18_Weights
 
 import gradcam_fast
-from gradcam_fast.cli.networks import IMAGENET, load_network
+from gradcam_fast.pipeline.networks import IMAGENET, load_network
 from gradcam_fast.preprocess import Preprocess
 
 FACTORY = """
@@ -298,7 +298,8 @@ def test_weights_of_another_network_are_refused_with_both_names(tmp_path):
 def test_without_timm_its_names_are_unknown(monkeypatch, name):
     real = sys.modules["importlib.util"].find_spec
     monkeypatch.setattr(
-        "gradcam_fast.cli.networks.architectures.find_spec", lambda module: real(module) if module != "timm" else None
+        "gradcam_fast.pipeline.networks.architectures.find_spec",
+        lambda module: real(module) if module != "timm" else None,
     )
     with pytest.raises(ValueError, match=r"is unknown.*if they are installed"):
         load_network(name, weights="random")

@@ -1,4 +1,7 @@
-"""Photo files are found in folders and by patterns; every kind becomes upright RGB, and unreadable files are named."""
+"""Every kind of photo becomes upright RGB, from a file as from its bytes, and unreadable photos are named."""
+
+from io import BytesIO
+from pathlib import Path
 
 import numpy
 import pytest
@@ -6,8 +9,9 @@ import torch
 from PIL import Image
 
 from gradcam_fast import photo_decoding
-from gradcam_fast.cli.photo_files import UnreadablePhotoError, find_photos, pixels, read_photo
-from gradcam_fast.cli.pictures import encode
+from gradcam_fast.exceptions import UnreadablePhotoError
+from gradcam_fast.pipeline.photo_reading import load_photo, pixels, read_photo
+from gradcam_fast.preprocess import Preprocess
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 
@@ -151,50 +155,68 @@ def test_the_fast_decoder_is_given_upright_colour_only(saved, noise, monkeypatch
     assert len(decoded) == (mode == "RGB" and orientation == 1)
 
 
-@pytest.fixture
-def tree(tmp_path):
-    for name in ("b.JPG", "a.png", ".hidden.jpg", "notes.txt", "sub/c.webp", "sub/.git/d.jpg", "out/e-gradcam.jpg"):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).touch()
-    return tmp_path
+def test_the_bytes_of_a_file_are_read_as_the_file_is(saved):
+    photo = Image.effect_noise((9, 5), 80).convert("RGB")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for name in ("photo.png", "photo.jpg", "photo.webp", "photo.tif"):
+        path = saved(photo, name, exif=exif)
+        assert torch.equal(pixels(read_photo(path.read_bytes())), pixels(read_photo(path))), name
 
 
-def find(paths, folder, out="out"):
-    return [
-        (photo.path.relative_to(folder).as_posix(), photo.subfolder.as_posix())
-        for photo in find_photos(paths, folder / out, pytest.fail)
-    ]
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "not a photo in a format that Pillow reads"),
+        (b"no photo", "not a photo in a format that Pillow reads"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n", "not a photo in a format that Pillow reads"),
+        (b"\x89PNG\r\n\x1a\n", "not a photo in a format that Pillow reads"),
+        (b"GIF89a", "not a photo in a format that Pillow reads"),
+    ],
+)
+def test_bytes_that_are_no_photo_are_named_and_no_object_is(data, reason):
+    with pytest.raises(UnreadablePhotoError) as caught:
+        read_photo(data, name="instances[3]")
+    assert str(caught.value) == f"instances[3]: {reason}"
 
 
-def test_a_folder_is_its_photos_and_those_below_without_the_pictures(tree):
-    assert find([tree], tree) == [("a.png", "."), ("b.JPG", "."), ("sub/c.webp", "sub")]
+@pytest.mark.parametrize("format", ["PNG", "JPEG", "GIF", "TIFF", "WEBP", "BMP", "PPM", "TGA", "JPEG2000"])
+def test_no_message_about_damaged_bytes_shows_the_address_of_an_object(format):
+    file = BytesIO()
+    Image.effect_noise((32, 32), 50).convert("RGB").save(file, format)
+    whole = file.getvalue()
+    refused = 0
+    for damaged in (whole[: len(whole) // 2], whole[:40], whole[:30] + bytes(30) + whole[60:], whole[:64] * 2):
+        try:
+            read_photo(damaged)
+        except UnreadablePhotoError as error:
+            refused += 1
+            assert str(error).startswith("photo: ") and "0x" not in str(error) and "BytesIO" not in str(error)
+    assert refused
 
 
-def test_pictures_beside_the_photos_are_no_photos(tree):
-    pixels = [[[0, 0, 0]]]
-    own = encode(numpy.array(pixels, numpy.uint8), ".jpg", quality=90, note="")
-    (tree / "a-gradcam.overlay.jpg").write_bytes(own)
-    (tree / "my-gradcam.jpg").touch()  # so named by someone else
-    names = [name for name, _ in find([tree], tree, out=".")]
-    assert names == ["a.png", "b.JPG", "my-gradcam.jpg", "out/e-gradcam.jpg", "sub/c.webp"]
+def test_a_message_of_a_decoder_that_names_its_object_is_told_without_it(monkeypatch):
+    def fail(file, **_):
+        raise OSError(f"cannot load {file!r}")
+
+    monkeypatch.setattr(photo_decoding.Image, "open", fail)
+    with pytest.raises(UnreadablePhotoError, match=r"^photo: cannot load the file$"):
+        read_photo(b"anything")
 
 
-def test_a_pattern_is_matched_and_a_name_taken_as_it_is(tree):
-    assert find([f"{tree}/**/*.webp", tree / "missing.jpg", tree / "notes.txt"], tree) == [
-        ("sub/c.webp", "."),
-        ("missing.jpg", "."),
-        ("notes.txt", "."),
-    ]
-    odd = tree / "x[1].jpg"
-    odd.touch()
-    assert find([odd], tree) == [("x[1].jpg", ".")]
+def test_too_many_pixels_are_refused_before_they_are_decoded(monkeypatch):
+    file = BytesIO()
+    Image.new("L", (3000, 2000)).save(file, "PNG")
+    monkeypatch.setattr(photo_decoding, "as_rgb", lambda _: pytest.fail("was decoded"))
+    with pytest.raises(UnreadablePhotoError, match=r"^photo: has 3000 x 2000 pixels, more than 1,000,000; make it"):
+        read_photo(file.getvalue(), max_pixels=1_000_000)
 
 
-def test_a_pattern_without_match_stays_to_be_complained_of(tree):
-    assert find([f"{tree}/*.bmp"], tree) == [("*.bmp", ".")]
-
-
-def test_a_folder_without_photos_is_told(tmp_path):
-    messages = []
-    assert find_photos([tmp_path], tmp_path / "out", messages.append) == []
-    assert messages == [f"{tmp_path}: no photos in this folder"]
+def test_a_loaded_photo_has_its_box_its_input_and_its_pixels_if_they_are_shown():
+    photo = Image.new("RGB", (40, 20), "red")
+    preprocess = Preprocess((10, 10), mean=(0, 0, 0), std=(1, 1, 1))
+    loaded = load_photo(photo, preprocess, path=Path("a.png"), name="a")
+    assert (loaded.size, loaded.box, loaded.pixels) == ((40, 20), (10, 0, 30, 20), None)
+    assert loaded.input.shape == (1, 3, 10, 10) and loaded.input[0, 0].min() == 1 and loaded.input[0, 1:].max() == 0
+    shown = load_photo(photo, preprocess, path=Path("a.png"), name="a", longest=10).pixels
+    assert shown.shape == (10, 10, 3) and shown[0, 0].tolist() == list(RED)
