@@ -51,7 +51,7 @@ def run(program, *arguments, **environment):
 
 @pytest.mark.parametrize("instructions", ["default", "avx2", "avx512"])
 def test_no_race_and_the_same_bits_on_any_number_of_threads(program, instructions):
-    cases = numbers(short=150, full=20_000)
+    cases = numbers(short=150, full=5_000)
     status, output = run(program, len(cases), cases.start, ATEN_CPU_CAPABILITY=instructions)
     assert (status, output) == (0, f"{len(cases)} cases\n"), output[-3000:]
 

@@ -30,9 +30,8 @@ def inputs(shape, dtype=torch.float32):
     return torch.randn(b, c, h, w).to(dtype), torch.randn(*(b, k, c, h, w) if k else (b, c, h, w)).to(dtype)
 
 
-# Of the magnitudes summed up in a map, the share below which a range is mostly rounding. In X-Grad-CAM the weight of a
-# channel whose activations nearly cancel may outweigh all others, and each addition behind it in its slab of 64 channels
-# is rounded at its magnitude.
+# Of the magnitudes summed up in a map, the share below which a range is mostly rounding. In X-Grad-CAM a channel whose
+# activations nearly cancel may outweigh all others, and the additions behind it are rounded at its magnitude.
 CANCELLING = {"xgradcam": 0.05}
 
 
