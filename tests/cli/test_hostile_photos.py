@@ -273,6 +273,34 @@ def test_a_damaged_row_is_told_in_its_line(run, folder, tmp_path, column, values
     assert err[0].endswith(f"00.png: its row in the table is damaged ({said}); skipped")
 
 
+VALUES = {
+    "text": ["a", "b"],
+    "bytes": [b"a", b"b"],
+    "numbers": [1.5, 2.5],
+    "whole numbers": [1, 2],
+    "lists": [[1], [2]],
+    "structures": [{"a": 1}, {"a": 2}],
+    "nothing": [None, None],
+}
+
+
+@pytest.mark.parametrize(
+    ("column", "kind"),
+    [("path", "text"), ("width", "whole numbers"), ("class_name", "text"), ("score", "numbers"), ("map", "bytes")],
+)
+def test_a_column_of_another_type_is_told_by_name(run, folder, tmp_path, column, kind):
+    explain(run, folder, tmp_path / "out")
+    (part,) = (tmp_path / "out" / "maps.parquet").iterdir()
+    rows = pyarrow.parquet.read_table(part)
+    for name, values in VALUES.items():
+        array = pyarrow.array(values)
+        changed = rows.set_column(rows.schema.get_field_index(column), column, array)
+        pyarrow.parquet.write_table(changed.replace_schema_metadata(rows.schema.metadata), part)
+        status, _, err = run("render", tmp_path / "out" / "maps.parquet", "--out", tmp_path / name)
+        is_told = f" in the column '{column}', which holds {kind};" in " ".join(err)
+        assert (status == 2 and is_told) == (name != kind), (name, err)
+
+
 @pytest.mark.parametrize("settings", [b"{}", b"[]", b"7", b'{"input": 3}', b'{"input": [0, 1]}', b"\xff", b"null"])
 def test_a_table_with_damaged_settings_is_refused(run, folder, tmp_path, settings):
     explain(run, folder, tmp_path / "out")
