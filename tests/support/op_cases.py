@@ -45,10 +45,14 @@ def assert_agrees(activations, gradients, size, tolerance, cam=gradcam_fast.cam,
     ``max`` without ReLU gives low/high where the map is lowest, which has no bound, and the tolerance grows with it. A
     maximum within the tolerance of zero has no certain sign, and the heatmap is not compared.
     """
+    expected = expected_results(activations, gradients, size, tolerance, **options)
+    assert_as_expected(cam(activations, gradients, size, **options), expected)
+
+
+def expected_results(activations, gradients, size, tolerance, **options):
+    """The results of the reference in float64, each with its tolerance; `assert_agrees` says which."""
     a, g = activations.double(), gradients.double()
     heatmap, low, high = reference.cam(a, g, size, **options)
-    results = cam(activations, gradients, size, **options)
-    assert [result.dtype for result in results] == [torch.float32] * 3
     method = options.get("method", "gradcam")
     noise = CANCELLING.get(method, 0.01) * summed_magnitudes(a, g, method)
     peak = torch.maximum(low.abs(), high.abs())
@@ -64,9 +68,14 @@ def assert_agrees(activations, gradients, size, tolerance, cam=gradcam_fast.cam,
         # Of (x + e) / (high + e), to first order: e / high * (1 - x / high), at the lowest x.
         stretch = stretch * torch.where(high > 0, 1 - low.clamp(max=0) / high, 1)
         stretch = torch.where(high.abs() <= tolerance * magnitude, torch.inf, stretch)
-    assert_within(results[0], heatmap, tolerance * stretch[..., None, None])
-    assert_within(results[1], low, tolerance * magnitude)
-    assert_within(results[2], high, tolerance * magnitude)
+    heatmap_tolerance = tolerance * stretch[..., None, None]
+    return (heatmap, heatmap_tolerance), (low, tolerance * magnitude), (high, tolerance * magnitude)
+
+
+def assert_as_expected(results, expected):
+    assert [result.dtype for result in results] == [torch.float32] * 3
+    for result, (value, tolerance) in zip(results, expected, strict=True):
+        assert_within(result, value, tolerance)
 
 
 def summed_magnitudes(activations, gradients, method):
