@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 __all__ = ["MapTable", "contents", "read"]
 
 Key = tuple[str, str]
+# What pyarrow raises where the bytes of a file are not those that were written; text may be no UTF-8.
+_DAMAGE = (pyarrow.ArrowException, OSError, UnicodeDecodeError)
 
 # A part is written when it has this many rows or is this old; a killed process loses no more than one part.
 ROWS_PER_PART, SECONDS_PER_PART = 4096, 300
@@ -164,7 +166,7 @@ def read(table: Path) -> Iterator[tuple[Key, list[dict[str, Any]]]]:
             flat = (row for batch in batches for row in batch.to_pylist() if not row.get("error"))
             for key, rows in groupby(flat, _key):
                 yield key, list(rows)
-        except (pyarrow.ArrowException, OSError) as error:
+        except _DAMAGE as error:
             raise _damaged(part, error) from error
 
 
@@ -216,7 +218,7 @@ def _photos(part: Path) -> Iterator[tuple[Key, bool]]:
                 )
         columns = [name for name in ("path", "name", "error", "path_bytes") if name in names]
         rows = file.read(columns=columns).to_pylist()
-    except (pyarrow.ArrowException, OSError) as error:
+    except _DAMAGE as error:
         raise _damaged(part, error) from error
     for row in rows:
         key = _key(row)
