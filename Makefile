@@ -20,7 +20,7 @@ QUIET := -q
 CXX_SOURCES := $(wildcard $(foreach kind,cpp h inl cu,csrc/*.$(kind) csrc/*/*.$(kind)) benchmarks/*.c benchmarks/*.cpp examples/*/*.cpp examples/*/*.h tests/*/*.cpp tests/*/*.h tools/*/*.cpp tools/*/*.h)
 BUILD_INPUTS := pyproject.toml setup.py constraints.txt $(wildcard csrc/*.* csrc/*/*.* build_tools/*.py)
 
-.PHONY: demo docs test test-slow test-all soak bench bench-check gpu lint format clean one-binary sanitize aarch64
+.PHONY: demo docs test test-slow test-all soak matrix bench bench-check gpu lint format clean one-binary sanitize aarch64
 
 # Without build.json the package counts as not built, even if the stamp files exist.
 ifeq ($(wildcard gradcam_fast/_lib/build.json),)
@@ -89,29 +89,40 @@ format: $(DEV)
 one-binary: $(DEV)
 	OTHER_PYTHON=$(OTHER_PYTHON) $(BIN)/python -m pytest tests/build_tools/test_build.py -k another_torch -rsP
 
-# The operator's tests with the address and undefined-behaviour sanitizers, on 1, 2, 3 and 7 threads.
+# The operator's tests with the address and undefined-behaviour sanitizers, on 1, 2, 3 and 7 threads, and its threads
+# with the thread sanitizer.
 SANITIZED := $(CURDIR)/build/sanitized
+# What runs behind it uses the library built with sanitizers.
+UNDER_SANITIZERS = PYTHONPATH=$(SANITIZED) ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 \
+  LD_PRELOAD=$$($${CXX:-c++} -print-file-name=libasan.so):$$($${CXX:-c++} -print-file-name=libubsan.so)
 sanitize: $(DEV)
 	rm -rf $(SANITIZED)
 	CXXFLAGS='-O1 -g -fsanitize=address,undefined -fno-sanitize-recover=undefined' GRADCAM_FAST_BUILD=cpu \
 	  $(PIP) install -q --no-deps --no-build-isolation --target $(SANITIZED) .
 	nm -D $(SANITIZED)/gradcam_fast/_lib/libgradcam_fast_cpu.so | grep -q __asan_init
-	export PYTHONPATH=$(SANITIZED) ASAN_OPTIONS=detect_leaks=0; set -e; \
-	export LD_PRELOAD=$$($${CXX:-c++} -print-file-name=libasan.so):$$($${CXX:-c++} -print-file-name=libubsan.so); \
-	(cd build && $(abspath $(BIN))/python -c 'import gradcam_fast; assert "/sanitized/" in gradcam_fast.__file__'); \
-	for threads in 1 2 3 7; do OMP_NUM_THREADS=$$threads \
-	  $(BIN)/pytest -q $(addprefix tests/ops/,test_fused_kernel.py test_bad_input_of_the_op.py test_cam.py test_skinny_mm.py); done
+	cd build && $(UNDER_SANITIZERS) $(abspath $(BIN))/python -c 'import gradcam_fast; assert "/sanitized/" in gradcam_fast.__file__'
+	for threads in 1 2 3 7; do OMP_NUM_THREADS=$$threads $(UNDER_SANITIZERS) \
+	  $(BIN)/pytest -q $(addprefix tests/ops/,test_fused_kernel.py test_bad_input_of_the_op.py test_cam.py test_skinny_mm.py) \
+	  || exit 1; done
+	$(BIN)/python -m pytest -q -m slow tests/csrc/test_threads.py
 
-# SOAK times the random cases of make test-all, and those of the operator under the sanitizers; SOAK_SEED begins others.
+# An hour: random cases by the million, damaged files, kills, threads. SOAK=0.1 does a tenth; SOAK_SEED begins other cases.
 # TESTING.md records what was run.
-SOAK ?= 50
+SOAK ?= 1
+export SOAK_SEED
 soak: sanitize
-	SOAK=$(SOAK) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/soak -m slow
-	export PYTHONPATH=$(SANITIZED) ASAN_OPTIONS=detect_leaks=0; \
-	export LD_PRELOAD=$$($${CXX:-c++} -print-file-name=libasan.so):$$($${CXX:-c++} -print-file-name=libubsan.so); \
-	SOAK=$(SOAK) $(BIN)/pytest -q tests/soak -k operator
-	$(BIN)/python -m pytest -q -m slow tests/capture/test_capture_interrupted.py tests/test_model_never_notices.py
-	for number in 1 2 3 4 5 6 7 8 9 10; do $(BIN)/python -m pytest -q tests/cli/test_interruption.py tests/cli/test_output_lock.py; done
+	SOAK=$(SOAK) $(UNDER_SANITIZERS) $(BIN)/pytest -q -m slow tests/soak/test_soak_operator.py
+	SOAK=$(SOAK) $(BIN)/python -m pytest -q -m slow tests/csrc/test_threads.py
+	SOAK=$(SOAK) $(PYTEST) -m slow tests/soak
+	$(PYTEST) -m slow tests/capture/test_capture_interrupted.py tests/test_model_never_notices.py
+	for number in 1 2 3 4 5 6 7 8 9 10; do $(BIN)/python -m pytest -q -m '' tests/cli/test_interruption.py tests/cli/test_output_lock.py || exit 1; done
+
+# Installs the package beside other releases of torch, which takes minutes and up to 7 GB for each, and runs the tests of
+# installs. TORCHES= names the releases: the oldest, the one without CUDA, the newest.
+TORCHES ?= 2.10.0 2.13.0+cpu $(shell sed -n 's/^torch==//p' constraints.txt)
+matrix: $(DEV)
+	$(BIN)/python tests/build_tools/install_matrix.py build/matrix $(TORCHES)
+	$(BIN)/python -m pytest -q -m slow tests/build_tools
 
 # Compiles the CPU library for 64-bit ARM, and checks that it has no code for x86 instruction sets.
 AARCH64_CXX ?= aarch64-linux-gnu-g++

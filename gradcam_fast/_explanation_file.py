@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 __all__ = ["read_fields", "write_fields"]
 
-_TENSORS = ("heatmap", "logits", "target", "score", "raw_min", "raw_max", "valid", "reason_codes", "boxes")
+_NEEDED = ("heatmap", "logits", "score", "raw_min", "raw_max", "valid")
+_TENSORS = (*_NEEDED, "target", "reason_codes", "boxes")
 # The version of the layout, for readers of later releases.
 _VERSION = 1
 
@@ -66,16 +67,20 @@ def read_fields(path: str | os.PathLike[str]) -> dict[str, Any]:
     """
     try:
         with numpy.load(path, allow_pickle=False) as file:
-            arrays = dict(file)
-        settings = json.loads(str(arrays["settings"]))
+            return _fields(dict(file))
     except FileNotFoundError:
         raise
     except Exception as error:  # damaged archives raise everything from BadZipFile to EOFError
         raise ValueError(
             f"{os.fspath(path)} holds no explanation ({type(error).__name__}); give a file that Explanation.save wrote"
         ) from None
+
+
+def _fields(arrays: dict[str, Any]) -> dict[str, Any]:
+    settings = json.loads(str(arrays["settings"]))
+    present = [name for name in _TENSORS if name in _NEEDED or name in settings["dtypes"]]
     fields: dict[str, Any] = {
-        name: torch.from_numpy(arrays[name]).to(getattr(torch, dtype)) for name, dtype in settings["dtypes"].items()
+        name: torch.from_numpy(arrays[name]).to(getattr(torch, settings["dtypes"][name])) for name in present
     }
     parts = [name for name in arrays if name.startswith("subject_")]
     if parts:

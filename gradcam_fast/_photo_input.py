@@ -46,7 +46,7 @@ class Photos:
         for heatmap, box in zip(explanation.heatmap, self.boxes.tolist(), strict=True):
             shown, inside = place(heatmap, size, tuple(box))
             heatmaps.append(torch.where(inside, shown, 0))
-        boxes = torch.tensor([whole(size)] * len(self.boxes))
+        boxes = torch.tensor([whole(size)] * len(self.boxes), dtype=torch.float32, device="cpu")
         return replace(explanation, heatmap=torch.stack(heatmaps), photos=self.photos, boxes=boxes)
 
 
@@ -91,7 +91,7 @@ class PhotoInput:
                 "no batch; explain them one by one, or leave size out: pictures place each heatmap by its box"
             )
         prepared = preprocess(upright)
-        weight = next(self._model.parameters(), torch.empty(0))
+        weight = next(self._model.parameters(), torch.empty(0, dtype=torch.float32, device="cpu"))
         dtype = weight.dtype if weight.is_floating_point() else torch.float32
         tensors = tuple(photo_tensor(photo) for photo in upright)
         return Photos(prepared.images.to(weight.device, dtype), tensors, prepared.boxes, self._full_size)

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
+from ._model.undo import leaves_no_trace
+
 if TYPE_CHECKING:
     from ._compiled.record import ExplanationRecord
     from .explainer import Explainer
@@ -29,6 +31,7 @@ class Runner(Protocol):
     @property
     def records(self) -> list[ExplanationRecord]: ...
 
+    @leaves_no_trace
     def __call__(self, images: Images, target: Target = None, topk: int | None = None) -> Explanation: ...
 
 
@@ -41,6 +44,7 @@ class CompiledExplainer:
     def __init__(self, runner: Runner) -> None:
         self._runner = runner
 
+    @leaves_no_trace
     def __call__(self, images: Images, target: Target = None, topk: int | None = None) -> Explanation:
         """Explain a batch; see :func:`gradcam_fast.explain` for the arguments, and its result."""
         return self._runner(images, target, topk)

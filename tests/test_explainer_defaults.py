@@ -2,12 +2,17 @@
 
 from contextlib import contextmanager
 
+import numpy
 import pytest
 import torch
+from PIL import Image
 from support.networks import ConvNet
+from torchvision.transforms import CenterCrop, Compose, Normalize, Resize, ToTensor
 
 import gradcam_fast
+from gradcam_fast import Preprocess, metrics, overlay
 from gradcam_fast._layer_search import memory
+from gradcam_fast.methods import METHODS
 
 
 @contextmanager
@@ -71,6 +76,59 @@ def test_the_bits_and_types_are_those_under_the_usual_defaults(default, call, ta
         actual = explained(model, images, call, target)
     for result, usual in zip(actual, expected, strict=True):
         assert result.dtype == usual.dtype and result.device == usual.device
+        assert torch.equal(result.nan_to_num(-1), usual.nan_to_num(-1))
+
+
+def of_metrics(explainer, images):
+    explanation = explainer(images)
+    boxes = torch.tensor([[2.0, 3, 9, 9]] * len(images), dtype=torch.float32, device="cpu")
+    for result in (
+        metrics.road(explainer, images, explanation),
+        metrics.insertion(explainer, images, explanation),
+        metrics.stability(explainer, images),
+        metrics.randomisation(explainer, images),
+        metrics.complexity(explanation.heatmap),
+    ):
+        yield from vars(result).values()
+    yield metrics.confidence_drop(explainer, images, explanation)
+    yield metrics.pointing_game(explanation.heatmap, boxes)
+    yield from (metrics.random_map(images), metrics.centre_map(images), metrics.edge_map(images))
+
+
+def of_photos(explainer, images):
+    photo = Image.fromarray(numpy.arange(40 * 30 * 3, dtype=numpy.uint8).reshape(40, 30, 3))
+    explanation = explainer.replace(preprocess=Preprocess(16, crop=0.8), size="original")(photo)
+    yield from (explanation.heatmap, explanation.boxes, *explanation.photos)
+    yield from (overlay(explanation.photos[0][None], explanation.heatmap, edges=edges) for edges in (False, True))
+    yield torch.from_numpy(numpy.array(explanation.overlay()))
+    transforms = [Resize(18), CenterCrop(16), ToTensor(), Normalize([0.5] * 3, [0.2] * 3)]
+    yield Preprocess.of(Compose(transforms))(photo).images
+
+
+WORK = {
+    **{
+        method: lambda explainer, images, method=method: [explainer.replace(method=method)(images).heatmap]
+        for method in METHODS
+    },
+    **{
+        smooth: lambda explainer, images, smooth=smooth: [explainer.replace(smooth=smooth)(images).heatmap]
+        for smooth in ("eigen", "augment", "noise")
+    },
+    "metrics": of_metrics,
+    "photos": of_photos,
+}
+
+
+@pytest.mark.parametrize("default", DEFAULTS)
+@pytest.mark.parametrize("work", WORK)
+def test_methods_metrics_and_photos_give_what_they_give_under_the_usual_defaults(default, work, images):
+    explainer = gradcam_fast.Explainer(ConvNet(), layer="features.3")
+    expected = [value for value in WORK[work](explainer, images) if isinstance(value, torch.Tensor)]
+    with DEFAULTS[default]():
+        actual = [value for value in WORK[work](explainer, images) if isinstance(value, torch.Tensor)]
+    assert len(actual) == len(expected) > 0
+    for result, usual in zip(actual, expected, strict=True):
+        assert (result.dtype, result.device) == (usual.dtype, usual.device)
         assert torch.equal(result.nan_to_num(-1), usual.nan_to_num(-1))
 
 

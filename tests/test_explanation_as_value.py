@@ -1,5 +1,6 @@
 """An explanation is a value: it moves, is indexed, is written and read, and names its classes."""
 
+import json
 import math
 import zipfile
 from dataclasses import fields, replace
@@ -72,6 +73,33 @@ def test_files_that_hold_no_explanation_are_refused(tmp_path):
             Explanation.load(tmp_path / name)
     with pytest.raises(FileNotFoundError):
         Explanation.load(tmp_path / "nowhere.npz")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda arrays, settings: settings.clear(),
+        lambda arrays, settings: settings.update(dtypes=[]),
+        lambda arrays, settings: settings.update(dtypes={"heatmap": "float32"}),
+        lambda arrays, settings: settings["dtypes"].update(heatmap="load"),
+        lambda arrays, settings: settings["dtypes"].update(heatmap=7),
+        lambda arrays, settings: settings.update(layer=7),
+        lambda arrays, settings: settings.update(names=7),
+        lambda arrays, settings: settings.update(photos=99),
+        lambda arrays, settings: arrays.pop("heatmap"),
+        lambda arrays, settings: arrays.update(heatmap=numpy.array(["text"])),
+        lambda arrays, settings: arrays.update(heatmap=numpy.array([b"bytes"])),
+    ],
+)
+def test_a_file_with_other_settings_or_arrays_is_refused(explanation, tmp_path, change):
+    explanation.save(path := tmp_path / "a.npz")
+    with numpy.load(path) as file:
+        arrays = dict(file)
+    settings = json.loads(str(arrays["settings"]))
+    change(arrays, settings)
+    numpy.savez(path, **{**arrays, "settings": json.dumps(settings)})
+    with pytest.raises(ValueError, match=r"a.npz holds no explanation"):
+        Explanation.load(path)
 
 
 def test_logits_that_are_no_tensor_go_into_another_file(explanation, tmp_path):

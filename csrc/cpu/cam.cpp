@@ -6,6 +6,8 @@
 #include <torch/csrc/stable/library.h>
 
 #include <atomic>
+#include <exception>
+#include <mutex>
 #include <thread>
 #include <tuple>
 #include <vector>
@@ -23,9 +25,32 @@ enum class Scratch { weights, doubles, tiles_or_sums, candidates, maps, stretche
 template <Scratch purpose>
 float* scratch(int64_t floats) {
   thread_local std::vector<float> memory;
-  if (static_cast<int64_t>(memory.size()) < floats + LANES) memory.resize(floats + LANES);
+  if (static_cast<int64_t>(memory.size()) < floats + LANES) {
+    try {
+      memory.resize(floats + LANES);
+    } catch (const std::exception&) {
+      STD_TORCH_CHECK(false, "gradcam_fast: out of memory: ", (floats + LANES) * sizeof(float),
+                      " bytes were asked for, to work in");
+    }
+  }
   const auto address = reinterpret_cast<uintptr_t>(memory.data());
   return memory.data() + (-address / sizeof(float)) % LANES;
+}
+
+// As torch::stable::parallel_for, but an exception keeps its message: the C interface tells only that there was one.
+template <class F>
+void parallel_for(int64_t begin, int64_t end, int64_t grain, const F& f) {
+  std::mutex lock;
+  std::exception_ptr failed;
+  torch::stable::parallel_for(begin, end, grain, [&](int64_t first, int64_t last) {
+    try {
+      f(first, last);
+    } catch (...) {
+      const std::lock_guard<std::mutex> guard(lock);
+      failed = std::current_exception();
+    }
+  });
+  if (failed) std::rethrow_exception(failed);
 }
 
 // Where part number `part` of `total` begins; a multiple of LANES.
@@ -85,7 +110,7 @@ FinishedMap finish_target(const Problem& problem, float* map, int64_t index, con
 void run_by_image(const Problem& problem, int64_t grain, const ResultPointers& out) {
   const int64_t floats = problem.floats();
   const int64_t slabs_per_pass = problem.is_channels_last() ? 0 : std::min(problem.slabs_per_pass(), problem.slabs());
-  torch::stable::parallel_for(0, problem.images, grain, [&](int64_t begin, int64_t end) {
+  parallel_for(0, problem.images, grain, [&](int64_t begin, int64_t end) {
     float* maps = scratch<Scratch::maps>((1 + slabs_per_pass) * floats);
     float* buffer = scratch<Scratch::stretched_rows>(stretched_floats(problem.width));
     float* weights = scratch<Scratch::weights>(problem.weights_kept());
@@ -176,7 +201,7 @@ void run_together(const Problem& problem, int64_t threads, const ResultPointers&
   const int64_t bands = (problem.height + rows - 1) / rows;
   JobQueue weighing(problem.weights_kept() == 0 ? 0 : targets * parts),
       summing(is_channels_last ? problem.images * parts : parts), finishing(targets), writing(targets * bands);
-  torch::stable::parallel_for(0, threads, 1, [&](int64_t, int64_t) {
+  parallel_for(0, threads, 1, [&](int64_t, int64_t) {
     weighing.work([&](int64_t job) {
       const int64_t index = job / parts;
       const int64_t part = job % parts;
@@ -247,6 +272,9 @@ std::tuple<Tensor, Tensor, Tensor> cam(const Tensor& activations, const Tensor& 
                         relu};
   Results results = results_for(gradients, height, width, aoti_torch_device_type_cpu(), 0);
   if (problem.images * problem.targets == 0) return {results.heatmap, results.raw_min, results.raw_max};
+  // The tables for resizing hold places as int32.
+  STD_TORCH_CHECK(std::max({problem.rows, problem.columns, height, width}) <= INT32_MAX,
+                  "gradcam_fast: out of memory: a side of more than ", INT32_MAX, " positions");
 
   const ResultPointers out{results.heatmap_data(), results.raw_min_data(), results.raw_max_data()};
   const int64_t work = problem.numbers_read() + problem.targets * height * width;

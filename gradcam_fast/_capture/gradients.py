@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch.autograd.function import BackwardCFunction
 from torch.autograd.graph import GradientEdge
 
+from .._autocast import without_autocast
 from .._sparse_backward import sparse_gradients
 from ..exceptions import ReentrantCheckpoint, ScoreIndependent
 from .pooling import find_poolings
@@ -70,7 +70,7 @@ def differentiate(
     """
     if not scores.requires_grad:
         raise ScoreIndependent(layers[0].name)
-    with _without_autocast(scores.device.type):
+    with without_autocast(scores.device.type):
         start, seeds = (picked and _before_last_linear(picked, activations)) or (scores, _one_hot(scores))
         pooled = find_poolings(start, activations, copy_has_hooks)
         sources = [maps if pooling is None else pooling.edge for maps, pooling in zip(activations, pooled, strict=True)]
@@ -87,10 +87,6 @@ def differentiate(
             maps if pooling is None else pooling.spread(maps) for maps, pooling in zip(gradients, pooled, strict=True)
         ]
         return [maps.transpose(0, 1) for maps in spread] if several_targets else spread
-
-
-def _without_autocast(device: str) -> AbstractContextManager[Any]:
-    return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
 
 
 def _ordinary_gradients(

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
+from .._autocast import without_autocast
 from .._model.fingerprint import fingerprint
+from .._model.undo import Lock, outside_inference_mode
 from .._model.warning import warn_caller
 from ..exceptions import CannotCompile
 from .callable_key import callable_key
@@ -72,7 +72,7 @@ class GraphRunner:
         self._explainer, self._compile = explainer, compile_graph
         self._dynamic_batch, self._dynamic_sides, self._freeze = dynamic_batch, dynamic_sides, freeze
         self._fallback = fallback
-        self._lock = threading.RLock()
+        self._lock = Lock()
         self._graphs: OrderedDict[Any, list[_Graph]] = OrderedDict()
         # Of the model when the first of the graphs was made.
         self._watch: ModelWatch | None = None
@@ -97,7 +97,7 @@ class GraphRunner:
             return self._eagerly(request, str(error))
         graph.record.check_classes(request.target)
         self.eager_because = None
-        with torch.inference_mode(False), torch.no_grad(), _without_autocast(tensors[0].device.type):
+        with outside_inference_mode(), torch.no_grad(), without_autocast(tensors[0].device.type):
             return graph.record.explanation(graph.run(*tensors))
 
     @property
@@ -115,7 +115,7 @@ class GraphRunner:
         shapes = [tuple(tensor.shape) for tensor in tensors]
         graph = self._find(key, shapes)
         if graph is None:
-            with self._lock:
+            with self._lock.held():
                 graph = self._find(key, shapes) or self._make(key, request, tensors)
         return graph
 
@@ -126,7 +126,7 @@ class GraphRunner:
 
     def _discard(self) -> None:
         """Forget all graphs: the model has changed."""
-        with self._lock:
+        with self._lock.held():
             self._graphs, self._watch = OrderedDict(), None
         if self._freeze:
             self._warn_once(
@@ -228,7 +228,3 @@ def _key(request: Request, tensors: Sequence[Tensor]) -> Any:
 
 def _has_channels_last(tensor: Tensor) -> bool:
     return tensor.dim() == 4 and not tensor.is_contiguous()
-
-
-def _without_autocast(device: str) -> AbstractContextManager[Any]:
-    return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()

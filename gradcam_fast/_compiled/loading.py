@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from .._autocast import without_autocast
 from .._capture.scores import check_target
+from .._model.undo import Lock, outside_inference_mode
 from ..class_names import named
 from ..exceptions import IncompatiblePackage, UnreadablePackage
 from ..ops.backend import kernel_for, library_path
@@ -67,7 +68,7 @@ class PackageRunner:
             raise ValueError(f"{self.path} has no maps of one layer: it explains several, or no images")
         self._layer_maps = layer_maps
         # The native code waits for itself with the interpreter in its hands, so that a second thread would stop both.
-        self._one_at_a_time = threading.Lock()
+        self._one_at_a_time = Lock()
         index = torch.cuda.current_device() if kind == "cuda" and on.index is None else on.index
         self._device = torch.device(kind, index) if kind == "cuda" else torch.device(kind)
         # The path as it is: torch warns of names that do not end in .pt2, but reads them.
@@ -93,10 +94,10 @@ class PackageRunner:
             tensors.append(classes.to(tensors[0].device))
         device = tensors[0].device.type
         with (
-            self._one_at_a_time,
-            torch.inference_mode(False),
+            self._one_at_a_time.held(),
+            outside_inference_mode(),
             torch.no_grad(),
-            torch.autocast(device, enabled=False),
+            without_autocast(device),
         ):
             results = self._loader.boxed_run(tensors)
         count = self.info.record.output_count
@@ -191,7 +192,9 @@ class PackageRunner:
             self.info.record.check_classes(checked)
         if callable(checked):
             raise TypeError(f"target is a function; {self.path.name} takes class indices {wanted}")
-        classes = torch.full((batch,), checked) if isinstance(checked, int) else checked
+        classes = (
+            torch.full((batch,), checked, dtype=torch.int64, device="cpu") if isinstance(checked, int) else checked
+        )
         if tuple(classes.shape[1:]) != (() if made.targets is None else (made.targets,)):
             raise ValueError(f"target has shape {tuple(classes.shape)}; {self.path.name} takes class indices {wanted}")
         return classes.contiguous()

@@ -9,15 +9,20 @@ from typing import Any, TypeAlias
 
 from torch import nn
 
+from .._model.undo import Lock, undo_at_end
+
 __all__ = ["Observer", "observed_calls"]
 
 Observer: TypeAlias = Callable[[nn.Module, Callable[[], Any]], Any]
 """Called in place of each module, with the module and a function that runs it; what it returns is the module's."""
 
 _of_thread = threading.local()
-_lock = threading.Lock()
-_users = 0
+_lock = Lock()
+# One object for each run inside `observed_calls`.
+_users: set[object] = set()
+# What nn.Module.__call__ was when it was exchanged last, and whether it is exchanged now.
 _call = nn.Module.__call__
+_is_exchanged = False
 
 
 def _observed_call(module: nn.Module, /, *args: Any, **kwargs: Any) -> Any:
@@ -34,19 +39,37 @@ def observed_calls(observer: Observer) -> Iterator[None]:
     ``nn.Module.__call__`` is exchanged while any thread needs it. Hooks would not do: a forward hook can replace what a
     module returned, but not spare the module from running.
     """
-    global _users, _call
     previous = getattr(_of_thread, "observer", None)
-    with _lock:
-        if _users == 0:
-            _call = nn.Module.__call__
-            nn.Module.__call__ = _observed_call  # type: ignore[method-assign]
-        _users += 1
-    _of_thread.observer = observer
+    user = object()
+
+    def leave() -> None:
+        if getattr(_of_thread, "observer", None) is observer:
+            _of_thread.observer = previous
+        _users.discard(user)
+        _exchange()
+
     try:
+        undo_at_end(leave)
+        _users.add(user)
+        _exchange()
+        _of_thread.observer = observer
         yield
     finally:
-        _of_thread.observer = previous
-        with _lock:
-            _users -= 1
-            if _users == 0:
-                nn.Module.__call__ = _call  # type: ignore[method-assign]
+        leave()
+
+
+def _exchange() -> None:
+    """Exchange ``nn.Module.__call__`` if there are users, or put it back."""
+    global _call, _is_exchanged
+    try:
+        _lock.acquire()
+        if _users and not _is_exchanged:
+            _call = nn.Module.__call__
+            _is_exchanged = True
+            nn.Module.__call__ = _observed_call  # type: ignore[method-assign]
+        # If someone else has exchanged it meanwhile, what they put there may call ours, which stays.
+        elif not _users and _is_exchanged and nn.Module.__call__ in (_observed_call, _call):
+            nn.Module.__call__ = _call  # type: ignore[method-assign]
+            _is_exchanged = False
+    finally:
+        _lock.release()

@@ -56,7 +56,7 @@ def _sees_all(traced: TracedMap, images: Tensor) -> bool:
         seen = part.abs_().sum((0, 1)).double()
         for axis, count in enumerate(sides):
             along = seen.movedim(axis, -1).reshape(-1, seen.shape[axis]).sum(0)
-            places = (torch.arange(len(along), device=along.device) + 0.5) / len(along)
+            places = (torch.arange(len(along), dtype=along.dtype, device=along.device) + 0.5) / len(along)
             middle = float((along * places).sum() / along.sum())
             # NaN, where nothing is seen, is not near.
             if not abs(middle - abs(0.5 / count + end)) < _TOLERANCE:

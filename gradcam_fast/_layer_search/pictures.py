@@ -16,13 +16,14 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
-from torch.overrides import TorchFunctionMode
+from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack, _pop_mode, _push_mode
 
 from .._capture.containers import feature_tensor, replace_tensor
 from .._model.inputs import Inputs, Taken, convolutions
 from .._model.own_hooks import OwnHooks
 from .._model.recent import Recent
 from .._model.target_layer import TargetLayer
+from .._model.undo import undo_at_end
 from ..exceptions import NoSuchCall, PicturesMixed
 from .trace import trial_run
 
@@ -344,6 +345,18 @@ def _sorted_rows(name: str, place: Tensor, rest: Tensor, seen: Tensor, count: in
 
 class _GradEnabled(TorchFunctionMode):
     """Gradients are on in every operation, also where the model turns them off around a trunk."""
+
+    def __enter__(self) -> _GradEnabled:
+        undo_at_end(self._leave)
+        _push_mode(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._leave()
+
+    def _leave(self) -> None:
+        while any(mode is self for mode in _get_current_function_mode_stack()):
+            _pop_mode()
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         with torch.enable_grad():

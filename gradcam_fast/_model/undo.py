@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import wraps
 from typing import Any, TypeVar
 from weakref import WeakSet, ref
 
 import torch
+
+from .._autocast import autocast_flags, set_autocast_flags
 
 __all__ = ["Lock", "leaves_no_trace", "outside_inference_mode", "undo_at_end"]
 
@@ -36,6 +39,7 @@ class _Call:
         self.outer = getattr(_local, "call", _no_call)
         self.thread = threading.get_ident()
         self.grad_enabled = torch.is_grad_enabled()
+        self.autocast = autocast_flags()
         self.undos: list[Callable[[], None]] = []
 
     def end(self) -> None:
@@ -50,6 +54,8 @@ class _Call:
         self.undo()
         if torch.is_grad_enabled() != self.grad_enabled:
             torch.set_grad_enabled(self.grad_enabled)
+        if autocast_flags() != self.autocast:
+            set_autocast_flags(self.autocast)
         _running.discard(self)
         _local.call = self.outer
 
@@ -60,7 +66,7 @@ class _Call:
 
 
 def leaves_no_trace(function: _F) -> _F:
-    """Let a public function undo what ``undo_at_end`` names, and restore the grad mode, however it ends."""
+    """Let a public function undo what ``undo_at_end`` names, and restore grad mode and autocast, however it ends."""
 
     @wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
@@ -103,13 +109,15 @@ class outside_inference_mode:
             self._guard.__exit__(None, None, None)  # the second time it does nothing
 
 
+_locks: WeakSet[Lock] = WeakSet()
+
+
 class Lock:
     """A lock that a thread may release twice, because it can tell whether it holds it; free in a forked child."""
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
-        if hasattr(os, "register_at_fork"):
-            os.register_at_fork(after_in_child=self._free_in_child)
+        _locks.add(self)
 
     def is_held(self) -> bool:
         """Whether this thread holds the lock."""
@@ -125,7 +133,21 @@ class Lock:
         if self.is_held():
             self._lock.release()
 
-    def _free_in_child(self) -> None:
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Context that holds the lock; within another one of this thread it does nothing."""
+        if self.is_held():
+            yield
+            return
+        try:
+            undo_at_end(self.release)
+            self.acquire()
+            yield
+        finally:
+            self.release()
+
+    def free_in_child(self) -> None:
+        """Be a new lock, unless the thread that forked holds the old one."""
         if not self.is_held():
             self._lock = threading.RLock()
 
@@ -138,5 +160,12 @@ def _undo_in_child() -> None:
             _running.discard(call)
 
 
+def _free_locks_in_child() -> None:
+    for lock in list(_locks):
+        lock.free_in_child()
+
+
 if hasattr(os, "register_at_fork"):
+    # The locks first, since undoing takes some of them.
+    os.register_at_fork(after_in_child=_free_locks_in_child)
     os.register_at_fork(after_in_child=_undo_in_child)

@@ -21,7 +21,8 @@ class _Reader:
 
     def __init__(self) -> None:
         self.steps: list[Step] = []
-        self.scale, self.shift = torch.ones(1, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
+        self.scale = torch.ones(1, dtype=torch.float64, device="cpu")
+        self.shift = torch.zeros(1, dtype=torch.float64, device="cpu")
         self.is_tensor = self.is_scaled = self.is_normalised = False
 
     def read(self, transform: Any) -> None:
@@ -157,7 +158,10 @@ def _to_dtype(reader: _Reader, transform: Any) -> None:
 
 
 def _normalise(reader: _Reader, transform: Any) -> None:
-    mean, std = (torch.as_tensor(values, dtype=torch.float64).flatten() for values in (transform.mean, transform.std))
+    mean, std = (
+        torch.as_tensor(values, dtype=torch.float64, device="cpu").flatten()
+        for values in (transform.mean, transform.std)
+    )
     reader.scale, reader.shift = reader.scale / std, (reader.shift - mean) / std
     reader.is_normalised = True
 

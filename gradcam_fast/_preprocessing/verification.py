@@ -49,7 +49,7 @@ def verify(preprocess: Preprocess, original: Callable[[Any], Any], title: str) -
                 f"{title} makes a {type(result).__name__} {of_photo}, where a network takes a tensor; give the "
                 "transforms with one that makes it, such as ToTensor()"
             )
-        theirs = torch.as_tensor(result).float()
+        theirs = torch.as_tensor(result, device="cpu").float()
         if theirs.shape != ours.shape:
             raise ValueError(
                 f"{title} makes an input of shape {tuple(theirs.shape)} {of_photo}, where its settings say "

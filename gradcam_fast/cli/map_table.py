@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 __all__ = ["MapTable", "contents", "read"]
 
 Key = tuple[str, str]
+# What pyarrow raises where the bytes of a file are not those that were written; text may be no UTF-8.
+_DAMAGE = (pyarrow.ArrowException, OSError, UnicodeDecodeError)
 
 # A part is written when it has this many rows or is this old; a killed process loses no more than one part.
 ROWS_PER_PART, SECONDS_PER_PART = 4096, 300
@@ -164,7 +166,7 @@ def read(table: Path) -> Iterator[tuple[Key, list[dict[str, Any]]]]:
             flat = (row for batch in batches for row in batch.to_pylist() if not row.get("error"))
             for key, rows in groupby(flat, _key):
                 yield key, list(rows)
-        except (pyarrow.ArrowException, OSError) as error:
+        except _DAMAGE as error:
             raise _damaged(part, error) from error
 
 
@@ -208,15 +210,35 @@ def _photos(part: Path) -> Iterator[tuple[Key, bool]]:
         names = file.schema_arrow.names
         if missing := [name for name in SCHEMA.names[:-2] if name not in names]:
             raise ValueError(f"{part} has no column {missing[0]!r}; give the maps.parquet that explain wrote")
+        for field in file.schema_arrow:
+            if field.name in SCHEMA.names and _kind(field.type) != (wanted := _kind(SCHEMA.field(field.name).type)):
+                raise ValueError(
+                    f"{part} has {field.type} in the column {field.name!r}, which holds {wanted}; give the "
+                    "maps.parquet that explain wrote"
+                )
         columns = [name for name in ("path", "name", "error", "path_bytes") if name in names]
         rows = file.read(columns=columns).to_pylist()
-    except (pyarrow.ArrowException, OSError) as error:
+    except _DAMAGE as error:
         raise _damaged(part, error) from error
     for row in rows:
         key = _key(row)
         if not all(isinstance(text, str) for text in key):
             raise ValueError(f"{part} has a row without path or name; give the maps.parquet that explain wrote")
         yield key, bool(row.get("error"))
+
+
+# Other tools write the same values in other types, such as large_string for string.
+_KINDS = {
+    "text": ("string", "large_string", "string_view"),
+    "bytes": ("binary", "large_binary", "binary_view"),
+    "whole numbers": tuple(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)),
+    "numbers": ("halffloat", "float", "double"),
+}
+
+
+def _kind(of_type: pyarrow.DataType) -> str:
+    """What the values of a type are, in words."""
+    return next((kind for kind, names in _KINDS.items() if str(of_type) in names), str(of_type))
 
 
 def _damaged(part: Path, error: Exception) -> ValueError:

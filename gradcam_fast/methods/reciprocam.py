@@ -44,9 +44,10 @@ def _masks(sides: tuple[int, ...], like: Tensor) -> Tensor:
     """The mask (P,*sides) around each of the P positions."""
     along_sides = []
     for side in sides:
-        distance = (torch.arange(side)[:, None] - torch.arange(side)).abs()
-        along_sides.append(torch.where(distance == 0, 0.5, torch.where(distance == 1, 0.25, 0.0)))
-    return reduce(torch.kron, along_sides).reshape(math.prod(sides), *sides).to(like)
+        places = torch.arange(side, dtype=torch.int64, device=like.device)
+        distance = (places[:, None] - places).abs()
+        along_sides.append((distance == 0).to(like.dtype) / 2 + (distance == 1).to(like.dtype) / 4)
+    return reduce(torch.kron, along_sides).reshape(math.prod(sides), *sides)
 
 
 def _of_affine_head(given: MethodInput) -> list[Tensor]:

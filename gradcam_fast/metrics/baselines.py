@@ -31,7 +31,8 @@ def random_map(images: Tensor, *, grid: int = 7, seed: int = 0) -> Tensor:
         >>> metrics.random_map(torch.zeros(2, 3, 32, 32)).shape
         torch.Size([2, 32, 32])
     """
-    drawn = [torch.rand(grid, grid, generator=torch.Generator().manual_seed(seed + i)) for i in range(len(images))]
+    generators = (torch.Generator().manual_seed(seed + place) for place in range(len(images)))
+    drawn = [torch.rand(grid, grid, generator=g, dtype=torch.float32, device="cpu") for g in generators]
     maps = torch.stack(drawn)[:, None].to(images.device)
     return _to_unit_range(torch.nn.functional.interpolate(maps, images.shape[-2:], mode="bilinear")[:, 0])
 
@@ -48,7 +49,8 @@ def centre_map(images: Tensor, *, width: float = 0.25) -> Tensor:
         True
     """
     rows, columns = (
-        ((torch.arange(side, device=images.device) + 0.5) / side - 0.5) / width for side in images.shape[-2:]
+        ((torch.arange(side, dtype=torch.float32, device=images.device) + 0.5) / side - 0.5) / width
+        for side in images.shape[-2:]
     )
     return _to_unit_range(torch.exp(-0.5 * (rows[:, None] ** 2 + columns**2))[None]).expand(len(images), -1, -1)
 

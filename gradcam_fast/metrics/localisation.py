@@ -147,7 +147,7 @@ def _maps_and_masks(heatmaps: Tensor, objects: Objects) -> tuple[Tensor, Tensor,
 
 def _in_boxes(boxes: Tensor, sides: tuple[int, ...]) -> Tensor:
     """The pixels (...,H,W) whose centres lie in any of the boxes (...,n,4)."""
-    rows, columns = (torch.arange(side, device=boxes.device) + 0.5 for side in sides)
+    rows, columns = (torch.arange(side, dtype=torch.float32, device=boxes.device) + 0.5 for side in sides)
     left, top, right, bottom = boxes.float()[..., None].unbind(-2)
     in_rows = (rows >= top) & (rows < bottom)
     in_columns = (columns >= left) & (columns < right)

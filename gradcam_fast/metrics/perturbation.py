@@ -119,7 +119,8 @@ def ranks(maps: Tensor, seed: int = 0) -> Tensor:
     Pixels of equal heat are sorted by an order that is drawn from ``seed``, the same for every map.
     """
     heat = maps.flatten(1)
-    drawn = torch.randperm(heat.shape[1], generator=torch.Generator().manual_seed(seed)).to(maps.device)
+    generator = torch.Generator().manual_seed(seed)
+    drawn = torch.randperm(heat.shape[1], generator=generator, device="cpu").to(maps.device)
     order = drawn[heat[:, drawn].argsort(dim=1, descending=True, stable=True)]
     places = torch.arange(heat.shape[1], device=maps.device).expand_as(order)
     return torch.empty_like(order).scatter_(1, order, places)
@@ -155,5 +156,5 @@ def _curve(
     scores = subject.scores(steps, change)
     parts = (scores, subject.original[:, None]) if inserts else (subject.original[:, None], scores)
     scores = torch.cat(parts, 1)
-    fractions = taken / pixels
+    fractions = taken.float() / pixels
     return Curve(fractions, subject.results(scores), subject.results(torch.trapezoid(scores, fractions, dim=1)))

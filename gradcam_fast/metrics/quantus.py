@@ -41,7 +41,7 @@ def explain_func(explainer: Explainer) -> Callable[..., NDArray[Any]]:
 
     def function(model: nn.Module, inputs: Any, targets: Any, **settings: Any) -> NDArray[Any]:
         nonlocal at_layer
-        parameter = next(model.parameters(), torch.empty(0))
+        parameter = next(model.parameters(), torch.empty(0, dtype=torch.float32, device="cpu"))
         images = torch.as_tensor(inputs, dtype=parameter.dtype, device=settings.get("device") or parameter.device)
         classes = torch.as_tensor(targets, device=images.device).long().reshape(-1)
         if at_layer is None:

@@ -95,7 +95,7 @@ def randomisation(
     # Closed here, because the traceback of a failed comparison would keep the generator, and so the weights, as it is.
     with closing(_randomised_heatmaps(at_layer, images, classes, drawn, cascading, seed)) as heatmaps:
         found = list(_beside(similarity, heatmaps))
-    results = torch.tensor(found, dtype=torch.float32).reshape(len(names), 2, *trained.valid.shape)
+    results = torch.tensor(found, dtype=torch.float32, device="cpu").reshape(len(names), 2, *trained.valid.shape)
     rank_correlation, ssim = results.to(trained.heatmap.device).unbind(1)
     return Randomisation(tuple(names), rank_correlation, ssim)
 
@@ -145,7 +145,7 @@ def _weights_kept(module: nn.Module) -> Iterator[None]:
 @torch.no_grad()
 def _redraw(module: nn.Module, generator: torch.Generator) -> None:
     for parameter in module.parameters():
-        drawn = torch.randn(parameter.shape, generator=generator).to(parameter)
+        drawn = torch.randn(parameter.shape, generator=generator, dtype=torch.float32, device="cpu").to(parameter)
         parameter.copy_(drawn.mul_(parameter.std(correction=0)).add_(parameter.mean()))
 
 

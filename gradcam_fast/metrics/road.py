@@ -86,7 +86,8 @@ def road(
     pixels = places.shape[1]
     counts = torch.tensor([round(percentage / 100 * pixels) for percentage in percentages], device=images.device)
     generator = torch.Generator().manual_seed(seed)
-    grain = (noise * torch.randn(images.shape[1:], generator=generator)).to(images)
+    grain = torch.randn(images.shape[1:], generator=generator, dtype=torch.float32, device="cpu")
+    grain = (noise * grain).to(images)
 
     def change(maps: Tensor, numbers: Tensor) -> Tensor:
         step = numbers % len(counts)
@@ -98,7 +99,7 @@ def road(
 
     most, least = subject.scores(2 * len(counts), change).split(len(counts), dim=1)
     return Road(
-        torch.tensor(list(map(float, percentages)), device=images.device),
+        torch.tensor(percentages, dtype=torch.float32, device=images.device),
         subject.results(most),
         subject.results(least),
         subject.results((least - most).mean(1) / 2),

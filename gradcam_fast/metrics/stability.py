@@ -90,7 +90,8 @@ def stability(
     generator = torch.Generator().manual_seed(seed)
     noise = torch.zeros_like(first.score, dtype=torch.float32)
     for _ in range(samples):
-        drawn = torch.rand(images.shape[1:], generator=generator).mul_(2).sub_(1).to(images)
+        drawn = torch.rand(images.shape[1:], generator=generator, dtype=torch.float32, device="cpu")
+        drawn = drawn.mul_(2).sub_(1).to(images)
         changed = explainer(images + radius * (high - low) * drawn, classes).heatmap
         noise = torch.maximum(noise, _change(first.heatmap, changed))
     shift = torch.zeros_like(noise)

@@ -101,6 +101,11 @@ def cam(
     sides = check_size(size, activations.dim() - 2)
     if kernel_for(activations.device.type) and activations.dtype != torch.float64 and len(sides) == 2:
         if failed is not None:  # the arguments are right, so the failure has another cause, such as a lack of memory
+            if "to work in" in str(failed):
+                raise torch.OutOfMemoryError(
+                    f"no memory to work in for gradients of shape {tuple(gradients.shape)} on {activations.device}; "
+                    "give fewer images or targets at once"
+                )
             if "out of memory" in str(failed):
                 shape = (*gradients.shape[:-3], *sides)
                 raise torch.OutOfMemoryError(

@@ -5,11 +5,13 @@ It runs where no kernel is built, and the tests compare every kernel with it.
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
 import torch
+from torch.compiler import is_compiling
 
+from .._autocast import without_autocast
 from .arguments import METHODS, SCALES, check_choice, check_maps, check_relu, check_size
 
 if TYPE_CHECKING:
@@ -84,9 +86,9 @@ def cam(
 
 
 def _without_autocast(device_type: str) -> AbstractContextManager[object]:
-    # Devices without kernels, such as meta, have no autocast either.
-    available = torch.amp.is_autocast_available(device_type)
-    return torch.autocast(device_type, enabled=False) if available else nullcontext()
+    if is_compiling() and torch.amp.is_autocast_available(device_type):
+        return torch.autocast(device_type, enabled=False)  # which torch.compile can trace
+    return without_autocast(device_type)
 
 
 def raw_map(activations: Tensor, gradients: Tensor, method: str) -> tuple[Tensor, Tensor]:

@@ -45,7 +45,9 @@ def subject_of(target: Any, batch: int, sides: tuple[int, ...]) -> dict[str, Ten
         subject["classes"] = indices.reshape(1, 1) if indices.dim() == 0 else indices.reshape(-1, indices.shape[-1])
     if (objects := noted["objects"]) is not None:
         height, width = sides
-        subject["objects"] = objects.cpu().float() / torch.tensor([width, height, width, height])
+        subject["objects"] = objects.cpu().float() / torch.tensor(
+            [width, height, width, height], dtype=torch.float32, device="cpu"
+        )
     if (masks := noted["masks"]) is not None:
         masks = masks.cpu()
         subject["masks"] = masks[None, None] if masks.dim() == 2 else masks[:, None] if masks.dim() == 3 else masks

@@ -46,7 +46,7 @@ def outlines(images: Tensor) -> Tensor:
             f"edges come from OpenCV, which cannot be imported ({error}); run pip install opencv-python-headless"
         ) from error
 
-    drawings = torch.full((len(images), 1, *images.shape[-2:]), 255, dtype=torch.uint8)
+    drawings = torch.full((len(images), 1, *images.shape[-2:]), 255, dtype=torch.uint8, device="cpu")
     arrays = images.permute(0, 2, 3, 1).contiguous().cpu().numpy()
     for drawing, array in zip(drawings[:, 0], arrays, strict=True):
         drawing[torch.from_numpy(cv2.Canny(array, *THRESHOLDS)) > 0] = GRAY

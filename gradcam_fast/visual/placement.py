@@ -53,7 +53,7 @@ def _along(maps: Tensor, axis: int, length: int, start: float, end: float) -> tu
     """Resize along one axis, of which the maps cover the pixels from ``start`` to ``end``."""
     count = maps.shape[axis]
     # On the CPU in float64: a photo may have thousands of pixels. These are short, and copied without waiting.
-    centres = torch.arange(length, dtype=torch.float64) + 0.5
+    centres = torch.arange(length, dtype=torch.float64, device="cpu") + 0.5
     inside = (centres >= start) & (centres < end)
     sources = ((centres - start) * (count / (end - start)) - 0.5).clamp(0, count - 1)
     lower = sources.floor().clamp(max=max(count - 2, 0))
@@ -87,7 +87,7 @@ def boxes_of(box: Any, sizes: Sequence[tuple[int, int]]) -> list[Box | None]:
         return [boxes_of(member, [size])[0] for member, size in zip(box, sizes, strict=True)]
     try:
         rows = torch.as_tensor(
-            [list(map(float, member)) for member in box] if _is_nested(box) else box, dtype=torch.float64
+            [list(map(float, member)) for member in box] if _is_nested(box) else box, dtype=torch.float64, device="cpu"
         )
     except (TypeError, ValueError, RuntimeError):
         raise TypeError(

@@ -12,10 +12,21 @@ import sys
 import sysconfig
 import tarfile
 import zipfile
+from pathlib import Path
 
 import pytest
 import torch
-from support.installs import ROOT, TORCH, build_wheel, copy_of_the_tree, needs_compiler, run
+from support.installs import (
+    ROOT,
+    TORCH,
+    build_wheel,
+    copy_of_the_tree,
+    empty_environment,
+    needs_compiler,
+    pip,
+    run,
+    use,
+)
 from support.shared import folder_filled_once
 
 # One wheel holds the CUDA kernels for every architecture: compiling them takes minutes.
@@ -98,6 +109,16 @@ def test_the_libraries_hold_no_path_of_the_machine_that_built_them(libraries, wh
     for library in libraries:
         for path in (TORCH, wheel.parent, ROOT):
             assert str(path).encode() not in library.read_bytes()
+
+
+@needs_compiler
+def test_the_wheel_gives_the_kernel_in_a_clean_environment_without_a_compiler(wheel, tmp_path):
+    python = empty_environment(tmp_path / "env")
+    pip(python, "--no-index", str(wheel), cwd=tmp_path, PATH=os.devnull, CUDA_HOME="", CUDA_PATH="")
+    used = use(python, tmp_path)
+    assert Path(used["file"]).is_relative_to(tmp_path / "env")
+    assert (used["fused"], used["warnings"]) == (True, [])
+    assert used["heatmap"] == pytest.approx([0, 1 / 3, 2 / 3, 1], abs=1e-6)
 
 
 def test_a_wheel_without_libraries_is_for_every_platform(tmp_path):

@@ -10,7 +10,17 @@ import sys
 from pathlib import Path
 
 import pytest
-from support.installs import copy_of_the_tree, empty_environment, needs_compiler, run
+import torch
+from support.installs import (
+    copy_of_the_tree,
+    empty_environment,
+    environment_without_nvcc,
+    needs_compiler,
+    pip,
+    run,
+    tools_folder,
+    use,
+)
 
 # Almost every test compiles and installs the package anew.
 pytestmark = pytest.mark.slow
@@ -19,18 +29,6 @@ pytestmark = pytest.mark.slow
 QUICK = {"GRADCAM_FAST_BUILD": "cpu", "CXXFLAGS": "-O0"}
 NO_COMPILER = {"PATH": os.devnull, "CUDA_HOME": "", "CUDA_PATH": ""}
 
-USE = """
-import gradcam_fast, json, torch, warnings
-maps = torch.arange(8.0).reshape(1, 2, 2, 2)
-with warnings.catch_warnings(record=True) as caught:
-    warnings.simplefilter("always")
-    heatmap = [gradcam_fast.cam(maps, torch.ones_like(maps), 2)[0] for _ in range(2)][0]
-cpu, cuda = gradcam_fast.backend().kernels
-print(json.dumps({
-    "file": gradcam_fast.__file__, "heatmap": heatmap.flatten().tolist(), "fused": cpu.fused, "why": cpu.why,
-    "fix": cpu.fix, "warnings": [str(entry.message) for entry in caught if "gradcam_fast" in str(entry.message)],
-}))
-"""
 HEATMAP = pytest.approx([0, 1 / 3, 2 / 3, 1], abs=1e-6)
 
 
@@ -42,14 +40,6 @@ def tree(tmp_path):
 @pytest.fixture
 def python(tmp_path):
     return empty_environment(tmp_path / "env")
-
-
-def pip(python, *arguments, cwd, **changes):
-    return run(sys.executable, "-m", "pip", "--python", python, "install", "--no-deps", *arguments, cwd=cwd, **changes)
-
-
-def use(python, cwd):
-    return json.loads(run(python, "-c", USE, cwd=cwd).splitlines()[-1])
 
 
 @needs_compiler
@@ -88,6 +78,29 @@ def test_without_a_compiler_the_install_succeeds_and_warns_once_how_to_fix_it(tr
     assert used["fix"].endswith(f" && pip install --force-reinstall --no-deps {tree}")
     (warning,) = used["warnings"]
     assert used["why"] in warning and used["fix"] in warning
+
+
+@needs_compiler
+@pytest.mark.skipif(torch.version.cuda is None, reason="this torch is not a CUDA build")
+@pytest.mark.parametrize("release", [None, "11.8"], ids=["no nvcc", "another nvcc"])
+def test_without_an_nvcc_of_torch_s_cuda_the_cpu_kernel_is_built_and_the_other_explained(tree, tmp_path, release):
+    python = environment_without_nvcc(tmp_path / "env")
+    home = tmp_path / "cuda"
+    if release:
+        (home / "bin").mkdir(parents=True)
+        nvcc = home / "bin" / "nvcc"
+        nvcc.write_text(f"#!/bin/sh\necho 'Cuda compilation tools, release {release}, V{release}.99'\n")
+        nvcc.chmod(0o755)
+    path = tools_folder(tmp_path / "tools", os.environ.get("CXX") or "c++", "g++", "as", "ld", "sh")
+    changes = {"CXXFLAGS": "-O0", "PATH": path, "CUDA_HOME": str(home) if release else "", "CUDA_PATH": ""}
+    pip(python, "--no-build-isolation", str(tree), cwd=tmp_path, **changes)
+    used = use(python, tmp_path)
+    assert (used["heatmap"], used["fused"], used["warnings"]) == (HEATMAP, True, [])
+    fused, why, fix = used["cuda"]
+    major = torch.version.cuda.split(".")[0]
+    found = f"{home}/bin/nvcc is of CUDA {release}" if release else "none was found"
+    assert not fused and f"torch {torch.__version__} needs an nvcc of CUDA {major}: {found}" in why
+    assert "cuda-toolkit" in fix or "CUDA_HOME" in fix
 
 
 @pytest.mark.parametrize(

@@ -18,12 +18,17 @@ from gradcam_fast._capture import buffers, hooks
 from gradcam_fast._model import eager, own_hooks, undo
 
 # Where hooks, buffers and modes are changed and changed back.
-PLACES = (own_hooks.__file__, undo.__file__, buffers.__file__, hooks.__file__)
+PLACES = (own_hooks.__file__, undo.__file__, buffers.__file__, hooks.__file__, eager.__file__)
+LOCKS = (buffers._SWAPPING, eager._lock)
 TORCH_PLACES = ("torch/nn/modules/module.py", "torch/autograd/grad_mode.py", "contextlib.py")
 
 
 def watched(file):
     return file in PLACES
+
+
+def watched_with_replays(file):
+    return file in PLACES or "/_head_replay/" in file or file.endswith("contextlib.py")
 
 
 def watched_with_torch(file):
@@ -33,8 +38,10 @@ def watched_with_torch(file):
 def assert_nothing_is_left(model):
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
     assert not any(vars(module._forward_hooks) for module in model.modules())
-    assert not buffers._SWAPPING.is_held() and buffers._SWAPPING._lock.acquire(timeout=5)
-    buffers._SWAPPING.release()
+    for lock in LOCKS:
+        # The interrupted thread has ended, but the next one may get its number, and with it a lock that it held.
+        assert not lock.is_held() and lock._lock.acquire(timeout=5)
+        lock.release()
     if len(undo._running):
         gc.collect()  # the traceback of the interruption refers to its frames in a circle
     assert not eager._users and not len(undo._running)
@@ -70,6 +77,13 @@ def test_at_steps_of_the_whole_explanation_and_of_pytorch(error, images):
     interrupted_at_every(211, model, work, watched_with_torch, error)
 
 
+@pytest.mark.parametrize("choices", [{"method": "scorecam"}, {"method": "ablation"}, {"smooth": ("augment", "eigen")}])
+def test_at_steps_of_methods_that_run_the_model_again(choices, images):
+    model = ConvNet()
+    explainer = gradcam_fast.Explainer(model, layer="features.3", **choices)
+    interrupted_at_every(397, model, lambda: explainer(images[:1]), watched_with_replays)
+
+
 def test_at_steps_of_the_search_for_a_layer(images):
     model = ConvNet()
 
@@ -102,22 +116,49 @@ def test_at_every_step_no_lock_stays_held_once_pytorchs_compiler_is_loaded(conte
     assert interrupted_at_every(1, model, work, watched) > 1000
 
 
-@pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
-def test_the_modes_around_a_call_come_back(context, images):
-    model = ConvNet()
+def modes_of_this_thread():
+    return (
+        torch.is_grad_enabled(),
+        torch.is_inference_mode_enabled(),
+        torch.is_autocast_enabled("cpu"),
+        list(torch.overrides._get_current_function_mode_stack()),
+        list(torch.utils._python_dispatch._get_current_dispatch_mode_stack()),
+    )
+
+
+def watched_modes(file):
+    return watched(file) or file.endswith(("random_numbers.py", "pictures.py", "trace.py", "reference.py"))
+
+
+@pytest.mark.parametrize("kind", ["named", "found", "clip", "float64"])
+@pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode, lambda: torch.autocast("cpu")])
+def test_the_modes_around_a_call_come_back(context, kind, images):
+    model, batch = ConvNet(), images[:2]
+    if kind == "clip":
+        model, batch = Frames(), images[None]
+    elif kind == "float64":
+        model, batch = model.double(), batch.double()
     modes = []
 
     def work():
         with context():
-            before = torch.is_grad_enabled(), torch.is_inference_mode_enabled()
+            before = modes_of_this_thread()
             try:
-                gradcam_fast.explain(model, images[:2], layer="features.3")
+                gradcam_fast._layer_search.memory._MEMORY.clear()
+                gradcam_fast.explain(model, batch, layer=None if kind == "found" else "features.3")
             finally:
-                modes.append((torch.is_grad_enabled(), torch.is_inference_mode_enabled()) == before)
+                modes.append(modes_of_this_thread() == before)
 
-    for at in range(0, steps_of(work, watched), 23):
-        interrupt(work, at, watched)
+    for at in range(0, steps_of(work, watched_modes), 23):
+        interrupt(work, at, watched_modes)
     assert all(modes) and len(modes) > 50
+
+
+class Frames(ConvNet):
+    """Takes clips (B,T,3,H,W), and averages the logits of their frames."""
+
+    def forward(self, clips):
+        return super().forward(clips.flatten(0, 1)).unflatten(0, clips.shape[:2]).mean(1)
 
 
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="timers of POSIX")

@@ -129,15 +129,22 @@ def test_a_file_that_is_too_large_for_its_pixels_is_not_read(tmp_path):
 
 
 MEMORY = """
-import resource, sys
+import re, resource, sys
 from gradcam_fast import Preprocess
 from gradcam_fast.photo_decoding import own_pixel_limit
 from gradcam_fast.pipeline.photo_reading import read_photo
+
+def memory(kind):  # the peak that getrusage tells begins with that of the process that started this one
+    try:
+        return int(re.search(kind + r":\\s+(\\d+)", open("/proc/self/status").read())[1])
+    except FileNotFoundError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
 preprocess = Preprocess((224, 224), mean=(0.5,) * 3, std=(0.5,) * 3, crop=0.875)
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = memory("VmRSS")
 with own_pixel_limit():
     preprocess([read_photo(sys.argv[1])])
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+print(memory("VmHWM") - before)
 """
 
 
@@ -271,6 +278,34 @@ def test_a_damaged_row_is_told_in_its_line(run, folder, tmp_path, column, values
     status, _, err = run("render", tmp_path / "out" / "maps.parquet", "--out", tmp_path / "again")
     assert status == 1 and len(err) == 2
     assert err[0].endswith(f"00.png: its row in the table is damaged ({said}); skipped")
+
+
+VALUES = {
+    "text": ["a", "b"],
+    "bytes": [b"a", b"b"],
+    "numbers": [1.5, 2.5],
+    "whole numbers": [1, 2],
+    "lists": [[1], [2]],
+    "structures": [{"a": 1}, {"a": 2}],
+    "nothing": [None, None],
+}
+
+
+@pytest.mark.parametrize(
+    ("column", "kind"),
+    [("path", "text"), ("width", "whole numbers"), ("class_name", "text"), ("score", "numbers"), ("map", "bytes")],
+)
+def test_a_column_of_another_type_is_told_by_name(run, folder, tmp_path, column, kind):
+    explain(run, folder, tmp_path / "out")
+    (part,) = (tmp_path / "out" / "maps.parquet").iterdir()
+    rows = pyarrow.parquet.read_table(part)
+    for name, values in VALUES.items():
+        array = pyarrow.array(values)
+        changed = rows.set_column(rows.schema.get_field_index(column), column, array)
+        pyarrow.parquet.write_table(changed.replace_schema_metadata(rows.schema.metadata), part)
+        status, _, err = run("render", tmp_path / "out" / "maps.parquet", "--out", tmp_path / name)
+        is_told = f" in the column '{column}', which holds {kind};" in " ".join(err)
+        assert (status == 2 and is_told) == (name != kind), (name, err)
 
 
 @pytest.mark.parametrize("settings", [b"{}", b"[]", b"7", b'{"input": 3}', b'{"input": [0, 1]}', b"\xff", b"null"])

@@ -41,6 +41,11 @@ def _modes():
         "inference": torch.is_inference_mode_enabled(),
         "autocast": (torch.is_autocast_enabled("cpu"), torch.get_autocast_dtype("cpu")),
         "global hooks": [list(getattr(torch_module, name)) for name in GLOBAL_HOOKS],
+        "call of modules": torch.nn.Module.__call__,
+        "modes": (
+            list(torch.overrides._get_current_function_mode_stack()),
+            list(torch.utils._python_dispatch._get_current_dispatch_mode_stack()),
+        ),
     }
 
 

@@ -252,7 +252,7 @@ def _preprocessing_note(name: str, preprocess: Preprocess, overrides: dict[str, 
 
 @torch.no_grad()
 def _count_classes(name: str, model: torch.nn.Module, preprocess: Preprocess) -> int:
-    weight = next(model.parameters(), torch.empty(0))
+    weight = next(model.parameters(), torch.empty(0, dtype=torch.float32, device="cpu"))
     shape = (1, 3, *(preprocess.size or (224, 224)))
     try:
         output = model(torch.zeros(shape, dtype=weight.dtype, device=weight.device))

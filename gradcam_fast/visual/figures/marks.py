@@ -50,7 +50,7 @@ def with_outline(picture: Tensor, mask: Tensor) -> Tensor:
 
 def _rectangle(height: int, width: int, edges: tuple[int, int, int, int]) -> Tensor:
     left, top, right, bottom = edges
-    inside = torch.zeros(height, width, dtype=torch.bool)
+    inside = torch.zeros(height, width, dtype=torch.bool, device="cpu")
     inside[max(top, 0) : max(bottom, 0), max(left, 0) : max(right, 0)] = True
     return inside
 

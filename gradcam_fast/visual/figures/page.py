@@ -27,6 +27,8 @@ NARROWEST_COLUMN = 160
 GAP = 12
 FIRST_LINE, NEXT_LINE, BELOW_TEXT = 32, 21, 6
 BAR_HEIGHT = 8
+# Of a text: names of classes come from files, and may be of any length.
+MOST_CHARACTERS, MOST_LINES = 500, 12
 FONT_POINTS = 9.5
 # Of Chinese, Japanese and Korean, of India, of Thai: whatever of these is installed.
 FALLBACK_FONTS = (
@@ -143,8 +145,14 @@ class Page:
         self.height += height
 
     def _wrapped(self, text: str, width: float, style: Mapping[str, Any]) -> str:
-        """Break the lines of a text so that each fits the width."""
-        return "\n".join(part for line in text.splitlines() for part in self._wrapped_line(line, width, style))
+        """Break the lines of a text so that each fits the width; a text that is too long to be read is cut."""
+        if is_cut := len(text) > MOST_CHARACTERS:
+            text = text[:MOST_CHARACTERS]
+        lines = [part for line in text.splitlines() for part in self._wrapped_line(line, width, style)]
+        if is_cut or len(lines) > MOST_LINES:
+            lines = lines[:MOST_LINES]
+            lines[-1] = f"{lines[-1][:-1]}…"
+        return "\n".join(lines)
 
     def _wrapped_line(self, line: str, width: float, style: Mapping[str, Any]) -> list[str]:
         characters, parts = len(line), [line]

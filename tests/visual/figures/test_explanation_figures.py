@@ -14,6 +14,7 @@ from gradcam_fast.visual.colormaps import colorize
 from gradcam_fast.visual.edges import outlines
 from gradcam_fast.visual.figures import class_titles, classes, explained, panels, save
 from gradcam_fast.visual.figures.explanation_figures import UNSEEN, top_classes
+from gradcam_fast.visual.figures.page import Page
 
 ROWS, COLUMNS = torch.arange(256.0)[:, None], torch.arange(384.0)
 
@@ -99,6 +100,19 @@ def test_no_text_is_cut_off_or_touches_a_panel(size, titles):
     ]
     assert len({text.get_fontsize() for text in figure.texts[:-2]}) == 1
     assert_readable(figure)
+
+
+@pytest.mark.parametrize("name", ["x" * 100_000, "r " * 50_000, "a\n" * 50_000])
+def test_a_title_of_100000_characters_is_cut_before_it_is_measured(photo, heatmap, monkeypatch, name):
+    measured, measure = [], Page._measure
+    monkeypatch.setattr(Page, "_measure", lambda page, text, style: measured.append(text) or measure(page, text, style))
+    figure = panels(photo, heatmap, [name, "tabby"])
+    assert sum(map(len, measured)) < 10_000
+    assert figure.bbox.height < panels(photo, heatmap, ["tabby", "tabby"]).bbox.height + 300
+    (shown,) = (
+        text.get_text() for text in figure.texts if text.get_text().startswith(name[0]) and "…" in text.get_text()
+    )
+    assert len(shown) <= 520 and shown.endswith("…")
 
 
 def test_an_empty_title_takes_a_line_too(photo, heatmap):
