@@ -17,6 +17,7 @@ from .. import Explainer, __version__
 from ..layers import list_layers
 from . import options as cli_options
 from .console import FEW_PHOTOS, ProgressBar, complain, tell
+from .serve import serve
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -46,6 +47,7 @@ Examples:
   gradcam-fast explain photos/ --format overlay,parquet --out maps
   gradcam-fast explain photos/ --format overlay,parquet --out maps --resume
   gradcam-fast render maps/maps.parquet --colormap viridis --out pictures
+  gradcam-fast serve --model resnet50.pt2 --port 8080
   gradcam-fast layers --model resnet18 --weights resnet18.safetensors
   gradcam-fast export --model resnet50 --weights resnet50.pth -o resnet50.pt2
   gradcam-fast --library cpu    (prints the path of the compiled operator)
@@ -424,6 +426,9 @@ def info(options: SimpleNamespace) -> int:
         if value is not None:
             print(f"{name.replace('_', ' ').ljust(width)}  {_in_words(value)}")
     return 0
+
+
+gradcam_fast.add_command(serve)
 
 
 def _in_words(value: object) -> str:

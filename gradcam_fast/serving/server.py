@@ -1,0 +1,106 @@
+"""Runs the service on this machine, and stops it without losing a request."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import uvicorn
+
+from .app import create_app
+from .request_log import LOG, log_as_json
+from .settings import ServiceSettings
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+    from fastapi import FastAPI
+
+    from ..pipeline.network_source import NetworkSource
+
+__all__ = ["DrainingServer", "run"]
+
+# Longer than load balancers keep idle connections (60 s), so that it is never the service that closes one in use.
+KEEP_ALIVE = 75
+
+
+class DrainingServer(uvicorn.Server):
+    """A server that takes its time to stop.
+
+    At the first SIGTERM or SIGINT the service says that it is not ready, so that load balancers turn away, and goes on
+    answering, with ``Connection: close``. After ``drain`` seconds it takes no new connection, answers every request
+    that it has, and ends. A second signal ends it at once.
+    """
+
+    def __init__(self, config: uvicorn.Config, app: FastAPI, drain: float) -> None:
+        super().__init__(config)
+        self._app, self._drain = app, drain
+        self._draining = False
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Begin to stop; called by the signal."""
+        if self._draining or self._drain == 0:
+            super().handle_exit(sig, frame)
+            return
+        self._draining = True
+        self._app.state.ready = False
+        LOG.info("draining", extra={"fields": {"seconds": self._drain}})
+        # uvicorn adds these headers to every answer, and makes the list anew from the configuration every second.
+        self.config.encoded_headers.append((b"connection", b"close"))
+        self.server_state.default_headers = [*self.server_state.default_headers, (b"connection", b"close")]
+        loop = asyncio.get_running_loop()
+        loop.call_later(self._drain, super().handle_exit, sig, frame)
+
+
+def run(
+    models: Mapping[str, NetworkSource],
+    settings: ServiceSettings | None = None,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8080,
+    on_ready: Callable[[str], Any] = lambda address: None,
+) -> None:
+    """Serve models until SIGTERM or SIGINT; SIGHUP loads them again.
+
+    Args:
+        models, settings: as for `create_app`.
+        host, port: the address to bind; port 0 takes a free one.
+        on_ready: called with the address of the page as soon as requests are answered.
+    """
+    settings = settings or ServiceSettings()
+    log_as_json()
+    app = create_app(models, settings)
+    config = uvicorn.Config(
+        app,
+        host=host,
+        port=port,
+        timeout_keep_alive=KEEP_ALIVE,
+        access_log=False,
+        log_config=None,
+        server_header=False,
+    )
+    server = DrainingServer(config, app, settings.drain)
+    asyncio.run(_serve(server, app, on_ready))
+
+
+async def _serve(server: DrainingServer, app: FastAPI, on_ready: Callable[[str], Any]) -> None:
+    loop = asyncio.get_running_loop()
+    tasks: set[asyncio.Task[None]] = set()
+
+    def reload_all() -> None:
+        for name in app.state.engine.names:
+            task = loop.create_task(app.state.engine.reload(name))
+            tasks.add(task)
+            task.add_done_callback(tasks.discard)
+
+    if hasattr(signal, "SIGHUP"):
+        loop.add_signal_handler(signal.SIGHUP, reload_all)
+    serving = loop.create_task(server.serve())
+    while not server.started and not serving.done():
+        await asyncio.sleep(0.01)
+    if server.started:
+        host, port = server.servers[0].sockets[0].getsockname()[:2]
+        on_ready(f"http://{f'[{host}]' if ':' in host else host}:{port}/")
+    await serving
