@@ -75,15 +75,15 @@ class Running:
 
 
 @contextmanager
-def running(folder, *options, model="support.red_or_blue:model", env=None):
+def running(folder, *options, model="support.red_or_blue:model", names=red_or_blue.NAMES, crop=1, env=None):
     """``gradcam-fast serve`` of the network, on a free port; it is killed at the end."""
     classes = folder / "classes.txt"
-    classes.write_text("\n".join(red_or_blue.NAMES))
+    classes.write_text("\n".join(names))
     side = str(red_or_blue.SIDE)
     command = [
         sys.executable, "-m", "gradcam_fast", "serve", "--port", "0", "--model", model, "--name", MODEL,
-        "--classes", classes, "--size", side, *"--mean 0 0 0 --std 1 1 1 --crop none --probabilities softmax".split(),
-        "--device", "cpu", "--threads", "1", *map(str, options),
+        "--classes", classes, "--size", side, "--crop", str(crop), *"--mean 0 0 0 --std 1 1 1".split(),
+        *"--probabilities softmax --device cpu --threads 1".split(), *map(str, options),
     ]  # fmt: skip
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1", **(env or {})}
     with open(folder / "log", "w+") as log:

@@ -35,6 +35,26 @@ export function upsample(map, width, height) {
   return high > low ? full.map((value) => (value - low) / (high - low)) : full.fill(0);
 }
 
+// The last enlargement of each map, so that opacity and colours change without computing it again.
+const enlarged = new WeakMap();
+
+function enlargedTo(map, width, height) {
+  const last = enlarged.get(map);
+  if (last?.width === width && last?.height === height) return last.heatmap;
+  const heatmap = upsample(map, width, height);
+  enlarged.set(map, { width, height, heatmap });
+  return heatmap;
+}
+
+// The colours as whole pixels, of which one write each is needed. Browsers run on little-endian machines only.
+function palette(colours, opacity) {
+  const alpha = Math.round(opacity * 255) << 24;
+  return Uint32Array.from({ length: 256 }, (_, level) => {
+    const [red, green, blue] = colours.subarray(3 * level, 3 * level + 3);
+    return alpha | (blue << 16) | (green << 8) | red;
+  });
+}
+
 // Draws a photo, and a heatmap in the box of it that the network saw. The box is in pixels of the photo.
 export function draw(canvas, photo, { map, box, photoSize, colours, opacity }) {
   canvas.width = photo.width;
@@ -44,13 +64,10 @@ export function draw(canvas, photo, { map, box, photoSize, colours, opacity }) {
   const scale = photo.width / photoSize[0];
   const [left, top, right, bottom] = box.map((edge) => Math.round(edge * scale));
   const [width, height] = [Math.max(1, right - left), Math.max(1, bottom - top)];
-  const heatmap = upsample(map, width, height);
+  const heatmap = enlargedTo(map, width, height);
   const layer = new ImageData(width, height);
-  for (let pixel = 0; pixel < heatmap.length; pixel++) {
-    const level = Math.floor(heatmap[pixel] * 255);
-    layer.data.set(colours.subarray(3 * level, 3 * level + 3), 4 * pixel);
-    layer.data[4 * pixel + 3] = Math.round(opacity * 255);
-  }
+  const [pixels, colourOf] = [new Uint32Array(layer.data.buffer), palette(colours, opacity)];
+  for (let pixel = 0; pixel < heatmap.length; pixel++) pixels[pixel] = colourOf[Math.floor(heatmap[pixel] * 255)];
   const overlay = new OffscreenCanvas(width, height);
   overlay.getContext("2d").putImageData(layer, 0, 0);
   context.drawImage(overlay, left, top);

@@ -11,6 +11,8 @@ const UNITS = ["A", "B"];
 
 const state = {
   model: "",
+  loading: Promise.resolve(), // until what is known of the model is here
+  classes: 0, // how many the model has
   file: null, // as it is sent
   photo: null, // as it is drawn
   maps: new Map(), // by class: what the service answered
@@ -29,6 +31,12 @@ async function start() {
 
 async function chooseModel(name) {
   state.model = name;
+  state.loading = loadModel(name);
+  await state.loading;
+  await explainPhoto();
+}
+
+async function loadModel(name) {
   const [facts, layers, classes] = await Promise.all([
     service.describe(name),
     service.listLayers(name),
@@ -45,7 +53,7 @@ async function chooseModel(name) {
     })
   );
   byId("class-names").replaceChildren(...classes.map((label) => new Option(label)));
-  await explainPhoto();
+  state.classes = classes.length;
 }
 
 function choices() {
@@ -55,8 +63,9 @@ function choices() {
 // Explains the most probable classes of the photo, and the other classes that are shown.
 async function explainPhoto() {
   if (!state.file) return;
+  await state.loading;
   const kept = state.shown.filter((number) => number !== null);
-  const answer = await ask({ topk: Math.min(TOPK, byId("class-names").children.length) });
+  const answer = await ask({ topk: Math.min(TOPK, state.classes) });
   if (!answer) return;
   state.maps.clear();
   state.best = answer.prediction.classes;
