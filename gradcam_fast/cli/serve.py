@@ -73,6 +73,11 @@ SPEED = grouped(
     Option(["--max-batch"], metavar="B", type=positive, help="Photos in a batch.  [default: 4 on a CPU, 32 on a GPU]"),
     Option(["--threads"], metavar="N", type=positive, help="Threads of the network on a CPU.  [default: one per core]"),
 )
+CLUSTER = grouped(
+    "Cluster",
+    Option(["--ray"], is_flag=True, help="Serve by Ray Serve, on the cluster of RAY_ADDRESS or on one started here."),
+    Option(["--replicas"], metavar="N", type=positive, default=1, help="With --ray: processes that have the models."),
+)
 MONITORING = grouped(
     "Monitoring",
     Option(
@@ -93,7 +98,8 @@ MONITORING = grouped(
 @click.command(
     cls=cli_options.Command,
     params=[
-        *cli_options.NETWORK, *MODELS, *ADDRESS, *LIMITS, *SPEED, *cli_options.DEVICE, *MONITORING, cli_options.DEBUG,
+        *cli_options.NETWORK, *MODELS, *ADDRESS, *LIMITS, *SPEED, *cli_options.DEVICE, *CLUSTER,
+        *MONITORING, cli_options.DEBUG,
     ],
     epilog="""\
 Examples:
@@ -120,20 +126,20 @@ def serve(options: SimpleNamespace) -> int:
     Without a key, only this machine reaches the service. With the environment variable GRADCAM_FAST_API_KEY, clients
     must send the key as 'Authorization: Bearer KEY'.
     """
-    try:
-        from ..serving import run
-        from ..serving.security import KEY_VARIABLE, check_exposure
-    except ImportError as error:
-        raise ImportError(
-            f"serve needs the package {error.name}, which is not installed; run pip install 'gradcam-fast[serve]'"
-        ) from error
+    from .. import serving
+    from ..serving.security import KEY_VARIABLE, check_exposure
+
     key = os.environ.get(KEY_VARIABLE)
     check_exposure(options.host, key, no_auth=options.no_auth)
     settings = settings_of(options, key)
     sources = sources_of(options)
     if options.no_auth and key is None:
         complain(f"warning: everybody who reaches {options.host} may use this service (--no-auth)")
-    run(sources, settings, host=options.host, port=options.port, on_ready=lambda address: tell(f"ready at {address}"))
+    where = {"host": options.host, "port": options.port, "on_ready": lambda address: tell(f"ready at {address}")}
+    if options.ray:
+        serving.run_on_ray(sources, settings, replicas=options.replicas, **where)
+    else:
+        serving.run(sources, settings, **where)
     return 0
 
 

@@ -11,12 +11,19 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .app import create_app as create_app
     from .ray_deployment import deployment as deployment
+    from .ray_deployment import run_on_ray as run_on_ray
     from .server import run as run
     from .settings import ServiceSettings as ServiceSettings
 
-__all__ = ["ServiceSettings", "create_app", "deployment", "run"]
+__all__ = ["ServiceSettings", "create_app", "deployment", "run", "run_on_ray"]
 
-_MODULES = {"create_app": ".app", "deployment": ".ray_deployment", "run": ".server", "ServiceSettings": ".settings"}
+_MODULES = {
+    "create_app": ".app",
+    "deployment": ".ray_deployment",
+    "run_on_ray": ".ray_deployment",
+    "run": ".server",
+    "ServiceSettings": ".settings",
+}
 
 
 def __getattr__(name: str) -> Any:

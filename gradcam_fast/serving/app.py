@@ -23,7 +23,7 @@ from .answers import accepted
 from .engine import Engine, LocalEngine
 from .metrics import ServiceMetrics, prometheus_instruments
 from .queries import QueryError
-from .request_log import LOG, RequestLog, request_id
+from .request_log import RequestLog
 from .security import BearerKey, SecurityHeaders
 from .settings import ServiceSettings
 
@@ -84,8 +84,8 @@ def create_app(
     if settings.api_key is not None:
         app.add_middleware(BearerKey, key=settings.api_key)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(settings.allowed_hosts))
-    app.add_middleware(SecurityHeaders)
     app.add_middleware(RequestLog)
+    app.add_middleware(SecurityHeaders)
     return app
 
 
@@ -131,7 +131,10 @@ def _add_service_routes(app: FastAPI) -> None:
 def _add_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(QueryError)
     async def query_error(_: Request, error: QueryError) -> Response:
-        return protocol.error_response(error.status, str(error))
+        response = protocol.error_response(error.status, str(error))
+        if error.status == 503:
+            response.headers["Retry-After"] = "1"
+        return response
 
     @app.exception_handler(ExplanationError)
     async def explanation_error(_: Request, error: ExplanationError) -> Response:
@@ -147,8 +150,3 @@ def _add_error_handlers(app: FastAPI) -> None:
         response = protocol.error_response(error.status_code, error.detail)
         response.headers.update(error.headers or {})
         return response
-
-    @app.exception_handler(Exception)
-    async def unexpected(_: Request, error: Exception) -> Response:
-        LOG.error("failed", exc_info=error)
-        return protocol.error_response(500, f"the service failed; its log has the reason of request {request_id.get()}")

@@ -94,7 +94,9 @@ class LocalEngine:
         return tuple(self._sources)
 
     async def start(self) -> None:
-        """Load the models."""
+        """Load the models, unless they are."""
+        if self._models:
+            return
         self._cleanup.enter_context(own_pixel_limit())
         self._decoders = ThreadPoolExecutor(cores(), "decode", initializer=_use_threads, initargs=(1,))
         self._runner = ThreadPoolExecutor(1, "model", initializer=_use_threads, initargs=(self._settings.threads,))

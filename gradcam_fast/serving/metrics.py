@@ -69,8 +69,10 @@ class ServiceMetrics:
     def stage(self, model: str, stage: str) -> Iterator[None]:
         """Measure how long the block takes, as a stage of a photo."""
         start = time.perf_counter()
-        yield
-        self.measure("stage_seconds", time.perf_counter() - start, model=model, stage=stage)
+        try:
+            yield
+        finally:
+            self.measure("stage_seconds", time.perf_counter() - start, model=model, stage=stage)
 
     def photo(self, model: str, result: PhotoResult) -> None:
         """Measure what was found in a photo."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import JSONResponse, Response
+from starlette.requests import ClientDisconnect
 
 from . import answers
 from .bodies import Instances, Style, queries_of
@@ -120,6 +121,9 @@ async def _answered(model: str, request: Request, verb: Verb, style: Style | Non
         response = await _encoded(found, kind, verb, known, metrics, style)
         status = response.status_code
         return response
+    except ClientDisconnect:  # in the middle of its body
+        status = CLIENT_CLOSED_REQUEST
+        return Response(status_code=status)
     except Exception as error:
         status = getattr(error, "status", getattr(error, "status_code", 422 if isinstance(error, ValueError) else 500))
         raise

@@ -13,6 +13,7 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import JSONResponse
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -58,7 +59,10 @@ def log_as_json() -> None:
 
 
 class RequestLog:
-    """Gives each request an id (its ``X-Request-ID``, or a new one), and logs how it was answered."""
+    """Gives each request an id (its ``X-Request-ID``, or a new one), and logs how it was answered.
+
+    What is raised below is logged, and answered with status 500 and the id alone.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -81,6 +85,11 @@ class RequestLog:
 
         try:
             await self._app(scope, receive, send_with_id)
+        except Exception as error:  # a fault of the service: its log has the reason, the answer has not
+            LOG.error("failed", exc_info=error)
+            if not status:
+                reason = f"the service failed; its log has the reason of request {identity}"
+                await JSONResponse({"error": reason}, 500)(scope, receive, send_with_id)
         finally:
             milliseconds = round(1000 * (time.perf_counter() - start), 1)
             fields = {"method": scope["method"], "path": scope["path"], "status": status, "ms": milliseconds}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import socket
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,8 @@ __all__ = ["DrainingServer", "run"]
 
 # Longer than load balancers keep idle connections (60 s), so that it is never the service that closes one in use.
 KEEP_ALIVE = 75
+# Seconds for a connection that was just taken to send its request.
+_LAST_REQUESTS = 0.2
 
 
 class DrainingServer(uvicorn.Server):
@@ -41,8 +44,8 @@ class DrainingServer(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Begin to stop; called by the signal."""
-        if self._draining or self._drain == 0:
-            super().handle_exit(sig, frame)
+        if self._draining:
+            self.should_exit = self.force_exit = True
             return
         self._draining = True
         self._app.state.ready = False
@@ -50,8 +53,17 @@ class DrainingServer(uvicorn.Server):
         # uvicorn adds these headers to every answer, and makes the list anew from the configuration every second.
         self.config.encoded_headers.append((b"connection", b"close"))
         self.server_state.default_headers = [*self.server_state.default_headers, (b"connection", b"close")]
-        loop = asyncio.get_running_loop()
-        loop.call_later(self._drain, super().handle_exit, sig, frame)
+        asyncio.get_running_loop().call_later(self._drain, self._stop)
+
+    def _stop(self) -> None:
+        self.should_exit = True
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Take no new connection, wait for the requests of those just taken, then for all answers."""
+        for server in self.servers:
+            server.close()
+        await asyncio.sleep(_LAST_REQUESTS)
+        await super().shutdown(sockets)
 
 
 def run(
@@ -68,6 +80,10 @@ def run(
         models, settings: as for `create_app`.
         host, port: the address to bind; port 0 takes a free one.
         on_ready: called with the address of the page as soon as requests are answered.
+
+    Raises:
+        OSError: the address cannot be bound.
+        ValueError, FileNotFoundError, ImportError: a model cannot be loaded.
     """
     settings = settings or ServiceSettings()
     log_as_json()
@@ -82,10 +98,26 @@ def run(
         server_header=False,
     )
     server = DrainingServer(config, app, settings.drain)
-    asyncio.run(_serve(server, app, on_ready))
+    with _bound(host, port) as address:
+        asyncio.run(_serve(server, app, address, on_ready))
 
 
-async def _serve(server: DrainingServer, app: FastAPI, on_ready: Callable[[str], Any]) -> None:
+def _bound(host: str, port: int) -> socket.socket:
+    """The address, taken at once; clients are refused until the models are loaded."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    bound = socket.socket(family)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        bound.bind((host.strip("[]"), port))
+    except OSError as error:
+        bound.close()
+        raise OSError(f"port {port} of {host} cannot be used ({error.strerror}); give another --port") from None
+    return bound
+
+
+async def _serve(server: DrainingServer, app: FastAPI, address: socket.socket, on_ready: Callable[[str], Any]) -> None:
+    # Here, because uvicorn ends the process if the application cannot start.
+    await app.state.engine.start()
     loop = asyncio.get_running_loop()
     tasks: set[asyncio.Task[None]] = set()
 
@@ -97,10 +129,10 @@ async def _serve(server: DrainingServer, app: FastAPI, on_ready: Callable[[str],
 
     if hasattr(signal, "SIGHUP"):
         loop.add_signal_handler(signal.SIGHUP, reload_all)
-    serving = loop.create_task(server.serve())
+    serving = loop.create_task(server.serve(sockets=[address]))
     while not server.started and not serving.done():
         await asyncio.sleep(0.01)
     if server.started:
-        host, port = server.servers[0].sockets[0].getsockname()[:2]
+        host, port = address.getsockname()[:2]
         on_ready(f"http://{f'[{host}]' if ':' in host else host}:{port}/")
     await serving

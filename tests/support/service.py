@@ -91,7 +91,7 @@ def running(folder, *options, model="support.red_or_blue:model", names=red_or_bl
             list(map(str, command)), stdout=subprocess.PIPE, stderr=log, text=True, env=environment
         )
         try:
-            line = process.stdout.readline()
+            line = next((line for line in process.stdout if line.startswith("ready")), "")
             assert line.startswith("ready at http://"), (folder / "log").read_text()
             yield Running(process, line.split()[-1])
         finally:

@@ -42,7 +42,7 @@ async function loadModel(name) {
     service.listLayers(name),
     service.listClasses(name),
   ]);
-  byId("model-facts").textContent = `${facts.title}, input ${facts.input.join("x")}, ${facts.classes} classes`;
+  byId("model-facts").textContent = `${facts.title}, input ${facts.input.join("x")}`;
   byId("method").replaceChildren(...facts.methods.map((method) => new Option(method)));
   byId("layer").replaceChildren(
     ...layers.map((layer) => {
