@@ -6,7 +6,6 @@ import importlib
 import json
 import os
 import sys
-from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -158,20 +157,14 @@ def sources_of(options: SimpleNamespace) -> dict[str, NetworkSource]:
         raise ValueError(f"--models: {options.models} cannot be read ({error})") from None
     if not isinstance(described, dict) or not described or not all(isinstance(one, dict) for one in described.values()):
         raise ValueError(f'--models: {options.models} has no models; write {{"name": {{"model": "resnet18"}}, ...}}')
-    return {name: _source(name, members, replace(plain, weights=None)) for name, members in described.items()}
-
-
-def _source(name: str, members: dict[str, Any], base: NetworkSource) -> NetworkSource:
-    known = {field.name for field in fields(NetworkSource)}
-    if "model" not in members or not known >= members.keys():
-        wrong = "; ".join(sorted(members.keys() - known)) or "no model"
-        raise ValueError(f"--models: {name!r} has {wrong}; give model, and of {', '.join(sorted(known))} what it needs")
-    values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in members.items()}
-    if isinstance(values.get("size"), int):
-        values["size"] = (values["size"], values["size"])
-    if "classes" in values:
-        values["classes"] = Path(values["classes"])
-    return NetworkSource(device=base.device, dtype=base.dtype, **values)
+    placed = {"device": plain.device, "dtype": plain.dtype}
+    sources = {}
+    for name, members in described.items():
+        try:
+            sources[name] = NetworkSource.of(placed | members)
+        except ValueError as error:
+            raise ValueError(f"--models: {name}: {error}") from None
+    return sources
 
 
 def _name_of(model: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import threading
 from collections.abc import Callable, Mapping
@@ -15,20 +16,21 @@ from ray.exceptions import RayActorError, RayTaskError
 from ray.serve.exceptions import BackPressureError
 from ray.util import metrics as ray_metrics
 
+from ..pipeline.network_source import NetworkSource
 from .app import create_app
 from .engine import LocalEngine
 from .metrics import Instrument, Metric, ServiceMetrics
 from .queries import QueryError
+from .security import KEY_VARIABLE
 from .settings import ServiceSettings
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
     from ray.serve.handle import DeploymentHandle
 
-    from ..pipeline.network_source import NetworkSource
     from .queries import PhotoAnswer, PhotoQuery
 
-__all__ = ["deployment", "ray_instruments", "run_on_ray"]
+__all__ = ["application", "deployment", "ray_instruments", "run_on_ray"]
 
 
 def deployment(
@@ -73,6 +75,27 @@ def deployment(
         graceful_shutdown_timeout_s=settings.deadline,
     )(serve.ingress()(Ingress))
     return ingress.bind(replica, tuple(models), settings)
+
+
+def application(arguments: Mapping[str, Any]) -> serve.Application:
+    """The service from the arguments in a configuration file of Ray Serve; see ``deploy/kuberay.yaml``.
+
+    The key is in the environment variable ``GRADCAM_FAST_API_KEY`` of the process that calls this.
+
+    Args:
+        arguments: ``models``, each as `NetworkSource.of` takes it; ``settings``, those of `ServiceSettings`; and the
+            other arguments of `deployment`.
+
+    Raises:
+        ValueError: a model or a setting that is unknown or wrong.
+    """
+    options = dict(arguments)
+    models = {name: NetworkSource.of(values) for name, values in options.pop("models", {}).items()}
+    try:
+        settings = ServiceSettings(api_key=os.environ.get(KEY_VARIABLE), **options.pop("settings", {}))
+    except TypeError as error:
+        raise ValueError(f"settings: {error}") from None
+    return deployment(models, settings, **options)
 
 
 def run_on_ray(

@@ -257,7 +257,7 @@ def test_models_come_from_a_file(run, monkeypatch, tmp_path):
     }
     (tmp_path / "models.json").write_text('{"cats": {"model": "resnet18", "wieghts": "cats.pth"}}')
     status, _, err = run("serve", "--models", tmp_path / "models.json")
-    assert status == 2 and "--models: 'cats' has wieghts; give model, and of" in err[0]
+    assert status == 2 and "--models: cats: 'wieghts' is unknown; give of model, weights" in err[0]
 
 
 @pytest.mark.slow
