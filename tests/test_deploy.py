@@ -92,6 +92,7 @@ def test_the_image_runs_the_service_itself_and_not_as_root():
     assert "constraints.txt" in "\n".join(lines)
 
 
+@pytest.mark.slow
 def test_rays_configuration_is_valid_and_builds_the_application():
     pytest.importorskip("ray")
     from ray.serve.schema import ServeDeploySchema

@@ -51,7 +51,7 @@ def create_app(
         metrics: where the service measures; None: the Prometheus metrics at ``/metrics``.
 
     Raises:
-        ValueError: no model.
+        ValueError: no model, or a name that cannot stand in an address.
     """
     settings = settings or ServiceSettings()
     registry = CollectorRegistry()

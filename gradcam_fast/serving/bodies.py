@@ -6,7 +6,7 @@ import base64
 import binascii
 import re
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import Request
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 __all__ = ["Instances", "Style", "queries_of"]
 
 JSON, FORM = "application/json", "multipart/form-data"
+# Longer than any name; similar names are searched for, which takes time.
+Name = Annotated[str, Field(min_length=1, max_length=256)]
 
 
 class EncodedPhoto(BaseModel):
@@ -35,12 +37,12 @@ class Choices(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    target: int | str | list[int | str] | None = Field(
+    target: int | Name | list[int | Name] | None = Field(
         None, description="The class to explain, or several: its number, or a part of its name."
     )
     topk: int | None = Field(None, ge=1, description="Explain the K most probable classes; of a prediction, name K.")
-    method: str | None = Field(None, description="The method; gradcam if it is left out.")
-    layer: str | None = Field(None, description="The layer; found automatically if it is left out.")
+    method: Name | None = Field(None, description="The method; gradcam if it is left out.")
+    layer: Name | None = Field(None, description="The layer; found automatically if it is left out.")
 
 
 class Instance(Choices):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from .queries import PhotoQuery
     from .settings import ServiceSettings
 
-__all__ = ["Engine", "LocalEngine"]
+__all__ = ["Engine", "LocalEngine", "check_names"]
 
 
 class Engine(Protocol):
@@ -80,8 +81,7 @@ class LocalEngine:
     def __init__(
         self, sources: Mapping[str, NetworkSource], settings: ServiceSettings, metrics: ServiceMetrics
     ) -> None:
-        if not sources:
-            raise ValueError("there is no model to serve; name at least one")
+        check_names(sources)
         self._sources, self._settings, self._metrics = dict(sources), settings, metrics
         self._models: dict[str, ServedModel] = {}
         self._cleanup = ExitStack()
@@ -173,6 +173,20 @@ class LocalEngine:
         self._metrics.measure("batch_photos", len(photos), model=model)
         with self._metrics.stage(model, "model"):
             return work.model.run(work, photos)
+
+
+def check_names(names: Iterable[str]) -> None:
+    """Refuse names of models that cannot stand in an address.
+
+    Raises:
+        ValueError: such a name, or no name at all.
+    """
+    names = list(names)
+    if not names:
+        raise ValueError("there is no model to serve; name at least one")
+    for name in names:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+            raise ValueError(f"{name!r} cannot stand in an address; give a name of letters, digits, '.', '_' and '-'")
 
 
 def _use_threads(count: int) -> None:

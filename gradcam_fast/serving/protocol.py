@@ -108,11 +108,15 @@ async def _answered(model: str, request: Request, verb: Verb, style: Style | Non
         longest = LONGEST if kind == answers.PNG else None
         if style is not None:
             answers.check_colormap(style.colormap)
-        queries = await queries_of(request, verb, longest=longest, max_photos=settings.max_photos)
-        start = time.perf_counter()
-        work = _answer_all(engine, model, queries)
+
+        async def read_and_answer() -> list[PhotoAnswer] | None:
+            nonlocal start
+            queries = await queries_of(request, verb, longest=longest, max_photos=settings.max_photos)
+            start = time.perf_counter()
+            return await _unless_gone(request, _answer_all(engine, model, queries))
+
         try:
-            found = await asyncio.wait_for(_unless_gone(request, work), timeout)
+            found = await asyncio.wait_for(read_and_answer(), timeout)
         except asyncio.TimeoutError:
             raise QueryError("the request took longer than its deadline; send fewer photos at once", 504) from None
         if found is None:

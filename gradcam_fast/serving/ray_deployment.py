@@ -18,7 +18,7 @@ from ray.util import metrics as ray_metrics
 
 from ..pipeline.network_source import NetworkSource
 from .app import create_app
-from .engine import LocalEngine
+from .engine import LocalEngine, check_names
 from .metrics import Instrument, Metric, ServiceMetrics
 from .queries import QueryError
 from .security import KEY_VARIABLE
@@ -55,8 +55,7 @@ def deployment(
     Raises:
         ValueError: no model.
     """
-    if not models:
-        raise ValueError("there is no model to serve; name at least one")
+    check_names(models)
     settings = replace(settings or ServiceSettings(), threads=max(1, int(cpus)))
     scale = {"num_replicas": replicas} if isinstance(replicas, int) else {"autoscaling_config": dict(replicas)}
     replica = serve.deployment(

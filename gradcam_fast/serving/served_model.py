@@ -91,6 +91,8 @@ class ServedModel:
         self._lock = threading.Lock()
         self._layers: list[dict[str, Any]] | None = None
         self.layer = self._try_once()
+        if settings.when is not None:
+            self._explainer(Question(), watched=True)  # refuses a package, which explains every photo
 
     def prepare(self, query: PhotoQuery, *, watched: bool = False) -> PreparedPhoto:
         """Decode a photo, make it the network's input, and resolve what is asked.

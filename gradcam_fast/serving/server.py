@@ -121,9 +121,15 @@ async def _serve(server: DrainingServer, app: FastAPI, address: socket.socket, o
     loop = asyncio.get_running_loop()
     tasks: set[asyncio.Task[None]] = set()
 
+    async def reload(name: str) -> None:
+        try:
+            await app.state.engine.reload(name)
+        except Exception as error:  # the old model goes on
+            LOG.error("not reloaded", exc_info=error, extra={"fields": {"model": name}})
+
     def reload_all() -> None:
         for name in app.state.engine.names:
-            task = loop.create_task(app.state.engine.reload(name))
+            task = loop.create_task(reload(name))
             tasks.add(task)
             task.add_done_callback(tasks.discard)
 

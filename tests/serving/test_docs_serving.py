@@ -21,6 +21,7 @@ def test_the_application_is_one():
         assert response.json()["explanations"][0]["layer"] == "layer4"
 
 
+@pytest.mark.slow
 def test_the_deployment_is_one_of_ray():
     pytest.importorskip("ray")
     names = {}

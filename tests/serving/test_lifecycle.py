@@ -1,5 +1,6 @@
 """The command's service is ready when its models are, drains without losing a request, and reloads while it runs."""
 
+import asyncio
 import concurrent.futures
 import json
 import os
@@ -18,7 +19,7 @@ from support import red_or_blue
 from support.service import BLUE, EXPLAIN, MODEL, PREDICT, RED, running, source
 
 from gradcam_fast.pipeline.network_source import NetworkSource
-from gradcam_fast.serving import served_model
+from gradcam_fast.serving import create_app, protocol, served_model
 
 PNG = {"content-type": "image/png"}
 
@@ -30,6 +31,7 @@ def until(condition, seconds=20):
         time.sleep(0.01)
 
 
+@pytest.mark.slow
 def test_sigterm_answers_every_request_of_clients_that_turn_away_when_told(tmp_path):
     """Eight clients that keep their connections, as load balancers do, until the service is no longer ready."""
     answers = []
@@ -54,6 +56,7 @@ def test_sigterm_answers_every_request_of_clients_that_turn_away_when_told(tmp_p
     assert set(answers) == {200}
 
 
+@pytest.mark.slow
 def test_sigterm_answers_the_requests_that_it_has_though_they_take_longer(tmp_path):
     with running(tmp_path, "--drain", "0", "--max-batch", "1", model="support.red_or_blue:slow_model") as served:
         with concurrent.futures.ThreadPoolExecutor(8) as pool:
@@ -68,6 +71,7 @@ def test_sigterm_answers_the_requests_that_it_has_though_they_take_longer(tmp_pa
         assert served.process.wait(20) == 0
 
 
+@pytest.mark.slow
 def test_a_second_signal_ends_the_service_at_once(tmp_path):
     with running(tmp_path, "--drain", "60") as served:
         served.process.send_signal(signal.SIGINT)
@@ -77,16 +81,10 @@ def test_a_second_signal_ends_the_service_at_once(tmp_path):
         assert served.process.wait(10) in (0, 130)
 
 
-def test_a_client_that_leaves_is_not_worked_for(client_of, monkeypatch, tmp_path):
-    import asyncio
-
-    from gradcam_fast.serving import protocol
-
+def test_photos_of_a_client_that_leaves_are_given_up():
     started, cancelled = [], []
 
     class Engine:
-        names = (MODEL,)
-
         async def answer(self, model, query):
             started.append(query)
             try:
@@ -95,29 +93,83 @@ def test_a_client_that_leaves_is_not_worked_for(client_of, monkeypatch, tmp_path
                 cancelled.append(query)
                 raise
 
-    with client_of() as client:
-        client.app.state.engine = Engine()
-
     class Request:
         async def receive(self):
             await asyncio.sleep(0.1)
             return {"type": "http.disconnect"}
 
     async def main():
-        work = protocol._answer_all(Engine(), MODEL, ["photo", "another"])
-        return await protocol._unless_gone(Request(), work), await asyncio.sleep(0)
+        answer = await protocol._unless_gone(Request(), protocol._answer_all(Engine(), MODEL, ["one", "another"]))
+        await asyncio.sleep(0)
+        return answer
 
-    assert asyncio.run(main())[0] is None
-    assert len(started) == len(cancelled) == 2
+    assert asyncio.run(main()) is None
+    assert started == cancelled == ["one", "another"]
 
 
+def head_of(served, length):
+    """The head of a request for an explanation, and where it goes."""
+    host, port = served.address.removeprefix("http://").rstrip("/").split(":")
+    head = f"POST {EXPLAIN} HTTP/1.1\r\nHost: {host}\r\nContent-Type: image/png\r\nContent-Length: {length}\r\n\r\n"
+    return (host, int(port)), head.encode()
+
+
+@pytest.mark.slow
+def test_a_client_that_leaves_the_queue_costs_no_explanation(tmp_path):
+    with running(tmp_path, "--max-batch", "1", model="support.red_or_blue:slow_model") as served:
+        where, head = head_of(served, len(RED))
+        connections = [socket.create_connection(where) for _ in range(4)]
+        for connection in connections:
+            connection.sendall(head + RED)
+            time.sleep(0.05)
+        for connection in connections[1:]:  # the first one is being explained
+            connection.close()
+        assert connections[0].recv(1000).startswith(b"HTTP/1.1 200")
+        assert httpx.post(served.url(EXPLAIN), content=RED, headers=PNG, timeout=30).status_code == 200
+        metrics = httpx.get(served.url("/metrics")).text
+        assert f'requests_total{{model="{MODEL}",status="499",verb="explain"}} 3.0' in metrics
+        assert f'photos_total{{explained="true",model="{MODEL}"}} 2.0' in metrics
+
+
+@pytest.mark.slow
+def test_a_body_that_does_not_come_is_given_up_at_the_deadline(tmp_path):
+    with running(tmp_path, "--deadline", "1", "--max-requests", "2") as served:
+        where, head = head_of(served, len(RED))
+        slow = [socket.create_connection(where) for _ in range(2)]
+        for connection in slow:
+            connection.sendall(head + RED[:10])
+        until(lambda: httpx.post(served.url(EXPLAIN), content=RED, headers=PNG).status_code == 503)
+        until(lambda: httpx.post(served.url(EXPLAIN), content=RED, headers=PNG).status_code == 200)
+        assert all(connection.recv(1000).startswith(b"HTTP/1.1 504") for connection in slow)
+        for connection in slow:
+            connection.close()
+
+
+@pytest.mark.slow
+def test_sighup_loads_the_models_again_and_keeps_those_that_fail(tmp_path, weights):
+    def name():
+        answer = httpx.post(served.url(PREDICT), content=RED, headers=PNG)
+        return answer.json()["predictions"][0]["classes"][0]["name"]
+
+    file = weights(swapped=False)
+    with running(tmp_path, "--weights", file) as served:
+        assert name() == "red"
+        weights(swapped=True)
+        served.process.send_signal(signal.SIGHUP)
+        until(lambda: name() == "blue")
+        file.write_bytes(b"broken")
+        served.process.send_signal(signal.SIGHUP)
+        until(lambda: "not reloaded" in (tmp_path / "log").read_text())
+        assert name() == "blue"
+
+
+@pytest.mark.slow
 def test_a_connection_that_is_closed_is_noticed_by_the_running_service(tmp_path):
     with running(tmp_path) as served:
-        host, port = served.address.removeprefix("http://").rstrip("/").split(":")
+        where, head = head_of(served, len(RED))
         for _ in range(5):
-            with socket.create_connection((host, int(port))) as connection:
-                head = f"POST {EXPLAIN} HTTP/1.1\r\nHost: {host}\r\nContent-Type: image/png\r\n"
-                connection.sendall(f"{head}Content-Length: {len(RED)}\r\n\r\n".encode() + RED[:100])
+            with socket.create_connection(where) as connection:
+                connection.sendall(head + RED[:100])
         # Half a body, then gone: nothing is left behind, and the service goes on.
         assert httpx.post(served.url(EXPLAIN), content=RED, headers=PNG).status_code == 200
         assert '"status": 500' not in (tmp_path / "log").read_text()
@@ -176,6 +228,14 @@ def test_a_model_that_cannot_be_loaded_again_stays_as_it_was(client_of, tmp_path
         assert client.post("/v2/repository/models/other/load").status_code == 404
 
 
+@pytest.mark.parametrize("name", ["", "a/b", "a b", "../x", "a:b", "-"])
+def test_a_name_that_cannot_stand_in_an_address_is_refused(tmp_path, name):
+    with pytest.raises(ValueError, match="cannot stand in an address; give a name of letters, digits"):
+        create_app({name: source(tmp_path)})
+    with pytest.raises(ValueError, match="there is no model to serve"):
+        create_app({})
+
+
 def test_several_models_are_served(client_of, tmp_path):
     sources = {"first": source(tmp_path), "second": NetworkSource("resnet18", weights="random", device="cpu")}
     with client_of(sources=sources) as client:
@@ -231,6 +291,7 @@ def test_wrong_options_of_the_command_are_told_in_one_line(run, options, message
     assert len(err) == 1 and message in err[0]
 
 
+@pytest.mark.slow
 def test_a_port_that_is_taken_is_told(tmp_path):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

@@ -159,6 +159,9 @@ UNREADABLE = instance(b"no photo")
         ({"instances": [instance(RED, method="camera")]}, 422, "method: 'camera' is not served here; choose one of g"),
         ({"instances": [instance(RED, method="scorecam")]}, 422, "method: 'scorecam' is not served here"),
         ({"instances": [instance(RED, layer="conv9")]}, 422, "conv9"),
+        ({"instances": [instance(RED, layer="")]}, 400, "instances[0].layer: string should have at least 1 char"),
+        ({"instances": [instance(RED, target="x" * 300)]}, 400, "instances[0].target"),
+        ({"instances": [instance(RED, layer="4")]}, 422, "layer '4'"),
         ({"instances": [instance(RED)] * 17}, 413, "17 photos were sent; send at most 16 at once"),
     ],
 )
@@ -238,7 +241,8 @@ def test_values_that_are_not_numbers_are_null(client_of, monkeypatch):
     assert (entry["score"], entry["probability"], entry["raw_max"], entry["valid"]) == (None, None, None, False)
 
 
-def test_kserves_own_client_works(client_of, tmp_path):
+@pytest.mark.slow
+def test_kserves_own_client_works(tmp_path):
     kserve = pytest.importorskip(
         "kserve", reason="its pinned dependencies exclude those of other tests", exc_type=ImportError
     )
