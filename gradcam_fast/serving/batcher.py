@@ -39,7 +39,7 @@ class Batcher(Generic[Key, Item, Result]):
     @property
     def depth(self) -> int:
         """How many items wait."""
-        return sum(map(len, self._waiting.values()))
+        return sum(map(len, list(self._waiting.values())))
 
     async def submit(self, key: Key, item: Item) -> Result:
         """The result of an item; what ``run`` raises for this item is raised here, and for no other item."""

@@ -124,7 +124,6 @@ class LocalEngine:
         loop = asyncio.get_running_loop()
         prepared = await loop.run_in_executor(self._decoders, self._prepare, model, served, query, watched)
         batcher = self._batchers[model]
-        self._metrics.measure("queued_photos", sum(each.depth for each in self._batchers.values()) + 1)
         result = await batcher.submit(prepared.work, prepared)
         self._metrics.photo(model, result)
         photo, method = prepared.photo, prepared.work.question.method
@@ -171,6 +170,7 @@ class LocalEngine:
         for prepared in photos:
             self._metrics.measure("stage_seconds", start - prepared.since, model=model, stage="queue")
         self._metrics.measure("batch_photos", len(photos), model=model)
+        self._metrics.measure("queued_photos", sum(batcher.depth for batcher in list(self._batchers.values())))
         with self._metrics.stage(model, "model"):
             return work.model.run(work, photos)
 

@@ -38,7 +38,7 @@ METRICS = (
     Metric("stage_seconds", "histogram", "Of a photo in one stage: decode, queue, model, encode.",
            ("model", "stage"), _SECONDS),
     Metric("batch_photos", "histogram", "Photos in a batch of the model.", ("model",), (1, 2, 4, 8, 16, 32, 64)),
-    Metric("queued_photos", "gauge", "Photos that wait for the model."),
+    Metric("queued_photos", "gauge", "Photos that wait for the model, when a batch begins."),
     Metric("photos_total", "counter", "Photos predicted, by whether they were explained.", ("model", "explained")),
     Metric("maps_total", "counter", "Maps made, by whether they are finite and not flat.", ("model", "valid")),
     Metric("map_entropy", "histogram", "Entropy of a map, from 0 (one hot cell) to 1 (even).", ("model",), _SHARES),

@@ -16,6 +16,7 @@ from ray.exceptions import RayActorError, RayTaskError
 from ray.serve.exceptions import BackPressureError
 from ray.util import metrics as ray_metrics
 
+from ..exceptions import ExplanationError
 from ..pipeline.network_source import NetworkSource
 from .app import create_app
 from .engine import LocalEngine, check_names
@@ -153,7 +154,10 @@ class ModelReplica:
 
     async def answer(self, model: str, query: PhotoQuery) -> PhotoAnswer:
         """The answer to one query."""
-        return await self._engine.answer(model, query)
+        try:
+            return await self._engine.answer(model, query)
+        except ExplanationError as error:  # not all of these can be sent to another process
+            raise QueryError(str(error)) from None
 
     async def describe(self, model: str) -> dict[str, Any]:
         """What clients may want to know of a model."""
@@ -221,6 +225,6 @@ class RemoteEngine:
         try:
             return await method()
         except RayTaskError as error:  # what the replica raised
-            raise error.cause from None
+            raise (error.cause or error) from None
         except (RayActorError, BackPressureError) as error:
             raise QueryError("the process that had this photo has ended; send it again", 503) from error

@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
 
@@ -131,9 +131,16 @@ class ServedModel:
             "classes": len(self.network.class_names),
             "layer": self.layer,
             "methods": [package.info.record.method] if package else list(self.settings.methods),
+            "explains": self._explained_classes(),
             "probabilities": self.network.probabilities,
             "notes": list(self.network.notes),
         }
+
+    def _explained_classes(self) -> Literal["any", "fixed", "target"]:
+        """Which classes can be explained: any; those for which a package was made; or one that must be given."""
+        if not isinstance(self.network, PackagedNetwork) or self.network.package is None:
+            return "any"
+        return "target" if self.network.package.info.record.target.kind == "input" else "fixed"
 
     def layers(self) -> list[dict[str, Any]]:
         """The layers that can be explained, one for each stage; a package has one."""

@@ -4,7 +4,6 @@ import asyncio
 import concurrent.futures
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -327,10 +326,9 @@ def test_a_package_is_served_as_the_network_that_was_exported(client_of, tmp_pat
     from support.service import hottest
 
     path = packages.package(tmp_path_factory, "red or blue")
-    shutil.copy(path, tmp_path / "copy.pt2")
-    with client_of(sources={MODEL: NetworkSource(str(tmp_path / "copy.pt2"))}) as client:
+    with client_of(sources={MODEL: NetworkSource(str(path))}) as client:
         described = client.get(f"/v1/models/{MODEL}").json()
-        assert described["methods"] == ["gradcam"] and described["layer"] == "1"
+        assert (described["methods"], described["layer"], described["explains"]) == (["gradcam"], "1", "fixed")
         (explanation,) = client.post(EXPLAIN, content=BLUE, headers=PNG).json()["explanations"]
         assert [entry["name"] for entry in explanation["maps"]] == ["blue", "red"]
         assert hottest(explanation["maps"][0]["map"]) == (6, 0)

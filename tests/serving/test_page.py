@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import numpy
 import pytest
 from PIL import Image, ImageDraw
-from support import colours
+from support import colours, packages
 from support.service import running
 
 playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
@@ -442,6 +442,23 @@ def test_a_service_with_a_key_asks_for_it(browser, tmp_path):
             choose(page, saved(photo(), tmp_path / "a.png"))
             plain(page)
             assert is_hot_only_at(pixels(page), RED)
+
+
+@pytest.mark.parametrize("name", ["red or blue", "red or blue, named"])
+def test_of_a_package_the_classes_are_explained_that_it_was_made_for(browser, tmp_path, tmp_path_factory, name):
+    path = packages.package(tmp_path_factory, name)
+    with running(tmp_path, model=path) as service, opened(browser, service) as page:
+        choose(page, saved(photo(), tmp_path / "a.png"))
+        plain(page)
+        assert page.locator("#panel-a").is_visible()
+        assert page.get_by_label("Another class").is_visible() == ("named" in name)
+        # The package sees the middle of the photo.
+        reds, blues = (pixels(page)[CELL * row + 20, CELL * column + 20].mean() for row, column in (RED, BLUE))
+        assert reds > 150 > 60 > blues
+        class_button(page, "blue").click()
+        expect(page.locator("#panel-a figcaption")).to_contain_text("blue")
+        reds, blues = (pixels(page)[CELL * row + 20, CELL * column + 20].mean() for row, column in (RED, BLUE))
+        assert blues > 150 > 60 > reds
 
 
 def test_the_colormaps_are_those_of_the_library_to_within_a_few_levels(page):

@@ -5,7 +5,6 @@ import json
 import logging
 
 import pytest
-from support import red_or_blue
 from support.service import EXPLAIN, MODEL, PREDICT, RED, instance
 
 from gradcam_fast.serving import request_log, served_model
@@ -152,4 +151,3 @@ def test_a_line_of_the_log_is_one_line_with_the_request_and_the_traceback():
 def test_a_made_up_model_is_no_label_of_the_metrics(client):
     client.post("/v1/models/made-up-name:explain", json={})
     assert "made-up-name" not in client.get("/metrics").text
-    assert red_or_blue.NAMES

@@ -80,10 +80,13 @@ def running(folder, *options, model="support.red_or_blue:model", names=red_or_bl
     classes = folder / "classes.txt"
     classes.write_text("\n".join(names))
     side = str(red_or_blue.SIDE)
-    command = [
-        sys.executable, "-m", "gradcam_fast", "serve", "--port", "0", "--model", model, "--name", MODEL,
+    network = [] if str(model).endswith(".pt2") else [
         "--classes", classes, "--size", side, "--crop", str(crop), *"--mean 0 0 0 --std 1 1 1".split(),
-        *"--probabilities softmax --device cpu --threads 1".split(), *map(str, options),
+        *"--probabilities softmax".split(),
+    ]  # fmt: skip
+    command = [
+        sys.executable, "-m", "gradcam_fast", "serve", "--port", "0", "--model", model, "--name", MODEL, *network,
+        *"--device cpu --threads 1".split(), *map(str, options),
     ]  # fmt: skip
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1", **(env or {})}
     with open(folder / "log", "w+") as log:

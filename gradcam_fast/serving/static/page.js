@@ -13,6 +13,7 @@ const state = {
   model: "",
   loading: Promise.resolve(), // until what is known of the model is here
   classes: 0, // how many the model has
+  explains: "any", // which of them: "any"; "fixed", as a package was made; or "target", one that is named
   file: null, // as it is sent
   photo: null, // as it is drawn
   maps: new Map(), // by class: what the service answered
@@ -54,6 +55,8 @@ async function loadModel(name) {
   );
   byId("class-names").replaceChildren(...classes.map((label) => new Option(label)));
   state.classes = classes.length;
+  state.explains = facts.explains;
+  byId("other-form").hidden = state.explains === "fixed";
 }
 
 function choices() {
@@ -65,7 +68,7 @@ async function explainPhoto() {
   if (!state.file) return;
   await state.loading;
   const kept = state.shown.filter((number) => number !== null);
-  const answer = await ask({ topk: Math.min(TOPK, state.classes) });
+  const answer = await ask(await firstQuestion());
   if (!answer) return;
   state.maps.clear();
   state.best = answer.prediction.classes;
@@ -76,9 +79,16 @@ async function explainPhoto() {
     if (!other) return;
     keep(other.explanation);
   }
-  if (!state.maps.has(state.shown[0])) state.shown[0] = state.best[0].class;
+  if (!state.maps.has(state.shown[0])) state.shown[0] = answer.explanation.maps[0].class;
   show();
   say(`Most probable: ${state.best[0].name}, ${confidence(state.best[0])}`);
+}
+
+// What is asked of a photo that has just come: the most probable classes, as many as the model explains at once.
+async function firstQuestion() {
+  if (state.explains === "any") return { topk: Math.min(TOPK, state.classes) };
+  if (state.explains === "fixed") return {};
+  return { target: (await service.predict(state.model, state.file)).classes[0].class };
 }
 
 function keep(explanation) {
@@ -138,6 +148,7 @@ function confidence({ probability, score }) {
 }
 
 function choose(number) {
+  if (!state.maps.has(number)) return attempt(() => explainOther(number));
   state.shown[byId("compare").checked ? 1 : 0] = number;
   show();
 }
@@ -156,6 +167,7 @@ function showClasses() {
       const button = document.createElement("button");
       button.type = "button";
       button.dataset.class = entry.class;
+      button.disabled = state.explains === "fixed" && !state.maps.has(entry.class);
       button.setAttribute("aria-pressed", state.shown.includes(entry.class));
       button.style.setProperty("--share", `${100 * (entry.probability ?? 0)}%`);
       const [name, share] = [document.createElement("span"), document.createElement("span")];

@@ -29,13 +29,17 @@ export const describe = (model) => call(modelPath(model));
 export const listLayers = async (model) => (await call(`${modelPath(model)}/layers`)).layers;
 export const listClasses = async (model) => (await call(`${modelPath(model)}/classes`)).classes;
 
+const send = (address, photo) =>
+  call(address, { method: "POST", body: photo, headers: { "Content-Type": "application/octet-stream" } });
+
+// The most probable classes of a photo.
+export async function predict(model, photo) {
+  return (await send(`${modelPath(model)}:predict`, photo)).predictions[0];
+}
+
 // The prediction and the maps of a photo. choices: topk or target, method, layer.
 export async function explain(model, photo, choices) {
   const address = new URLSearchParams(Object.entries(choices).filter(([, value]) => value !== ""));
-  const { predictions, explanations } = await call(`${modelPath(model)}:explain?${address}`, {
-    method: "POST",
-    body: photo,
-    headers: { "Content-Type": "application/octet-stream" },
-  });
+  const { predictions, explanations } = await send(`${modelPath(model)}:explain?${address}`, photo);
   return { prediction: predictions[0], explanation: explanations[0] };
 }
