@@ -20,6 +20,7 @@ from .boxes import boxes
 from .console import FEW_PHOTOS, ProgressBar, complain, tell
 from .evaluate import evaluate
 from .exit_codes import EXIT_CODES
+from .serve import serve
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,6 +41,7 @@ Examples:
   gradcam-fast render maps/maps.parquet --colormap viridis --out pictures
   gradcam-fast evaluate photos/ --methods gradcam,layercam
   gradcam-fast boxes photos/ -o boxes.json
+  gradcam-fast serve --model resnet50.pt2 --port 8080
   gradcam-fast layers --model resnet18 --weights resnet18.safetensors
   gradcam-fast export --model resnet50 --weights resnet50.pth -o resnet50.pt2
   gradcam-fast --library cpu    (prints the path of the compiled operator)
@@ -422,6 +424,9 @@ def info(options: SimpleNamespace) -> int:
         if value is not None:
             print(f"{name.replace('_', ' ').ljust(width)}  {_in_words(value)}")
     return 0
+
+
+gradcam_fast.add_command(serve)
 
 
 def _in_words(value: object) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -42,6 +43,31 @@ class NetworkSource:
     download: bool = False
     device: str | None = None
     dtype: str = "float32"
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> NetworkSource:
+        """A source from what JSON or YAML holds: lists for sizes and numbers of channels, text for paths.
+
+        Raises:
+            ValueError: the model is missing, or a name is unknown.
+
+        Example:
+            >>> NetworkSource.of({"model": "resnet18", "size": 64}).size
+            (64, 64)
+        """
+        known = [field.name for field in fields(cls)]
+        if unknown := sorted(values.keys() - set(known)):
+            raise ValueError(f"{unknown[0]!r} is unknown; give of {', '.join(known)} what the network needs")
+        if not isinstance(values.get("model"), str):
+            raise ValueError("model is missing; give the name of a network, or the path of a package")
+        given: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
+        }
+        if isinstance(given.get("size"), int):
+            given["size"] = (given["size"], given["size"])
+        if given.get("classes") is not None:
+            given["classes"] = Path(given["classes"])
+        return cls(**given)
 
     @property
     def is_package(self) -> bool:

@@ -70,6 +70,8 @@ def test_the_wheel_holds_the_package_its_libraries_and_no_sources(unpacked):
     assert {
         "gradcam_fast/py.typed",
         "gradcam_fast/cli/evaluation/report.html.jinja",
+        "gradcam_fast/serving/static/index.html",
+        "gradcam_fast/serving/static/page.js",
         "gradcam_fast/_lib/build.json",
         "gradcam_fast/_lib/libgradcam_fast_cpu.so",
     } <= inside

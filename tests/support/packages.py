@@ -37,6 +37,7 @@ PACKAGES = {
     ),
     "red or blue": lambda: _red_or_blue(self_contained=True),
     "red or blue by the operator": lambda: _red_or_blue(),
+    "red or blue, named": lambda: _red_or_blue(self_contained=True, topk=None, target="input"),
     "blue": lambda: _red_or_blue(self_contained=True, topk=None, target=1),
 }
 

@@ -3,6 +3,8 @@
 Images of 56x56 pixels become a map of 7x7: the mean red and the mean blue of each cell of 8x8 pixels.
 """
 
+import time
+
 import torch
 from PIL import Image
 from torch import nn
@@ -21,6 +23,19 @@ def model():
     weight[0, 0], weight[1, 2] = 1 / CELL**2, 1 / CELL**2
     net[0].weight.data.copy_(weight)
     return net.eval()
+
+
+class Slow(nn.Module):
+    """Takes its time."""
+
+    def forward(self, maps):
+        time.sleep(0.25)
+        return maps
+
+
+def slow_model():
+    """The same, a quarter of a second later."""
+    return nn.Sequential(*model(), Slow()).eval()
 
 
 def network(crop=None, probabilities="softmax", interpolation="box"):

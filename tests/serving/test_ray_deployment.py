@@ -1,0 +1,130 @@
+"""With Ray Serve, replicas of the models answer; one that is killed loses what it had, told as 503, and is replaced."""
+
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from support.service import BLUE, BLUE_CELL, MODEL, RED, RED_CELL, hottest, instance, running, source
+
+ray = pytest.importorskip("ray", reason="Ray is not installed; pip install 'ray[serve]'")
+httpx = pytest.importorskip("httpx")
+
+pytestmark = pytest.mark.slow
+PNG = {"content-type": "image/png"}
+
+
+def free_port():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return taken.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory):
+    """A service with two replicas on a cluster of this machine."""
+    from ray import serve
+
+    from gradcam_fast.serving import ServiceSettings, deployment
+
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join(sys.path)
+    ray.init(num_cpus=2, include_dashboard=False, object_store_memory=80 * 2**20, log_to_driver=False)
+    try:
+        port = free_port()
+        serve.start(http_options={"host": "127.0.0.1", "port": port})
+        network = replace(source(tmp_path_factory.mktemp("ray")), model="support.red_or_blue:slow_model")
+        settings = ServiceSettings(max_batch=1)
+        serve.run(deployment({MODEL: network}, settings, replicas=2, cpus=0.5), name="gradcam", route_prefix="/")
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        serve.shutdown()
+        ray.shutdown()
+        os.environ.pop("PYTHONPATH")
+        if before is not None:
+            os.environ["PYTHONPATH"] = before
+
+
+def test_the_command_serves_on_a_cluster_of_its_own_and_ends_at_sigterm(tmp_path):
+    """Before the other tests, whose cluster stays for all of them."""
+    with running(tmp_path, "--ray", "--port", free_port()) as served:
+        answer = httpx.post(served.url(f"/v1/models/{MODEL}:predict"), content=BLUE, headers=PNG, timeout=60)
+        assert answer.json()["predictions"][0]["classes"][0]["name"] == "blue"
+        served.process.send_signal(signal.SIGTERM)
+        assert served.process.wait(60) == 0
+
+
+def replicas():
+    """The processes of the models, by their titles."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            title = (folder / "cmdline").read_bytes().decode(errors="replace")
+        except OSError:
+            continue
+        if title.startswith("ray::ServeReplica:gradcam:models"):
+            found.append(int(folder.name))
+    return found
+
+
+def test_a_photo_is_explained_by_a_replica(address):
+    body = {"instances": [instance(RED), instance(BLUE)]}
+    answer = httpx.post(f"{address}/v1/models/{MODEL}:explain", json=body, timeout=60).json()
+    cells = [hottest(explanation["maps"][0]["map"]) for explanation in answer["explanations"]]
+    assert cells == [RED_CELL, BLUE_CELL]
+    assert httpx.get(f"{address}/v1/models/{MODEL}/classes").json() == {"classes": ["red", "blue"]}
+    assert httpx.get(f"{address}/v1/models/{MODEL}").json()["layer"] == "1"
+
+
+@pytest.mark.parametrize(
+    ("options", "status", "sentence"),
+    [
+        ({"json": {"instances": [instance(RED, target="green")]}}, 422, "target: no class is named 'green'"),
+        ({"json": {"instances": [instance(b"none")]}}, 422, "instances[0].image: not a photo in a format that Pil"),
+        ({"content": b"{", "headers": {"content-type": "application/json"}}, 400, "the body: invalid JSON"),
+    ],
+)
+def test_a_fault_on_a_replica_is_told_as_on_one_machine(address, options, status, sentence):
+    response = httpx.post(f"{address}/v1/models/{MODEL}:explain", timeout=60, **options)
+    assert response.status_code == status and response.json()["error"].startswith(sentence)
+    reload = httpx.post(f"{address}/v2/repository/models/{MODEL}/load")
+    assert reload.status_code == 501
+
+
+def test_a_replica_that_is_killed_loses_only_what_it_had(address):
+    answers, stop = [], threading.Event()
+
+    def talk():
+        with httpx.Client(timeout=60) as client:
+            while not stop.is_set():
+                response = client.post(f"{address}/v1/models/{MODEL}:explain", content=RED, headers=PNG)
+                answers.append((response.status_code, response.headers.get("retry-after")))
+
+    clients = [threading.Thread(target=talk) for _ in range(6)]
+    for client in clients:
+        client.start()
+    deadline = time.monotonic() + 60
+    while len(answers) < 12:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    first = replicas()
+    assert len(first) == 2 and Counter(answers) == {(200, None): len(answers)}
+    os.kill(first[0], signal.SIGKILL)
+    killed_at = len(answers)
+    while set(replicas()) <= set(first) or len(replicas()) < 2 or len(answers) < killed_at + 40:
+        assert time.monotonic() < deadline + 60
+        time.sleep(0.1)
+    stop.set()
+    for client in clients:
+        client.join()
+    count = Counter(answers)
+    assert set(count) <= {(200, None), (503, "1")}
+    # No more than the six clients can have had in flight on one replica.
+    assert count[(503, "1")] <= 6
+    assert count[(200, None)] >= 40
