@@ -370,7 +370,7 @@ def run_settings_of(options: SimpleNamespace, formats: Sequence[str], **settings
 
     check_colormap(options)
     if "parquet" in formats:
-        from . import map_table  # noqa: F401
+        from ..pipeline import map_table  # noqa: F401
     if options.workers:
         settings["workers"] = options.workers
     style = PictureStyle(

@@ -19,11 +19,11 @@ import numpy
 import torch
 
 from ..exceptions import PhotoError
+from ..pipeline.output_lock import PART_SUFFIX
 from ..pipeline.pictures import blend, resize_heatmap
 from ..probabilities import confidence
 from ..visual.stamp import RANDOM_WEIGHTS, stamped
 from .console import shorten
-from .output_lock import PART_SUFFIX
 from .picture_files import encode, photo_of, read_note, with_note
 
 if TYPE_CHECKING:

@@ -22,11 +22,11 @@ try:
 except ImportError as error:
     raise ImportError("tables are written with pyarrow, which is not installed; run pip install pyarrow") from error
 
-from ..pipeline.map_rows import SCHEMA, SETTINGS_KEY, error_row, record_batch, rows_of, schema_for
+from .map_rows import SCHEMA, SETTINGS_KEY, error_row, record_batch, rows_of, schema_for
 from .output_lock import PART_SUFFIX
 
 if TYPE_CHECKING:
-    from ..pipeline.results import LoadedPhoto, PhotoResult
+    from .results import LoadedPhoto, PhotoResult
 
 __all__ = ["MapTable", "contents", "read"]
 
