@@ -66,7 +66,7 @@ def schema_for(settings: dict[str, Any]) -> pyarrow.Schema:
     return SCHEMA.with_metadata({SETTINGS_KEY: json.dumps(settings)})
 
 
-def record_batch(path: Path, rows: list[dict[str, Any]], schema: pyarrow.Schema) -> pyarrow.RecordBatch:
+def record_batch(path: Path | str, rows: list[dict[str, Any]], schema: pyarrow.Schema) -> pyarrow.RecordBatch:
     """The rows of one photo as Arrow.
 
     Raises:
@@ -78,7 +78,7 @@ def record_batch(path: Path, rows: list[dict[str, Any]], schema: pyarrow.Schema)
         raise PhotoError(f"{path}: does not fit the table ({' '.join(str(error).split())})") from error
 
 
-def error_row(path: Path, name: str, error: Exception) -> dict[str, Any]:
+def error_row(path: Path | str, name: str, error: Exception) -> dict[str, Any]:
     """The row that says why a photo has no maps."""
     return {**_path(path), "name": name, **NOTHING, "error": _utf8(str(error))}
 
@@ -120,7 +120,7 @@ def _utf8(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
-def _path(path: Path) -> dict[str, Any]:
+def _path(path: Path | str) -> dict[str, Any]:
     """The columns of a path: readable text, and the bytes if the text does not say them all."""
     try:
         text, data = str(path).encode().decode(), None

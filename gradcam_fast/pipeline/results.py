@@ -25,7 +25,7 @@ class LoadedPhoto:
     """A photo that was read.
 
     Attributes:
-        path: its file.
+        path: its file; text where it is the address of a remote one.
         name: path of its pictures, in the output folder and without suffix.
         size: (width, height) of the whole photo.
         box: (left, top, right, bottom) of the part that the network sees, in pixels of the photo.
@@ -33,7 +33,7 @@ class LoadedPhoto:
         input: (1,3,h,w), the network's input.
     """
 
-    path: Path
+    path: Path | str
     name: str
     size: tuple[int, int]
     box: tuple[int, int, int, int]
