@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
@@ -17,11 +17,12 @@ try:
 except ImportError as error:
     raise ImportError("batches are Arrow tables, and pyarrow is not installed; run pip install pyarrow") from error
 
+from .. import Explainer
 from ..exceptions import PhotoError, UnreadablePhotoError
 from ..photo_decoding import own_pixel_limit
 from ..photos import MAX_PIXELS
 from ..pipeline.batch_explainer import BatchExplainer
-from ..pipeline.map_rows import error_row, record_batch, rows_of, schema_for
+from ..pipeline.map_rows import error_row, path_columns, record_batch, rows_of, schema_for
 from ..pipeline.photo_files import PhotoFile, wanted_name
 from ..pipeline.photo_reading import load_photo, read_photo
 from ..pipeline.pictures import opencv_on_one_thread
@@ -31,10 +32,13 @@ from ..pipeline.stages import run_stages
 from .remote_files import is_address, read_remote
 
 if TYPE_CHECKING:
+    from ..pipeline.map_table import Key
     from ..pipeline.network_source import NetworkSource
+    from ..pipeline.networks import Network
+    from ..pipeline.question import Question
     from ..pipeline.results import LoadedPhoto, PhotoResult
 
-__all__ = ["Explain", "check_columns"]
+__all__ = ["Explain", "keys_of", "table_of"]
 
 
 @dataclass(frozen=True)
@@ -74,14 +78,34 @@ class Explain:
 
     @property
     def schema(self) -> pyarrow.Schema:
-        """The columns of the result, with how the maps are made in the schema's metadata; loads the network."""
-        return schema_for(settings_of(self.load().network, self.load().question))
+        """The columns of the result, with how the maps are made in the schema's metadata."""
+        return schema_for(self.settings)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """How the maps are made, see :func:`gradcam_fast.pipeline.question.settings_of`.
+
+        The network is loaded for it, but not moved to its device, which another machine may have.
+
+        Raises:
+            ValueError, FileNotFoundError, ImportError: as for `load`.
+        """
+        return settings_of(*self.ask())
+
+    def ask(self) -> tuple[Network, Question]:
+        """The network, and the question that is asked of each photo.
+
+        Raises:
+            ValueError, FileNotFoundError, ImportError: as for `load`.
+        """
+        return _asked(self)
 
     def load(self) -> BatchExplainer:
         """Load the network into this process, unless it is there.
 
         Raises:
-            ValueError, FileNotFoundError, ImportError: as :meth:`~.NetworkSource.load` and :meth:`~.Network.ask`.
+            ValueError, FileNotFoundError, ImportError: as :meth:`~.NetworkSource.load`, :meth:`~.Network.ask` and
+                `BatchExplainer`.
         """
         return _loaded(self)
 
@@ -140,13 +164,19 @@ class Explain:
 
 
 @functools.lru_cache(maxsize=1)
+def _asked(explain: Explain) -> tuple[Network, Question]:
+    network = explain.source.load()
+    question = network.ask(target=explain.target, topk=explain.topk, layer=explain.layer, method=explain.method)
+    if network.explain is None:  # refuses an unknown layer or method before anything is sent to other machines
+        Explainer(network.model, layer=question.layer, method=question.method)
+    return network, question
+
+
+@functools.lru_cache(maxsize=1)
 def _loaded(explain: Explain) -> BatchExplainer:
     if explain.threads is not None:
         torch.set_num_threads(explain.threads)
-    device, dtype = explain.source.placement()
-    network = explain.source.load()
-    question = network.ask(target=explain.target, topk=explain.topk, layer=explain.layer, method=explain.method)
-    return BatchExplainer(network, question, device, dtype)
+    return BatchExplainer(*explain.ask(), *explain.source.placement())
 
 
 def _rows(photo: LoadedPhoto, result: PhotoResult, schema: pyarrow.Schema) -> pyarrow.RecordBatch:
@@ -171,12 +201,23 @@ _TYPES = {
 }
 
 
-def check_columns(schema: pyarrow.Schema) -> None:
-    """Refuse a table of photos that lacks paths, or whose columns are of other types.
+def table_of(photos: Iterable[Key]) -> pyarrow.Table:
+    """A table of photos, from the path and the name of each."""
+    rows = [{**path_columns(path), "name": name} for path, name in photos]
+    columns = ("path", "name", "path_bytes")
+    return pyarrow.Table.from_pylist(rows, pyarrow.schema([(name, _TYPES[name][0]) for name in columns]))
+
+
+def keys_of(photos: pyarrow.Table) -> list[Key]:
+    """The path and the name of each photo of a table.
 
     Raises:
-        ValueError: the message names the column.
+        ValueError: as for `Explain`.
     """
+    return [(item.path, item.name) for item in _items(photos)]
+
+
+def _check_columns(schema: pyarrow.Schema) -> None:
     if "path" not in schema.names:
         raise ValueError(
             f"the table of photos has the columns {', '.join(schema.names)}, and none named path; rename the one that "
@@ -188,7 +229,7 @@ def check_columns(schema: pyarrow.Schema) -> None:
 
 
 def _items(photos: pyarrow.Table | pyarrow.RecordBatch) -> Iterator[_Item]:
-    check_columns(photos.schema)
+    _check_columns(photos.schema)
     known = [name for name in _TYPES if name in photos.schema.names]
     has_bytes = "bytes" in known
     for row in photos.select(known).to_pylist():

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from .results import LoadedPhoto, PhotoResult
 
-__all__ = ["SCHEMA", "SETTINGS_KEY", "error_row", "record_batch", "rows_of", "schema_for"]
+__all__ = ["SCHEMA", "SETTINGS_KEY", "error_row", "path_columns", "record_batch", "rows_of", "schema_for"]
 
 SCHEMA = pyarrow.schema(
     [
@@ -80,7 +80,7 @@ def record_batch(path: Path | str, rows: list[dict[str, Any]], schema: pyarrow.S
 
 def error_row(path: Path | str, name: str, error: Exception) -> dict[str, Any]:
     """The row that says why a photo has no maps."""
-    return {**_path(path), "name": name, **NOTHING, "error": _utf8(str(error))}
+    return {**path_columns(path), "name": name, **NOTHING, "error": _utf8(str(error))}
 
 
 def rows_of(photo: LoadedPhoto, result: PhotoResult) -> list[dict[str, Any]]:
@@ -88,7 +88,7 @@ def rows_of(photo: LoadedPhoto, result: PhotoResult) -> list[dict[str, Any]]:
     left, top, right, bottom = photo.box
     levels = (result.maps * 255).round().astype(numpy.uint8)
     common = {
-        **_path(photo.path),
+        **path_columns(photo.path),
         "name": photo.name,
         "width": photo.size[0],
         "height": photo.size[1],
@@ -120,7 +120,7 @@ def _utf8(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
-def _path(path: Path | str) -> dict[str, Any]:
+def path_columns(path: Path | str) -> dict[str, Any]:
     """The columns of a path: readable text, and the bytes if the text does not say them all."""
     try:
         text, data = str(path).encode().decode(), None
