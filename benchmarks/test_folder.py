@@ -18,12 +18,12 @@ from torchvision.models import resnet18  # noqa: E402
 
 from gradcam_fast.cli.console import Report  # noqa: E402
 from gradcam_fast.cli.photo_pipeline import RunSettings, explain_photos  # noqa: E402
-from gradcam_fast.cli.stages import run_stages  # noqa: E402
 from gradcam_fast.pipeline.networks import Network  # noqa: E402
 from gradcam_fast.pipeline.photo_files import find_photos  # noqa: E402
 from gradcam_fast.pipeline.photo_reading import read_photo  # noqa: E402
 from gradcam_fast.pipeline.processors import cores  # noqa: E402
 from gradcam_fast.pipeline.question import Question  # noqa: E402
+from gradcam_fast.pipeline.stages import run_stages  # noqa: E402
 from gradcam_fast.preprocess import Preprocess  # noqa: E402
 
 COUNT, SIDE, BATCH = 512, 512, 32

@@ -45,7 +45,7 @@ except ImportError:  # Pillow reads the same pixels in a third more time
 
 from .exceptions import UnreadablePhotoError
 
-__all__ = ["as_rgb", "decode_bytes", "decode_file", "own_pixel_limit"]
+__all__ = ["as_rgb", "decode_bytes", "decode_file", "max_file_bytes", "own_pixel_limit"]
 
 _FORMATS = [name for name in "AVIF BMP DIB GIF JPEG JPEG2000 MPO PNG PPM TGA TIFF WEBP".split() if name in Image.OPEN]
 _ORIENTATION, _UPRIGHT = 0x0112, 1
@@ -71,7 +71,7 @@ def decode_file(path: str | os.PathLike[str], max_pixels: int, way_out: str) -> 
     """
     path = os.fspath(path)
     try:
-        data = _read_regular(path, _MAX_FILE_BYTES_PER_PIXEL * max_pixels + 2**20, way_out)
+        data = _read_regular(path, max_file_bytes(max_pixels), way_out)
     except FileNotFoundError:
         reason = "no such file"
     except Exception as error:
@@ -109,6 +109,11 @@ def decode_bytes(data: bytes, max_pixels: int, way_out: str, *, name: str = "pho
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
     # Pillow is given the bytes; in its messages the object that holds them would stand with its address.
     raise UnreadablePhotoError(f"{name}: {_OBJECT.sub('the file', reason)}")
+
+
+def max_file_bytes(max_pixels: int) -> int:
+    """The size from which a file is too large for a photo of ``max_pixels`` pixels, in bytes."""
+    return _MAX_FILE_BYTES_PER_PIXEL * max_pixels + 2**20
 
 
 @contextmanager

@@ -88,6 +88,7 @@ def demo(options: SimpleNamespace) -> int:
         *cli_options.DEVICE,
         *cli_options.batch_size_option(32),
         *cli_options.WORKERS,
+        *cli_options.ENGINE,
         *cli_options.MESSAGES,
         cli_options.DEBUG,
     ],
@@ -98,6 +99,7 @@ Examples:
   gradcam-fast explain photos/ --model resnet50 --weights resnet50.pth
   gradcam-fast explain photos/ --format overlay,parquet --out maps --resume
   gradcam-fast explain photos/ --model resnet50.pt2
+  gradcam-fast explain photos/ --engine ray --format parquet --out maps
 
 Photos:
   AVIF, BMP, GIF, JPEG, JPEG 2000, PNG, PPM, TGA, TIFF and WebP, as far as
@@ -128,6 +130,13 @@ Formats:
   appears only when it is complete, so an interrupted run can be continued by
   the same command with --resume. One run at a time writes to a folder.
 
+Engines:
+  local    The threads of this process.
+  ray      The cores and GPUs of the Ray cluster that RAY_ADDRESS names, or of
+           this machine. It writes the table of maps only. Photos and output
+           folder must be on a disk that all machines share. --resume leaves out
+           photos that have a row in the table, also one with an error.
+
 Messages:
   For up to {FEW_PHOTOS} photos, the most probable classes and the files of each are
   printed. For more, a progress bar is shown on a terminal, and one line at the
@@ -146,10 +155,18 @@ def explain(options: SimpleNamespace) -> int:
     from ..pipeline.photo_files import find_photos
     from .photo_pipeline import explain_photos
 
-    device, dtype = cli_options.placement_of(options)
+    if options.actors and options.engine != "ray":
+        raise click.UsageError("--actors is for --engine ray; give --workers for the threads of this process")
     cli_options.check_folder(options.out)
     empty_folders: list[str] = []
     photos = find_photos(options.photos, options.out, empty_folders.append)
+    if options.engine == "ray":
+        from .ray_run import explain_with_ray
+
+        for message in empty_folders:
+            complain(f"{message}; skipped")
+        return len(empty_folders) + (explain_with_ray(options, photos) if photos else 0)
+    device, dtype = cli_options.placement_of(options)
     formats = options.formats or (["panels"] if len(photos) <= FEW_PHOTOS else ["overlay"])
     settings = cli_options.run_settings_of(options, formats, batch_size=options.batch_size, device=device, dtype=dtype)
     for message in empty_folders:

@@ -169,7 +169,7 @@ class Report:
         if self._wants_bar or (self._wants_bar is None and many and sys.stderr.isatty()):
             self._bar = ProgressBar("photos", todo)
 
-    def photo_done(self, photo: Path, result: PhotoResult, files: list[Path]) -> None:
+    def photo_done(self, photo: Path | str, result: PhotoResult, files: list[Path]) -> None:
         """Report a photo that was explained, and the files that were written for it."""
         self.done += 1
         if self._verbose:

@@ -230,6 +230,22 @@ WORKERS = grouped(
         help="Refuse photos with more pixels; each thread that reads needs up to 20 bytes of memory a pixel.",
     ),
 )
+ENGINE = grouped(
+    "Speed",
+    Option(
+        ["--engine"],
+        metavar="NAME",
+        type=click.Choice(("local", "ray")),
+        default="local",
+        help="What runs the work: local or ray; see below.",
+    ),
+    Option(
+        ["--actors"],
+        metavar="N",
+        type=positive,
+        help="With --engine ray, the number of processes, of --workers cores each.  [default: all cores but one]",
+    ),
+)
 PROGRESS, QUIET = grouped(
     "Messages",
     Option(["--progress/--no-progress"], default=None, help="Show a progress bar, or none.  [default: on a terminal]"),
@@ -370,7 +386,7 @@ def run_settings_of(options: SimpleNamespace, formats: Sequence[str], **settings
 
     check_colormap(options)
     if "parquet" in formats:
-        from . import map_table  # noqa: F401
+        from ..pipeline import map_table  # noqa: F401
     if options.workers:
         settings["workers"] = options.workers
     style = PictureStyle(

@@ -19,11 +19,11 @@ import numpy
 import torch
 
 from ..exceptions import PhotoError
+from ..pipeline.output_lock import PART_SUFFIX
 from ..pipeline.pictures import blend, resize_heatmap
 from ..probabilities import confidence
 from ..visual.stamp import RANDOM_WEIGHTS, stamped
 from .console import shorten
-from .output_lock import PART_SUFFIX
 from .picture_files import encode, photo_of, read_note, with_note
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class PictureStyle:
         """What every picture says: so the maps of an untrained network are not taken for those of a trained one."""
         return RANDOM_WEIGHTS if RANDOM_WEIGHTS in str(self.note.get("model", "")) else ""
 
-    def note_for(self, photo: Path, suffix: str) -> str:
+    def note_for(self, photo: Path | str, suffix: str) -> str:
         """The comment of a file of ``photo``: JSON in ASCII; arrays have no style."""
         names = () if suffix == ".npy" else ("colormap", "alpha", "quality", "longest")
         return json.dumps({"photo": str(photo), **self.note, **{name: getattr(self, name) for name in names}})
@@ -129,7 +129,7 @@ def write_files(
     return written
 
 
-def _check_target(out: Path, path: Path, photo: Path) -> None:
+def _check_target(out: Path, path: Path, photo: Path | str) -> None:
     if not path.parent.resolve().is_relative_to(out.resolve()):
         raise UnwritableFileError(f"{photo}: {path} would be outside of {out}")
     if os.path.lexists(path) and photo_of(path) != str(photo):

@@ -3,46 +3,17 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import itertools
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from .picture_files import photo_of
 
-if TYPE_CHECKING:
-    from ..pipeline.photo_files import PhotoFile
+__all__ = ["OutputNames"]
 
-__all__ = ["OutputNames", "wanted_name"]
-
-# File systems take 255 bytes in a name. The rest is for a number and for the longest suffix, ".overlay-1000.jpg".
-_LONGEST_STEM = 200
 _SUFFIX = re.compile(r"(\.overlay(-\d+)?)?\.(jpg|png|npy)$")
-
-
-def wanted_name(photo: PhotoFile) -> str:
-    """The path of a photo's files in the output folder, without suffix: ``<subfolder>/<stem>-gradcam``.
-
-    The name is valid text: a byte that is not UTF-8 becomes ``%`` and two hexadecimal digits. A stem that is too long
-    for a file system is cut and gets a hash of the photo's path.
-
-    Example:
-        >>> from gradcam_fast.pipeline.photo_files import PhotoFile
-        >>> wanted_name(PhotoFile(Path("cats/tom.jpg"), Path("cats")))
-        'cats/tom-gradcam'
-    """
-    stem = _as_text(photo.path.stem)
-    if len(stem.encode()) > _LONGEST_STEM:
-        digest = hashlib.sha256(os.fsencode(photo.path)).hexdigest()[:12]
-        stem = f"{stem.encode()[: _LONGEST_STEM - 13].decode(errors='ignore')}-{digest}"
-    return (Path(_as_text(photo.subfolder.as_posix())) / f"{stem}-gradcam").as_posix()
-
-
-def _as_text(name: str) -> str:
-    return "".join(f"%{ord(c) & 0xFF:02X}" if 0xD800 <= ord(c) <= 0xDFFF else c for c in name)
 
 
 class OutputNames:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, field, replace
@@ -15,23 +14,25 @@ from ..exceptions import PhotoError
 from ..photo_decoding import own_pixel_limit
 from ..photos import MAX_PIXELS
 from ..pipeline.batch_explainer import BatchExplainer
+from ..pipeline.output_lock import lock_folder, remove_parts
+from ..pipeline.photo_files import wanted_name
 from ..pipeline.photo_reading import load_photo, read_photo
 from ..pipeline.pictures import opencv_on_one_thread
 from ..pipeline.processors import cores
 from ..pipeline.question import Question, settings_of
+from ..pipeline.results import refuse_non_finite
+from ..pipeline.stages import run_stages
 from .output_files import FORMATS, PictureStyle, are_complete, suffixes, write_files
-from .output_lock import lock_folder, remove_parts
-from .output_names import OutputNames, wanted_name
-from .stages import run_stages
+from .output_names import OutputNames
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from ..pipeline.map_table import MapTable
     from ..pipeline.networks import Network
     from ..pipeline.photo_files import PhotoFile
     from ..pipeline.results import LoadedPhoto, PhotoResult
     from .console import Report
-    from .map_table import MapTable
 
 __all__ = ["RunSettings", "explain_photos", "table_path"]
 
@@ -134,7 +135,7 @@ def explain_photos(
 def _open_table(out: Path, note: dict[str, Any], settings: RunSettings) -> MapTable | nullcontext[None]:
     if "parquet" not in settings.formats:
         return nullcontext()
-    from .map_table import MapTable
+    from ..pipeline.map_table import MapTable
 
     return MapTable(table_path(out), note, resume=settings.resume)
 
@@ -173,10 +174,7 @@ def _finish(
     table: MapTable | None,
 ) -> tuple[LoadedPhoto, PhotoResult, list[Path], Any]:
     """Write the files of one photo; return them, and its rows of the table."""
-    if not all(map(math.isfinite, result.scores)):
-        raise PhotoError(
-            f"{photo.path}: the network returns {result.scores[0]} for it; check the weights, or give --dtype float32"
-        )
+    refuse_non_finite(photo, result)
     rows = None if table is None else table.rows_of(photo, result)
     files = write_files(settings.file_formats, out, photo, result, settings.style, network.input_size)
     return replace(photo, pixels=None, input=None), result, files, rows

@@ -13,14 +13,14 @@ import numpy
 
 from ..exceptions import PhotoError, UnreadablePhotoError
 from ..photo_decoding import own_pixel_limit
+from ..pipeline import map_table
+from ..pipeline.output_lock import lock_folder, remove_parts
 from ..pipeline.photo_reading import read_photo
 from ..pipeline.pictures import opencv_on_one_thread, shown_part
 from ..pipeline.results import LoadedPhoto, PhotoResult
-from . import map_table
+from ..pipeline.stages import run_stages
 from .output_files import are_complete, suffixes, write_files
-from .output_lock import lock_folder, remove_parts
 from .output_names import OutputNames
-from .stages import run_stages
 
 if TYPE_CHECKING:
     from .console import Report

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from .results import LoadedPhoto, PhotoResult
 
-__all__ = ["SCHEMA", "SETTINGS_KEY", "error_row", "record_batch", "rows_of", "schema_for"]
+__all__ = ["SCHEMA", "SETTINGS_KEY", "error_row", "path_columns", "record_batch", "rows_of", "schema_for"]
 
 SCHEMA = pyarrow.schema(
     [
@@ -66,7 +66,7 @@ def schema_for(settings: dict[str, Any]) -> pyarrow.Schema:
     return SCHEMA.with_metadata({SETTINGS_KEY: json.dumps(settings)})
 
 
-def record_batch(path: Path, rows: list[dict[str, Any]], schema: pyarrow.Schema) -> pyarrow.RecordBatch:
+def record_batch(path: Path | str, rows: list[dict[str, Any]], schema: pyarrow.Schema) -> pyarrow.RecordBatch:
     """The rows of one photo as Arrow.
 
     Raises:
@@ -78,9 +78,9 @@ def record_batch(path: Path, rows: list[dict[str, Any]], schema: pyarrow.Schema)
         raise PhotoError(f"{path}: does not fit the table ({' '.join(str(error).split())})") from error
 
 
-def error_row(path: Path, name: str, error: Exception) -> dict[str, Any]:
+def error_row(path: Path | str, name: str, error: Exception) -> dict[str, Any]:
     """The row that says why a photo has no maps."""
-    return {**_path(path), "name": name, **NOTHING, "error": _utf8(str(error))}
+    return {**path_columns(path), "name": name, **NOTHING, "error": _utf8(str(error))}
 
 
 def rows_of(photo: LoadedPhoto, result: PhotoResult) -> list[dict[str, Any]]:
@@ -88,7 +88,7 @@ def rows_of(photo: LoadedPhoto, result: PhotoResult) -> list[dict[str, Any]]:
     left, top, right, bottom = photo.box
     levels = (result.maps * 255).round().astype(numpy.uint8)
     common = {
-        **_path(photo.path),
+        **path_columns(photo.path),
         "name": photo.name,
         "width": photo.size[0],
         "height": photo.size[1],
@@ -120,7 +120,7 @@ def _utf8(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
-def _path(path: Path) -> dict[str, Any]:
+def path_columns(path: Path | str) -> dict[str, Any]:
     """The columns of a path: readable text, and the bytes if the text does not say them all."""
     try:
         text, data = str(path).encode().decode(), None

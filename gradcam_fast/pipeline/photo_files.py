@@ -1,8 +1,9 @@
-"""Photo files, found in folders and by patterns."""
+"""Photo files, found in folders and by patterns, and the names that their pictures get."""
 
 from __future__ import annotations
 
 import glob
+import hashlib
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -10,11 +11,13 @@ from pathlib import Path
 
 from ..visual.figures import is_own
 
-__all__ = ["PhotoFile", "find_photos"]
+__all__ = ["PhotoFile", "find_photos", "wanted_name"]
 
 PHOTO_SUFFIXES = frozenset(
     ".avif .bmp .dib .gif .jfif .jp2 .jpe .jpeg .jpg .pbm .pgm .png .pnm .ppm .tga .tif .tiff .webp".split()
 )
+# File systems take 255 bytes in a name. The rest is for a number and for the longest suffix, ".overlay-1000.jpg".
+_LONGEST_STEM = 200
 
 
 @dataclass(frozen=True)
@@ -66,3 +69,24 @@ def _photos_below(folder: Path, out: Path) -> Iterator[Path]:
                 continue
             if "-gradcam" not in name or not is_own(path):
                 yield path
+
+
+def wanted_name(photo: PhotoFile) -> str:
+    """The path of a photo's files in the output folder, without suffix: ``<subfolder>/<stem>-gradcam``.
+
+    The name is valid text: a byte that is not UTF-8 becomes ``%`` and two hexadecimal digits. A stem that is too long
+    for a file system is cut and gets a hash of the photo's path.
+
+    Example:
+        >>> wanted_name(PhotoFile(Path("cats/tom.jpg"), Path("cats")))
+        'cats/tom-gradcam'
+    """
+    stem = _as_text(photo.path.stem)
+    if len(stem.encode()) > _LONGEST_STEM:
+        digest = hashlib.sha256(os.fsencode(photo.path)).hexdigest()[:12]
+        stem = f"{stem.encode()[: _LONGEST_STEM - 13].decode(errors='ignore')}-{digest}"
+    return (Path(_as_text(photo.subfolder.as_posix())) / f"{stem}-gradcam").as_posix()
+
+
+def _as_text(name: str) -> str:
+    return "".join(f"%{ord(c) & 0xFF:02X}" if 0xD800 <= ord(c) <= 0xDFFF else c for c in name)

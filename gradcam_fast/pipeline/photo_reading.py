@@ -41,7 +41,7 @@ def read_photo(source: str | os.PathLike[str] | bytes, max_pixels: int = MAX_PIX
 
 
 def load_photo(
-    photo: Image, preprocess: Preprocess, *, path: Path, name: str, longest: int | None = None
+    photo: Image, preprocess: Preprocess, *, path: Path | str, name: str, longest: int | None = None
 ) -> LoadedPhoto:
     """A photo that was read, with the network's input for it.
 

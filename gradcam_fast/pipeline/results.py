@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy
+
+from ..exceptions import PhotoError
 
 if TYPE_CHECKING:
     from typing import Any
@@ -14,7 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-__all__ = ["NO_MAPS", "LoadedPhoto", "PhotoResult"]
+__all__ = ["NO_MAPS", "LoadedPhoto", "PhotoResult", "refuse_non_finite"]
 
 
 @dataclass(frozen=True)
@@ -22,7 +25,7 @@ class LoadedPhoto:
     """A photo that was read.
 
     Attributes:
-        path: its file.
+        path: its file; text where it is the address of a remote one.
         name: path of its pictures, in the output folder and without suffix.
         size: (width, height) of the whole photo.
         box: (left, top, right, bottom) of the part that the network sees, in pixels of the photo.
@@ -30,7 +33,7 @@ class LoadedPhoto:
         input: (1,3,h,w), the network's input.
     """
 
-    path: Path
+    path: Path | str
     name: str
     size: tuple[int, int]
     box: tuple[int, int, int, int]
@@ -66,3 +69,15 @@ class PhotoResult:
 
 # What is known of a photo that was not explained.
 NO_MAPS = PhotoResult((), (), (), (), numpy.zeros((0, 0, 0), numpy.float32), (), (), (), "")
+
+
+def refuse_non_finite(photo: LoadedPhoto, result: PhotoResult) -> None:
+    """Refuse the result of a photo whose scores are not numbers.
+
+    Raises:
+        PhotoError: a score is NaN or infinite.
+    """
+    if not all(map(math.isfinite, result.scores)):
+        raise PhotoError(
+            f"{photo.path}: the network returns {result.scores[0]} for it; check the weights, or give --dtype float32"
+        )

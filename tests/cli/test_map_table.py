@@ -10,9 +10,9 @@ import pyarrow.parquet
 import pytest
 from support.red_or_blue import network, photo
 
-from gradcam_fast.cli import map_table
 from gradcam_fast.cli.console import Report
 from gradcam_fast.cli.photo_pipeline import RunSettings, explain_photos, table_path
+from gradcam_fast.pipeline import map_table
 from gradcam_fast.pipeline.photo_files import PhotoFile
 from gradcam_fast.pipeline.question import Question
 

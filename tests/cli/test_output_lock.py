@@ -11,7 +11,7 @@ import pandas
 import pytest
 from support.red_or_blue import photo
 
-from gradcam_fast.cli.output_lock import PART_SUFFIX, lock_folder
+from gradcam_fast.pipeline.output_lock import PART_SUFFIX, lock_folder
 
 COUNT = 40
 SUPPORT = Path(__file__).parents[1] / "support"
@@ -51,7 +51,7 @@ def test_two_processes_with_one_folder_lose_no_row_and_no_picture(tmp_path):
 
 
 def test_a_second_run_is_refused_and_a_crash_releases_the_folder(tmp_path):
-    holder = "import sys, time; from pathlib import Path; from gradcam_fast.cli.output_lock import lock_folder\n"
+    holder = "import sys, time; from pathlib import Path; from gradcam_fast.pipeline.output_lock import lock_folder\n"
     holder += "with lock_folder(Path(sys.argv[1])): print('locked', flush=True); time.sleep(60)"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     command = [sys.executable, "-c", holder, str(tmp_path / "out")]

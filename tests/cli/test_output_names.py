@@ -11,8 +11,8 @@ from PIL import Image
 from support.red_or_blue import photo
 
 from gradcam_fast.cli import picture_files
-from gradcam_fast.cli.output_names import OutputNames, wanted_name
-from gradcam_fast.pipeline.photo_files import PhotoFile
+from gradcam_fast.cli.output_names import OutputNames
+from gradcam_fast.pipeline.photo_files import PhotoFile, wanted_name
 
 
 def named(photos, out=Path("out"), suffixes=(".jpg",)):

@@ -22,14 +22,15 @@ try:
 except ImportError as error:
     raise ImportError("tables are written with pyarrow, which is not installed; run pip install pyarrow") from error
 
-from ..pipeline.map_rows import SCHEMA, SETTINGS_KEY, error_row, record_batch, rows_of, schema_for
+from .map_rows import SCHEMA, SETTINGS_KEY, error_row, record_batch, rows_of, schema_for
 from .output_lock import PART_SUFFIX
 
 if TYPE_CHECKING:
-    from ..pipeline.results import LoadedPhoto, PhotoResult
+    from .results import LoadedPhoto, PhotoResult
 
-__all__ = ["MapTable", "contents", "read"]
+__all__ = ["ROWS_PER_PART", "Key", "MapTable", "contents", "errors", "owners", "read", "write_part"]
 
+# (path, name) of a photo.
 Key = tuple[str, str]
 # What pyarrow raises where the bytes of a file are not those that were written; text may be no UTF-8.
 _DAMAGE = (pyarrow.ArrowException, OSError, UnicodeDecodeError)
@@ -118,17 +119,8 @@ class MapTable:
         for part in set(_parts(self.folder)) - self.parts:
             _check_same(self.folder, _settings(part), self.settings)
             self.parts.add(part)
-        unique = uuid.uuid4().hex
-        part = self.folder / f"part-{self.number:05}-{unique}.parquet"
-        # Readers of a folder ignore names that start with a dot.
-        unfinished = part.with_name(f".{unique}{PART_SUFFIX}")
-        try:
-            table = pyarrow.Table.from_batches(self.pending, schema=self.schema)
-            pyarrow.parquet.write_table(table, unfinished, compression="zstd")
-            os.replace(unfinished, part)
-        finally:
-            unfinished.unlink(missing_ok=True)
-        self.parts.add(part)
+        table = pyarrow.Table.from_batches(self.pending, schema=self.schema)
+        self.parts.add(write_part(self.folder, self.number, uuid.uuid4().hex, table))
         self.number += 1
         self.pending = []
         self.written = time.monotonic()
@@ -138,6 +130,24 @@ class MapTable:
 
     def __exit__(self, *_: object) -> None:
         self.flush()
+
+
+def write_part(folder: Path, number: int, unique: str, table: pyarrow.Table) -> Path:
+    """Write rows as one part, which is complete or absent at any time, and return its path.
+
+    Args:
+        number: the place of the part among the others.
+        unique: a name that no other run uses; a part of the same number and name is replaced.
+    """
+    part = folder / f"part-{number:05}-{unique}.parquet"
+    # Readers of a folder ignore names that start with a dot.
+    unfinished = part.with_name(f".{uuid.uuid4().hex}{PART_SUFFIX}")
+    try:
+        pyarrow.parquet.write_table(table, unfinished, compression="zstd")
+        os.replace(unfinished, part)
+    finally:
+        unfinished.unlink(missing_ok=True)
+    return part
 
 
 def contents(table: Path) -> tuple[dict[str, Any], dict[Key, int]]:
@@ -168,6 +178,29 @@ def read(table: Path) -> Iterator[tuple[Key, list[dict[str, Any]]]]:
                 yield key, list(rows)
         except _DAMAGE as error:
             raise _damaged(part, error) from error
+
+
+def errors(table: Path) -> Iterator[tuple[Key, str]]:
+    """Each photo of a table that has no maps, as (path, name), and why.
+
+    Raises:
+        ValueError: a part is damaged.
+    """
+    for part in _parts(table):
+        try:
+            rows = pyarrow.parquet.read_table(part, filters=[("error", "!=", "")]).to_pylist()
+        except (pyarrow.ArrowException, OSError) as error:
+            raise _damaged(part, error) from error
+        yield from ((_key(row), row["error"]) for row in rows)
+
+
+def owners(table: Path) -> dict[str, str]:
+    """The path of the photo that has a name in a table, by the name in lower case.
+
+    Raises:
+        ValueError: a part is damaged.
+    """
+    return {name.casefold(): path for part in _parts(table) for (path, name), _ in _photos(part)}
 
 
 def _key(row: Mapping[str, Any]) -> Key:

@@ -8,7 +8,7 @@ from contextlib import closing
 import pytest
 import torch
 
-from gradcam_fast.cli.stages import run_stages
+from gradcam_fast.pipeline.stages import run_stages
 
 
 class Bad(Exception):
