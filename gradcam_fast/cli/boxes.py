@@ -157,9 +157,9 @@ def write_regions(
     from ..pipeline.batch_explainer import BatchExplainer
     from ..pipeline.photo_reading import load_photo, read_photo
     from ..pipeline.question import settings_of
+    from ..pipeline.stages import run_stages
     from .coco_file import document
     from .output_files import write_whole
-    from .stages import run_stages
 
     start = time.monotonic()
     report.begin(len(photos), len(photos))
@@ -212,7 +212,7 @@ def _regions_of(photo: LoadedPhoto, result: PhotoResult, settings: RegionSetting
             left, top, right, bottom = map(int, (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1))
             box = left, top, right - left, bottom - top
             regions.append(Region(number, box, int(mask.sum()), probability, mask if settings.masks else None))
-    return PhotoRegions(photo.path, photo.size, regions)
+    return PhotoRegions(Path(photo.path), photo.size, regions)
 
 
 def _on_photo(heatmap: Tensor, photo: LoadedPhoto) -> Tensor:

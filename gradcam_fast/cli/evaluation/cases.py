@@ -99,7 +99,7 @@ def _draw(
     try:
         read = read_photo(photo.photo, settings.max_pixels)
         loaded = load_photo(read, network.preprocess, path=Path(photo.photo), name="", longest=SIDE)
-        boxes = [] if plan.boxes is None else plan.boxes.boxes_of(loaded.path, loaded.size)
+        boxes = [] if plan.boxes is None else plan.boxes.boxes_of(Path(photo.photo), loaded.size)
     except PhotoError:
         return False
     assert loaded.input is not None and loaded.pixels is not None

@@ -64,7 +64,7 @@ class Judge:
             metrics=self._plan.metrics,
             objects=None if self._plan.boxes is None else [self._boxes_of(photo) for photo in photos],
             batch_size=self._settings.batch_size,
-            seed=self._places[photos[0].path],
+            seed=self._places[Path(photos[0].path)],
         )
         values = {
             row: torch.stack([found.cpu() for found in columns.values()], 1).tolist()
@@ -87,7 +87,9 @@ class Judge:
         assert self._plan.boxes is not None
         height, width = self._network.input_size
         left, top, right, bottom = photo.box
-        boxes = torch.tensor(self._plan.boxes.boxes_of(photo.path, photo.size), dtype=torch.float64).reshape(-1, 4)
+        boxes = torch.tensor(self._plan.boxes.boxes_of(Path(photo.path), photo.size), dtype=torch.float64).reshape(
+            -1, 4
+        )
         boxes -= torch.tensor([left, top, left, top])
         boxes *= torch.tensor([width / (right - left), height / (bottom - top)]).repeat(2)
         boxes = boxes.minimum(torch.tensor([width, height]).repeat(2)).clamp(min=0)

@@ -13,10 +13,10 @@ import torch
 
 from ...exceptions import PhotoError
 from ...photo_decoding import own_pixel_limit
+from ...pipeline.output_lock import lock_folder
 from ...pipeline.photo_reading import load_photo, read_photo
+from ...pipeline.stages import run_stages
 from ..console import ProgressBar, complain, photo_count
-from ..output_lock import lock_folder
-from ..stages import run_stages
 from .judge import Judge
 from .report import write_report
 from .value_table import ValueTable
