@@ -163,3 +163,16 @@ def test_names_of_imagenet_given_to_a_figure_tell_what_the_outputs_are():
     lines, probabilities = figures.top_classes(logits, names)
     assert probabilities[0] == pytest.approx(float(logits.softmax(0).max())) and "%" in lines[0]
     assert "score" in figures.top_classes(logits)[0][0]
+
+
+def test_an_explainer_tells_the_rule_of_its_explanations():
+    images = torch.rand(1, 3, 8, 8)
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
+    for model, choices, rule in (
+        (network, {}, "auto"),
+        (nn.Sequential(network, nn.Softmax(1)), {}, "given"),
+        (network, {"probabilities": "sigmoid"}, "sigmoid"),
+        (network, {"probabilities": None}, None),
+    ):
+        explainer = gradcam_fast.Explainer(model.eval(), layer=None, **choices)
+        assert explainer.probability_rule(3) == explainer(images).probability_rule == rule

@@ -81,7 +81,7 @@ def test_import_star_works_without_matplotlib():
     assert process.stdout.split() == [name for name in PUBLIC if name not in NEEDS_MATPLOTLIB]
 
 
-MEMBERS = ["compile", "eager_because", "model", "output", "replace"]
+MEMBERS = ["compile", "eager_because", "model", "output", "probability_rule", "replace"]
 
 
 def test_an_explainer_shows_only_its_public_members():

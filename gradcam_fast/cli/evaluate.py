@@ -116,7 +116,7 @@ Examples:
 Metrics (up: higher is better; cost: predictions for each photo and row):
   insertion            up    score while the hottest pixels come    cost 28
   deletion             down  score while the hottest pixels go      cost 28
-  road                 up    the same, pixels imputed               cost 10
+  road                 up    the same, pixels imputed (seconds)     cost 10
   confidence_drop      down  score lost if only the hot part stays  cost  1
   confidence_increase  up    whether the score even rises           cost  1
   gini                 up    how concentrated the heatmap is        cost  0
