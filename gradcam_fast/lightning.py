@@ -8,12 +8,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning.pytorch import Callback
 from torch import nn
 
 from .explainer import Explainer
 from .preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
 from .visual.overlay import overlay
+
+try:
+    from lightning.pytorch import Callback
+except ImportError as error:
+    raise ImportError("the callback needs lightning, which is not installed; run pip install lightning") from error
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule, Trainer

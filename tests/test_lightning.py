@@ -1,5 +1,7 @@
 """The callback of Lightning: a fixed batch is explained every few epochs, and the pictures reach any logger."""
 
+import sys
+from importlib import import_module
 from io import BytesIO
 
 import numpy
@@ -19,27 +21,30 @@ IMAGES = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 PLAIN = {"mean": 0.0, "std": 1.0}
 
 
-class Classifier(lightning.LightningModule):
-    """A small network with dropout and batch-norm, whose second batch-norm is frozen."""
+def classifier(base=lightning.LightningModule):
+    class Classifier(base):
+        """A small network with dropout and batch-norm, whose second batch-norm is frozen."""
 
-    def __init__(self):
-        super().__init__()
-        self.net = nn.Sequential(
-            nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Dropout(0.5),
-            nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8).eval(), nn.ReLU(),
-            nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3),
-        )  # fmt: skip
-        self.modes = []
+        def __init__(self):
+            super().__init__()
+            self.net = nn.Sequential(
+                nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Dropout(0.5),
+                nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8).eval(), nn.ReLU(),
+                nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3),
+            )  # fmt: skip
+            self.modes = []
 
-    def forward(self, images):
-        return self.net(images)
+        def forward(self, images):
+            return self.net(images)
 
-    def training_step(self, batch, index):
-        self.modes.append([part.training for part in self.net])
-        return nn.functional.cross_entropy(self(batch[0]), batch[1])
+        def training_step(self, batch, index):
+            self.modes.append([part.training for part in self.net])
+            return nn.functional.cross_entropy(self(batch[0]), batch[1])
 
-    def configure_optimizers(self):
-        return torch.optim.SGD(self.parameters(), lr=0.1)
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters(), lr=0.1)
+
+    return Classifier()
 
 
 def loader():
@@ -49,7 +54,7 @@ def loader():
 
 def fit(folder, callback, logger, epochs=4, **options):
     torch.manual_seed(0)
-    module = Classifier()
+    module = classifier()
     trainer = lightning.Trainer(
         max_epochs=epochs, callbacks=[callback] if callback else [], logger=logger, accelerator="cpu",
         default_root_dir=folder, enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False,
@@ -140,6 +145,24 @@ def test_reduced_precision_is_the_trainers(tmp_path):
     callback = HeatmapLogger(IMAGES, target=lambda output: types.append(output.dtype) or output[:, 0], **PLAIN)
     fit(tmp_path, callback, False, epochs=1, precision="bf16-mixed")
     assert set(types) == {torch.bfloat16}
+
+
+def test_without_lightning_the_import_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "lightning.pytorch", None)
+    monkeypatch.delitem(sys.modules, "gradcam_fast.lightning")
+    with pytest.raises(ImportError, match="run pip install lightning"):
+        import_module("gradcam_fast.lightning")
+
+
+def test_a_trainer_of_the_older_package_takes_it_too(tmp_path):
+    older = pytest.importorskip("pytorch_lightning")
+    written = []
+    callback = HeatmapLogger(IMAGES, write=lambda *given: written.append(given[3]), **PLAIN)
+    older.Trainer(
+        max_epochs=1, callbacks=[callback], logger=False, accelerator="cpu", default_root_dir=tmp_path,
+        enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False,
+    ).fit(classifier(older.LightningModule), loader())  # fmt: skip
+    assert written == [0, 2]
 
 
 def test_what_cannot_work_is_told_before_the_first_step(tmp_path):
