@@ -147,14 +147,23 @@ def _find(model: nn.Module, request: Request) -> _Search:
     return _on_first_image_if_possible(model, request, _find_on)
 
 
-def _new_trace(model: nn.Module, request: Request) -> Trace:
+def _run(model: nn.Module, request: Request) -> tuple[Trace, Any]:
+    """A trial run, and what the model returned."""
     # Of a module with several names the first counts.
-    return Trace({module: name for name, module in reversed(eager_modules(model).items())}, request)
+    names = {module: name for name, module in reversed(eager_modules(model).items())}
+    try:
+        trace = Trace(names, request)
+        return trace, trace.run(model)
+    except RuntimeError as error:  # of a model that differentiates with torch.func
+        if "saved tensor hooks" not in str(error):
+            raise
+    trace = Trace(names, request, saves_once=False)
+    return trace, trace.run(model)
 
 
 def _trace(model: nn.Module, request: Request) -> None:
     with trial_run(model, request.inputs):
-        _new_trace(model, request).run(model)
+        _run(model, request)
 
 
 def _on_first_image_if_possible(model: nn.Module, request: Request, run: Callable[[nn.Module, Request], _T]) -> _T:
@@ -188,8 +197,7 @@ def _on_first_image(model: nn.Module, request: Request) -> Request | None:
 
 def _find_on(model: nn.Module, request: Request) -> _Search:
     with trial_run(model, request.inputs), named_reasons(model):
-        trace = _new_trace(model, request)
-        returned = trace.run(model)
+        trace, returned = _run(model, request)
         with torch.enable_grad():
             logits, scores, _ = request.scores(returned)
             if not scores.requires_grad:

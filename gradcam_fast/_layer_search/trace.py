@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -57,6 +57,7 @@ class Trace:
     Args:
         names: the dotted name of each module.
         request: what is asked, about the images that the model runs on.
+        saves_once: whether what the graph needs is saved once, by hooks, which torch.func does not allow.
 
     Attributes:
         maps: in execution order.
@@ -67,6 +68,7 @@ class Trace:
 
     names: dict[nn.Module, str]
     request: Request
+    saves_once: bool = True
     maps: list[TracedMap] = field(default_factory=list)
     images: Tensor = field(init=False)
     layouts: TrialLayouts = field(init=False)
@@ -115,8 +117,9 @@ class Trace:
             for module in self.names:
                 # Before the module's own hooks, which may keep its output for later in the forward.
                 hooks.add(module, self, first=True)
-            with torch.enable_grad(), self._saved_once.hooks():
-                self.images = _as_leaf(self.request.images)
+            with torch.enable_grad(), self._saved_once.hooks() if self.saves_once else nullcontext():
+                images = self.request.images
+                self.images = (images.clone() if images.is_inference() else images.detach()).requires_grad_()
                 self._image_leaves[id(self.images)] = self.images
                 # A copy of the leaf, so that the model may write into its input.
                 inputs = self.request.inputs
@@ -168,7 +171,9 @@ class Trace:
                 (self._image_leaves if of_images else self._cut_leaves)[id(maps)] = maps
         layout = self.layouts.read(self.names[module], module, maps, captured=captured)
         pictures = self._pictures_of(module, maps, layout) if layout else None
-        if layout and is_feature_map(module, maps, layout) and (pictures is None or len(pictures) == 1):
+        of_pixels = all(before.layout is None for before in self._leaves_of_images(maps))
+        is_map = layout and is_feature_map(module, maps, layout) and (of_pixels or not _stays_in_block(module, layout))
+        if layout and is_map and (pictures is None or len(pictures) == 1):
             # No memory but one zero: the leaf is added to the maps, so that none of them has to be kept.
             leaf = maps.new_zeros(()).expand_as(maps).requires_grad_()
             (self._image_leaves if of_images else self._cut_leaves)[id(leaf)] = leaf
@@ -181,7 +186,7 @@ class Trace:
                 leaf,
                 layout,
                 of_images,
-                all(before.layout is None for before in self._leaves_of_images(maps)),
+                of_pixels,
                 behind_cut,
                 captured=captured,
                 call=self.calls[module] - 1,
@@ -197,17 +202,12 @@ class Trace:
             self._saved_once.copied(maps, onward)
         else:
             traced = None
-            if pictures is not None and len(pictures) > 1:
-                self._forget_pictures_of(module)
+            if pictures is not None and len(pictures) > 1:  # as a recurrent cell does: no call counts as of one picture
+                for earlier in (earlier for earlier in self.maps if earlier.module is module):
+                    earlier.pictures, earlier.last_call = None, False
             onward = returned if returned.requires_grad else maps.clone()
         self._onward[_identity(onward)] = weakref.ref(onward), traced
         return onward
-
-    def _forget_pictures_of(self, module: nn.Module) -> None:
-        """Of a module that mixes pictures in a later call, a recurrent cell say, no call counts as a map of one."""
-        for traced in self.maps:
-            if traced.module is module:
-                traced.pictures, traced.last_call = None, False
 
     def _was_handed_onward(self, tensor: Tensor) -> bool:
         known = self._onward.get(_identity(tensor))
@@ -246,8 +246,11 @@ class Trace:
         return pictures_behind(maps, self._image_leaves, of_one, geometry)
 
 
-def _as_leaf(images: Tensor) -> Tensor:
-    return (images.clone() if images.is_inference() else images.detach()).requires_grad_()
+def _stays_in_block(module: nn.Module, layout: FeatureLayout) -> bool:
+    """Whether maps are a projection that goes into no sum with class tokens: to cut the graph there tells nothing."""
+    if not (isinstance(module, nn.Linear) and projects_tokens(module, layout)):
+        return False
+    return layout.kind != "tokens" or layout.inferred_extras == 0 or module.out_features > module.in_features
 
 
 def _identity(tensor: Tensor) -> tuple[int, int]:

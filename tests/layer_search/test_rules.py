@@ -215,15 +215,16 @@ def test_a_head_of_zeros_does_not_change_the_layer_found():
 
 
 class TokenProjection(nn.Module):
-    """Patch tokens, a norm, and a linear layer that projects them."""
+    """Patch tokens behind a class token, a norm, and a linear layer that projects them."""
 
     def __init__(self):
         super().__init__()
         self.patch, self.norm, self.projection = nn.Conv2d(3, 16, 8, 8), nn.LayerNorm(16), nn.Linear(16, 16)
-        self.head = nn.Linear(16, 5)
+        self.head, self.class_token = nn.Linear(16, 5), nn.Parameter(torch.randn(1, 1, 16))
 
     def forward(self, images):
-        tokens = self.norm(self.patch(images).flatten(2).mT)
+        patches = self.patch(images).flatten(2).mT
+        tokens = self.norm(torch.cat([self.class_token.expand(len(images), -1, -1), patches], 1))
         return self.head(self.projection(tokens).mean(1))
 
 

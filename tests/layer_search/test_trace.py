@@ -4,7 +4,7 @@ import gc
 
 import pytest
 import torch
-from support.networks import pooled_head
+from support.networks import conv_relu, pooled_head
 from torch import nn
 
 from gradcam_fast import explain
@@ -272,3 +272,42 @@ def test_a_search_leaves_no_tensors_to_the_garbage_collector():
         assert tensors() == before
     finally:
         gc.enable()
+
+
+class WithOwnDerivatives(nn.Module):
+    """Differentiates in its forward by torch.func, which allows no hooks on saved tensors."""
+
+    def __init__(self):
+        super().__init__()
+        self.trunk, self.head = conv_relu(), nn.Linear(8, 5)
+        self.eval()
+
+    def forward(self, images):
+        pooled = self.trunk(images).mean((2, 3))
+        return self.head(pooled + torch.func.grad(lambda values: values.cos().sum())(pooled))
+
+
+def test_a_model_that_differentiates_by_itself_is_searched(images):
+    explanation = explain(WithOwnDerivatives(), images, target=1, relu=False)
+    assert explanation.layer == "trunk" and explanation.valid.all()
+
+
+class WritesIntoMaps(nn.Module):
+    """Writes into what its modules returned, some of which these have saved for a backward."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv1, self.sigmoid, self.conv2 = nn.Conv2d(3, 8, 3, 2, 1), nn.Sigmoid(), nn.Conv2d(8, 8, 3, 2, 1)
+        self.head = nn.Linear(8, 5)
+        self.eval()
+
+    def forward(self, images):
+        maps = self.sigmoid(self.conv1(images))
+        before = maps * 2
+        maps.add_(1)
+        return self.head(self.conv2(maps).relu_().mean((2, 3))) + 0 * before.mean()
+
+
+def test_maps_that_are_saved_once_may_be_written_into(images):
+    explanation = explain(WritesIntoMaps(), images, target=1, relu=False)
+    assert explanation.layer == "conv2" and explanation.valid.all()
