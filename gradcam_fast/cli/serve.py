@@ -126,6 +126,8 @@ def serve(options: SimpleNamespace) -> int:
     must send the key as 'Authorization: Bearer KEY'.
     """
     from .. import serving
+
+    run = serving.run_on_ray if options.ray else serving.run  # says which package is missing
     from ..serving.security import KEY_VARIABLE, check_exposure
 
     key = os.environ.get(KEY_VARIABLE)
@@ -134,11 +136,10 @@ def serve(options: SimpleNamespace) -> int:
     sources = sources_of(options)
     if options.no_auth and key is None:
         complain(f"warning: everybody who reaches {options.host} may use this service (--no-auth)")
-    where = {"host": options.host, "port": options.port, "on_ready": lambda address: tell(f"ready at {address}")}
+    where: dict[str, Any] = {"host": options.host, "port": options.port}
     if options.ray:
-        serving.run_on_ray(sources, settings, replicas=options.replicas, **where)
-    else:
-        serving.run(sources, settings, **where)
+        where["replicas"] = options.replicas
+    run(sources, settings, on_ready=lambda address: tell(f"ready at {address}"), **where)
     return 0
 
 

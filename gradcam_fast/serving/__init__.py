@@ -32,7 +32,8 @@ def __getattr__(name: str) -> Any:
     try:
         return getattr(import_module(_MODULES[name], __name__), name)
     except ModuleNotFoundError as error:
-        extra = "serve-ray" if error.name == "ray" else "serve"
+        package = (error.name or "").partition(".")[0]
+        extra = "serve-ray" if package == "ray" else "serve"
         raise ImportError(
-            f"the service needs {error.name}, which is not installed; run pip install 'gradcam-fast[{extra}]'"
+            f"the service needs {package}, which is not installed; run pip install 'gradcam-fast[{extra}]'"
         ) from error

@@ -83,7 +83,7 @@ def is_sampled(data: bytes, share: float) -> bool:
 
     Example:
         >>> sum(is_sampled(bytes([number]), 0.25) for number in range(256))
-        62
+        68
     """
     if share <= 0:
         return False

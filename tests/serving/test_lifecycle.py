@@ -291,6 +291,21 @@ def test_wrong_options_of_the_command_are_told_in_one_line(run, options, message
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("package", "extra"), [("fastapi", "serve"), ("starlette", "serve"), ("uvicorn", "serve"), ("ray", "serve-ray")]
+)
+def test_a_package_that_is_missing_is_told_with_what_to_install(package, extra):
+    program = f"import sys; sys.modules[{package!r}] = None; from gradcam_fast.cli import main; sys.exit(main())"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", program, "serve", *(["--ray"] if package == "ray" else [])]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
+    assert done.returncode == 2
+    assert done.stderr == (
+        f"gradcam-fast: the service needs {package}, which is not installed; run pip install 'gradcam-fast[{extra}]'\n"
+    )
+
+
+@pytest.mark.slow
 def test_a_port_that_is_taken_is_told(tmp_path):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
