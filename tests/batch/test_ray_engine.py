@@ -206,6 +206,20 @@ def test_other_sources_are_datasets_and_go_to_parquet_by_ray(cluster, photos, ex
     assert main(["render", str(tmp_path / "maps.parquet"), "--out", str(tmp_path / "pictures"), "--quiet"]) == 0
 
 
+def test_a_dataset_with_a_checkpoint_goes_on_where_it_was(cluster, photos, tmp_path):
+    context = ray.data.DataContext.get_current().copy()
+    context.checkpoint_config = ray.data.checkpoint.CheckpointConfig(
+        "path", str(tmp_path / "done"), delete_checkpoint_on_success=False
+    )
+    first = sorted(map(str, photos.glob("0*.png")))
+    for paths in (first[:4], first[:6]):
+        with ray.data.DataContext.current(context):
+            files = ray.data.read_binary_files(paths, include_paths=True)
+            maps = explained(files, EXPLAIN, Actors(1))
+            maps.write_parquet(str(tmp_path / "maps.parquet"), filename_provider=PartNames(), schema=EXPLAIN.schema)
+    assert_each_photo_once(read(tmp_path), first[:6])
+
+
 def test_actors_that_do_not_fit_into_the_cluster_are_refused(cluster, paths, tmp_path):
     with pytest.raises(ValueError, match="need 4 CPUs, but the cluster has 3"):
         explain_photos(paths, tmp_path, EXPLAIN, Actors(3))
