@@ -19,7 +19,7 @@ from support.untrained import without_downloads
 # Compile a network, train one, or explain for more than a few seconds.
 SLOW = {"docs/compiled.md", "docs/integrations.md", "docs/methods.md", "docs/metrics.md"}
 # Pages whose blocks other tests run, on a smaller network.
-RUN_ELSEWHERE = {"docs/export.md": "tests/test_docs_export.py"}
+RUN_ELSEWHERE = {"docs/export.md": "tests/test_docs_export.py", "docs/serving.md": "tests/serving/test_docs_serving.py"}
 
 
 def pages_with(language, slow=None):

@@ -23,7 +23,7 @@ PAGES = {path.relative_to(ROOT).as_posix(): path for path in (ROOT / "README.md"
 
 PYTHON, SHELL = "python", "sh"
 # Blocks that are no code.
-PLAIN = {"text", "bibtex"}
+PLAIN = {"text", "bibtex", "json"}
 OTHER_CODE = {"cpp"}
 
 _FENCE = re.compile(r"^( *)(`{3,})(\w*)[^`]*$")
