@@ -44,7 +44,7 @@ class ServiceSettings:
     max_batch: int | None = None
     threads: int = field(default_factory=cores)
     max_requests: int = 128
-    max_bytes: int = 512 * 2**20
+    max_bytes: int = 128 * 2**20
     max_body: int = 32 * 2**20
     max_photos: int = 16
     max_pixels: int = 50_000_000
