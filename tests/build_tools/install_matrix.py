@@ -21,7 +21,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 from support.installs import build_wheel, copy_of_the_tree, run, use  # noqa: E402
 
-TOOLS = ("numpy", "opencv-python-headless", "setuptools>=77", "pytest", "pillow")
+TOOLS = ("numpy", "opencv-python-headless", "setuptools>=77", "hypothesis", "pytest", "pillow")
 TESTS = ("tests/ops/test_fused_kernel.py", "tests/ops/test_bad_input_of_the_op.py", "tests/capture/test_capture.py")
 EXPECTED = [0, 1 / 3, 2 / 3, 1]
 
