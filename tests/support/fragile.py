@@ -37,7 +37,7 @@ class Fragile(torch.nn.Module):
 
     def _note(self, folder, images):
         with open(folder / "processes", "a") as file:
-            file.write(f"{os.getpid()} {torch.get_num_threads()}\n")
+            file.write(f"{os.getpid()} {torch.get_num_threads()} {os.environ.get('MALLOC_ARENA_MAX', 0)}\n")
         if (folder / "slow").exists():
             time.sleep(0.02 * len(images))
         kill = folder / "kill"
@@ -53,6 +53,6 @@ def model():
 
 
 def processes(folder):
-    """(pid, number of threads) of each forward so far."""
+    """(pid, number of threads, most arenas of memory) of each forward so far."""
     file = folder / "processes"
     return [tuple(map(int, line.split())) for line in file.read_text().splitlines()] if file.exists() else []

@@ -1,0 +1,21 @@
+"""docs/batch.md: its lines of Python do what they say, and its options exist."""
+
+import re
+
+from support.documents import DOCS, python_blocks
+
+from gradcam_fast.cli import main
+
+
+def test_the_lines_of_python_do_what_they_say(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (block,) = python_blocks("batch.md")
+    exec(block, {})
+    assert capsys.readouterr().out == "['missing.jpg: no such file']\n"
+
+
+def test_its_options_are_options_of_explain(capsys):
+    text = (DOCS / "batch.md").read_text()
+    main(["explain", "--help"])
+    options = capsys.readouterr().out
+    assert set(re.findall(r"--[a-z-]+", text)) <= set(re.findall(r"--[a-z-]+", options))
