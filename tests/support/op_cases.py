@@ -58,7 +58,8 @@ def expected_results(activations, gradients, size, tolerance, *, may_cancel=Fals
     a, g = activations.double(), gradients.double()
     heatmap, low, high = reference.cam(a, g, size, **options)
     method = options.get("method", "gradcam")
-    noise = CANCELLING.get(method, 0.01) * summed_magnitudes(a, g, method)
+    share = CANCELLING.get(method, 0.01) if may_cancel else 0.01
+    noise = share * summed_magnitudes(a, g, method)
     if may_cancel and method == "gradcam":
         noise = torch.maximum(noise, 2.0**-22 / tolerance * summed_magnitudes(a, g.abs(), method))
     peak = torch.maximum(low.abs(), high.abs())
