@@ -2,15 +2,14 @@
 
 import re
 
-from support.documents import DOCS, python_blocks
+from support.documents import DOCS, run_python
 
 from gradcam_fast.cli import main
 
 
 def test_the_lines_of_python_do_what_they_say(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    (block,) = python_blocks("batch.md")
-    exec(block, {})
+    run_python("docs/batch.md")
     assert capsys.readouterr().out == "['missing.jpg: no such file']\n"
 
 
