@@ -21,8 +21,8 @@ class SavedOnce:
 
     def __init__(self) -> None:
         # By the address of the memory. Held weakly: the graph keeps what it needs, and addresses are used again.
-        self._saved: dict[int, weakref.ref[Tensor]] = {}
-        self._copies: dict[int, tuple[weakref.ref[Tensor], weakref.ref[Tensor]]] = {}
+        self._saved: dict[int | None, weakref.ref[Tensor]] = {}
+        self._copies: dict[int | None, tuple[weakref.ref[Tensor], weakref.ref[Tensor]]] = {}
 
     def hooks(self) -> saved_tensors_hooks:
         return saved_tensors_hooks(self._save, _unchanged)
@@ -34,7 +34,10 @@ class SavedOnce:
             self._copies[_address(copy)] = weakref.ref(copy), saved
 
     def _save(self, tensor: Tensor) -> Tensor:
-        copy, saved = (known() for known in self._copies.get(_address(tensor), (_nothing, _nothing)))
+        address = _address(tensor)
+        if address is None:
+            return tensor.detach()
+        copy, saved = (known() for known in self._copies.get(address, (_nothing, _nothing)))
         if copy is not None and saved is not None and copy._version == 0 and saved.dtype == tensor.dtype:
             tensor = saved.as_strided(tensor.shape, tensor.stride(), tensor.storage_offset())
         else:
@@ -43,8 +46,12 @@ class SavedOnce:
         return tensor
 
 
-def _address(tensor: Tensor) -> int:
-    return tensor.untyped_storage().data_ptr()
+def _address(tensor: Tensor) -> int | None:
+    """Where the values lie; None of a tensor that has no memory of its own: sparse, nested, or under a transform."""
+    try:
+        return tensor.untyped_storage().data_ptr()
+    except (NotImplementedError, RuntimeError):
+        return None
 
 
 def _unchanged(tensor: Tensor) -> Tensor:

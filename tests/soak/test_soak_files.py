@@ -16,11 +16,11 @@ from support.soak import numbers
 import gradcam_fast
 from gradcam_fast import Explanation
 from gradcam_fast.class_names import read_class_names
-from gradcam_fast.cli import map_table
 from gradcam_fast.cli.console import Report
 from gradcam_fast.cli.photo_pipeline import RunSettings, explain_photos
 from gradcam_fast.exceptions import UnreadablePhotoError
 from gradcam_fast.photo_decoding import own_pixel_limit
+from gradcam_fast.pipeline import map_table
 from gradcam_fast.pipeline.networks.weights import read_weights
 from gradcam_fast.pipeline.photo_files import PhotoFile
 from gradcam_fast.pipeline.photo_reading import read_photo
