@@ -8,6 +8,8 @@
 #include <atomic>
 #include <exception>
 #include <mutex>
+#include <stdexcept>
+#include <string>
 #include <thread>
 #include <tuple>
 #include <vector>
@@ -41,16 +43,19 @@ float* scratch(int64_t floats) {
 template <class F>
 void parallel_for(int64_t begin, int64_t end, int64_t grain, const F& f) {
   std::mutex lock;
-  std::exception_ptr failed;
+  bool failed = false;
+  std::string message;
   torch::stable::parallel_for(begin, end, grain, [&](int64_t first, int64_t last) {
     try {
       f(first, last);
-    } catch (...) {
+    } catch (const std::exception& error) {
       const std::lock_guard<std::mutex> guard(lock);
-      failed = std::current_exception();
+      failed = true;
+      message = error.what();
     }
   });
-  if (failed) std::rethrow_exception(failed);
+  // Not by std::exception_ptr, whose symbols libtorch exports, too.
+  if (failed) throw std::runtime_error(message);
 }
 
 // Where part number `part` of `total` begins; a multiple of LANES.

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from pathlib import Path
 
 import pandas
 import pyarrow
@@ -24,6 +25,8 @@ from gradcam_fast.cli import main  # noqa: E402
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(os.name != "posix", reason="kills processes")]
 COUNT, BAD = 200, 5
+# Where Ray's processes find the package and the network.
+TESTS = [str(Path(__file__).parents[2]), str(Path(__file__).parents[1])]
 EXPLAIN = Explain(fragile.SOURCE, batch_size=8)
 
 
@@ -31,9 +34,10 @@ EXPLAIN = Explain(fragile.SOURCE, batch_size=8)
 def orders(tmp_path_factory):
     """The folder whose files tell the network in Ray's processes what to do."""
     folder = tmp_path_factory.mktemp("orders")
-    os.environ[fragile.FOLDER] = str(folder)
-    yield folder
-    del os.environ[fragile.FOLDER]
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv(fragile.FOLDER, str(folder))
+        environment.setenv("PYTHONPATH", os.pathsep.join(filter(None, [*TESTS, os.environ.get("PYTHONPATH")])))
+        yield folder
 
 
 @pytest.fixture(scope="module")
