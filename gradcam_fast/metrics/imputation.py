@@ -82,6 +82,7 @@ class _Grid:
     Attributes:
         unknown: (N,1,H,W), 1 where the system has an unknown, else 0.
         weight: (1,1,H,W), the sum of the weights of each pixel's neighbours inside the image.
+        interpolation: (1,1,4,4), the kernel of the bilinear interpolation from the next coarser grid.
     """
 
     def __init__(self, unknown: Tensor) -> None:
@@ -89,6 +90,8 @@ class _Grid:
         rows = [[_CORNER, _SIDE, _CORNER], [_SIDE, 0, _SIDE], [_CORNER, _SIDE, _CORNER]]
         self._kernel = unknown.new_tensor(rows)[None, None]
         self.weight = self.neighbours(torch.ones_like(unknown[:1]))
+        along = unknown.new_tensor([0.25, 0.75, 0.75, 0.25])
+        self.interpolation = along.outer(along)[None, None]
 
     def neighbours(self, of: Tensor) -> Tensor:
         """The weighted sum of each pixel's neighbours."""
@@ -123,13 +126,10 @@ def _v_cycle(grids: Sequence[_Grid], residual: Tensor) -> Tensor:
     if len(grids) == 1:
         return correction
     coarse = grids[1].unknown
-    kernel = residual.new_tensor([0.25, 0.75, 0.75, 0.25]).outer(residual.new_tensor([0.25, 0.75, 0.75, 0.25]))[
-        None, None
-    ]
     left = residual - fine.system(correction)
-    below = _v_cycle(grids[1:], conv2d(_even(left * fine.unknown), kernel, stride=2, padding=1) * coarse)
+    below = _v_cycle(grids[1:], conv2d(_even(left * fine.unknown), fine.interpolation, stride=2, padding=1) * coarse)
     height, width = residual.shape[2:]
-    above = conv_transpose2d(below, kernel, stride=2, padding=1)[..., :height, :width]
+    above = conv_transpose2d(below, fine.interpolation, stride=2, padding=1)[..., :height, :width]
     correction = correction + above * fine.unknown
     return correction + fine.smooth(residual - fine.system(correction))
 
