@@ -2,8 +2,8 @@
 
     python benchmarks/report.py
 
-Rows of results/compiled*.json (see test_compiled.py), which may be measured apart, take the place of the same rows in
-cpu.json. The report contains only what was measured: no table without its records, no GPU without JSON made on it.
+Rows of other files in results/, which hold a part of the benchmarks measured alone (results/methods.json, one file for
+each network of test_compiled.py), take the place of the same rows in cpu.json. The report contains only what was measured: no table without its records, no GPU without JSON made on it.
 """
 
 import json
@@ -208,25 +208,25 @@ def gpu_sections(results):
 NO_GPU = "## GPU\n", "Nothing has been measured on a GPU yet; the results of `make gpu` will be shown here.\n"
 
 
-def write(stored, folder, gpus=(), compiled=()):
+def write(stored, folder, gpus=(), parts_alone=None):
     """Write REPORT.md and its plots into ``folder``, from the JSON of pytest-benchmark and any number of gpu.py's.
 
-    ``compiled`` is JSON of pytest-benchmark, too, of runs of test_compiled.py alone.
+    ``parts_alone`` is JSON of pytest-benchmark, too, of runs of a part of the benchmarks, by name.
     """
-    rows = {}
-    for run in (stored, *compiled):
+    rows, parts_alone = {}, parts_alone or {}
+    for run in (stored, *parts_alone.values()):
         for bench in run["benchmarks"]:
             record = bench["extra_info"]
             rows[record["table"], record["row"]] = record
     tables = {}
     for (name, _), record in rows.items():
         tables.setdefault(name, []).append(record)
-    environments = [
-        environment(run["machine_info"], run["commit_info"], run["datetime"]) for run in (stored, *compiled)
-    ]
-    parts = [HEAD, environments[0]]
-    if apart := sorted(set(environments[1:]) - {environments[0]}):
-        parts += ["Compiled explanations were measured apart:\n", *apart]
+    names_by_environment = {}
+    for name, run in parts_alone.items():
+        described = environment(run["machine_info"], run["commit_info"], run["datetime"])
+        names_by_environment.setdefault(described, []).append(name)
+    parts = [HEAD, environment(stored["machine_info"], stored["commit_info"], stored["datetime"])]
+    parts += [f"Measured alone: {', '.join(names)}. {described}" for described, names in names_by_environment.items()]
     order = list(SECTIONS)
     for name in sorted(tables, key=lambda name: order.index(name) if name in order else len(order)):
         text, body = SECTIONS.get(name, all_ratios)(tables[name])
@@ -240,7 +240,6 @@ def read(path):
 
 
 if __name__ == "__main__":
-    gpus, compiled_runs = (
-        [read(path) for path in sorted(RESULTS.glob(pattern))] for pattern in ("gpu*.json", "compiled*.json")
-    )
-    write(read(CPU), HERE, gpus, compiled_runs)
+    gpus = [read(path) for path in sorted(RESULTS.glob("gpu*.json"))]
+    alone = {path.stem: read(path) for path in sorted(RESULTS.glob("*.json")) if not path.stem.startswith(("gpu", "cpu"))}
+    write(read(CPU), HERE, gpus, alone)

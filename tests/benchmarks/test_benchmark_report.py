@@ -164,9 +164,8 @@ def test_a_row_measured_apart_takes_the_place_of_the_same_row(report, tmp_path):
         stored["commit_info"]["id"] = commit
         return stored
 
-    report.write(run("aaaaaaa", 8.0, 2.0), tmp_path, compiled=[run("bbbbbbb", 4.0)])
+    report.write(run("aaaaaaa", 8.0, 2.0), tmp_path, parts_alone={"compiled-resnet18": run("bbbbbbb", 4.0)})
     lines = (tmp_path / "REPORT.md").read_text().splitlines()
     assert "| one | 4.00 (1.00) |" in lines and "| two | 2.00 (1.00) |" in lines
     assert "| one | 8.00 (1.00) |" not in lines
-    apart = lines[lines.index("Compiled explanations were measured apart:") :]
-    assert any("Commit bbbbbbb" in line for line in apart)
+    assert any(line.startswith("Measured alone: compiled-resnet18. ") and "Commit bbbbbbb" in line for line in lines)
