@@ -19,8 +19,8 @@ CPU = RESULTS / "cpu.json"
 
 HEAD = """# What an explanation costs
 
-Written by `make bench`; every number is from that run. All contenders run once in each round, because clock speeds
-drift. Ratios are of least times; in brackets, of medians.
+Written by `make bench`; every number is from that run, or from one of a part alone, as named below. All contenders run
+once in each round, because clock speeds drift. Ratios are of least times; in brackets, of medians.
 """
 
 BESIDE_PREDICTION = """The explanation is the whole of `explainer(images)`: prediction, gradients at the layer,
