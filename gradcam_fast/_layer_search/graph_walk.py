@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -13,24 +13,41 @@ if TYPE_CHECKING:
 
     from .._layout.feature_layout import ImageGeometry
 
-__all__ = ["leaves_behind", "nodes_behind", "pictures_behind"]
+__all__ = ["LeavesBehind", "leaves_behind", "nodes_behind", "pictures_behind"]
 
 
 def leaves_behind(root: Node | None) -> list[Tensor]:
     """The leaf tensors of the graph behind ``root``, parameters included."""
-    return [node.variable for node in nodes_behind([root]) if hasattr(node, "variable")]
+    variables = (getattr(node, "variable", None) for node in nodes_behind([root]))
+    return [variable for variable in variables if variable is not None]
+
+
+class LeavesBehind:
+    """``leaves_behind`` the graph of maps; a walk is not repeated while the same maps are asked about."""
+
+    _node: Node | None = None
+    _leaves: Sequence[Tensor] = ()
+
+    def __call__(self, maps: Tensor) -> Sequence[Tensor]:
+        if maps.grad_fn is not self._node:
+            self._node, self._leaves = maps.grad_fn, leaves_behind(maps.grad_fn)
+        return self._leaves
+
+    def forget(self) -> None:
+        """Let go of the graph walked last, which holds memory."""
+        self._node, self._leaves = None, ()
 
 
 def pictures_behind(
     maps: Tensor,
-    of_images: Mapping[int, Tensor],
+    of_images: Container[int],
     of_one_picture: Mapping[int, frozenset[int]],
     geometry: ImageGeometry,
 ) -> frozenset[int]:
     """The pictures of a sample that ``maps`` are made of; it has several.
 
     Args:
-        of_images: the leaves that depend on the images, by identity: the images themselves, or maps.
+        of_images: the identities of the leaves that depend on the images: the images themselves, or maps.
         of_one_picture: of leaves that are maps of one picture a sample, by identity, which one that is.
         geometry: the images.
     """
@@ -49,13 +66,14 @@ def pictures_behind(
     return frozenset(pictures)
 
 
-def nodes_behind(roots: Iterable[Node | None], stop: Callable[[Node], bool] = lambda node: False) -> Iterator[Node]:
+def nodes_behind(roots: Iterable[Node | None], stop: Callable[[Node], bool] | None = None) -> Iterator[Node]:
     """All nodes of the graph behind ``roots``, these included; nothing behind a node for which ``stop`` is true."""
-    pending, seen = [node for node in roots if node is not None], set()
+    pending = [node for node in roots if node is not None]
+    seen: set[Node] = set()
     while pending:
         node = pending.pop()
         if node not in seen:
             seen.add(node)
             yield node
-            if not stop(node):
-                pending.extend(behind for behind, _ in node.next_functions if behind is not None)
+            if stop is None or not stop(node):
+                pending += [behind for behind, _ in node.next_functions if behind is not None and behind not in seen]

@@ -20,7 +20,7 @@ from .._layout.trial_layouts import TrialLayouts
 from .._model.eager import force_eager
 from .._model.own_hooks import OwnHooks
 from .._model.undo import outside_inference_mode
-from .graph_walk import leaves_behind, pictures_behind
+from .graph_walk import LeavesBehind, pictures_behind
 from .random_numbers import OwnRandomNumbers
 from .rules import is_feature_map, passes_on, projects_tokens
 from .saved_once import SavedOnce
@@ -78,9 +78,10 @@ class Trace:
     # The last map of each module.
     _by_module: dict[nn.Module, TracedMap] = field(default_factory=dict)
     # The leaves that depend on the images, by identity.
-    _image_leaves: dict[int, Tensor] = field(default_factory=dict)
+    _image_leaves: dict[int, ImageLeaf] = field(default_factory=dict)
     # The others, which may do so behind a cut.
-    _cut_leaves: dict[int, Tensor] = field(default_factory=dict)
+    _cut_leaves: dict[int, ImageLeaf] = field(default_factory=dict)
+    _leaves_behind: LeavesBehind = field(default_factory=LeavesBehind)
     _saved_once: SavedOnce = field(default_factory=SavedOnce)
 
     @property
@@ -120,7 +121,7 @@ class Trace:
             with torch.enable_grad(), self._saved_once.hooks() if self.saves_once else nullcontext():
                 images = self.request.images
                 self.images = (images.clone() if images.is_inference() else images.detach()).requires_grad_()
-                self._image_leaves[id(self.images)] = self.images
+                self._image_leaves[id(self.images)] = ImageLeaf(self.images, None)
                 # A copy of the leaf, so that the model may write into its input.
                 inputs = self.request.inputs
                 return inputs.replace({inputs.images_at: self.images}).map(torch.Tensor.clone)(model)
@@ -143,6 +144,7 @@ class Trace:
             copy = self._note(module, args, output, tensor, grad_was_enabled, captured=tensor is returned[0])
             if copy is not tensor:
                 onward = replace_tensor(onward, tensor, copy)
+        self._leaves_behind.forget()
         return None if onward is output else onward
 
     def _note(
@@ -168,7 +170,7 @@ class Trace:
                 or any(tensor.is_floating_point() and not tensor.requires_grad for tensor in tensors_in(args))
             )
             if not returned.requires_grad and (of_images or behind_cut):
-                (self._image_leaves if of_images else self._cut_leaves)[id(maps)] = maps
+                (self._image_leaves if of_images else self._cut_leaves)[id(maps)] = ImageLeaf(maps, None)
         layout = self.layouts.read(self.names[module], module, maps, captured=captured)
         pictures = self._pictures_of(module, maps, layout) if layout else None
         of_pixels = all(before.layout is None for before in self._leaves_of_images(maps))
@@ -176,7 +178,7 @@ class Trace:
         if layout and is_map and (pictures is None or len(pictures) == 1):
             # No memory but one zero: the leaf is added to the maps, so that none of them has to be kept.
             leaf = maps.new_zeros(()).expand_as(maps).requires_grad_()
-            (self._image_leaves if of_images else self._cut_leaves)[id(leaf)] = leaf
+            (self._image_leaves if of_images else self._cut_leaves)[id(leaf)] = ImageLeaf(leaf, layout)
             traced = TracedMap(
                 self.names[module],
                 module,
@@ -223,17 +225,14 @@ class Trace:
             traced.call = self.calls[module] - 1
 
     def _leaves_of_images(self, maps: Tensor) -> list[ImageLeaf]:
-        layouts = {id(traced.leaf): traced.layout for traced in self.maps}
-        leaves = leaves_behind(maps.grad_fn)
         known = self._image_leaves if self._depends_on_images(maps) else self._cut_leaves
-        return [ImageLeaf(leaf, layouts.get(id(leaf))) for leaf in leaves if id(leaf) in known]
+        return [known[id(leaf)] for leaf in self._leaves_behind(maps) if id(leaf) in known]
 
     def _depends_on_images(self, maps: Tensor) -> bool:
         return self._depends_on(self._image_leaves, maps)
 
-    @staticmethod
-    def _depends_on(leaves: dict[int, Tensor], maps: Tensor) -> bool:
-        return any(id(leaf) in leaves for leaf in leaves_behind(maps.grad_fn))
+    def _depends_on(self, leaves: dict[int, ImageLeaf], maps: Tensor) -> bool:
+        return any(id(leaf) in leaves for leaf in self._leaves_behind(maps))
 
     def _pictures_of(self, module: nn.Module, maps: Tensor, layout: FeatureLayout) -> frozenset[int] | None:
         """Of samples of several pictures, those that maps of one picture a sample are made of; None for maps of all."""
