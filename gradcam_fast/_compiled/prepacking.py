@@ -7,6 +7,7 @@ the number of images; where it does, oneDNN packs the weight again in the call, 
 
 from __future__ import annotations
 
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 import torch
@@ -35,9 +36,11 @@ class PackConvolutionWeights(CustomGraphPass):
         packed_names: dict[tuple[object, ...], str] = {}
         for node in graph.find_nodes(op="call_function", target=torch.ops.mkldnn._convolution_pointwise.default):
             images, weight, _, padding, stride, dilation, groups, *_ = node.args
-            if weight.op != "get_attr" or not isinstance(tensor := getattr(module, weight.target), torch.Tensor):
+            if weight.op != "get_attr":
                 continue
-            if tensor.is_mkldnn:
+            # Of a convolution of one position, a pooled vector, inductor leaves the weight in the module it came in.
+            tensor = attrgetter(weight.target)(module)
+            if not isinstance(tensor, torch.Tensor) or tensor.is_mkldnn:
                 continue
             batch, *sides = images.meta["val"].shape
             if not all(isinstance(side, int) for side in sides):
@@ -45,7 +48,7 @@ class PackConvolutionWeights(CustomGraphPass):
             shape = [batch if isinstance(batch, int) else self.batch, *sides]
             key = (weight.target, *map(tuple, (padding, stride, dilation)), groups, *shape)
             if key not in packed_names:
-                packed_names[key] = f"{weight.target}_packed_{len(packed_names)}"
+                packed_names[key] = f"{weight.target.replace('.', '_')}_packed_{len(packed_names)}"
                 packed = torch.ops.mkldnn._reorder_convolution_weight(tensor, padding, stride, dilation, groups, shape)
                 module.register_buffer(packed_names[key], packed)
             with graph.inserting_before(node):

@@ -1,8 +1,10 @@
 """Weights of convolutions are packed once, also where the number of images is symbolic."""
 
+from operator import attrgetter
+
 import pytest
 import torch
-from torch import fx
+from torch import fx, nn
 
 from gradcam_fast._compiled.prepacking import PackConvolutionWeights
 
@@ -20,14 +22,17 @@ class Value:
         self.shape = shape
 
 
-def convolution(weight, shape):
+def convolution(weight, shape, name="weight"):
     """A module that is one convolution of oneDNN with a constant weight, of images of this shape."""
-    module = fx.GraphModule(torch.nn.Module(), fx.Graph())
-    module.register_buffer("weight", weight)
+    module = fx.GraphModule(nn.Module(), fx.Graph())
+    folder, _, last = name.rpartition(".")
+    if folder:
+        module.add_module(folder, nn.Module())
+    module.get_submodule(folder).register_buffer(last, weight)
     graph = module.graph
     images = graph.placeholder("images")
     images.meta["val"] = Value(*shape)
-    constant = graph.get_attr("weight")
+    constant = graph.get_attr(name)
     constant.meta["val"] = weight
     node = graph.call_function(CONVOLUTION, (images, constant, None, [1, 1], [1, 1], [1, 1], 1, "none", [], ""))
     graph.output(node)
@@ -39,7 +44,7 @@ def packed(module):
     PackConvolutionWeights(4)(module.graph)
     module.recompile()
     (node,) = module.graph.find_nodes(op="call_function", target=CONVOLUTION)
-    return getattr(module, node.args[1].target)
+    return attrgetter(node.args[1].target)(module)
 
 
 def test_a_constant_weight_is_packed_and_the_result_stays_the_same():
@@ -49,6 +54,15 @@ def test_a_constant_weight_is_packed_and_the_result_stays_the_same():
     for batch in (1, 4, 5):
         expected = torch.nn.functional.conv2d(images[:batch], weight, padding=1)
         torch.testing.assert_close(module(images[:batch]), expected, rtol=0, atol=1e-4)
+
+
+def test_the_weight_of_a_module_inside_is_packed():
+    # Inductor does not move the weights of convolutions of one position, as of squeeze and excitation.
+    weight, vectors = torch.randn(16, 8, 1, 1), torch.randn(3, 8, 1, 1)
+    module = convolution(weight, (Symbolic(), 8, 1, 1), "inside.weight")
+    graph_before = module(vectors)
+    assert packed(module).is_mkldnn
+    torch.testing.assert_close(module(vectors), graph_before, rtol=0, atol=1e-5)
 
 
 def test_sides_that_are_no_numbers_leave_the_weight_as_it_is():
