@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from support import packages
+from support import networks, packages
 from support.tolerances import RECIPE_PARITY
 
 import gradcam_fast
@@ -59,6 +59,17 @@ def run_python(program, *arguments):
 def test_a_package_explains_like_the_model_for_every_batch_in_its_range(dynamic, batch):
     images = random_images(batch)
     assert_same(gradcam_fast.load(dynamic)(images), packages.explainer("dynamic")(images))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["many convolutions", "patches"])
+def test_packages_of_other_networks_explain_like_these(tmp_path_factory, name):
+    loaded, explainer = gradcam_fast.load(packages.package(tmp_path_factory, name)), packages.explainer(name)
+    for batch in (1, 3):
+        images = random_images(batch)
+        explanation = explainer(images)
+        assert explanation.valid.all()
+        assert_same(loaded(images), explanation)
 
 
 @pytest.mark.slow
@@ -402,6 +413,13 @@ def test_what_cannot_be_exported_is_refused_before_anything_is_compiled(
     with pytest.raises(error, match=message):
         gradcam_fast.export(Explainer(packages.model()), random_images(2), path, **arguments)
     assert not list(tmp_path.iterdir())
+
+
+def test_the_line_of_the_model_that_fixes_the_number_of_images_is_named(tmp_path):
+    explainer = gradcam_fast.Explainer(networks.PatchNet(1))
+    message = r"at 4 \(in embedded, .*networks.py:\d+: .*len\(images\).*; give batch=4, or let that line"
+    with pytest.raises(ValueError, match=message):
+        gradcam_fast.export(explainer, torch.randn(2, 3, 16, 16), tmp_path / "model.pt2", batch=(1, 4))
 
 
 def test_an_explainer_of_chosen_images_is_not_exported(tmp_path):

@@ -190,7 +190,9 @@ def _with_batch(traced: TracedExplanation, low: int, high: int) -> TracedExplana
     """
     traced_low, traced_high = traced.record.batch
     if low != high and traced_low == traced_high:
-        raise ValueError(f"the model fixes the number of images at {traced_low}; give batch={traced_low}")
+        line = traced.batch_fixed_in
+        hint = ", or let that line read shape[0]: len() and int() of a size fix it" if line else ""
+        raise ValueError(f"the model fixes the number of images at {traced_low}{line}; give batch={traced_low}{hint}")
     if (traced_high is not None and traced_high < high) or traced_low > max(low, 2):
         largest = "" if traced_high is None else f" to {traced_high}"
         raise ValueError(

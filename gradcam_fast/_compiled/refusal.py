@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-__all__ = ["reason_of"]
+__all__ = ["in_line_of_model", "reason_of"]
 
 _OURS = str(Path(__file__).parents[1])
 _PYTORCH = str(Path(torch.__file__).parent)
@@ -35,17 +35,15 @@ def reason_of(error: BaseException) -> str:
 
 def _at_line_of_model(error: BaseException) -> str:
     """The innermost line that is neither of PyTorch nor of this package: that of the model, or of a callable target."""
-    frames = [
-        frame
-        for frame, _ in traceback.walk_tb(error.__traceback__)
-        if not frame.f_code.co_filename.startswith((_OURS, _PYTORCH, "<"))
-    ]
     lines = [
-        (frame.f_code.co_filename, number, frame.f_code.co_name)
+        in_line_of_model(frame.f_code.co_filename, number, frame.f_code.co_name)
         for frame, number in traceback.walk_tb(error.__traceback__)
-        if frame in frames
     ]
-    if not lines:
+    return next(filter(None, reversed(lines)), "")
+
+
+def in_line_of_model(file: str, number: int | None, function: str) -> str:
+    """A line as words in brackets; nothing for one of PyTorch or of this package."""
+    if number is None or file.startswith((_OURS, _PYTORCH, "<")):
         return ""
-    file, number, function = lines[-1]
     return f" (in {function}, {file}:{number}: {linecache.getline(file, number).strip()})"

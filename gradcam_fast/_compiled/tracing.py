@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from traceback import FrameSummary
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -34,7 +35,7 @@ from .._model.fingerprint import buffer_versions, needs_its_code_because
 from ..exceptions import CannotCompile
 from ..ops.arguments import METHODS
 from .record import ExplanationRecord, TensorInput, TracedTarget
-from .refusal import reason_of
+from .refusal import in_line_of_model, reason_of
 
 if TYPE_CHECKING:
     from torch import Tensor, fx, nn
@@ -57,6 +58,8 @@ class TracedExplanation:
         examples: tensors to call it with.
         fakes: the same without memory, with symbolic sizes where the graph takes any.
         shapes: which sizes the graph takes.
+        batch_fixed_in: the line of the model that fixed the number of images where it was to be free, as words; "" if
+            none did, or it is not known.
     """
 
     graph: fx.GraphModule
@@ -64,6 +67,7 @@ class TracedExplanation:
     examples: tuple[Tensor, ...]
     fakes: tuple[Tensor, ...]
     shapes: ShapeGuards
+    batch_fixed_in: str = ""
 
     def constants(self) -> list[Tensor]:
         """The tensors that the graph reads beside its inputs, weights above all."""
@@ -102,6 +106,15 @@ class ShapeGuards:
             return size, size
         known = self._shape_env.bound_sympy(self._shape_env.replace(size))
         return int(known.lower), int(known.upper) if known.upper.is_Integer else None
+
+    def fixed_in(self, place: int, axis: int) -> str:
+        """The line of the model that fixed the size of an axis which was to be free, as words; "" if none is known."""
+        size = self._sizes[place][axis]
+        for guard in self._shape_env.guards:
+            line = guard.sloc.framework_loc
+            if guard.expr.free_symbols == {size} and isinstance(line, FrameSummary):
+                return in_line_of_model(line.filename, line.lineno, line.name)
+        return ""
 
     def _check(self, shapes: tuple[tuple[int, ...], ...]) -> bool:
         values: dict[Any, int] = {}
@@ -207,7 +220,7 @@ def trace_request(
             "an explanation of several pictures a sample cannot be compiled: the model is asked in every call which "
             "maps are of which picture"
         )
-    target = _traced_target(request, captured, class_input)
+    target, batch_fixed_in = _traced_target(request, captured, class_input), ""
     if dynamic_batch:
         # An operation that computes K targets at once may fix the number of images; one target after another does not.
         for batched_backward in (True, False):
@@ -219,7 +232,9 @@ def trace_request(
             lowest, highest = traced.record.batch
             if lowest != highest:
                 return traced
-    return _trace(explainer, request, captured, target, False, dynamic_sides)
+            batch_fixed_in = traced.batch_fixed_in
+    traced = _trace(explainer, request, captured, target, False, dynamic_sides)
+    return replace(traced, batch_fixed_in=batch_fixed_in)
 
 
 def _trace(
@@ -303,7 +318,8 @@ def _trace(
         logit_tensors=len(all_tensors(logits)),
         class_count=None if target.kind == "callable" else as_class_logits(captured.logits, batch).shape[1],
     )
-    return TracedExplanation(graph, record, tuple(examples), tuple(fakes), shapes)
+    line = shapes.fixed_in(images_place, 0)
+    return TracedExplanation(graph, record, tuple(examples), tuple(fakes), shapes, line)
 
 
 @contextmanager

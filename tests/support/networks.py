@@ -198,9 +198,12 @@ class PatchNet(nn.Module):
         self.mix, self.head = nn.MultiheadAttention(16, 2, batch_first=True), nn.Linear(16, 5)
         self.eval()
 
-    def forward(self, images):
+    def embedded(self, images):
         patches = self.patch(images).flatten(2).mT
-        tokens = self.norm(torch.cat([self.class_tokens.expand(len(images), -1, -1), patches], 1))
+        return torch.cat([self.class_tokens.expand(len(images), -1, -1), patches], 1)
+
+    def forward(self, images):
+        tokens = self.norm(self.embedded(images))
         tokens = tokens + self.mix(tokens, tokens, tokens)[0]
         return self.head(tokens[:, 0] if self.class_tokens.shape[1] else tokens.mean(1))
 

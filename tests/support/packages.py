@@ -1,6 +1,7 @@
 """Packages that several tests use: each is compiled once in a run, for all workers."""
 
 import torch
+from torch import nn
 
 import gradcam_fast
 from support import networks, red_or_blue
@@ -17,17 +18,51 @@ class Weighted(networks.TwoInputs):
         return self.head(self.features(images)) * shift.unsqueeze(1)
 
 
+class ManyConvolutions(nn.Module):
+    """Convolutions of many kinds; two of them squeeze and excite, so each has one position."""
+
+    def __init__(self):
+        super().__init__()
+        self.features = nn.Sequential(
+            nn.Conv2d(3, 8, 3, 2, 1), nn.Hardswish(),
+            nn.Conv2d(8, 8, 3, padding=2, dilation=2, groups=8, bias=False), nn.BatchNorm2d(8), nn.SiLU(),
+            nn.Conv2d(8, 16, 1, groups=2), nn.GELU(),
+            nn.ConvTranspose2d(16, 16, 2, 2), nn.ReLU(),
+        )  # fmt: skip
+        self.gate = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(16, 4, 1), nn.ReLU(), nn.Conv2d(4, 16, 1))
+        self.last, self.head = nn.Conv2d(16, 16, (3, 1), padding=(1, 0)), nn.Linear(16, 5)
+        for weight in (parameter for parameter in self.parameters() if parameter.dim() == 4):
+            nn.init.kaiming_normal_(weight)  # so that the images still matter at the end
+
+    def forward(self, images):
+        features = self.features(images)
+        return self.head(self.last(features * self.gate(features).sigmoid()).relu().mean((2, 3)))
+
+
+class Patches(networks.PatchNet):
+    """A transformer with a class token, for any number of images."""
+
+    def __init__(self):
+        super().__init__(1)
+
+    def embedded(self, images):
+        patches = self.patch(images).flatten(2).mT
+        return torch.cat([self.class_tokens.expand(images.shape[0], -1, -1), patches], 1)
+
+
 def model(kind=networks.stateless):
     torch.manual_seed(0)
     return kind()
 
 
-def _small(**choices):
-    return gradcam_fast.Explainer(model()), torch.randn(2, 3, 16, 16), choices
+def _small(kind=networks.stateless, **choices):
+    return gradcam_fast.Explainer(model(kind).eval()), torch.randn(2, 3, 16, 16), choices
 
 
 PACKAGES = {
     "dynamic": lambda: _small(batch=(1, 8), names=NAMES, preprocessing=PREPROCESSING),
+    "many convolutions": lambda: _small(ManyConvolutions, batch=(1, 8)),
+    "patches": lambda: _small(Patches, batch=(1, 8)),
     "fixed": lambda: _small(batch=3, topk=2, self_contained=True),
     "classes come in": lambda: _small(batch=(1, 4), target="input", names=NAMES),
     "two inputs": lambda: (
