@@ -115,7 +115,7 @@ def test_one_graph_for_all_batches_beside_one_for_each(compare, freezing, name):
 
 @pytest.mark.skipif(not hasattr(gradcam_fast, "export"), reason="explanations cannot be exported yet")
 @pytest.mark.parametrize("batch", BATCHES)
-@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+@pytest.mark.parametrize("name", NETWORKS)
 def test_a_package_beside_the_compiled_explanation(compare, freezing, tmp_path, name, batch):
     model, images = build(name).requires_grad_(False), photos(batch)
     eager, explainer = predict(model), gradcam_fast.Explainer(model)
