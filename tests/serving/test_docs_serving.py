@@ -56,7 +56,7 @@ def test_the_service_of_bentoml_explains_over_http(tmp_path):
     # The network has no weights there, so that nothing is downloaded; here both processes draw the same.
     seeded = f"import torch\n\ntorch.manual_seed(0)\n{BENTOML}"
     (tmp_path / "service.py").write_text(seeded)
-    names = {}
+    names = {"__name__": "service"}
     exec(compile(seeded, tmp_path / "service.py", "exec"), names)
     (alone,) = names["Explain"].inner().explain([red_or_blue.photo("red")])
     port = free_port()
