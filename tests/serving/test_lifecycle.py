@@ -18,7 +18,7 @@ from support import red_or_blue
 from support.service import BLUE, EXPLAIN, MODEL, PREDICT, RED, running, source
 
 from gradcam_fast.pipeline.network_source import NetworkSource
-from gradcam_fast.serving import create_app, protocol, served_model
+from gradcam_fast.serving import ServiceSettings, create_app, protocol, served_model
 
 PNG = {"content-type": "image/png"}
 
@@ -225,6 +225,24 @@ def test_a_model_that_cannot_be_loaded_again_stays_as_it_was(client_of, tmp_path
         answer = client.post(PREDICT, content=RED, headers=PNG)
         assert answer.json()["predictions"][0]["classes"][0]["name"] == "red"
         assert client.post("/v2/repository/models/other/load").status_code == 404
+
+
+def test_a_model_is_loaded_and_tried_with_the_threads_of_the_service(client_of, monkeypatch):
+    """With one for each core, on cores that others use, loading takes many times as long."""
+    seen, make = [], red_or_blue.model
+
+    def model():
+        network = make()
+        network.register_forward_pre_hook(lambda *_: seen.append(torch.get_num_threads()))
+        seen.append(torch.get_num_threads())
+        return network
+
+    monkeypatch.setattr(red_or_blue, "model", model)
+    with client_of(settings=ServiceSettings(threads=3)) as client:
+        assert len(seen) > 1 and set(seen) == {3}
+        seen.clear()
+        assert client.post(f"/v2/repository/models/{MODEL}/load").status_code == 200
+        assert len(seen) > 1 and set(seen) == {3}
 
 
 @pytest.mark.parametrize("name", ["", "a/b", "a b", "../x", "a:b", "-"])
