@@ -69,7 +69,12 @@ def deployment(
     scale = {"num_replicas": replicas} if isinstance(replicas, int) else {"autoscaling_config": dict(replicas)}
     replica = serve.deployment(
         name=_MODELS,
-        ray_actor_options={"num_cpus": cpus, "num_gpus": gpus},
+        # Of memory, see allocator.use_one_arena, which would come too late here.
+        ray_actor_options={
+            "num_cpus": cpus,
+            "num_gpus": gpus,
+            "runtime_env": {"env_vars": {"MALLOC_ARENA_MAX": "1"}},
+        },
         # The photos of a batch that runs, and those of the next ones.
         max_ongoing_requests=4 * (settings.max_batch or (32 if gpus else 4)),
         graceful_shutdown_timeout_s=settings.deadline,

@@ -4,12 +4,14 @@ import asyncio
 import concurrent.futures
 import json
 import os
+import platform
 import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import httpx
 import pytest
@@ -172,6 +174,23 @@ def test_a_connection_that_is_closed_is_noticed_by_the_running_service(tmp_path)
         # Half a body, then gone: nothing is left behind, and the service goes on.
         assert httpx.post(served.url(EXPLAIN), content=RED, headers=PNG).status_code == 200
         assert '"status": 500' not in (tmp_path / "log").read_text()
+
+
+def arenas(process):
+    """How many arenas of glibc a process has beside its first: each begins a piece of 64 MB of the address space."""
+    lines = [line.split() for line in Path(f"/proc/{process.pid}/maps").read_text().splitlines()]
+    pieces = [line[0].split("-") for line in lines if len(line) == 5]  # those of files have a name, too
+    return sum(int(start, 16) % 2**26 == 0 and int(end, 16) - int(start, 16) <= 2**26 for start, end in pieces)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries have no arenas")
+def test_all_threads_share_one_arena(tmp_path):
+    """With one for each thread, a request of EfficientNet-Lite0 got 15 MB of memory anew from the system."""
+    with running(tmp_path) as served, concurrent.futures.ThreadPoolExecutor(4) as pool:
+        posts = [pool.submit(httpx.post, served.url(EXPLAIN), content=RED, headers=PNG) for _ in range(8)]
+        assert {post.result().status_code for post in posts} == {200}
+        assert arenas(served.process) == 0
 
 
 @pytest.fixture

@@ -105,6 +105,8 @@ def test_a_photo_is_explained_by_a_replica(address):
     assert cells == [RED_CELL, BLUE_CELL]
     assert httpx.get(f"{address}/v1/models/{MODEL}/classes").json() == {"classes": ["red", "blue"]}
     assert httpx.get(f"{address}/v1/models/{MODEL}").json()["layer"] == "1"
+    # One arena of memory for all threads, which must be known when the process starts.
+    assert all(b"MALLOC_ARENA_MAX=1\0" in Path(f"/proc/{pid}/environ").read_bytes() for pid in replicas())
 
 
 @pytest.mark.parametrize(
