@@ -1,11 +1,12 @@
 """What Ray adds to the price of a photo, and how throughput grows with the number of actors.
 
     PYTHONPATH=tests python benchmarks/batch.py cost          # CPU seconds beside the command line's, goal 1 / 0.85
-    PYTHONPATH=tests python benchmarks/batch.py growth        # 10^5 rows through a network that only waits
+    PYTHONPATH=tests python benchmarks/batch.py growth        # 10^5 rows by a network that only waits
 
-Costs are CPU seconds between the first batch and the last one. For growth, the network of `waiting_network` waits as
-long as a real one computes: more actors than cores then stand for more machines, until what is not the network
-(reading, Arrow, Ray) fills the cores.
+Costs are CPU seconds between the first batch and the last one. For growth, the network of `waiting_network` waits
+instead of computing: more actors than cores then stand for more machines, until what is not the network (decoding,
+Arrow, Ray) fills the cores. The last number of actors has all rows, the others as many as they take in `--seconds`.
+Rates are those of the middle of a run, while all actors work.
 """
 
 import argparse
@@ -36,7 +37,7 @@ from gradcam_fast.pipeline.networks import load_network
 from gradcam_fast.pipeline.photo_files import PhotoFile
 
 BATCH = 32
-SECONDS_PER_PHOTO = 0.01
+SECONDS_PER_PHOTO = 0.004
 WAITING = NetworkSource(
     "batch:waiting_network", size=(56, 56), mean=(0, 0, 0), std=(1, 1, 1), crop=None, probabilities="softmax"
 )
@@ -47,15 +48,18 @@ NOTING = NetworkSource(
 
 
 class Waiting(torch.nn.Module):
-    """The network that tells red from blue, at the price of waiting."""
+    """The network that tells red from blue, at the price of waiting; it notes when it ran, as `Noting`."""
 
     def __init__(self):
         super().__init__()
         self.layers = red_or_blue.model()
 
     def forward(self, images):
-        time.sleep(SECONDS_PER_PHOTO * len(images))
-        return self.layers(images)
+        logits = self.layers(images)
+        if images.any():
+            time.sleep(SECONDS_PER_PHOTO * len(images))
+            note(images)
+        return logits
 
 
 def waiting_network():
@@ -87,10 +91,20 @@ class Noting(torch.nn.Module):
 
     def forward(self, images):
         logits = self.layers(images)
-        if images.any():
-            with open(os.environ[NOTES], "a") as file:
-                file.write(f"{time.time()} {len(images)} {os.getpid()}\n")
+        if images.any():  # weights are tried on black images
+            note(images)
         return logits
+
+
+def note(images):
+    """Write down that this process has just predicted these images."""
+    with open(os.environ[NOTES], "a") as file:
+        file.write(f"{time.time()} {len(images)} {os.getpid()}\n")
+
+
+def noted(file):
+    """(time, number of images, process) of each forward, by time."""
+    return sorted(tuple(map(float, line.split())) for line in file.read_text().splitlines())
 
 
 def noting_network():
@@ -164,7 +178,7 @@ def cost(folder, count, rounds):
         meter = measured(lambda run=run, out=out: run(paths, out))
         if name == "ray":
             ray.shutdown()
-        forwards = [tuple(map(float, line.split())) for line in notes.read_text().splitlines()]
+        forwards = noted(notes)
         (start, *_), (end, _, pid) = forwards[1], forwards[-1]  # the first forward looks for the layer
         spent = meter.between(start, end)
         a_photo[name].append(spent.pop(int(pid)) / sum(photos for _, photos, _ in forwards[2:]))
@@ -183,15 +197,18 @@ def cost(folder, count, rounds):
     print(json.dumps(result))
 
 
-def growth(folder, rows, counts):
-    """Rows per second, by the number of actors; each has as many rows as the others."""
+def growth(folder, rows, counts, seconds):
+    """Rows per second and what they cost, by the number of actors."""
     photo = folder / "photo.png"
     red_or_blue.photo(scale=1).save(photo)
     listing = pyarrow.table({"path": [str(photo)] * rows, "name": [f"photo {number}" for number in range(rows)]})
-    ray.init(num_cpus=max(counts) + 1, include_dashboard=False, object_store_memory=500 * 2**20, log_to_driver=False)
     for count in counts:
-        share = listing.slice(0, rows * count // max(counts))
+        wanted = rows if count == max(counts) else min(rows, round(count * seconds / SECONDS_PER_PHOTO))
+        share = listing.slice(0, wanted)
         out = folder / f"{count} actors"
+        os.environ[NOTES] = str(folder / f"notes of {count}")
+        # Each time anew, because its processes have the environment of this one as it is now.
+        ray.init(num_cpus=count + 1, include_dashboard=False, object_store_memory=500 * 2**20, log_to_driver=False)
 
         def run(share=share, out=out, count=count):
             outcome = explain_photos(share, out, Explain(WAITING, batch_size=BATCH), Actors(count))
@@ -199,26 +216,26 @@ def growth(folder, rows, counts):
 
         start = time.time()
         meter = measured(run)
-        wall, cpu = time.time() - start, sum(meter.between(start, time.time()).values())
-        parts = list((out / "maps.parquet").glob("*.parquet"))
-        size = sum(part.stat().st_size for part in parts)
-        print(
-            json.dumps(
-                {
-                    "actors": count,
-                    "rows": len(share),
-                    "seconds": round(wall, 1),
-                    "rows/s": round(len(share) / wall, 1),
-                    "limit by waiting": round(count / SECONDS_PER_PHOTO, 1),
-                    "CPU ms per row": round(1000 * cpu / len(share), 3),
-                    "parts": len(parts),
-                    "bytes per row": round(size / len(share), 1),
-                }
-            ),
-            flush=True,
-        )
+        wall = time.time() - start
+        ray.shutdown()
+        forwards = noted(Path(os.environ[NOTES]))
+        start, end = (forwards[round(len(forwards) * part)][0] for part in (0.3, 0.9))
+        done = sum(images for moment, images, _ in forwards if start < moment <= end)
+        cpu = sum(meter.between(start, end).values())
+        limit = count / SECONDS_PER_PHOTO
+        result = {
+            "actors": count,
+            "rows": len(share),
+            "seconds": round(wall, 1),
+            "rows/s": round(done / (end - start)),
+            "of what the waiting allows": round(done / (end - start) / limit, 2),
+            "cores busy": round(cpu / (end - start), 2),
+            "CPU ms per row": round(1000 * cpu / done, 3),
+            "parts": len(list((out / "maps.parquet").glob("*.parquet"))),
+            "load of the machine": round(os.getloadavg()[0], 1),
+        }
+        print(json.dumps(result), flush=True)
         shutil.rmtree(out)
-    ray.shutdown()
 
 
 if __name__ == "__main__":
@@ -226,6 +243,7 @@ if __name__ == "__main__":
     parser.add_argument("what", choices=("cost", "growth"))
     parser.add_argument("--rows", type=int, default=100_000, help="of growth")
     parser.add_argument("--actors", type=int, nargs="+", default=[1, 2, 4, 8], help="of growth")
+    parser.add_argument("--seconds", type=float, default=15, help="of growth, for each number of actors but the last")
     parser.add_argument("--photos", type=int, default=352, help="of cost")
     parser.add_argument("--rounds", type=int, default=2, help="of cost")
     arguments = parser.parse_args()
@@ -233,4 +251,4 @@ if __name__ == "__main__":
         if arguments.what == "cost":
             cost(Path(folder), arguments.photos, arguments.rounds)
         else:
-            growth(Path(folder), arguments.rows, arguments.actors)
+            growth(Path(folder), arguments.rows, arguments.actors, arguments.seconds)

@@ -2,8 +2,8 @@
 
     python benchmarks/serving.py --model resnet50 --weights random --seconds 60
 
-Starts ``gradcam-fast serve`` and prints: processor time of a request against that of a direct call on the same bytes;
-failed answers, latency and memory under 64 clients; and the time until the service is ready.
+Starts ``gradcam-fast serve`` and prints: processor time and page faults of a request against those of a direct call on
+the same bytes; failed answers, latency and memory under 64 clients; and the time until the service is ready.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ TICKS = os.sysconf("SC_CLK_TCK")
 DIRECT = """
 import sys, time
 started = time.perf_counter()
-import gradcam_fast, io, json, torch
+import gradcam_fast, io, json, resource, torch
 from gradcam_fast.pipeline.network_source import NetworkSource
 from gradcam_fast.pipeline.photo_reading import read_photo
 import_seconds = time.perf_counter() - started
@@ -38,11 +38,14 @@ def call():
     return explanation.logits.tolist(), explanation.heatmap.numpy().tobytes()
 for _ in range(5):
     call()
-calls, before = int(sys.argv[5]), time.process_time()
+def faults():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+calls, before, faults_before = int(sys.argv[5]), time.process_time(), faults()
 for _ in range(calls):
     call()
-cpu = (time.process_time() - before) / calls
-print(json.dumps({"cpu": cpu, "import": import_seconds, "load": load_seconds, "start cpu": start_cpu}))
+cpu, page_faults = (time.process_time() - before) / calls, (faults() - faults_before) / calls
+found = {"cpu": cpu, "faults": page_faults, "import": import_seconds, "load": load_seconds, "start cpu": start_cpu}
+print(json.dumps(found))
 """
 
 
@@ -82,8 +85,15 @@ class Service:
 
     def cpu(self) -> float:
         """Seconds of processor time so far."""
-        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        fields = self._stat()
         return (int(fields[11]) + int(fields[12])) / TICKS
+
+    def faults(self) -> int:
+        """Pages that the process got anew from the system so far, without reading them from a disk."""
+        return int(self._stat()[7])
+
+    def _stat(self) -> list[str]:
+        return Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
 
     def memory(self) -> float:
         """Resident memory in MB."""
@@ -126,7 +136,7 @@ async def load(service: Service, data: bytes, clients: int, seconds: float) -> d
             await asyncio.sleep(0.5)
 
     watching = asyncio.create_task(watch())
-    before = service.cpu()
+    before, faults = service.cpu(), service.faults()
     await asyncio.gather(*(client() for _ in range(clients)))
     wall = time.perf_counter() - begin
     watching.cancel()
@@ -137,6 +147,7 @@ async def load(service: Service, data: bytes, clients: int, seconds: float) -> d
         "statuses": dict(statuses),
         "per second": round(rate, 2),
         "cpu ms": round(1000 * (service.cpu() - before) / len(latencies), 2),
+        "page faults": round((service.faults() - faults) / len(latencies)),
         "p50 s": round(latencies[len(latencies) // 2], 3),
         "p99 s": round(latencies[int(len(latencies) * 0.99)], 3),
         "p99 / (clients / throughput)": round(latencies[int(len(latencies) * 0.99)] / (clients / rate), 2),
@@ -175,6 +186,7 @@ def main() -> None:
     print(f"direct call: {cpu:.1f} ms of processor time; photo of {len(data) / 1000:.0f} kB, {options.model}")
     print(f"one client: {single['cpu ms']} ms, {single['cpu ms'] / cpu:.3f} of a direct call")  # type: ignore[operator]
     print(f"{options.clients} clients: {crowd['cpu ms']} ms, {crowd['cpu ms'] / cpu:.3f} of one")  # type: ignore[operator]
+    print(f"page faults: {alone['faults']:.0f}, {single['page faults']} and {crowd['page faults']}")
     print(json.dumps(crowd, indent=2))
     expected = alone["import"] + alone["load"]
     print(f"ready after {service.start_up:.1f} s; importing and loading alone take {expected:.1f} s")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import closing
@@ -125,6 +126,35 @@ class Explain:
         Raises:
             ValueError: a column is missing or of another type.
         """
+        return pyarrow.Table.from_batches(self._explained(photos), schema=self.schema).combine_chunks()
+
+    def lists(self, photos: pyarrow.Table | pyarrow.RecordBatch) -> pyarrow.ListArray:
+        """The rows of each photo as one list, for engines whose functions return one value for each row, as Daft's.
+
+        Args:
+            photos: as for a call.
+
+        Returns:
+            A list for each photo, in order, of structs with the columns of `schema`.
+
+        Raises:
+            ValueError: a column is missing or of another type.
+        """
+        of_photos = self._explained(photos)
+        ends = itertools.accumulate((len(rows) for rows in of_photos), initial=0)
+        rows = pyarrow.Table.from_batches(of_photos, schema=self.schema).combine_chunks()
+        structs = pyarrow.StructArray.from_arrays(
+            [column.combine_chunks() for column in rows.columns], fields=list(self.schema)
+        )
+        return pyarrow.ListArray.from_arrays(pyarrow.array(ends, pyarrow.int32()), structs)
+
+    def batches(self, batches: Iterable[pyarrow.RecordBatch]) -> Iterator[pyarrow.RecordBatch]:
+        """Explain batch after batch, as Spark's ``mapInArrow`` asks for it."""
+        for batch in batches:
+            yield from self(batch).to_batches()
+
+    def _explained(self, photos: pyarrow.Table | pyarrow.RecordBatch) -> list[pyarrow.RecordBatch]:
+        """The rows of each photo, in order."""
         items = list(_items(photos))
         explainer = self.load()
         schema = self.schema
@@ -144,12 +174,7 @@ class Explain:
                     if isinstance(outcome, Exception):
                         outcome = record_batch(item.path, [error_row(item.path, item.name, outcome)], schema)
                     rows.append(outcome)
-        return pyarrow.Table.from_batches(rows, schema=schema).combine_chunks()
-
-    def batches(self, batches: Iterable[pyarrow.RecordBatch]) -> Iterator[pyarrow.RecordBatch]:
-        """Explain batch after batch, as Spark's ``mapInArrow`` asks for it."""
-        for batch in batches:
-            yield from self(batch).to_batches()
+        return rows
 
     def _read(self, item: _Item, explainer: BatchExplainer) -> LoadedPhoto:
         photo = read_photo(self._file(item), self.max_pixels, name=item.path)

@@ -98,8 +98,8 @@ class LocalEngine:
         if self._models:
             return
         self._cleanup.enter_context(own_pixel_limit())
-        self._decoders = ThreadPoolExecutor(cores(), "decode", initializer=_use_threads, initargs=(1,))
-        self._runner = ThreadPoolExecutor(1, "model", initializer=_use_threads, initargs=(self._settings.threads,))
+        self._decoders = _executor(cores(), "decode", 1)
+        self._runner = _executor(1, "model", self._settings.threads)
         self._cleanup.callback(self._decoders.shutdown, cancel_futures=True)
         self._cleanup.callback(self._runner.shutdown, cancel_futures=True)
         for name in self._sources:
@@ -156,7 +156,12 @@ class LocalEngine:
 
     async def _load(self, name: str) -> None:
         # Not in the thread that runs models, so that a reload stops nobody; it also tries the new model there.
-        served = await asyncio.to_thread(ServedModel, self._sources[name], self._settings)
+        loader = _executor(1, "load", self._settings.threads)
+        try:
+            loop = asyncio.get_running_loop()
+            served = await loop.run_in_executor(loader, ServedModel, self._sources[name], self._settings)
+        finally:
+            loader.shutdown(wait=False)
         most = self._settings.max_batch or (4 if served.device.type == "cpu" else 32)
         self._models[name] = served
         self._batchers[name] = Batcher(lambda work, photos: self._run(name, work, photos), most, self._runner)
@@ -187,6 +192,11 @@ def check_names(names: Iterable[str]) -> None:
     for name in names:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
             raise ValueError(f"{name!r} cannot stand in an address; give a name of letters, digits, '.', '_' and '-'")
+
+
+def _executor(count: int, name: str, threads: int) -> ThreadPoolExecutor:
+    """``count`` threads, in each of which torch uses so many threads of its own."""
+    return ThreadPoolExecutor(count, name, initializer=_use_threads, initargs=(threads,))
 
 
 def _use_threads(count: int) -> None:

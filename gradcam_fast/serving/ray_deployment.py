@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import signal
 import threading
+import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -22,6 +24,7 @@ from .app import create_app
 from .engine import LocalEngine, check_names
 from .metrics import Instrument, Metric, ServiceMetrics
 from .queries import QueryError
+from .request_log import LOG
 from .security import KEY_VARIABLE
 from .settings import ServiceSettings
 
@@ -32,6 +35,11 @@ if TYPE_CHECKING:
     from .queries import PhotoAnswer, PhotoQuery
 
 __all__ = ["application", "deployment", "ray_instruments", "run_on_ray"]
+
+# Of the deployment whose replicas have the models.
+_MODELS = "models"
+# States in which a replica is given requests.
+_SERVING = ("RUNNING", "PENDING_MIGRATION")
 
 
 def deployment(
@@ -60,8 +68,13 @@ def deployment(
     settings = replace(settings or ServiceSettings(), threads=max(1, int(cpus)))
     scale = {"num_replicas": replicas} if isinstance(replicas, int) else {"autoscaling_config": dict(replicas)}
     replica = serve.deployment(
-        name="models",
-        ray_actor_options={"num_cpus": cpus, "num_gpus": gpus},
+        name=_MODELS,
+        # Of memory, see allocator.use_one_arena, which would come too late here.
+        ray_actor_options={
+            "num_cpus": cpus,
+            "num_gpus": gpus,
+            "runtime_env": {"env_vars": {"MALLOC_ARENA_MAX": "1"}},
+        },
         # The photos of a batch that runs, and those of the next ones.
         max_ongoing_requests=4 * (settings.max_batch or (32 if gpus else 4)),
         graceful_shutdown_timeout_s=settings.deadline,
@@ -151,6 +164,7 @@ class ModelReplica:
     async def __init__(self, models: dict[str, NetworkSource], settings: ServiceSettings) -> None:  # type: ignore[misc]  # Ray awaits it
         self._engine = LocalEngine(models, settings, ServiceMetrics(ray_instruments))
         await self._engine.start()
+        self._reloads: dict[str, tuple[str, asyncio.Task[None]]] = {}
 
     async def answer(self, model: str, query: PhotoQuery) -> PhotoAnswer:
         """The answer to one query."""
@@ -170,6 +184,21 @@ class ModelReplica:
     async def layers(self, model: str) -> list[dict[str, Any]]:
         """The layers of a model that can be explained."""
         return await self._engine.layers(model)
+
+    async def reload(self, model: str, order: str) -> str:
+        """Load a model again from its source, once for each ``order``; the name of this replica.
+
+        Raises:
+            RuntimeError: it cannot be loaded; this replica's log has the reason, and the old model goes on.
+        """
+        if model not in self._reloads or self._reloads[model][0] != order:
+            self._reloads[model] = order, asyncio.create_task(self._engine.reload(model))
+        try:
+            await asyncio.shield(self._reloads[model][1])
+        except Exception as error:  # not all of these can be sent to another process
+            LOG.error("not reloaded", exc_info=error, extra={"fields": {"model": model}})
+            raise RuntimeError(f"{model} cannot be loaded again") from None
+        return serve.get_replica_context().replica_id.unique_id
 
 
 class Ingress:
@@ -217,8 +246,18 @@ class RemoteEngine:
         return layers
 
     async def reload(self, model: str) -> None:
-        """Refused: a call reaches one replica only."""
-        raise QueryError("with Ray, models are loaded again by deploying the application again", 501)
+        """Have each replica load a model again; until its new one is ready, it answers by the old one.
+
+        A call goes to one replica, whichever Ray chooses. So there are calls until every replica has been called.
+        """
+        if model not in self.names:
+            raise QueryError(f"there is no model {model!r}; choose one of {', '.join(self.names)}", 404)
+        order, reloaded = uuid.uuid4().hex, set[str]()
+        while missing := await asyncio.to_thread(_count_replicas) - len(reloaded):
+            if missing < 0:  # replicas have ended since
+                break
+            calls = [self._call(lambda: self._replicas.reload.remote(model, order)) for _ in range(missing)]
+            reloaded.update(await asyncio.gather(*calls))
 
     @staticmethod
     async def _call(method: Callable[[], Any]) -> Any:
@@ -228,3 +267,16 @@ class RemoteEngine:
             raise (error.cause or error) from None
         except (RayActorError, BackPressureError) as error:
             raise QueryError("the process that had this photo has ended; send it again", 503) from error
+
+
+def _count_replicas() -> int:
+    """How many replicas of the models answer, of the application of the calling process.
+
+    Raises:
+        QueryError: none.
+    """
+    status = serve.status().applications[serve.get_replica_context().app_name].deployments[_MODELS]
+    count = sum(number for state, number in status.replica_states.items() if state in _SERVING)
+    if not count:
+        raise QueryError("no replica of the models is ready; send the request again", 503)
+    return count

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import uvicorn
 
+from .allocator import use_one_arena
 from .app import create_app
 from .request_log import LOG, log_as_json
 from .settings import ServiceSettings
@@ -86,6 +87,7 @@ def run(
         ValueError, FileNotFoundError, ImportError: a model cannot be loaded.
     """
     settings = settings or ServiceSettings()
+    use_one_arena()
     log_as_json()
     app = create_app(models, settings)
     config = uvicorn.Config(

@@ -2,7 +2,7 @@
 
 import re
 
-from support.documents import DOCS, run_python
+from support.documents import DOCS, python_blocks, run_python
 
 from gradcam_fast.cli import main
 
@@ -10,7 +10,8 @@ from gradcam_fast.cli import main
 def test_the_lines_of_python_do_what_they_say(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     run_python("docs/batch.md")
-    assert capsys.readouterr().out == "['missing.jpg: no such file']\n"
+    promised = re.findall(r"^print\(.+\)  # (.+)$", "\n".join(python_blocks("batch.md")), re.MULTILINE)
+    assert len(promised) == 7 and capsys.readouterr().out.splitlines() == promised
 
 
 def test_its_options_are_options_of_explain(capsys):

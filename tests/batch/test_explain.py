@@ -63,6 +63,18 @@ def test_rows_and_schema_are_those_of_the_command_line(paths, tmp_path, topk):
     assert without_nan(by_photo_and_class(table)) == without_nan(by_photo_and_class(expected))
 
 
+@pytest.mark.parametrize("topk", [1, 2])
+def test_lists_have_the_rows_of_each_photo(paths, topk):
+    explain = Explain(RED_OR_BLUE, topk=topk, batch_size=2)
+    lists = explain.lists(of_paths(paths))
+    assert lists.type == pyarrow.list_(pyarrow.struct(explain.schema))
+    assert [{row["path"] for row in rows} for rows in lists.to_pylist()] == [{path} for path in paths]
+    assert [len(rows) for rows in lists.to_pylist()] == [topk if path[-5].isdigit() else 1 for path in paths]
+    rows = [row for of_photo in lists.to_pylist() for row in of_photo]
+    assert without_nan(rows) == without_nan(explain(of_paths(paths)).to_pylist())
+    assert explain.lists(of_paths([]).cast(pyarrow.schema([("path", pyarrow.string())]))).to_pylist() == []
+
+
 def test_a_photo_that_cannot_be_read_is_one_row_with_its_reason_and_the_others_have_none(paths):
     table = Explain(RED_OR_BLUE)(of_paths(paths)).to_pandas().set_index("path")
     reasons = {os.path.basename(path): error for path, error in table["error"].dropna().items()}

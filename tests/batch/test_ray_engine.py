@@ -1,10 +1,12 @@
 """Ray on a cluster of this machine: the command line's rows, whatever photos, processes and runs come to."""
 
+import io
 import os
 import re
 import signal
 import subprocess
 import sys
+import tarfile
 import threading
 import time
 from collections import Counter
@@ -208,6 +210,36 @@ def test_other_sources_are_datasets_and_go_to_parquet_by_ray(cluster, photos, ex
     made = rows_of(read(tmp_path))
     assert [{**row, "name": ""} for row in made] == [{**row, "name": ""} for row in more]
     assert main(["render", str(tmp_path / "maps.parquet"), "--out", str(tmp_path / "pictures"), "--quiet"]) == 0
+
+
+def from_parquet(photos, folder):
+    pyarrow.parquet.write_table(photos, folder / "photos.parquet")
+    return ray.data.read_parquet(str(folder / "photos.parquet"))
+
+
+def from_lance(photos, folder):
+    lance = pytest.importorskip("lance", reason="Lance is not installed; pip install pylance")
+    lance.write_dataset(photos, folder / "photos.lance")
+    return ray.data.read_lance(str(folder / "photos.lance"))
+
+
+def from_webdataset(photos, folder):
+    with tarfile.open(folder / "photos.tar", "w") as shard:
+        for row in photos.to_pylist():
+            file = tarfile.TarInfo(f"{row['path']}.png")
+            file.size = len(row["bytes"])
+            shard.addfile(file, io.BytesIO(row["bytes"]))
+    samples = ray.data.read_webdataset(str(folder / "photos.tar"), decoder=None)
+    return samples.rename_columns({"__key__": "path", "png": "bytes"})
+
+
+@pytest.mark.parametrize("source", [from_parquet, from_lance, from_webdataset])
+def test_a_source_that_has_the_files_gives_the_rows_of_their_bytes(cluster, photos, tmp_path, source):
+    files = [*sorted(photos.glob("00*.png")), photos / "bad 3.jpg"]
+    table = pyarrow.table({"path": [path.stem for path in files], "bytes": [path.read_bytes() for path in files]})
+    maps = explained(source(table, tmp_path), EXPLAIN, Actors(1))
+    made = pyarrow.concat_tables(ray.get(maps.to_arrow_refs())).select(EXPLAIN.schema.names)
+    assert len(made) > 2 and rows_of(made) == rows_of(EXPLAIN(table))
 
 
 def test_a_dataset_with_a_checkpoint_goes_on_where_it_was(cluster, photos, tmp_path):

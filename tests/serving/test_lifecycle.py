@@ -4,12 +4,14 @@ import asyncio
 import concurrent.futures
 import json
 import os
+import platform
 import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import httpx
 import pytest
@@ -18,7 +20,7 @@ from support import red_or_blue
 from support.service import BLUE, EXPLAIN, MODEL, PREDICT, RED, running, source
 
 from gradcam_fast.pipeline.network_source import NetworkSource
-from gradcam_fast.serving import create_app, protocol, served_model
+from gradcam_fast.serving import ServiceSettings, create_app, protocol, served_model
 
 PNG = {"content-type": "image/png"}
 
@@ -174,6 +176,23 @@ def test_a_connection_that_is_closed_is_noticed_by_the_running_service(tmp_path)
         assert '"status": 500' not in (tmp_path / "log").read_text()
 
 
+def arenas(process):
+    """How many arenas of glibc a process has beside its first: each begins a piece of 64 MB of the address space."""
+    lines = [line.split() for line in Path(f"/proc/{process.pid}/maps").read_text().splitlines()]
+    pieces = [line[0].split("-") for line in lines if len(line) == 5]  # those of files have a name, too
+    return sum(int(start, 16) % 2**26 == 0 and int(end, 16) - int(start, 16) <= 2**26 for start, end in pieces)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries have no arenas")
+def test_all_threads_share_one_arena(tmp_path):
+    """With one for each thread, a request of EfficientNet-Lite0 got 15 MB of memory anew from the system."""
+    with running(tmp_path) as served, concurrent.futures.ThreadPoolExecutor(4) as pool:
+        posts = [pool.submit(httpx.post, served.url(EXPLAIN), content=RED, headers=PNG) for _ in range(8)]
+        assert {post.result().status_code for post in posts} == {200}
+        assert arenas(served.process) == 0
+
+
 @pytest.fixture
 def weights(tmp_path):
     """weights(red): a file of weights with which the network sees red as red, or as blue; and its source."""
@@ -225,6 +244,24 @@ def test_a_model_that_cannot_be_loaded_again_stays_as_it_was(client_of, tmp_path
         answer = client.post(PREDICT, content=RED, headers=PNG)
         assert answer.json()["predictions"][0]["classes"][0]["name"] == "red"
         assert client.post("/v2/repository/models/other/load").status_code == 404
+
+
+def test_a_model_is_loaded_and_tried_with_the_threads_of_the_service(client_of, monkeypatch):
+    """With one for each core, on cores that others use, loading takes many times as long."""
+    seen, make = [], red_or_blue.model
+
+    def model():
+        network = make()
+        network.register_forward_pre_hook(lambda *_: seen.append(torch.get_num_threads()))
+        seen.append(torch.get_num_threads())
+        return network
+
+    monkeypatch.setattr(red_or_blue, "model", model)
+    with client_of(settings=ServiceSettings(threads=3)) as client:
+        assert len(seen) > 1 and set(seen) == {3}
+        seen.clear()
+        assert client.post(f"/v2/repository/models/{MODEL}/load").status_code == 200
+        assert len(seen) > 1 and set(seen) == {3}
 
 
 @pytest.mark.parametrize("name", ["", "a/b", "a b", "../x", "a:b", "-"])

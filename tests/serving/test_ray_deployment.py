@@ -2,16 +2,30 @@
 
 import os
 import signal
-import socket
 import sys
 import threading
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from support.service import BLUE, BLUE_CELL, MODEL, RED, RED_CELL, hottest, instance, running, source
+import torch
+from support import red_or_blue
+from support.service import (
+    BLUE,
+    BLUE_CELL,
+    EXPLAIN,
+    MODEL,
+    RED,
+    RED_CELL,
+    free_port,
+    hottest,
+    instance,
+    running,
+    source,
+)
 
 ray = pytest.importorskip("ray", reason="Ray is not installed; pip install 'ray[serve]'")
 httpx = pytest.importorskip("httpx")
@@ -20,14 +34,25 @@ pytestmark = pytest.mark.slow
 PNG = {"content-type": "image/png"}
 
 
-def free_port():
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return taken.getsockname()[1]
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """The folder of the network's classes, and of its weights."""
+    folder = tmp_path_factory.mktemp("ray")
+    save_weights(folder, swapped=False)
+    return folder
+
+
+def save_weights(folder, *, swapped):
+    """The weights, or those with which the network sees red as blue."""
+    model = red_or_blue.slow_model()
+    if swapped:
+        model[0].weight.data = model[0].weight.data.flip(0)
+    torch.save(model.state_dict(), folder / "new.pt")
+    os.replace(folder / "new.pt", folder / "weights.pt")
 
 
 @pytest.fixture(scope="module")
-def address(tmp_path_factory):
+def address(folder):
     """A service with two replicas on a cluster of this machine."""
     from ray import serve
 
@@ -39,7 +64,7 @@ def address(tmp_path_factory):
     try:
         port = free_port()
         serve.start(http_options={"host": "127.0.0.1", "port": port})
-        network = replace(source(tmp_path_factory.mktemp("ray")), model="support.red_or_blue:slow_model")
+        network = replace(source(folder), model="support.red_or_blue:slow_model", weights=str(folder / "weights.pt"))
         settings = ServiceSettings(max_batch=1)
         serve.run(deployment({MODEL: network}, settings, replicas=2, cpus=0.5), name="gradcam", route_prefix="/")
         yield f"http://127.0.0.1:{port}"
@@ -80,6 +105,8 @@ def test_a_photo_is_explained_by_a_replica(address):
     assert cells == [RED_CELL, BLUE_CELL]
     assert httpx.get(f"{address}/v1/models/{MODEL}/classes").json() == {"classes": ["red", "blue"]}
     assert httpx.get(f"{address}/v1/models/{MODEL}").json()["layer"] == "1"
+    # One arena of memory for all threads, which must be known when the process starts.
+    assert all(b"MALLOC_ARENA_MAX=1\0" in Path(f"/proc/{pid}/environ").read_bytes() for pid in replicas())
 
 
 @pytest.mark.parametrize(
@@ -93,8 +120,50 @@ def test_a_photo_is_explained_by_a_replica(address):
 def test_a_fault_on_a_replica_is_told_as_on_one_machine(address, options, status, sentence):
     response = httpx.post(f"{address}/v1/models/{MODEL}:explain", timeout=60, **options)
     assert response.status_code == status and response.json()["error"].startswith(sentence)
-    reload = httpx.post(f"{address}/v2/repository/models/{MODEL}/load")
-    assert reload.status_code == 501
+
+
+def load(address, model=MODEL):
+    return httpx.post(f"{address}/v2/repository/models/{model}/load", timeout=60)
+
+
+def test_every_replica_loads_a_model_again_without_dropping_a_request(address, folder):
+    answers, stop = [], threading.Event()
+
+    def explained():
+        answer = httpx.post(f"{address}{EXPLAIN}", content=RED, headers=PNG, timeout=60)
+        return answer.status_code, answer.status_code == 200 and answer.json()["explanations"][0]["maps"][0]["name"]
+
+    def talk():
+        while not stop.is_set():
+            answers.append(explained())
+
+    clients = [threading.Thread(target=talk) for _ in range(4)]
+    for client in clients:
+        client.start()
+    try:
+        save_weights(folder, swapped=True)
+        answer = load(address)
+    finally:
+        stop.set()
+        for client in clients:
+            client.join()
+    assert (answer.status_code, answer.json()) == (200, {"name": MODEL, "ready": True})
+    assert answers[0] == (200, "red") and set(answers) <= {(200, "red"), (200, "blue")}
+    # Twelve at a time take turns on both replicas.
+    with ThreadPoolExecutor(12) as pool:
+        assert set(pool.map(lambda _: explained(), range(12))) == {(200, "blue")}
+
+
+def test_a_model_that_cannot_be_loaded_again_stays_as_it_was(address, folder):
+    good = (folder / "weights.pt").read_bytes()
+    before = httpx.post(f"{address}{EXPLAIN}", content=BLUE, headers=PNG, timeout=60).json()["predictions"]
+    (folder / "weights.pt").write_bytes(b"broken")
+    answer = load(address)
+    (folder / "weights.pt").write_bytes(good)
+    assert answer.status_code == 500 and str(folder) not in answer.text
+    after = httpx.post(f"{address}{EXPLAIN}", content=BLUE, headers=PNG, timeout=60).json()["predictions"]
+    assert after == before
+    assert load(address, "other").status_code == 404
 
 
 def test_a_replica_that_is_killed_loses_only_what_it_had(address):

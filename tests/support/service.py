@@ -2,6 +2,7 @@
 
 import base64
 import os
+import socket
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -46,6 +47,13 @@ def file(photo, kind="PNG"):
 
 
 RED, BLUE = file(red_or_blue.photo("red", RED_CELL)), file(red_or_blue.photo("blue", BLUE_CELL))
+
+
+def free_port():
+    """A port that no one listens to."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return taken.getsockname()[1]
 
 
 def instance(data, **choices):
