@@ -2,8 +2,9 @@
 
     python benchmarks/report.py
 
-Rows of other files in results/, which hold a part of the benchmarks measured alone (results/methods.json, one file for
-each network of test_compiled.py), take the place of the same rows in cpu.json. The report contains only what was measured: no table without its records, no GPU without JSON made on it.
+Rows of other files in results/, each of a part of the benchmarks measured alone (methods.json, one file for each
+network of test_compiled.py), take the place of the same rows in cpu.json. The report contains only what was measured:
+no table without its records, no GPU without JSON made on it.
 """
 
 import json
@@ -241,5 +242,5 @@ def read(path):
 
 if __name__ == "__main__":
     gpus = [read(path) for path in sorted(RESULTS.glob("gpu*.json"))]
-    alone = {path.stem: read(path) for path in sorted(RESULTS.glob("*.json")) if not path.stem.startswith(("gpu", "cpu"))}
-    write(read(CPU), HERE, gpus, alone)
+    alone = [path for path in sorted(RESULTS.glob("*.json")) if path != CPU and not path.stem.startswith("gpu")]
+    write(read(CPU), HERE, gpus, {path.stem: read(path) for path in alone})
