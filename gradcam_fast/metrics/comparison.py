@@ -16,6 +16,7 @@ from .localisation import iou_at, mass_accuracy, pointing_game, rank_accuracy
 from .perturbation import deletion, insertion
 from .road import road
 from .stability import complexity
+from .subject import images_at_once
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -190,7 +191,7 @@ def compare(
     metrics: Sequence[str] = ("insertion", "deletion", "confidence_drop", "confidence_increase", "gini"),
     objects: Objects | None = None,
     baselines: Sequence[str] = BASELINE_MAPS,
-    batch_size: int = 32,
+    batch_size: int | None = None,
     confidence: float = 0.95,
     seed: int = 0,
 ) -> Comparison:
@@ -203,7 +204,7 @@ def compare(
         metrics: names in :data:`METRICS`; those of localisation need ``objects``.
         objects: as for :func:`pointing_game`.
         baselines: names in :data:`BASELINE_MAPS`.
-        batch_size: the most images that the model takes at once.
+        batch_size: the most images that the model takes at once; None takes 4 on a CPU, and 32 elsewhere.
         confidence, seed: of the bootstrap intervals.
 
     Returns:
@@ -241,8 +242,9 @@ def compare(
     rows: dict[str, dict[str, list[Tensor]]] = {
         name: {metric: [] for metric in metrics} for name in (*explainers, *baselines)
     }
-    for start in range(0, len(images), batch_size):
-        part = slice(start, start + batch_size)
+    at_once = images_at_once(batch_size, images.device)
+    for start in range(0, len(images), at_once):
+        part = slice(start, start + at_once)
         batch = images[part]
         classes = target[part] if isinstance(target, (torch.Tensor, list, tuple)) else target
         there = None if objects is None else objects[part]
