@@ -3,6 +3,7 @@
 import numpy
 import pytest
 import torch
+from support.networks import ConvNet
 from torch import nn
 
 import gradcam_fast
@@ -53,6 +54,17 @@ def test_the_random_map_of_an_image_does_not_depend_on_the_batches(table, networ
     explainers = {"gradcam": gradcam_fast.Explainer(network)}
     some = compare(explainers, images[3:], metrics=["deletion"], baselines=["random"], numbers=[3, 4])
     torch.testing.assert_close(some.values["random"]["deletion"], expected[3:], atol=1e-5, rtol=0)
+
+
+def test_a_comparison_costs_what_its_metrics_say(images):
+    model = ConvNet()
+    explainers = {
+        name: gradcam_fast.Explainer(model, layer="features", method=name) for name in ("gradcam", "layercam")
+    }
+    compare(explainers, images, metrics=["insertion", "deletion", "confidence_drop", "gini"])
+    rows, explanations, saliency = 6, 2, 2  # saliency has a prediction and a forward with a graph
+    assert sum(model.runs) == len(images) * (rows * (28 + 28 + 1) + explanations + saliency)
+    assert max(model.runs) == 4  # the images that a CPU takes at once
 
 
 def test_an_interval_covers_the_mean_as_often_as_it_says():
