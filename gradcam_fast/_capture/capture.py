@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-from weakref import WeakSet
+from weakref import WeakKeyDictionary, WeakSet
 
 import torch
 from torch import nn
@@ -59,6 +59,10 @@ class Capture:
 # their forward must begin with gradients on.
 _NEED_GRAD_ENABLED: WeakSet[nn.Module] = WeakSet()
 
+# Layers, by name, at which the logits were found not to be an affine function of the activations. The graph that tells
+# it has the memory of the head for all images of the batch, and is spared from then on.
+_NOT_AFFINE: WeakKeyDictionary[nn.Module, set[tuple[str, ...]]] = WeakKeyDictionary()
+
 
 def capture(
     model: nn.Module,
@@ -81,8 +85,11 @@ def capture(
     recorded = ordered if request.geometry.pictures is None else list(map(every_picture, ordered))
     names = tuple(layer.name for layer in layers)
     needs = request.needs
+    # What a callable makes of the output may be affine for one and not for another.
+    remembers = choose is None and not callable(request.target) and request.output is None
+    asks_affine = needs.affine and not (remembers and names in _NOT_AFFINE.get(model, ()))
     # Found layers are checked by the graph of the scores.
-    graph = needs.gradients or needs.affine or choose is not None
+    graph = needs.gradients or asks_affine or choose is not None
     # The contexts include the backward, because a checkpointed part of the model runs again there.
     with (
         outside_inference_mode(),
@@ -127,9 +134,11 @@ def capture(
         picked = None if module_hooks.backward else request.picked_logits(logits, classes)
         selected = request.selected(logits)
         any_selected = selected is None or len(selected) > 0
-        differentiates = any_selected and (
-            needs.gradients or (needs.affine and request.are_affine(scores, logits, activations))
-        )
+        differentiates = any_selected and needs.gradients
+        if any_selected and asks_affine and not needs.gradients:
+            differentiates = request.are_affine(scores, logits, activations)
+            if remembers and not differentiates:
+                _NOT_AFFINE.setdefault(model, set()).add(names)
         hook_free = not any((*module_hooks, *has_hooks)) and count_hooks() == hooks_before
         of_calls = ordered
         if len(activations) != len(ordered):

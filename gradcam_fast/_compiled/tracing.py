@@ -183,9 +183,13 @@ def capture_to_trace(explainer: Explainer, request: Request) -> tuple[Request, C
         CannotCompile: the model's own code has to run in every call.
     """
     reason = needs_its_code_because(explainer.model)
-    if not explainer._choices.only_op:
-        choice = "smooth=" if explainer._choices.smooth else f"method={explainer._choices.method!r}"
-        reason = f"{choice} decides by values, or runs the model again; use {', '.join(METHODS)} without smooth="
+    choices = explainer._choices
+    if not choices.traces:
+        choice = f"smooth={choices.smooth!r}" if replace(choices, smooth=None).traces else f"method={choices.method!r}"
+        reason = (
+            f"{choice} decides by values, or runs the model again; use {', '.join(METHODS)}, eigencam or eigengradcam, "
+            "and no smoothing but smooth='eigen'"
+        )
     if reason is not None:
         raise CannotCompile(f"the explanation cannot be compiled: {reason}")
     versions = buffer_versions(explainer.model)

@@ -26,10 +26,16 @@ _is_exchanged = False
 
 
 def _observed_call(module: nn.Module, /, *args: Any, **kwargs: Any) -> Any:
-    observer: Observer | None = getattr(_of_thread, "observer", None)
+    _, observer = _observing()
     if observer is None:
         return _call(module, *args, **kwargs)
     return observer(module, lambda: _call(module, *args, **kwargs))
+
+
+def _observing() -> tuple[object, Observer | None]:
+    """The user whose observer this thread's calls go through, and the observer; None and None without one."""
+    of_thread: tuple[object, Observer | None] = getattr(_of_thread, "observing", (None, None))
+    return of_thread
 
 
 @contextmanager
@@ -39,12 +45,13 @@ def observed_calls(observer: Observer) -> Iterator[None]:
     ``nn.Module.__call__`` is exchanged while any thread needs it. Hooks would not do: a forward hook can replace what a
     module returned, but not spare the module from running.
     """
-    previous = getattr(_of_thread, "observer", None)
+    previous = _observing()
     user = object()
 
+    # Kept until the explanation ends, so it must not hold the observer: that has the activations of its run.
     def leave() -> None:
-        if getattr(_of_thread, "observer", None) is observer:
-            _of_thread.observer = previous
+        if _observing()[0] is user:
+            _of_thread.observing = previous
         _users.discard(user)
         _exchange()
 
@@ -52,7 +59,7 @@ def observed_calls(observer: Observer) -> Iterator[None]:
         undo_at_end(leave)
         _users.add(user)
         _exchange()
-        _of_thread.observer = observer
+        _of_thread.observing = user, observer
         yield
     finally:
         leave()

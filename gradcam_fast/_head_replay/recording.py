@@ -73,7 +73,9 @@ class Recording:
 
         def rows(tensor: Tensor) -> Tensor:
             expanded = rows_of(tensor, count)
-            return expanded.clone() if self.copies else expanded
+            # One row is the recorded tensor itself, into which the model must not write.
+            is_recorded = count == 1 and 0 not in expanded.stride()
+            return expanded.clone() if self.copies or is_recorded else expanded
 
         changed = replace_tensor(self.output, self.activations, activations)
         changed = map_tensors(changed, lambda tensor: tensor if tensor is activations else rows(tensor))
@@ -81,53 +83,68 @@ class Recording:
             return self.inputs.map(rows)(self.model)
 
 
-def record(model: nn.Module, inputs: Inputs, layer: TargetLayer) -> Recording:
+def record(model: nn.Module, inputs: Inputs, layer: TargetLayer, *, rows: int = 2) -> Recording:
     """Run the model on one image, and record it up to a call of the layer: the last, or the one that it names.
 
+    In most networks nothing behind the layer comes from what modules returned before it: modules read that, and they
+    are answered, too. So at first none of it is kept. A replay in which all of it is NaN tells whether it is needed: if
+    NaN is returned, the model runs once more, and what its modules return is kept.
+
     Buffers and random numbers are the caller's to keep.
+
+    Args:
+        rows: of the replay that tells, at least 1; the replays to come have the memory of as many at least.
 
     Raises:
         LayerNotRun: the layer did not run.
     """
-    recorder = _Recorder(layer)
+    recording = _run(model, inputs, layer, _blank)
+    try:
+        is_complete = _reads_no_blank(recording, rows)
+    except RuntimeError as error:
+        if "single memory location" not in str(error):
+            raise
+        # The model's own code, between its modules, writes into what these returned.
+        recording = replace(recording, copies=True)
+        is_complete = _reads_no_blank(recording, rows)
+    return recording if is_complete else replace(_run(model, inputs, layer, _copy), copies=recording.copies)
+
+
+def _run(model: nn.Module, inputs: Inputs, layer: TargetLayer, keep: Callable[[Tensor], Tensor]) -> Recording:
+    """A recording of what ``keep`` makes of each tensor that a module returned."""
+    recorder = _Recorder(layer, keep)
     with _watched(layer.module, recorder):
         returned = inputs.map(torch.Tensor.clone)(model)
     if recorder.output is None:
         raise LayerNotRun(layer.name)
-    recording = Recording(model, inputs, layer, recorder.frames, recorder.output, returned)
-    try:
-        return _without_unread(recording)
-    except RuntimeError as error:
-        if "single memory location" not in str(error):
-            raise
-    return _without_unread(replace(recording, copies=True))
+    return Recording(model, inputs, layer, recorder.frames, recorder.output, returned)
 
 
-def _without_unread(recording: Recording) -> Recording:
-    """The recording without the memory of what modules returned, if nothing behind the layer comes from it.
+def _copy(tensor: Tensor) -> Tensor:
+    """A copy: what follows in the forward may write into the tensor."""
+    return tensor.detach().clone()
 
-    In most networks modules read what others returned, and those are answered, too. A replay in which all of it is NaN
-    then returns no NaN.
+
+def _blank(tensor: Tensor) -> Tensor:
+    """As many NaN in the memory of one, or a copy of what is not floating."""
+    return tensor.new_full((), torch.nan).expand_as(tensor) if tensor.is_floating_point() else _copy(tensor)
+
+
+def _reads_no_blank(recording: Recording, rows: int) -> bool:
+    """Whether a replay of what is blank returns no NaN.
 
     Raises:
-        RuntimeError: the model's own code, between its modules, writes into what modules returned, which takes copies.
+        RuntimeError: it writes into several places of one memory location.
     """
-
-    def blank(tensor: Tensor) -> Tensor:
-        return tensor.new_full((), torch.nan).expand_as(tensor) if tensor.is_floating_point() else tensor
-
-    frames = [[_Ended(ended.module, map_tensors(ended.output, blank)) for ended in frame] for frame in recording.frames]
-    blanked = replace(recording, frames=frames)
-    # Of two rows, which are expanded, as they are in every replay.
-    activations = rows_of(recording.activations, 2).clone()
+    # Expanded to several rows, as in the replays to come, whatever is written into shows.
+    activations = rows_of(recording.activations, rows).clone()
     try:
-        returned = [tensor for tensor in all_tensors(blanked.replay(activations, 2)) if tensor.is_floating_point()]
+        returned = [tensor for tensor in all_tensors(recording.replay(activations, rows)) if tensor.is_floating_point()]
     except Exception as error:
         if "single memory location" in str(error):
             raise
-        return recording  # something reads them, and refuses NaN
-    unread = bool(returned) and all(bool(tensor.isfinite().all()) for tensor in returned)
-    return blanked if unread else recording
+        return False  # something reads them, and refuses NaN
+    return bool(returned) and all(bool(tensor.isfinite().all()) for tensor in returned)
 
 
 class _watched:
@@ -147,10 +164,10 @@ class _watched:
 
 
 class _Recorder:
-    """Keeps what each call returned, inside the call around it, until the layer's call ends."""
+    """Keeps something of what each call returned, inside the call around it, and what the layer's call returned."""
 
-    def __init__(self, layer: TargetLayer) -> None:
-        self.layer = layer
+    def __init__(self, layer: TargetLayer, keep: Callable[[Tensor], Tensor]) -> None:
+        self.layer, self.keep = layer, keep
         self.calls = 0
         self.running: list[list[_Ended]] = [[]]
         self.frames: list[list[_Ended]] = []
@@ -162,13 +179,11 @@ class _Recorder:
             output = run()
         finally:
             self.running.pop()
-        # A copy: what follows may write into it.
-        kept = map_tensors(output, lambda tensor: tensor.detach().clone())
         if eager_module(module) is self.layer.module:
             self.calls += 1
             if self.layer.call in (None, -1, self.calls - 1):
-                self.frames, self.output = [list(ended) for ended in self.running], kept
-        self.running[-1].append(_Ended(module, kept))
+                self.frames, self.output = [list(ended) for ended in self.running], map_tensors(output, _copy)
+        self.running[-1].append(_Ended(module, map_tensors(output, self.keep)))
         return output
 
 

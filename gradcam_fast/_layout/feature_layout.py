@@ -102,6 +102,10 @@ class FeatureLayout:
         """The layer's output (B,...) with its positions replaced by ``maps`` (B,C,h,w); what is no position stays."""
         if self.kind == "planes":
             return maps
+        if self.kind != "callable" and self.patch_tokens is None:
+            filled = output.clone()
+            self.view(filled).copy_(maps)
+            return filled
         # The derivative of a view puts values back to where it reads them.
         with torch.enable_grad():
             leaf = output.detach().requires_grad_()

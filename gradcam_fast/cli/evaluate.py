@@ -101,7 +101,7 @@ def names(known: Sequence[str] | None) -> Callable[[click.Context, click.Paramet
             ),
         ),
         *cli_options.DEVICE,
-        *cli_options.batch_size_option(32),
+        *cli_options.batch_size_option(None, "4 on a CPU, 32 elsewhere"),
         *cli_options.WORKERS,
         cli_options.PROGRESS,
         cli_options.QUIET,
@@ -152,6 +152,7 @@ def evaluate(options: SimpleNamespace) -> int:
     or go, and by whether it is in the boxes, if these are given. The more photos, the narrower the confidence
     intervals: a few dozen tell large differences apart.
     """
+    from ..metrics.subject import images_at_once
     from ..pipeline.photo_files import find_photos
     from ..pipeline.processors import cores
     from .evaluation import EvaluationSettings, evaluate_photos
@@ -172,7 +173,7 @@ def evaluate(options: SimpleNamespace) -> int:
     plan = _plan(options, network, box_file)
     settings = EvaluationSettings(
         resume=options.resume,
-        batch_size=options.batch_size,
+        batch_size=images_at_once(options.batch_size, device),
         device=device,
         dtype=dtype,
         workers=options.workers or cores(),

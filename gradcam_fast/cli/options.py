@@ -283,14 +283,14 @@ def format_option(known: Sequence[str], help: str) -> list[Option]:
     )
 
 
-def batch_size_option(default: int) -> list[Option]:
-    """The option for the number of images that the network takes at once."""
-    return grouped(
-        "Speed",
-        Option(
-            ["--batch-size"], metavar="B", type=positive, default=default, help="Images that the network takes at once."
-        ),
-    )
+def batch_size_option(default: int | None, shown: str = "") -> list[Option]:
+    """The option for the number of images that the network takes at once.
+
+    Args:
+        shown: what help says of the default, if that is None.
+    """
+    text = f"Images that the network takes at once.{f'  [default: {shown}]' if shown else ''}"
+    return grouped("Speed", Option(["--batch-size"], metavar="B", type=positive, default=default, help=text))
 
 
 def batch_range(text: str) -> int | tuple[int, int]:

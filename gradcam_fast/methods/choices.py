@@ -19,8 +19,9 @@ Progress: TypeAlias = Callable[[int, int], object] | bool
 """A callable that is told how many of how many runs are done; True shows them on standard error."""
 
 SMOOTHINGS = ("augment", "eigen", "noise")
-# Methods of this room that take gradients.
+# Methods of this room that take gradients, and those that one graph computes.
 _WITH_GRADIENTS = ("eigengradcam",)
+_IN_ONE_GRAPH = ("eigencam", "eigengradcam")
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,11 @@ class Choices:
     def only_op(self) -> bool:
         """Whether the op alone makes the heatmaps, of one capture."""
         return self.method in CAM_METHODS and not self.smooth
+
+    @property
+    def traces(self) -> bool:
+        """Whether one graph computes the heatmaps: the model runs once, and no value decides what is done next."""
+        return self.method in (*CAM_METHODS, *_IN_ONE_GRAPH) and set(self.smoothings) <= {"eigen"}
 
     def _check_smooth(self) -> None:
         if not isinstance(self.smooth, (str, tuple, list, type(None))):

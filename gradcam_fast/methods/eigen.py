@@ -47,12 +47,12 @@ def first_component(maps: Tensor, direction: Tensor | None = None) -> Tensor:
     dtype = torch.float64 if maps.dtype == torch.float64 else torch.float32
     precise = torch.float32 if maps.device.type == "mps" else torch.float64
     direction = maps.to(precise).mean(1) if direction is None else direction.to(precise)
-    per_image = max(1, maps[:1].numel())
-    count = max(1, _MAX_NUMBERS // per_image)
-    parts = [
-        _components(some.flatten(2).to(precise), way.flatten(1))
-        for some, way in zip(maps.split(count), direction.split(count), strict=True)
-    ]
+    batches = [(maps, direction)]
+    # A graph that is traced for any number of images takes them at once.
+    if not isinstance(maps.shape[0], torch.SymInt):
+        count = max(1, _MAX_NUMBERS // max(1, maps[:1].numel()))
+        batches = list(zip(maps.split(count), direction.split(count), strict=True))
+    parts = [_components(some.flatten(2).to(precise), way.flatten(1)) for some, way in batches]
     return torch.cat(parts).unflatten(1, maps.shape[2:]).to(dtype)
 
 
@@ -79,7 +79,7 @@ def _eigencam(given: MethodInput) -> Evidence:
     capture = given.capture
     maps = [first_component(activations).unsqueeze(1) for activations in capture.activations]
     targets = capture.scores.shape[1:]
-    ones = [component.new_ones(()).expand(len(component), *targets, *component.shape[1:]) for component in maps]
+    ones = [component.new_ones(()).expand(component.shape[0], *targets, *component.shape[1:]) for component in maps]
     return Evidence(maps, ones, "hirescam")
 
 

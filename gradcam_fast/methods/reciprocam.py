@@ -6,7 +6,7 @@ Byun and Lee, "Recipro-CAM: Fast Gradient-Free Visual Explanations for Convoluti
 from __future__ import annotations
 
 import math
-from functools import partial, reduce
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -17,6 +17,8 @@ from .progress import ProgressReport
 from .variants import check_one_map, chosen_images, drops, variant_runs
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import Tensor
 
 __all__ = ["METHODS"]
@@ -40,14 +42,11 @@ def _reciprocam(given: MethodInput) -> Evidence:
     return Evidence(ones, maps, "hirescam")
 
 
-def _masks(sides: tuple[int, ...], like: Tensor) -> Tensor:
-    """The mask (P,*sides) around each of the P positions."""
-    along_sides = []
-    for side in sides:
-        places = torch.arange(side, dtype=torch.int64, device=like.device)
-        distance = (places[:, None] - places).abs()
-        along_sides.append((distance == 0).to(like.dtype) / 2 + (distance == 1).to(like.dtype) / 4)
-    return reduce(torch.kron, along_sides).reshape(math.prod(sides), *sides)
+def _weights_along(side: int, like: Tensor) -> Tensor:
+    """Along one side, the mask's weights (side,side) at each position around each."""
+    places = torch.arange(side, dtype=torch.int64, device=like.device)
+    distance = (places[:, None] - places).abs()
+    return (distance == 0).to(like.dtype) / 2 + (distance == 1).to(like.dtype) / 4
 
 
 def _of_affine_head(given: MethodInput) -> list[Tensor]:
@@ -57,10 +56,11 @@ def _of_affine_head(given: MethodInput) -> list[Tensor]:
         a = activations if gradients.dim() == activations.dim() else activations.unsqueeze(1)
         rank = activations.dim() - 2
         products = (a.to(torch.promote_types(a.dtype, torch.float32)) * gradients).sum(-1 - rank)
-        masks = _masks(tuple(activations.shape[2:]), products).flatten(1)
-        # Not a matrix product, which a GPU may run in TF32.
-        blurred = (products.flatten(-rank).unsqueeze(-2) * masks).sum(-1)
-        maps.append(blurred.unflatten(-1, activations.shape[2:]).unsqueeze(-1 - rank))
+        for side in range(-rank, 0):
+            weights = _weights_along(products.shape[side], products)
+            # Not a matrix product, which a GPU may run in TF32.
+            products = (products.movedim(side, -1).unsqueeze(-2) * weights).sum(-1).movedim(-1, side)
+        maps.append(products.unsqueeze(-1 - rank))
     return maps
 
 
@@ -73,19 +73,32 @@ def _by_replays(given: MethodInput) -> list[Tensor]:
     with variant_runs(given):
         for activations, calls in zip(capture.activations, capture.calls, strict=True):
             sides = tuple(activations.shape[2:])
-            masks = torch.cat([activations.new_zeros((1, *sides)), _masks(sides, activations)])
+            mask = partial(_mask, [_weights_along(side, activations) for side in sides])
             wide = torch.promote_types(capture.scores.dtype, torch.float32)
             saliency = activations.new_zeros((*capture.scores.shape, 1, *sides), dtype=wide)
             for image in images:
-                fall = drops(given, calls, image, len(masks), partial(_mask, masks), progress)
+                fall = drops(given, calls, image, 1 + math.prod(sides), mask, progress)
                 saliency[image] = (fall[0] - fall[1:]).movedim(0, -1).reshape(saliency.shape[1:])
             maps.append(saliency)
     return maps
 
 
-def _mask(masks: Tensor, rows: Tensor, start: int, end: int) -> None:
-    """Lay one of these masks (n,h,w) over each row."""
-    rows *= masks[start:end].unsqueeze(1)
+def _mask(weights: Sequence[Tensor], rows: Tensor, start: int, end: int) -> None:
+    """Lay the mask around one position over each row (C,h,w), from a number to another; number 0 leaves nothing.
+
+    Args:
+        weights: of each side.
+    """
+    if start == 0 and end > 0:
+        rows[0] = 0
+        rows, start = rows[1:], 1
+    positions = torch.arange(start - 1, end - 1, device=rows.device)
+    for axis, (of_side, places) in enumerate(
+        zip(weights, torch.unravel_index(positions, rows.shape[2:]), strict=True), start=2
+    ):
+        shape = [len(rows), *[1] * (rows.dim() - 1)]
+        shape[axis] = rows.shape[axis]
+        rows *= of_side[places].reshape(shape)
 
 
 METHODS = {"reciprocam": Method(_reciprocam, Needs(gradients=False, affine=True))}

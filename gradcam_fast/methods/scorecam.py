@@ -20,6 +20,8 @@ from .variants import check_one_map, chosen_images, inputs_of_image, variant_run
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from .._layout.feature_layout import ImageGeometry
+
 __all__ = ["METHODS"]
 
 
@@ -64,23 +66,28 @@ def _channels(maps: Tensor, count: int | None) -> Tensor:
 
 def _masked_scores(given: MethodInput, maps: Tensor, image: int, progress: ProgressReport) -> Tensor:
     """The scores (n[,K]) of an image under each of n maps (n,h,w)."""
-    inputs, geometry = inputs_of_image(given, image), given.request.geometry
-    sides, scores = geometry.size, []
+    inputs, scores = inputs_of_image(given, image), []
     chunk = given.choices.copies_at_once(maps.device, on_cpu=4, elsewhere=32)
     for some in maps.split(chunk):
-        masks = some
-        for dim in range(-len(sides), 0):
-            masks = reference.upsample(masks, dim, sides[dim])
-        low, high = masks.flatten(1).aminmax(dim=1)
-        masks = reference.normalise(masks, low, high, "minmax")
-        if geometry.transposed:
-            masks = masks.transpose(-1, -2)
-        count, axes = len(masks), inputs.images.dim() - 1 - len(sides)
-        masked = inputs.images * masks.reshape(count, *[1] * axes, *masks.shape[1:]).to(inputs.images.dtype)
-        rows = inputs.map(partial(rows_of, count=count)).replace({inputs.images_at: masked})
+        count = len(some)
+        rows = inputs.map(partial(rows_of, count=count)).replace(
+            {inputs.images_at: inputs.images * _masks(some, given.request.geometry, inputs.images)}
+        )
         scores.append(variant_scores(given, rows(given.model), image, count))
         progress.advance(count)
     return torch.cat(scores)
+
+
+def _masks(maps: Tensor, geometry: ImageGeometry, images: Tensor) -> Tensor:
+    """Maps (n,h,w) upsampled, scaled to [0,1], and with the axes of the images (1,C,H,W)."""
+    for dim, side in zip(range(-len(geometry.size), 0), geometry.size, strict=True):
+        maps = reference.upsample(maps, dim, side)
+    low, high = maps.flatten(1).aminmax(dim=1)
+    masks = reference.normalise(maps, low, high, "minmax")
+    if geometry.transposed:
+        masks = masks.transpose(-1, -2)
+    axes = images.dim() - 1 - len(geometry.size)
+    return masks.reshape(len(masks), *[1] * axes, *masks.shape[1:]).to(images.dtype)
 
 
 def _softmax(scores: Tensor) -> Tensor:

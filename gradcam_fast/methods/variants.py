@@ -152,7 +152,8 @@ def drops(
     Raises:
         HeadNotReplayable: a replay without a change does not give the image's score.
     """
-    recording = record(given.model, inputs_of_image(given, image), calls.layer)
+    chunk = given.choices.copies_at_once(given.request.images.device)
+    recording = record(given.model, inputs_of_image(given, image), calls.layer, rows=min(2, chunk))
     layout, name = calls.layouts[0], calls.layer.name
     activations = layout(recording.activations)
     if len(activations) != 1:
@@ -163,11 +164,11 @@ def drops(
         """The scores of the variants from one number to another, behind ``extra`` rows without a change."""
         rows = activations.expand(extra + end - start, *activations.shape[1:]).clone()
         change(rows[extra:], start, end)
-        output = layout.put(rows_of(recording.activations, len(rows)), rows)
-        return variant_scores(given, recording.replay(output, len(rows)), image, len(rows))
+        count = len(rows)
+        rows = layout.put(rows_of(recording.activations, count), rows)  # of tokens another tensor, the first is let go
+        return variant_scores(given, recording.replay(rows, count), image, count)
 
     falls, unchanged = [], []
-    chunk = given.choices.copies_at_once(activations.device)
     # A row that is not changed has the rounding of its batch. Where there is no room for one, it is a run by itself.
     extra, per_run = (1, chunk - 1) if chunk > 1 else (0, 1)
     alone = None if extra else scores_of_rows(0, 0, 1)[0]

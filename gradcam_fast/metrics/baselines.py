@@ -10,6 +10,8 @@ from ..explainer import Explainer
 from .subject import Subject
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import Tensor, nn
 
     from ..types import Target
@@ -20,21 +22,44 @@ BASELINE_MAPS = ("random", "centre", "edges", "saliency")
 """The names of the baselines in tables."""
 
 
-def random_map(images: Tensor, *, grid: int = 7, seed: int = 0) -> Tensor:
-    """Random heat on a grid of 7x7, enlarged like a heatmap: (B,H,W) in [0,1], another one for each image.
+def random_map(
+    images: Tensor, *, grid: int | None = None, seed: int = 0, numbers: Sequence[int] | None = None
+) -> Tensor:
+    """Random heat: (B,H,W) in [0,1], drawn for each pixel by itself, another one for each image.
 
-    The map of image i is drawn from ``seed + i``, so that it does not depend on how the images are batched.
+    Args:
+        images: (B,C,H,W).
+        grid: draw for each place of so many rows and columns, and enlarge these like a heatmap. Such heat is in spots,
+            as heatmaps are, and is harder to beat.
+        seed: of NumPy's ``default_rng``, which draws the maps one after another.
+        numbers: which of these maps the images get; None gives them the first B. With the number of an image among all
+            that are measured, its map does not depend on how they are batched.
+
+    Raises:
+        ValueError: there are more numbers than images, or fewer.
 
     Example:
         >>> import torch
         >>> from gradcam_fast import metrics
-        >>> metrics.random_map(torch.zeros(2, 3, 32, 32)).shape
-        torch.Size([2, 32, 32])
+        >>> images = torch.zeros(2, 3, 32, 32)
+        >>> maps = metrics.random_map(images)
+        >>> maps.shape, torch.equal(metrics.random_map(images[1:], numbers=[1])[0], maps[1])
+        (torch.Size([2, 32, 32]), True)
     """
-    generators = (torch.Generator().manual_seed(seed + place) for place in range(len(images)))
-    drawn = [torch.rand(grid, grid, generator=g, dtype=torch.float32, device="cpu") for g in generators]
-    maps = torch.stack(drawn)[:, None].to(images.device)
-    return _to_unit_range(torch.nn.functional.interpolate(maps, images.shape[-2:], mode="bilinear")[:, 0])
+    import numpy
+
+    numbers = range(len(images)) if numbers is None else numbers
+    if len(numbers) != len(images):
+        raise ValueError(f"numbers has {len(numbers)} entries for {len(images)} images; give one for each image")
+    rows, columns = images.shape[-2:] if grid is None else (grid, grid)
+    drawn = torch.empty(len(images), rows, columns, dtype=torch.float32, device="cpu")
+    for place, number in enumerate(numbers):
+        generator = numpy.random.PCG64(seed).advance(number * rows * columns)  # that of `default_rng`
+        drawn[place] = torch.from_numpy(numpy.random.Generator(generator).random((rows, columns)))
+    maps = drawn.to(images.device)
+    if grid is not None:
+        maps = torch.nn.functional.interpolate(maps[:, None], images.shape[-2:], mode="bilinear")[:, 0]
+    return _to_unit_range(maps)
 
 
 def centre_map(images: Tensor, *, width: float = 0.25) -> Tensor:

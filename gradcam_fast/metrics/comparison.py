@@ -16,6 +16,7 @@ from .localisation import iou_at, mass_accuracy, pointing_game, rank_accuracy
 from .perturbation import deletion, insertion
 from .road import road
 from .stability import complexity
+from .subject import images_at_once
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -190,9 +191,10 @@ def compare(
     metrics: Sequence[str] = ("insertion", "deletion", "confidence_drop", "confidence_increase", "gini"),
     objects: Objects | None = None,
     baselines: Sequence[str] = BASELINE_MAPS,
-    batch_size: int = 32,
+    batch_size: int | None = None,
     confidence: float = 0.95,
     seed: int = 0,
+    numbers: Sequence[int] | None = None,
 ) -> Comparison:
     """Compare explainers of one model on the same images and classes, beside heatmaps that know nothing of the model.
 
@@ -203,8 +205,11 @@ def compare(
         metrics: names in :data:`METRICS`; those of localisation need ``objects``.
         objects: as for :func:`pointing_game`.
         baselines: names in :data:`BASELINE_MAPS`.
-        batch_size: the most images that the model takes at once.
-        confidence, seed: of the bootstrap intervals.
+        batch_size: the most images that the model takes at once; None takes 4 on a CPU, and 32 elsewhere.
+        confidence: of the bootstrap intervals.
+        seed: of these, and of the random heatmaps.
+        numbers: of the images among all that are compared, if these are some of them: the random heatmap of an image
+            depends on its number.
 
     Returns:
         Comparison: as pandas, Markdown or a figure.
@@ -238,11 +243,15 @@ def compare(
         raise ValueError(f"an explainer and a baseline are both named {both[0]!r}; rename the explainer")
     if objects is None and (needy := [name for name in metrics if METRICS[name].needs_objects]):
         raise ValueError(f"{needy[0]} compares with the objects in the images; give objects=, boxes or masks")
+    if numbers is not None and len(numbers) != len(images):
+        raise ValueError(f"numbers has {len(numbers)} entries for {len(images)} images; give one for each image")
     rows: dict[str, dict[str, list[Tensor]]] = {
         name: {metric: [] for metric in metrics} for name in (*explainers, *baselines)
     }
-    for start in range(0, len(images), batch_size):
-        part = slice(start, start + batch_size)
+    places = range(len(images)) if numbers is None else numbers
+    at_once = images_at_once(batch_size, images.device)
+    for start in range(0, len(images), at_once):
+        part = slice(start, start + at_once)
         batch = images[part]
         classes = target[part] if isinstance(target, (torch.Tensor, list, tuple)) else target
         there = None if objects is None else objects[part]
@@ -252,7 +261,7 @@ def compare(
             classes = explanations[name].target
         made = explanations[next(iter(explainers))]
         for name in baselines:
-            heatmap = _baseline_map(name, first, batch, made.target, seed + start)
+            heatmap = _baseline_map(name, first, batch, made.target, seed, places[part])
             explanations[name] = replace(made, heatmap=heatmap)
         for name, explanation in explanations.items():
             for metric in metrics:
@@ -269,9 +278,11 @@ def compare(
     )
 
 
-def _baseline_map(name: str, explainer: Explainer, images: Tensor, target: Target, seed: int) -> Tensor:
+def _baseline_map(
+    name: str, explainer: Explainer, images: Tensor, target: Target, seed: int, numbers: Sequence[int]
+) -> Tensor:
     if name == "random":
-        return random_map(images, seed=seed)
+        return random_map(images, seed=seed, numbers=numbers)
     if name == "centre":
         return centre_map(images)
     return edge_map(images) if name == "edges" else saliency_map(explainer, images, target)

@@ -28,7 +28,7 @@ def confidence_drop(
     *,
     baseline: Baseline = "zeros",
     score: str = "auto",
-    batch_size: int = 32,
+    batch_size: int | None = None,
 ) -> Tensor:
     """The share of its score that a class loses when the image is masked with its heatmap.
 
@@ -68,7 +68,7 @@ def confidence_increase(
     *,
     baseline: Baseline = "zeros",
     score: str = "auto",
-    batch_size: int = 32,
+    batch_size: int | None = None,
 ) -> Tensor:
     """Whether a class's score rises when the image is masked with its heatmap: 1 or 0.
 
@@ -101,7 +101,7 @@ def win_rate(
     *,
     baseline: Baseline = "zeros",
     score: str = "auto",
-    batch_size: int = 32,
+    batch_size: int | None = None,
 ) -> Tensor:
     """Whether a heatmap loses less of the class's score than a rival's heatmap does: 1, 0, or 1/2 for equal losses.
 

@@ -45,7 +45,7 @@ def deletion(
     steps: int = 28,
     baseline: Baseline = "zeros",
     score: str = "auto",
-    batch_size: int = 32,
+    batch_size: int | None = None,
     seed: int = 0,
 ) -> Curve:
     """Delete the pixels of each image, hottest first, and follow the score.
@@ -90,7 +90,7 @@ def insertion(
     steps: int = 28,
     baseline: Baseline = "blur",
     score: str = "auto",
-    batch_size: int = 32,
+    batch_size: int | None = None,
     seed: int = 0,
 ) -> Curve:
     """Insert the pixels of each image into its baseline, hottest first, and follow the score.
@@ -134,7 +134,7 @@ def _curve(
     steps: int,
     baseline: Baseline,
     score: str,
-    batch_size: int,
+    batch_size: int | None,
     seed: int,
     *,
     inserts: bool,

@@ -68,7 +68,7 @@ def randomisation(
 
     Raises:
         TypeError, ValueError: an argument that cannot work, such as a layer without weights.
-        ImportError: SciPy or scikit-image is not installed.
+        ImportError: scikit-image is not installed.
 
     Example:
         >>> import torch, gradcam_fast
@@ -119,7 +119,7 @@ def _randomised_heatmaps(
 
 
 def _beside(similarity: _Similarity, heatmaps: Iterable[Tensor]) -> Iterator[tuple[list[float], list[float]]]:
-    """Compare each layer's heatmaps while the next layer's are made: SciPy and scikit-image work on one core."""
+    """Compare each layer's heatmaps while the next layer's are made: scikit-image works on one core."""
     with ThreadPoolExecutor(1) as worker:
         comparing = None
         for heatmap in heatmaps:
@@ -158,14 +158,13 @@ class _Similarity:
 
     def __init__(self, heatmap: Tensor) -> None:
         try:
-            from scipy.stats import rankdata
             from skimage.metrics import structural_similarity
         except ImportError as error:
             raise ImportError(
-                f"heatmaps are compared with SciPy and scikit-image, and {error.name} is not installed; run pip "
-                "install 'gradcam-fast[metrics]'"
+                f"heatmaps are compared with scikit-image, and {error.name} is not installed; run pip install "
+                "'gradcam-fast[metrics]'"
             ) from error
-        self._rankdata, self._structural_similarity = rankdata, structural_similarity
+        self._structural_similarity = structural_similarity
         self._trained = _on_host(heatmap)
         self._ranks = self._standard_ranks(self._trained)
         # The window of 7 pixels is scikit-image's; a smaller map takes the largest odd window that fits.
@@ -186,15 +185,27 @@ class _Similarity:
         ]
         return rank_correlation.tolist(), ssim
 
-    def _standard_ranks(self, maps: NDArray[Any]) -> NDArray[Any]:
+    @staticmethod
+    def _standard_ranks(maps: NDArray[Any]) -> NDArray[Any]:
         """The ranks (N,H*W) of the pixels, centred and of length 1: their products add up to Spearman's correlation."""
         import numpy
 
-        ranks = self._rankdata(maps.reshape(len(maps), -1), axis=1, nan_policy="propagate")
+        ranks = numpy.stack([_average_ranks(heat) for heat in maps])
         ranks -= ranks.mean(1, keepdims=True)
+        ranks[numpy.isnan(maps).any((1, 2))] = numpy.nan
         with numpy.errstate(invalid="ignore"):  # a flat map has no correlation
             standard: NDArray[Any] = ranks / numpy.linalg.norm(ranks, axis=1, keepdims=True)
         return standard
+
+
+def _average_ranks(heat: NDArray[Any]) -> NDArray[Any]:
+    """The rank of each pixel, flat; pixels of equal heat share the mean of theirs."""
+    import numpy
+
+    # Three times as fast as SciPy's `rankdata`, which took a tenth of an explanation.
+    _, places, counts = numpy.unique(heat, return_inverse=True, return_counts=True)
+    ranks: NDArray[Any] = (numpy.cumsum(counts) - (counts - 1) / 2)[places.ravel()]
+    return ranks
 
 
 def _on_host(heatmap: Tensor) -> NDArray[Any]:

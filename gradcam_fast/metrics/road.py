@@ -48,7 +48,7 @@ def road(
     percentages: Sequence[float] = (10, 30, 50, 70, 90),
     noise: float = 0.01,
     score: str = "auto",
-    batch_size: int = 32,
+    batch_size: int | None = None,
     seed: int = 0,
 ) -> Road:
     """Remove and debias: impute the most, and the least, relevant pixels from their neighbours, and score the rest.

@@ -1,5 +1,6 @@
 """`install` gives the room pytorch-grad-cam's own name, and names that it does not have are refused in a sentence."""
 
+import inspect
 import pkgutil
 import subprocess
 import sys
@@ -69,6 +70,10 @@ except RuntimeError as error:
         ("", "grad_cam_plus_plus", "grad_cam_plusplus"),
         (".utils", "images", "image"),
         (".metrics", "roads", "road"),
+        (".utils.image", "show_cam", "show_cam_on_image"),
+        (".utils.model_targets", "ClassifierTarget", "ClassifierOutputTarget"),
+        (".metrics.road", "RoadCombined", "ROADCombined"),
+        (".base_cam", "BaseCam", "BaseCAM"),
     ],
 )
 def test_a_missing_name_is_refused_with_the_nearest(package, name, nearest):
@@ -84,35 +89,49 @@ def test_a_missing_name_is_refused_with_the_nearest(package, name, nearest):
 
 
 def test_every_module_of_the_library_is_there_with_its_names():
+    """The module left out does not run there either: it asks for arguments that the base class does not pass."""
     peer = pytest.importorskip("pytorch_grad_cam")
-    left_out = {"ablation_cam_multilayer"}
-    for found in pkgutil.walk_packages(peer.__path__, "pytorch_grad_cam."):
-        name = found.name.removeprefix("pytorch_grad_cam.")
-        if name in left_out:
-            continue
-        module = import_module(f"gradcam_fast.compat.pytorch_grad_cam.{name}")
-        assert module.__doc__
+    assert names_of_modules(peer) - names_of_modules(pytorch_grad_cam) == {"ablation_cam_multilayer"}
     for name in vars(peer):
         if name[0].isupper() or name.startswith("run_"):
             assert hasattr(pytorch_grad_cam, name), name
 
 
-def test_every_class_and_function_of_a_module_is_there():
+def names_of_modules(package):
+    prefix = f"{package.__name__}."
+    return {found.name.removeprefix(prefix) for found in pkgutil.walk_packages(package.__path__, prefix)}
+
+
+def test_every_class_and_function_of_a_module_is_there_with_its_arguments():
     peer = pytest.importorskip("pytorch_grad_cam")
-    for name in (
-        "utils.image",
-        "utils.model_targets",
-        "utils.reshape_transforms",
-        "utils.find_layers",
-        "metrics.road",
-        "metrics.cam_mult_image",
-        "metrics.perturbation_confidence",
-        "utils.svd_on_activations",
-        "sess",
-        "feature_factorization.deep_feature_factorization",
-        "metrics.arcc",
-    ):
-        theirs = import_module(f"{peer.__name__}.{name}")
-        ours = import_module(f"{pytorch_grad_cam.__name__}.{name}")
-        public = {key for key, value in vars(theirs).items() if getattr(value, "__module__", None) == theirs.__name__}
-        assert {key for key in public if not key.startswith("_")} <= set(vars(ours)), name
+    missing = []
+    for module in names_of_modules(peer) & names_of_modules(pytorch_grad_cam):
+        theirs, ours = (import_module(f"{package.__name__}.{module}") for package in (peer, pytorch_grad_cam))
+        for name, value in vars(theirs).items():
+            if getattr(value, "__module__", None) != theirs.__name__ or name.startswith("_"):
+                continue
+            if not hasattr(ours, name):
+                missing.append((module, name))
+                continue
+            of_both = value, getattr(ours, name)
+            if inspect.isfunction(value):
+                missing.extend((module, name, argument) for argument in arguments_missing(*of_both))
+                continue
+            for method in {"__init__", "__call__", "forward", "get_cam_weights", "get_cam_image"} & set(vars(value)):
+                pair = (getattr(cls, method, None) for cls in of_both)
+                missing.extend((module, method, argument) for argument in arguments_missing(*pair))
+    # Of one layer the argument is `target_layer` everywhere here, and an autograd function's first one is its context.
+    assert sorted(missing) == [
+        ("base_cam", "get_cam_weights", "target_layers"),
+        ("grad_cam_plusplus", "get_cam_weights", "target_layers"),
+        ("guided_backprop", "forward", "self"),
+    ]
+
+
+def arguments_missing(theirs, ours):
+    if not (inspect.isfunction(theirs) and inspect.isfunction(ours)):
+        return []
+    wanted, there = (inspect.signature(function).parameters for function in (theirs, ours))
+    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in there.values())
+    names = [name for name, parameter in wanted.items() if parameter.kind is parameter.POSITIONAL_OR_KEYWORD]
+    return [] if takes_any else [name for name in names if name not in there]

@@ -8,6 +8,7 @@ from support.tolerances import COMPILED_LOGITS
 
 from gradcam_fast import Explainer
 from gradcam_fast._compiled.tracing import trace
+from gradcam_fast.exceptions import CannotCompile
 
 
 @pytest.mark.parametrize(
@@ -17,8 +18,11 @@ from gradcam_fast._compiled.tracing import trace
         {"method": "gradcam++"},
         {"method": "layercam", "normalize": "max", "relu": False, "size": (20, 12)},
         {"layer": ["features.1", "features.3"], "normalize": "none"},
+        {"layer": "features.4", "method": "eigencam"},
+        {"layer": "features.4", "method": "eigengradcam"},
+        {"layer": "features.4", "smooth": "eigen"},
     ],
-    ids=["defaults", "gradcam++", "layercam", "two layers"],
+    ids=["defaults", "gradcam++", "layercam", "two layers", "eigencam", "eigengradcam", "smooth=eigen"],
 )
 @pytest.mark.parametrize(
     "asked",
@@ -31,6 +35,21 @@ def test_a_graph_serves_other_batches(choices, asked):
     assert traced.record.batch[0] == 2 and traced.shapes.hold([(5, 3, 16, 16)])
     images = random_images(5)
     assert_same(traced.record.explanation(traced.graph(images)), explainer(images, **asked))
+
+
+@pytest.mark.parametrize(
+    ("choices", "named"),
+    [
+        ({"method": "ablation"}, "method='ablation'"),
+        ({"method": "reciprocam"}, "method='reciprocam'"),
+        ({"method": "scorecam", "smooth": "augment"}, "method='scorecam'"),
+        ({"method": "eigencam", "smooth": "augment"}, "smooth='augment'"),
+        ({"smooth": ["noise", "eigen"]}, r"smooth=\['noise', 'eigen'\]"),
+    ],
+)
+def test_what_takes_several_runs_of_the_model_is_refused(choices, named):
+    with pytest.raises(CannotCompile, match=f"{named} decides by values, or runs the model again; use .*eigencam"):
+        trace(Explainer(stateless(), layer="features.4", **choices), random_images(2))
 
 
 @pytest.mark.parametrize("targets", [(), (2,)], ids=["one", "two"])

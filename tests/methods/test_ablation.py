@@ -226,3 +226,24 @@ def test_runs_in_half_precision(images):
     half = gradcam_fast.explain(model.bfloat16(), images.bfloat16(), layer="trunk", method="ablation", target=1)
     correlation = torch.corrcoef(torch.stack([half.heatmap.flatten(), expected.flatten()]))[0, 1]
     assert half.valid.all() and correlation > 0.95
+
+
+def test_heads_are_told_apart_by_target_and_layer_though_it_is_remembered(images):
+    """What is remembered of one question must not decide about another."""
+    model = Mlp()
+    asked = {"method": "ablation", "normalize": "none", "relu": False}
+    first = [gradcam_fast.explain(model, images, target=1, layer="trunk", **asked).heatmap for _ in range(2)]
+    assert torch.equal(*first)
+    affine = ConvNet()
+    assert gradcam_fast.explain(affine, images, target=1, layer="features.1", **asked).valid.all()
+    affine.runs.clear()
+    explained = gradcam_fast.explain(affine, images, target=1, layer="features.4", **asked)
+    assert affine.runs == [len(images)]  # one prediction, and nothing is run again
+    curved = gradcam_fast.explain(
+        affine, images, target=lambda logits: logits[:, 1].tanh(), layer="features.4", **asked
+    )
+    assert len(affine.runs) > 2
+    affine.runs.clear()
+    linear = gradcam_fast.explain(affine, images, target=lambda logits: logits[:, 1], layer="features.4", **asked)
+    assert affine.runs == [len(images)] and torch.allclose(linear.heatmap, explained.heatmap, atol=1e-5)
+    assert not torch.allclose(curved.heatmap, explained.heatmap, atol=1e-3)

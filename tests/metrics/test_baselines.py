@@ -1,5 +1,6 @@
 """The baselines are what their names say, in [0,1]."""
 
+import numpy
 import pytest
 import torch
 from torch import nn
@@ -18,6 +19,17 @@ def test_random_maps_follow_their_seed():
     images = torch.zeros(2, 3, 8, 8)
     assert torch.equal(metrics.random_map(images), metrics.random_map(images))
     assert not torch.equal(metrics.random_map(images), metrics.random_map(images, seed=1))
+
+
+@pytest.mark.parametrize("grid", [None, 5])
+def test_random_maps_are_what_numpy_draws_one_after_another(grid):
+    images = torch.zeros(4, 3, 8, 10)
+    drawn = torch.from_numpy(numpy.random.default_rng(3).random((4, grid or 8, grid or 10))).float()
+    large = torch.nn.functional.interpolate(drawn[:, None], (8, 10), mode="bilinear")[:, 0]
+    low, high = large.amin((1, 2), keepdim=True), large.amax((1, 2), keepdim=True)
+    maps = metrics.random_map(images, grid=grid, seed=3)
+    torch.testing.assert_close(maps, (large - low) / (high - low))
+    assert torch.equal(metrics.random_map(images[:2], grid=grid, seed=3, numbers=[3, 1]), maps[[3, 1]])
 
 
 def test_the_saliency_map_is_the_gradients_magnitude():

@@ -3,6 +3,7 @@
 import numpy
 import pytest
 import torch
+from support.networks import ConvNet
 from torch import nn
 
 import gradcam_fast
@@ -44,6 +45,26 @@ def test_baselines_are_judged_for_the_same_classes(table, network, images):
     classes = network(images).argmax(1)
     expected = metrics.deletion(network, images, metrics.centre_map(images), classes).area
     torch.testing.assert_close(table.values["centre"]["deletion"], expected, atol=1e-5, rtol=0)
+
+
+def test_the_random_map_of_an_image_does_not_depend_on_the_batches(table, network, images):
+    classes = network(images).argmax(1)
+    expected = metrics.deletion(network, images, metrics.random_map(images), classes).area
+    torch.testing.assert_close(table.values["random"]["deletion"], expected, atol=1e-5, rtol=0)
+    explainers = {"gradcam": gradcam_fast.Explainer(network)}
+    some = compare(explainers, images[3:], metrics=["deletion"], baselines=["random"], numbers=[3, 4])
+    torch.testing.assert_close(some.values["random"]["deletion"], expected[3:], atol=1e-5, rtol=0)
+
+
+def test_a_comparison_costs_what_its_metrics_say(images):
+    model = ConvNet()
+    explainers = {
+        name: gradcam_fast.Explainer(model, layer="features", method=name) for name in ("gradcam", "layercam")
+    }
+    compare(explainers, images, metrics=["insertion", "deletion", "confidence_drop", "gini"])
+    rows, explanations, saliency = 6, 2, 2  # saliency has a prediction and a forward with a graph
+    assert sum(model.runs) == len(images) * (rows * (28 + 28 + 1) + explanations + saliency)
+    assert max(model.runs) == 4  # the images that a CPU takes at once
 
 
 def test_an_interval_covers_the_mean_as_often_as_it_says():
@@ -92,6 +113,7 @@ def test_what_cannot_be_compared_is_refused(network, images):
         ({"baselines": ["noise"]}, "baselines has 'noise'"),
         ({"metrics": ["pointing_game"]}, "give objects="),
         ({"explainers": {"random": explainer}}, "both named 'random'"),
+        ({"numbers": [0, 1]}, "numbers has 2 entries for 5 images"),
         ({"explainers": {"a": explainer, "b": gradcam_fast.Explainer(nn.Sequential(network))}}, "different models"),
     ):
         with pytest.raises(ValueError, match=says):

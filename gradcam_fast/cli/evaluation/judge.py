@@ -64,7 +64,7 @@ class Judge:
             metrics=self._plan.metrics,
             objects=None if self._plan.boxes is None else [self._boxes_of(photo) for photo in photos],
             batch_size=self._settings.batch_size,
-            seed=self._places[Path(photos[0].path)],
+            numbers=[self._places[Path(photo.path)] for photo in photos],
         )
         values = {
             row: torch.stack([found.cpu() for found in columns.values()], 1).tolist()

@@ -18,7 +18,7 @@ METRIC_WORDS = {
     "iou": "How well do the pixels above half of the maximum cover the boxes (intersection over union)?",
 }
 BASELINE_WORDS = {
-    "random": "random heat on a grid of 7x7",
+    "random": "random heat, drawn for each pixel by itself",
     "centre": "a spot in the middle, where photographers put what matters",
     "edges": "the edges of the photo",
     "saliency": "the gradient of the score at each pixel, which has no layer",

@@ -5,9 +5,8 @@ Classes, arguments and results are those of pytorch-grad-cam 1.5.7; docs/from-py
 """
 
 import sys
-from typing import Any
 
-from ..names import missing_name
+from ..names import say_what_is_nearest
 from .ablation_cam import AblationCAM
 from .ablation_layer import AblationLayer, AblationLayerFasterRCNN, AblationLayerVit
 from .activations_and_gradients import ActivationsAndGradients
@@ -69,6 +68,4 @@ __all__ = [
     "run_dff_on_image",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    raise AttributeError(missing_name(sys.modules[__name__], name))
+say_what_is_nearest(sys.modules[__name__])

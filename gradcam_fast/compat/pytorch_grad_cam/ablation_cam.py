@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -15,12 +16,16 @@ from gradcam_fast.exceptions import HeadNotReplayable, NotSpatial
 from .base_cam import BaseCAM
 from .targets_of_batch import scores_of_batch
 from .utils.image import scale_cam_image
+from .utils.svd_on_activations import get_2d_projection
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
 __all__ = ["AblationCAM"]
+
+# As a share of the range of a principal component.
+_NEARLY_ZERO = 0.01
 
 
 class AblationCAM(BaseCAM):
@@ -31,7 +36,9 @@ class AblationCAM(BaseCAM):
 
     Args:
         model, target_layers, reshape_transform: as in :class:`BaseCAM`.
-        ablation_layer, ratio_channels_to_ablate: not needed: all channels are set to 0, whatever the layer returns.
+        ablation_layer: not needed: a channel is set to 0, whatever the layer returns.
+        ratio_channels_to_ablate: where the whole model runs for each channel, only this share of the channels that lie
+            most, and least, in the foreground is ablated. Elsewhere all are.
         batch_size: how many ablated copies run at once.
     """
 
@@ -86,34 +93,59 @@ class AblationCAM(BaseCAM):
         self, input_tensor: Tensor, target_layer: nn.Module, targets: Any, activations: Any, grads: Any
     ) -> NDArray[Any]:
         """The part (B,C) of the score that is lost, by a run of the whole model for each channel."""
-        weights = []
-        for image, target in zip(input_tensor.split(1), targets, strict=True):
+        weights = np.zeros(activations.shape[:2], np.float32)
+        for place, (image, target) in enumerate(zip(input_tensor.split(1), targets, strict=True)):
             score = float(target(self.model(image)[0]))
+            channels = _channels_to_ablate(activations[place], self.ratio_channels_to_ablate)
             ablated = [
                 float(target(output))
-                for channels in torch.arange(activations.shape[1]).split(self.batch_size)
-                for output in self._outputs_without(image, target_layer, channels)
+                for some in torch.from_numpy(channels).split(self.batch_size)
+                for output in self._outputs_without(image, target_layer, some)
             ]
-            weights.append((score - np.asarray(ablated)) / score)
-        return np.asarray(weights, dtype=np.float32)
+            weights[place, channels] = (score - np.asarray(ablated)) / score
+        return weights
 
     def _outputs_without(self, image: Tensor, layer: nn.Module, channels: Tensor) -> Any:
         """The model's outputs for copies of an image, each without one channel of what the layer returns."""
 
         def ablate(module: nn.Module, args: Any, output: Any) -> Any:
-            levels = list(output.values()) if isinstance(output, Mapping) else [output]
             first = 0
-            for level in levels:
+
+            def without(level: Tensor) -> Tensor:
+                nonlocal first
+                changed = level.clone()  # the model may read the same memory elsewhere
                 # Tokens have their channels last.
-                by_channel = level.movedim(-1, 1) if level.dim() == 3 else level
+                by_channel = changed.movedim(-1, 1) if changed.dim() == 3 else changed
                 for copy, channel in enumerate(channels.tolist()):
                     if first <= channel < first + by_channel.shape[1]:
                         by_channel[copy, channel - first] = 0
                 first += by_channel.shape[1]
-            return output
+                return changed
+
+            if isinstance(output, Mapping):
+                return OrderedDict((name, without(level)) for name, level in output.items())
+            return tuple(map(without, output)) if isinstance(output, (tuple, list)) else without(output)
 
         hook = layer.register_forward_hook(ablate)
         try:
             return self.model(image.expand(len(channels), *image.shape[1:]))
         finally:
             hook.remove()
+
+
+def _channels_to_ablate(maps: NDArray[Any], ratio: float) -> NDArray[np.int64]:
+    """The channels of maps (C,h,w) that are ablated: all, or with a ratio below 1 those that tell most.
+
+    As in pytorch-grad-cam these are a share ``ratio`` of the channels that lie most in the foreground, and as many that
+    lie least in it. The foreground is where the first principal component is not nearly zero.
+    """
+    count = len(maps)
+    if ratio >= 1:
+        return np.arange(count)
+    component = np.abs(get_2d_projection(maps[None])[0])
+    foreground = component - component.min() > _NEARLY_ZERO * np.ptp(component)
+    heat = np.abs(maps) - np.abs(maps).min((1, 2), keepdims=True)
+    total = heat.sum((1, 2))
+    inside = np.divide((heat * foreground).sum((1, 2)), total, out=np.zeros_like(total), where=total > 0)
+    order, chosen = np.argsort(inside), int(count * ratio)
+    return np.union1d(order[:chosen], order[count - chosen :])

@@ -62,6 +62,9 @@ class BaseCAM:
         detach: False hands tensors with their graph to ``get_cam_weights``.
         use_cuda: as in old releases; True moves the model to the GPU.
 
+    Raises:
+        TypeError: ``target_layers`` are no modules, or ``reshape_transform`` is no function.
+
     Attributes:
         outputs: what the model returned in the last call, detached.
         activations_and_grads: activations and gradients of the last call.
@@ -87,7 +90,12 @@ class BaseCAM:
         if _trains(model):
             model.eval()
         self.model = model
-        self.target_layers = list(target_layers)
+        self.target_layers = _modules(target_layers)
+        if not (reshape_transform is None or callable(reshape_transform)):
+            raise TypeError(
+                f"reshape_transform={reshape_transform!r} is a {type(reshape_transform).__name__}; give a function, or "
+                "name the arguments that follow (the third one was use_cuda before release 1.5)"
+            )
         self.device = _device(model)
         self.reshape_transform = reshape_transform
         self.compute_input_gradient = compute_input_gradient
@@ -98,6 +106,8 @@ class BaseCAM:
         self.activations_and_grads = ActivationsAndGradients(model, self.target_layers, reshape_transform, detach)
         # Whether gradcam_fast refused the layers, which are then read as pytorch-grad-cam reads them.
         self._refused = False
+        # Whether the model returned no logits, so that classes, too, are picked by calling their targets.
+        self._calls_targets = False
 
     def __call__(
         self,
@@ -273,12 +283,13 @@ class BaseCAM:
 
     def _run_pruned(self, input_tensor: Tensor, targets: Targets) -> Any:
         recorded = self.activations_and_grads
+        scores = scores_of_batch(targets, call=self._calls_targets) if self.uses_gradients else None
         try:
             maps = feature_maps(
                 self.model,
                 input_tensor,
                 layer=self.target_layers,
-                target=scores_of_batch(targets) if self.uses_gradients else None,
+                target=scores,
                 tokens=recorded.reshape_transform or "auto",
                 call=0,
                 gradients=self.uses_gradients,
@@ -286,6 +297,12 @@ class BaseCAM:
         except NotSpatial:
             self._refused = True
             return None
+        except TypeError:
+            if not isinstance(scores, torch.Tensor):
+                raise
+            # A tuple, say. If it is something else, it is raised again.
+            self._calls_targets = True
+            return self._run_pruned(input_tensor, targets)
         recorded.feature_maps = maps
         return maps[0].logits
 
@@ -323,6 +340,19 @@ def _no_map(activations: Any) -> str:
         f"the target layer returns shape {tuple(activations.shape)}, which is no map (B,C,h,w) or (B,C,d,h,w); give "
         "reshape_transform=, a function from it to such a map"
     )
+
+
+def _modules(target_layers: Any) -> list[nn.Module]:
+    """The modules in a list, or in a container of modules as pytorch-grad-cam takes it."""
+    if not hasattr(target_layers, "__iter__"):
+        given = f"is a {type(target_layers).__name__}"
+    else:
+        layers = list(target_layers)
+        others = [layer for layer in layers if not isinstance(layer, nn.Module)]
+        if not others:
+            return layers
+        given = f"has a {type(others[0]).__name__}"
+    raise TypeError(f"target_layers {given}; give a list of modules, such as [model.layer4]")
 
 
 def _trains(model: nn.Module) -> bool:

@@ -22,7 +22,7 @@ class EigenCAM(BaseCAM):
         self,
         input_tensor: Any,
         target_layer: Any,
-        targets: Any,
+        target_category: Any,
         activations: Any,
         grads: Any,
         eigen_smooth: bool = False,

@@ -17,7 +17,7 @@ class EigenGradCAM(BaseCAM):
         self,
         input_tensor: Any,
         target_layer: Any,
-        targets: Any,
+        target_category: Any,
         activations: Any,
         grads: Any,
         eigen_smooth: bool = False,

@@ -29,7 +29,7 @@ class FEM(BaseCAM):
         self,
         input_tensor: Any,
         target_layer: Any,
-        targets: Any,
+        target_category: Any,
         activations: Any,
         grads: Any,
         eigen_smooth: bool = False,

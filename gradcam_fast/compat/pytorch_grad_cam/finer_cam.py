@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 __all__ = ["FinerCAM"]
 
+DEFAULT_COMPARISON_CATEGORIES = (1, 2, 3)
+
 
 class FinerCAM:
     """Maps of another method for the difference between a class and similar ones.
@@ -81,7 +83,7 @@ def _similar_classes(
     """For each image a target that compares its class with those of the nearest logits."""
     logits = outputs.detach()
     classes = logits.shape[-1]
-    places = [place for place in comparison_categories or (1, 2, 3) if place < classes]
+    places = [place for place in comparison_categories or DEFAULT_COMPARISON_CATEGORIES if place < classes]
     own = logits.amax(-1) if target_idx is None else logits[:, target_idx]
     order = (logits - own[:, None]).abs().argsort(dim=-1, stable=True)
     return [FinerWeightedTarget(nearest[0], [nearest[place] for place in places], alpha) for nearest in order.tolist()]

@@ -15,7 +15,9 @@ __all__ = ["GradCAMPlusPlus"]
 class GradCAMPlusPlus(BaseCAM):
     """Channels weighted by their positive gradients, each with the alpha of equation 19, without an epsilon."""
 
-    def get_cam_weights(self, input_tensor: Any, target_layer: Any, targets: Any, activations: Any, grads: Any) -> Any:
+    def get_cam_weights(
+        self, input_tensor: Any, target_layer: Any, target_category: Any, activations: Any, grads: Any
+    ) -> Any:
         positions = tuple(range(2, activations.ndim))
         denominator = 2 + activations.sum(axis=positions, keepdims=True, dtype=np.float64) * grads
         terms = np.zeros_like(denominator)

@@ -12,7 +12,28 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-__all__ = ["GuidedBackpropReLUModel"]
+__all__ = ["GuidedBackpropReLU", "GuidedBackpropReLUModel", "GuidedBackpropReLUasModule"]
+
+
+class GuidedBackpropReLU(torch.autograd.Function):
+    """A ReLU that lets only the positive part of a gradient pass, where its input is positive."""
+
+    @staticmethod
+    def forward(ctx: Any, input_img: Tensor) -> Tensor:
+        ctx.save_for_backward(input_img > 0)
+        return input_img.clamp(min=0)
+
+    @staticmethod
+    def backward(ctx: Any, grad_output: Tensor) -> Tensor:
+        (is_positive,) = ctx.saved_tensors
+        return grad_output.clamp(min=0) * is_positive
+
+
+class GuidedBackpropReLUasModule(nn.Module):
+    """:class:`GuidedBackpropReLU` as a module, to stand in a model for ``nn.ReLU``."""
+
+    def forward(self, input_img: Tensor) -> Any:
+        return GuidedBackpropReLU.apply(input_img)
 
 
 class GuidedBackpropReLUModel:

@@ -37,7 +37,7 @@ class KPCA_CAM(BaseCAM):
         self,
         input_tensor: Any,
         target_layer: Any,
-        targets: Any,
+        target_category: Any,
         activations: Any,
         grads: Any,
         eigen_smooth: bool = False,

@@ -20,7 +20,7 @@ class LayerCAM(BaseCAM):
         self,
         input_tensor: Any,
         target_layer: Any,
-        targets: Any,
+        target_category: Any,
         activations: Any,
         grads: Any,
         eigen_smooth: bool = False,

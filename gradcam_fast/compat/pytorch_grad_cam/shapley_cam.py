@@ -20,7 +20,9 @@ class ShapleyCAM(BaseCAM):
     def __init__(self, model: Any, target_layers: Any, reshape_transform: Any = None, **choices: Any) -> None:
         super().__init__(model, target_layers, reshape_transform, compute_input_gradient=True, detach=False, **choices)
 
-    def get_cam_weights(self, input_tensor: Any, target_layer: Any, targets: Any, activations: Any, grads: Any) -> Any:
+    def get_cam_weights(
+        self, input_tensor: Any, target_layer: Any, target_category: Any, activations: Any, grads: Any
+    ) -> Any:
         products = None
         if grads.requires_grad:
             (products,) = torch.autograd.grad(

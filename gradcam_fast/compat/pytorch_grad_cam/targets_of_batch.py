@@ -40,12 +40,19 @@ def check_targets(targets: Any, images: Tensor) -> list[Any] | None:
     return [target if callable(target) else ClassifierOutputTarget(target) for target in targets[:batch]]
 
 
-def scores_of_batch(targets: Sequence[Any] | Callable[[Any], Sequence[Any]] | None) -> Any:
-    """``target=`` of gradcam_fast for such a list, or for a function from the model's output to such a list."""
+def scores_of_batch(targets: Sequence[Any] | Callable[[Any], Sequence[Any]] | None, *, call: bool = False) -> Any:
+    """``target=`` of gradcam_fast for such a list, or for a function from the model's output to such a list.
+
+    Args:
+        call: whether targets of classes are called, too, with what the model returned for their image: its first
+            member for the first image, as of a tuple.
+    """
     if targets is None:
         return None
     if callable(targets):
         return lambda outputs: _scores(outputs, targets(outputs))
+    if call:
+        return lambda outputs: _scores(outputs, targets)
     classes = [_class_index(target) for target in targets]
     return list(targets) if None in classes else torch.tensor(classes)
 
@@ -58,7 +65,10 @@ def highest_logits(outputs: Any) -> list[ClassifierOutputTarget] | None:
 
 
 def _scores(outputs: Any, targets: Sequence[Any]) -> Tensor:
-    return torch.stack([target(output).reshape(()) for target, output in zip(targets, outputs, strict=True)])
+    scores = [target(output) for target, output in zip(targets, outputs, strict=False)]
+    if several := [tuple(score.shape) for score in scores if score.numel() != 1]:
+        raise TypeError(f"a target of one image returned shape {several[0]}; it must return one number, a tensor")
+    return torch.stack([score.reshape(()) for score in scores])
 
 
 def _class_index(target: Any) -> int | None:

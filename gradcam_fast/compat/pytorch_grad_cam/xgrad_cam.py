@@ -15,7 +15,9 @@ __all__ = ["XGradCAM"]
 class XGradCAM(BaseCAM):
     """Channels weighted by the mean of their gradient, in which each position counts by its activation."""
 
-    def get_cam_weights(self, input_tensor: Any, target_layer: Any, targets: Any, activations: Any, grads: Any) -> Any:
+    def get_cam_weights(
+        self, input_tensor: Any, target_layer: Any, target_category: Any, activations: Any, grads: Any
+    ) -> Any:
         positions = tuple(range(2, activations.ndim))
         total = activations.sum(axis=positions, dtype=np.float64)
         products = (grads * activations).sum(axis=positions, dtype=np.float64)

@@ -144,6 +144,20 @@ def test_target_category_of_old_releases(spelling, model, images):
     assert np.array_equal(cam(images, target_category=None), cam(images))
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((lambda model: model.features[3],), "target_layers is a Conv2d; give a list of modules"),
+        ((lambda model: ["features"],), "target_layers has a str; give a list of modules"),
+        ((lambda model: [model.features], True), "reshape_transform=True is a bool; give a function, or name the"),
+    ],
+)
+def test_arguments_of_another_kind_are_refused(arguments, message, model):
+    layers, *others = arguments
+    with pytest.raises(TypeError, match=message):
+        GradCAM(model, layers(model), *others)
+
+
 def test_use_cuda_moves_the_model(model):
     moved = []
     model.cuda = lambda: moved.append(True) or model
@@ -364,6 +378,50 @@ def test_a_feature_pyramid_is_explained_with_its_reshape_and_ablated_level_by_le
         lost = pooled * model.fc.weight[1] / model(images)[:, 1:2]
         raw = (lost[:, :, None, None] * reshape(levels)).sum(1).numpy()
     np.testing.assert_allclose(maps, scale_cam_image(scale_cam_image(np.maximum(raw, 0), (16, 16))), atol=1e-5)
+
+
+def test_a_share_of_the_channels_of_a_pyramid_is_ablated_as_there(images):
+    model, reshape = Pyramid(), reshape_transforms.fasterrcnn_reshape_transform
+    peer = pytest.importorskip("pytorch_grad_cam.ablation_layer")
+    with torch.no_grad():
+        maps = reshape(model.levels(model.trunk(images))).numpy()
+    expected = [
+        sorted(set(peer.AblationLayer().activations_to_be_ablated(of_image, 0.2).tolist())) for of_image in maps
+    ]
+    cam = pytorch_grad_cam.AblationCAM(model, [model.levels], reshape, ratio_channels_to_ablate=0.2)
+    ablated = []
+    find = cam._outputs_without
+    cam._outputs_without = lambda image, layer, channels: (
+        ablated.append(channels.tolist()) or find(image, layer, channels)
+    )
+    assert cam(images, [ClassifierOutputTarget(1)] * 3).any() and ablated == expected
+    assert all(0 < len(channels) < 16 for channels in ablated)
+
+
+def test_memory_that_the_layer_shares_with_the_rest_of_the_model_is_not_ablated(images):
+    class Shares(nn.Module):
+        def __init__(self, copy):
+            super().__init__()
+            self.trunk, self.levels, self.fc, self.copy = conv_relu(), Passes(), nn.Linear(8, 5), copy
+            self.eval()
+
+        def forward(self, images):
+            maps = self.trunk(images)
+            levels = self.levels(maps.clone() if self.copy else maps)
+            return self.fc((levels["0"] * maps).mean((2, 3)))
+
+    shared, copied = (Shares(copy) for copy in (False, True))
+    copied.load_state_dict(shared.state_dict())
+    of_both = [
+        pytorch_grad_cam.AblationCAM(model, [model.levels], lambda levels: levels["0"])(images)
+        for model in (shared, copied)
+    ]
+    assert np.array_equal(*of_both) and of_both[0].any()
+
+
+class Passes(nn.Module):
+    def forward(self, maps):
+        return {"0": maps}
 
 
 def test_an_empty_map_without_any_gradient_warns(images):

@@ -15,6 +15,7 @@ from gradcam_fast.compat.pytorch_grad_cam import (
     DeepFeatureFactorization,
     GradCAM,
     GuidedBackpropReLUModel,
+    guided_backprop,
     run_dff_on_image,
     sess,
 )
@@ -63,6 +64,18 @@ def test_guided_backpropagation(category, model, images):
     again = GuidedBackpropReLUModel(plain)(images[:1], category)
     np.testing.assert_array_equal(again, actual)
     assert images.grad is None
+
+
+def test_the_guided_relu_gives_the_values_and_gradients_of_theirs():
+    theirs = pytest.importorskip("pytorch_grad_cam.guided_backprop")
+    values = torch.tensor([-2.0, -1, 0, 1, 2, 3])
+    found = []
+    for module in (theirs.GuidedBackpropReLUasModule(), guided_backprop.GuidedBackpropReLUasModule()):
+        leaf = values.clone().requires_grad_()
+        output = module(leaf)
+        (gradient,) = torch.autograd.grad(output, leaf, torch.tensor([1.0, -1, 1, -1, 1, 2]))
+        found.append((output.tolist(), gradient.tolist()))
+    assert found[0] == found[1] == ([0, 0, 0, 1, 2, 3], [0, 0, 0, 0, 1, 2])
 
 
 class ConvNetWithPlainReLUs(nn.Module):

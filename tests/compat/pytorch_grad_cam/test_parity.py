@@ -18,9 +18,11 @@ from support.moved import (
 from support.networks import ConvNet
 from support.peers import RECTIFIED, SIGNED, network
 from support.tolerances import COMPAT, COMPAT_ABLATION, COMPAT_SCORE
+from torch import nn
 
 from gradcam_fast.compat import pytorch_grad_cam
 from gradcam_fast.compat.pytorch_grad_cam.utils import model_targets
+from gradcam_fast.compat.pytorch_grad_cam.utils.svd_on_activations import get_2d_projection
 
 pytest.importorskip("pytorch_grad_cam")
 TWO = classes(3, 1)
@@ -100,6 +102,53 @@ def test_a_vision_transformer_with_and_without_a_reshape(layer, name):
 @pytest.mark.parametrize("targets", [None, TWO])
 def test_aug_smooth(targets, name):
     assert parity(name, network("ConvNet", gain=1), ["features.4"], pixels(), targets, aug_smooth=True) <= COMPAT
+
+
+def test_aug_smooth_and_eigen_smooth_together(monkeypatch):
+    """There each of the six maps has the sign that LAPACK happens to return; here it is ours."""
+    monkeypatch.setattr("pytorch_grad_cam.base_cam.get_2d_projection", get_2d_projection)
+    choices = {"aug_smooth": True, "eigen_smooth": True}
+    assert parity("GradCAM", network("ConvNet", gain=1), ["features.4"], pixels(), TWO, **choices) <= 1e-5
+
+
+class Wrapped(nn.Module):
+    """A ConvNet whose output is given to `wrap`; its call is overridden, as in tutorials, and not its forward."""
+
+    def __init__(self, wrap):
+        super().__init__()
+        torch.manual_seed(0)
+        self.net, self.wrap = ConvNet(), wrap
+
+    def __call__(self, images):
+        return self.wrap(self.net(images))
+
+
+class Similarity:
+    """The similarity of an embedding with another one."""
+
+    def __init__(self):
+        self.other = torch.randn(5, generator=torch.Generator().manual_seed(0))
+
+    def __call__(self, embedding):
+        return nn.CosineSimilarity(dim=0)(embedding, self.other)
+
+
+@pytest.mark.parametrize("name", GRADIENT_CLASSES)
+def test_similarity_to_an_embedding(name):
+    library = pytest.importorskip("pytorch_grad_cam")
+    model, images = Wrapped(lambda output: output), pixels(2, (20, 28))
+    theirs, ours = (
+        getattr(room, name)(model, [model.net.features[4]])(images.clone(), [Similarity()] * 2)
+        for room in (library, pytorch_grad_cam)
+    )
+    assert difference(ours, theirs) <= COMPAT
+
+
+@pytest.mark.parametrize("name", GRADIENT_CLASSES)
+@pytest.mark.parametrize("wrap", [lambda output: (output, 2 * output), lambda output: [output]], ids=["tuple", "list"])
+def test_a_model_that_returns_a_tuple_is_asked_for_its_first_member(wrap, name):
+    model = Wrapped(wrap)
+    assert parity(name, model, ["net.features.4"], pixels(1, (20, 28)), classes(3)) <= COMPAT
 
 
 @pytest.mark.parametrize("choices", [{}, {"alpha": 0.6}, {"comparison_categories": [1, 4]}, {"target_idx": 2}])

@@ -1,15 +1,7 @@
 """Pictures, targets, reshapes of tokens, and searches for layers."""
 
-import sys
-from typing import Any
-
-from ...names import missing_name
 from . import model_targets, reshape_transforms
 from .image import deprocess_image
 from .svd_on_activations import get_2d_projection
 
 __all__ = ["deprocess_image", "get_2d_projection", "model_targets", "reshape_transforms"]
-
-
-def __getattr__(name: str) -> Any:
-    raise AttributeError(missing_name(sys.modules[__name__], name))
