@@ -250,8 +250,10 @@ def _channels_last(module: nn.Module, maps: Tensor, geometry: ImageGeometry, tok
         return tuple(maps.shape[2:]) != tokens and tuple(maps.shape[1:-1]) == tokens
     if tuple(getattr(module, "normalized_shape", ())) == tuple(maps.shape[-1:]):
         return True
-    may_be_first = not geometry.channels_last and fits(tuple(maps.shape[2:]), geometry.size)
-    return not may_be_first and fits(tuple(maps.shape[1:-1]), geometry.size)
+    # Of videos without their frames: time has a stride of its own.
+    planes, last = (tuple(grid)[-2:] for grid in (maps.shape[2:], maps.shape[1:-1]))
+    may_be_first = not geometry.channels_last and fits(planes, geometry.size[-2:])
+    return not may_be_first and fits(last, geometry.size[-2:])
 
 
 def _no_maps(geometry: ImageGeometry) -> UnreadableLayout:
