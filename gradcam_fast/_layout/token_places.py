@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
+from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from .feature_layout import FeatureLayout
     from .token_grid import PatchTokens
 
-__all__ = ["ImageLeaf", "at_position", "in_image_order", "tokens_of_images"]
+__all__ = ["ImageLeaf", "at_position", "in_image_order", "joined_tokens", "tokens_of_images"]
 
 # Parts of the names of autograd nodes: fused attention, and what other attention puts its weights through.
 _ATTENTION = ("ScaledDotProduct", "Softmax")
@@ -42,17 +43,39 @@ class ImageLeaf(NamedTuple):
         return values if self.layout is None else self.layout(values)
 
 
-def tokens_of_images(maps: Tensor, axis: int, leaves: Sequence[ImageLeaf]) -> tuple[int, ...] | None:
+def joined_tokens(maps: Tensor, axis: int) -> GradientEdge | None:
+    """Where in the graph behind them these tokens were put together of fewer, before something mixed them all."""
+    pending, seen = [maps.grad_fn], set()
+    while pending:
+        node = pending.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if node.name().startswith("CatBackward") and node._saved_dim in (axis, axis - maps.dim() + 2**64):  # type: ignore
+            joined = node._input_metadata[0]
+            if tuple(joined.shape) == tuple(maps.shape) and joined.dtype == maps.dtype:
+                return GradientEdge(node, 0)
+        pending.extend(behind for behind, _ in node.next_functions)
+    return None
+
+
+def tokens_of_images(
+    maps: Tensor, axis: int, leaves: Sequence[ImageLeaf], at: GradientEdge | None = None
+) -> tuple[int, ...] | None:
     """The tokens that change with some positions of the images: where the Jacobian times a vector is not zero.
 
     None, if that cannot be told because attention has mixed the tokens before.
+
+    Args:
+        at: where in the graph to ask, instead of at the maps.
     """
-    if not leaves or _attends(maps, leaves):
+    edge = at or _edge(maps)
+    if not leaves or edge is None or _attends(edge.node, leaves):
         return None
     # The product of the Jacobian is the gradient of its transposed product, which is linear in these.
     cotangent = torch.zeros_like(maps, requires_grad=True)
     transposed = torch.autograd.grad(
-        maps, [leaf.values for leaf in leaves], cotangent, create_graph=True, retain_graph=True
+        edge, [leaf.values for leaf in leaves], cotangent, create_graph=True, retain_graph=True
     )
     others = [other for other in range(maps.dim()) if other != axis]
 
@@ -76,11 +99,15 @@ def tokens_of_images(maps: Tensor, axis: int, leaves: Sequence[ImageLeaf]) -> tu
     return tuple(changes.nonzero()[:, 0].tolist())
 
 
-def _attends(maps: Tensor, leaves: Sequence[ImageLeaf]) -> bool:
-    """Whether attention stands between the leaves and the maps; a second derivative of it takes long, or fails."""
+def _edge(maps: Tensor) -> GradientEdge | None:
+    return get_gradient_edge(maps) if maps.requires_grad else None
+
+
+def _attends(root: Node, leaves: Sequence[ImageLeaf]) -> bool:
+    """Whether attention stands between the leaves and a node; a second derivative of it takes long, or fails."""
     wanted = {id(leaf.values) for leaf in leaves}
     uses: dict[Node, list[Node]] = {}
-    pending, found, seen = [maps.grad_fn], [], set()
+    pending, found, seen = [root], [], set()
     while pending:
         node = pending.pop()
         if node is None or node in seen:
@@ -101,19 +128,27 @@ def _attends(maps: Tensor, leaves: Sequence[ImageLeaf]) -> bool:
     return any(word in node.name() for node in between for word in _ATTENTION)
 
 
-def in_image_order(maps: Tensor, axis: int, patches: PatchTokens, leaves: Sequence[ImageLeaf]) -> bool | None:
+def in_image_order(
+    maps: Tensor, axis: int, patches: PatchTokens, leaves: Sequence[ImageLeaf], at: GradientEdge | None = None
+) -> bool | None:
     """Whether each patch comes from its own place in the images; None where places are mixed, and that is not known.
 
     Every patch sends a random gradient back, and then as many times the same as its row, its column. At a place that
     belongs to one patch alone, the ratio of the two is that patch's row and column.
+
+    Args:
+        at: where in the graph to ask, instead of at the maps.
     """
+    edge = at or _edge(maps)
+    if edge is None:
+        return None
     device, grid = maps.device, patches.grid
     places = torch.tensor(patches.places, device=device)
     seed = torch.zeros_like(maps)
     patch_shape = [len(places) if other == axis else side for other, side in enumerate(maps.shape)]
     seed.index_copy_(axis, places, torch.randn(patch_shape, device=device).to(maps.dtype))
     sides = torch.stack(torch.meshgrid(*(torch.arange(1, side + 1, device=device) for side in grid), indexing="ij"))
-    plain = _at_leaves(maps, seed, leaves)
+    plain = _at_leaves(edge, seed, leaves)
     squares = _sum_of_cells(plain, plain, leaves, grid)
     if squares is None or not squares.any():
         return None
@@ -124,7 +159,7 @@ def in_image_order(maps: Tensor, axis: int, patches: PatchTokens, leaves: Sequen
     for numbers in sides:
         factor = torch.ones(maps.shape[axis], device=device, dtype=maps.dtype)
         factor[places] = numbers.flatten().to(maps.dtype)
-        numbered = _at_leaves(maps, seed * factor.reshape([-1 if other == axis else 1 for other in range(3)]), leaves)
+        numbered = _at_leaves(edge, seed * factor.reshape([-1 if other == axis else 1 for other in range(3)]), leaves)
         products, numbered_squares = (_sum_of_cells(numbered, other, leaves, grid) for other in (plain, numbered))
         assert products is not None and numbered_squares is not None
         found = products / squares
@@ -143,9 +178,9 @@ def _follows(found: Tensor, numbers: Tensor) -> bool:
     return len(numbers.unique()) == 1 or bool(slope > 0.5 and (found - numbers).abs().median() < _OVERLAP)
 
 
-def _at_leaves(maps: Tensor, cotangent: Tensor, leaves: Sequence[ImageLeaf]) -> list[Tensor]:
+def _at_leaves(edge: GradientEdge, cotangent: Tensor, leaves: Sequence[ImageLeaf]) -> list[Tensor]:
     values = [leaf.values for leaf in leaves]
-    parts = torch.autograd.grad(maps, values, cotangent, retain_graph=True, allow_unused=True)
+    parts = torch.autograd.grad(edge, values, cotangent, retain_graph=True, allow_unused=True)
     return [torch.zeros_like(leaf) if part is None else part for leaf, part in zip(values, parts, strict=True)]
 
 

@@ -23,7 +23,7 @@ from .token_grid import (
     patch_grid,
     shown,
 )
-from .token_places import in_image_order, tokens_of_images
+from .token_places import in_image_order, joined_tokens, tokens_of_images
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -130,11 +130,13 @@ class TrialLayouts:
         answer = self._told_patches(maps, axis, leaves)
         if isinstance(answer, PatchTokens):
             return answer
-        if unknown.grid is not None and not answer.lost:
+        are_fewer = cut is not None and math.prod(cut) > count
+        # Fewer tokens that each see all of the image are sums over it; merged patches see a part.
+        if unknown.grid is not None and not answer.lost and not (are_fewer and answer.mixed):
             return PatchTokens(tuple(range(count)), unknown.grid, told=False)
         if (merged := self._behind_the_same_extras(count)) and self._can_be_patches(maps, axis, merged):
             return merged
-        if cut is not None and math.prod(cut) > count and not answer.mixed:
+        if cut is not None and are_fewer and not answer.mixed:
             return NoPatches(
                 f"whose {count} tokens are fewer than the {shown(cut)} patches that the model cuts, and which of these "
                 "they are is not known; give tokens=(h,w), or a callable that puts them into their places",
@@ -144,15 +146,20 @@ class TrialLayouts:
 
     def _told_patches(self, maps: Tensor, axis: int, leaves: list[ImageLeaf]) -> PatchTokens | NoPatches:
         """The patches are the tokens that depend on the images, if so many are a grid and in its order."""
-        places = tokens_of_images(maps, axis, leaves)
+        places, at = tokens_of_images(maps, axis, leaves), None
         if not places and leaves:
-            return self._patches_in_order(maps, axis, leaves, mixed=places is not None)
+            # What mixes all tokens without attention, as Fourier transforms do, leaves them where they were put.
+            at = joined_tokens(maps, axis)
+            joined = tokens_of_images(maps, axis, leaves, at) if at else None
+            if not joined:
+                return self._patches_in_order(maps, axis, leaves, mixed=places is not None)
+            places = joined
         places = places or ()
         described = f"of whose {maps.shape[axis]} tokens {len(places)} depend on some of the image's positions"
         answer = self._patch_tokens(places, described)
         if isinstance(answer, NoPatches):
             return answer
-        in_order = in_image_order(maps, axis, answer, leaves)
+        in_order = in_image_order(maps, axis, answer, leaves, at)
         if in_order is False:
             reason = f"{described}, but not in the order of the image; give a callable for tokens= that restores it"
             return NoPatches(reason, lost=True)

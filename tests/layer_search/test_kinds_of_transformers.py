@@ -41,6 +41,51 @@ class Scan(nn.Module):
         return self.out((0.9 ** (places[:, None] - places).abs() @ values) * F.silu(gate))
 
 
+class Fourier(nn.Module):
+    """The real part of a Fourier transform over tokens and features (FNet), which mixes all tokens at once."""
+
+    def forward(self, tokens):
+        return torch.fft.fft2(tokens, norm="ortho").real
+
+
+class PostNorm(nn.Module):
+    """Blocks without a module before their mixer: no module returns the tokens before they are mixed."""
+
+    def __init__(self, mixer, extra, at=0, mean=False):
+        super().__init__()
+        self.patches, self.tokens, self.at = patches_by_convolution(), nn.Parameter(torch.randn(1, extra, DIM)), at
+        self.mixers = nn.ModuleList(mixer() for _ in range(2))
+        self.norms = nn.ModuleList(nn.LayerNorm(DIM) for _ in range(2))
+        self.head, self.mean = nn.Linear(DIM, 5), mean
+        self.eval()
+
+    def forward(self, images):
+        patches, extra = self.patches(images).mT, self.tokens.expand(len(images), -1, -1)
+        tokens = torch.cat([patches[:, : self.at], extra, patches[:, self.at :]], 1)
+        for mixer, norm in zip(self.mixers, self.norms, strict=True):
+            tokens = norm(tokens + mixer(tokens))
+        return self.head(tokens.mean(1) if self.mean else tokens[:, self.at])
+
+
+@pytest.mark.parametrize(("extra", "at"), [(1, 0), (3, 0), (1, 48), (2, 24)])
+@pytest.mark.parametrize("mean", [False, True])
+def test_tokens_that_a_fourier_transform_mixes_are_where_they_were_put(extra, at, mean):
+    torch.manual_seed(1)
+    model = PostNorm(Fourier, extra, at, mean)
+    explanation = explain(model, IMAGES, target=1, relu=False)
+    # What a class token reads of the last mixer's norm are no positions.
+    assert explanation.layer == ("norms.1" if mean else "norms.0") and explanation.valid.all()
+
+    def patches(tokens):
+        return torch.cat([tokens[:, :at], tokens[:, at + extra :]], 1).mT.unflatten(2, (6, 8))
+
+    expected = explain(model, IMAGES, target=1, layer=explanation.layer, relu=False, tokens=patches)
+    torch.testing.assert_close(explanation.heatmap, expected.heatmap, rtol=0, atol=1e-6)
+    named = explain(model, IMAGES, target=1, layer="norms.0", relu=False)
+    expected = explain(model, IMAGES, target=1, layer="norms.0", relu=False, tokens=patches)
+    torch.testing.assert_close(named.heatmap, expected.heatmap, rtol=0, atol=1e-6)
+
+
 def feed_forward():
     return nn.Sequential(nn.LayerNorm(DIM), nn.Linear(DIM, 32), nn.GELU(), nn.Linear(32, DIM))
 
