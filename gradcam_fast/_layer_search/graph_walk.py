@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 import torch
+from torch import nn
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -13,7 +14,14 @@ if TYPE_CHECKING:
 
     from .._layout.feature_layout import ImageGeometry
 
-__all__ = ["leaves_behind", "nodes_behind", "pictures_behind"]
+__all__ = ["is_projection", "leaves_behind", "nodes_behind", "pictures_behind"]
+
+# Parts of the names of autograd nodes: sums and changes of the shape, and products.
+_KEEPS_VALUES = (
+    "Add", "Alias", "Cat", "Clone", "Expand", "Permute", "Repeat", "Reshape", "Select", "Slice", "Split", "Squeeze",
+    "Sub", "TBackward", "ToCopy", "Transpose", "Unbind", "UnsafeView", "View",
+)  # fmt: skip
+_PRODUCTS = ("AddmmBackward", "BmmBackward", "LinearBackward", "MmBackward", "MulBackward")
 
 
 def leaves_behind(root: Node | None) -> list[Tensor]:
@@ -59,3 +67,29 @@ def nodes_behind(roots: Iterable[Node | None], stop: Callable[[Node], bool] = la
             yield node
             if not stop(node):
                 pending.extend(behind for behind, _ in node.next_functions if behind is not None)
+
+
+def is_projection(root: Node | None) -> bool:
+    """Whether a node is a linear layer's work: products of leaves with parameters, and sums of these, as LoRA adds."""
+    return _made_of(root) == "products"
+
+
+def _made_of(node: Node | None) -> str:
+    """What a node holds: "parameters", other "leaves" as they are, "products" of them with parameters, or "others"."""
+    leaf = getattr(node, "variable", None)
+    if node is None or isinstance(leaf, nn.Parameter):
+        return "parameters"
+    if leaf is not None:
+        return "leaves"
+    multiplies = any(word in node.name() for word in _PRODUCTS)
+    if not multiplies and not any(word in node.name() for word in _KEEPS_VALUES):
+        return "others"
+    inputs = [_made_of(before) for before, _ in node.next_functions]
+    of_leaves = [made_of for made_of in inputs if made_of != "parameters"]
+    if not of_leaves:
+        return "parameters"
+    if "others" in of_leaves or (multiplies and len(of_leaves) > 1):
+        return "others"
+    if multiplies and "Mul" not in node.name():
+        return "products"
+    return "leaves" if "leaves" in of_leaves else "products"

@@ -129,9 +129,7 @@ RULES = (
         "projection of tokens",
         "queries, keys and values are no features that anyone names; the norm before them is what they are made of",
         Candidate,
-        lambda candidate: (
-            projects_tokens(candidate.traced.maker, candidate.traced.layout) and not candidate.traced.of_pixels
-        ),
+        lambda candidate: candidate.traced.is_projection,
     ),
     Rule(
         "axes of attention",

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
+from .graph_walk import is_projection
+
 if TYPE_CHECKING:
     from torch import Tensor
     from torch.autograd.graph import GradientEdge
@@ -52,3 +54,10 @@ class TracedMap:
     last_call: bool = True
     call: int = 0
     pictures: frozenset[int] | None = None
+
+    @property
+    def is_projection(self) -> bool:
+        """Whether the maps are what a linear layer makes of earlier tokens, however it is written."""
+        if self.of_pixels or self.layout.kind == "planes":
+            return False
+        return isinstance(self.maker, nn.Linear) or (self.behind is not None and is_projection(self.behind.node))

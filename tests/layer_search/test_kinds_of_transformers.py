@@ -26,6 +26,54 @@ class Attention(nn.Module):
         return self.out(F.scaled_dot_product_attention(*heads).transpose(1, 2).flatten(2))
 
 
+class LowRank(nn.Module):
+    """A linear layer and an update of low rank beside it (LoRA), as a module of its own."""
+
+    def __init__(self, inputs, outputs):
+        super().__init__()
+        self.base, self.down, self.up = nn.Linear(inputs, outputs), nn.Linear(inputs, 2), nn.Linear(2, outputs)
+
+    def forward(self, tokens):
+        return self.base(tokens) + 0.5 * self.up(self.down(tokens))
+
+
+class WeightFirst(nn.Module):
+    """A linear layer whose weight is (inputs,outputs), as in GPT-2."""
+
+    def __init__(self, inputs, outputs):
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.randn(inputs, outputs) / 4), nn.Parameter(torch.randn(outputs))
+
+    def forward(self, tokens):
+        return torch.addmm(self.bias, tokens.flatten(0, 1), self.weight).unflatten(0, tokens.shape[:2])
+
+
+class LowRankAttention(Attention):
+    def __init__(self):
+        super().__init__()
+        self.qkv = LowRank(DIM, 3 * DIM)
+
+
+class WeightFirstAttention(Attention):
+    def __init__(self):
+        super().__init__()
+        self.qkv = WeightFirst(DIM, 3 * DIM)
+
+
+class SplitAttention(nn.Module):
+    """Queries, keys and values by a layer each, two of them with an update of low rank."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm, self.out = nn.LayerNorm(DIM), nn.Linear(DIM, DIM)
+        self.layers = nn.ModuleList([LowRank(DIM, DIM), nn.Linear(DIM, DIM), LowRank(DIM, DIM)])
+
+    def forward(self, tokens):
+        normed = self.norm(tokens)
+        heads = (layer(normed).unflatten(2, (2, -1)).transpose(1, 2) for layer in self.layers)
+        return self.out(F.scaled_dot_product_attention(*heads).transpose(1, 2).flatten(2))
+
+
 class Scan(nn.Module):
     """A state-space layer written out: tokens read those before them and behind them."""
 
@@ -142,6 +190,9 @@ class Transformer(nn.Module):
 TRANSFORMERS = {
     "norm inside the attention": (lambda: Transformer(Attention), "blocks.2.0.norm"),
     "without a final norm": (lambda: Transformer(Attention, final_norm=False), "blocks.2.0.norm"),
+    "low-rank updates of projections": (lambda: Transformer(LowRankAttention), "blocks.2.0.norm"),
+    "low-rank updates of queries and values": (lambda: Transformer(SplitAttention), "blocks.2.0.norm"),
+    "projections with the weight first": (lambda: Transformer(WeightFirstAttention), "blocks.2.0.norm"),
     "the mean of all tokens": (lambda: Transformer(Attention, mean=True), "norm"),
     # What all of the score goes through is then the first map, by a convolution or a linear layer.
     "no final norm, patches": (lambda: Transformer(Attention, final_norm=False, mean=True), "patches.0"),
