@@ -9,7 +9,7 @@ all branches together are.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch.autograd.graph import GradientEdge, get_gradient_edge
@@ -22,10 +22,24 @@ if TYPE_CHECKING:
 
     from .traced_map import TracedMap
 
-__all__ = ["dominators", "graph_starts"]
+__all__ = ["Dominators", "dominators", "graph_starts"]
 
 # The place of the scores among the maps.
 _SCORES = -1
+
+
+class Dominators(NamedTuple):
+    """The maps to explain.
+
+    Attributes:
+        maps: in execution order.
+        dominate: whether no branch goes past them.
+        behind: the maps behind the first of them that have gradient at their positions.
+    """
+
+    maps: list[TracedMap]
+    dominate: bool
+    behind: list[TracedMap]
 
 
 def dominators(
@@ -36,11 +50,11 @@ def dominators(
     reaches: Callable[[Tensor], object],
     qualifies: Callable[[TracedMap, Tensor], tuple[bool, bool]],
     is_aligned: Callable[[TracedMap], bool],
-) -> tuple[list[TracedMap], bool]:
+) -> Dominators:
     """The last map that dominates the scores and qualifies, or the maps that do so together; empty if there are none.
 
-    Also, whether they do: a branch without a map that qualifies goes past them. Where it does, maps that qualify only
-    together with others count, too, if all of these are.
+    Where a branch without a map that qualifies goes past them, maps that qualify only together with others count, too,
+    if all of these are aligned.
 
     What flows through class tokens counts only until it reaches positions: a gradient at a map's class tokens alone
     passes through, and where positions have gradient, that of the class tokens beside them goes no further.
@@ -56,13 +70,13 @@ def dominators(
     sweep = _Sweep(maps, reaches, qualifies)
     only = sweep.run(scores.sum(), seed)
     if only is not None:
-        return [only], True
+        return sweep.answer([only], True)
     found, dominates = sweep.together(sweep.qualified)
     if found and not dominates:
         with_others, dominates = sweep.together(sweep.with_others)
         dominates = dominates and all(map(is_aligned, with_others))
         found = with_others if dominates else found
-    return found, dominates
+    return sweep.answer(found, dominates)
 
 
 class _Sweep:
@@ -82,6 +96,8 @@ class _Sweep:
         # Maps that qualify, and these and those that do so together with others.
         self.qualified: set[int] = set()
         self.with_others: set[int] = set()
+        # Maps with gradient at their positions.
+        self.seen: set[int] = set()
 
     def run(self, total: Tensor, seed: float) -> TracedMap | None:
         """The last map that dominates and qualifies, as soon as it is found."""
@@ -93,6 +109,8 @@ class _Sweep:
             positions = self.maps[place].layout(gradient)
             has_positions = bool(self.reaches(positions))
             qualifies, with_others = self.qualifies(self.maps[place], positions) if has_positions else (False, False)
+            if has_positions:
+                self.seen.add(place)
             if with_others:
                 self.with_others.add(place)
             if qualifies:
@@ -146,6 +164,11 @@ class _Sweep:
                     return True
                 pending[earlier] = pending[earlier] + part if earlier in pending else part
         return False
+
+    def answer(self, found: list[TracedMap], dominates: bool) -> Dominators:
+        first = min((self.place_of[id(traced.leaf)] for traced in found), default=len(self.maps))
+        behind = [self.maps[place] for place in sorted(self.seen) if place > first]
+        return Dominators(found, dominates, [traced for traced in behind if traced not in found])
 
     def frontier(self) -> list[int]:
         return [place for place, part in self.gradients.items() if self.reaches(self.maps[place].layout(part))]

@@ -1,10 +1,11 @@
-"""The layers that searches have found, for every model and kind of question."""
+"""What searches have found, for every model: the layers for each kind of question, and which tokens are patches."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -18,12 +19,16 @@ from .model_output import signature
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from .._capture.module_runs import ModuleRuns
     from .._capture.request import Request
+    from .._layout.token_grid import NoPatches, PatchTokens
     from .._model.target_layer import TargetLayer
     from .model_output import Path, Signature
 
-__all__ = ["FoundLayer", "Memory", "forget", "memory_of"]
+__all__ = ["Depth", "FoundLayer", "Memory", "idle_modules", "known_patch_tokens", "memory_of"]
 
+# Of a model that ends early or skips blocks.
+_MOST_DEPTHS = 16
 # The signature of all questions about an output of one part.
 _ONLY_PART: Signature = frozenset({()})
 
@@ -40,10 +45,11 @@ class FoundLayer(NamedTuple):
 
 
 @dataclass
-class Memory:
-    """What has been found for requests of one key.
+class Depth:
+    """What has been found for requests of one key where the same modules ran.
 
     Attributes:
+        ran: names of the modules that returned what may be maps.
         starts: where the graph of a capture has to begin, so that it shows which parts of the output a score reads:
             without them, a late layer hides the heads before it. None if the layers are late enough.
         channel_axes: of the returned tensors that are maps, by their place.
@@ -52,6 +58,7 @@ class Memory:
         layers: by the parts that the scores come from.
     """
 
+    ran: frozenset[str]
     starts: tuple[FoundLayer, ...] = ()
     channel_axes: Mapping[int, int] = field(default_factory=dict)
     parts: tuple[Path, ...] = ()
@@ -71,6 +78,54 @@ class Memory:
         return signature(scores, all_tensors(returned), self.parts, self.channel_axes, by_values=by_values)
 
 
+@dataclass
+class Memory:
+    """What has been found for requests of one key: by depth, because a model may end early, or skip blocks.
+
+    Attributes:
+        watched: names of modules that tell depths apart: those that did not run in some search, or that returned maps
+            behind the layers found.
+        depths: the last ones found first.
+    """
+
+    watched: frozenset[str] = frozenset()
+    depths: tuple[Depth, ...] = ()
+
+    def at(self, runs: ModuleRuns) -> Depth | None:
+        """The depth at which the same of the modules ran that were watched; None if there was none."""
+        watched = frozenset(runs.modules.values())
+        return next((depth for depth in self.depths if depth.ran & watched == runs.names), None)
+
+    def enter(self, ran: frozenset[str], watched: frozenset[str]) -> Depth:
+        """The depth at which a search has found these modules to run, and whether those to be watched do."""
+        self.watched |= watched
+        alike = next((depth for depth in self.depths if not (depth.ran ^ ran) & self.watched), None)
+        depth = alike or Depth(ran)
+        self.depths = (depth, *(other for other in self.depths if other is not depth))[:_MOST_DEPTHS]
+        return depth
+
+    def forget(self, ran: frozenset[str]) -> None:
+        """Forget the depth at which these modules ran."""
+        self.depths = tuple(depth for depth in self.depths if (depth.ran ^ ran) & self.watched)
+
+
+def idle_modules(names: Mapping[nn.Module, str], ran: Collection[nn.Module]) -> Iterator[str]:
+    """The names of the outermost modules that did not run, but may do so in another forward.
+
+    Attention reads the weights of its linear layers without a call, and these make no layers to explain.
+    """
+    outer = "."
+    for name, module in sorted(((name, module) for module, name in names.items()), key=itemgetter(0)):
+        runs = type(module).forward is not nn.Module.forward and not isinstance(module, nn.Linear)
+        if runs and module not in ran and not name.startswith(outer):
+            outer = f"{name}."
+            yield name
+
+
+# For each model and shape of an image: which tokens are patches, by their number.
+_PATCH_TOKENS: WeakKeyDictionary[nn.Module, Recent[tuple[int, ...], dict[int, PatchTokens | NoPatches]]] = (
+    WeakKeyDictionary()
+)
 _MEMORY: WeakKeyDictionary[nn.Module, Recent[Any, Memory]] = WeakKeyDictionary()
 
 
@@ -79,9 +134,9 @@ def memory_of(model: nn.Module, request: Request) -> Memory:
     return _MEMORY.setdefault(model, Recent()).setdefault(_key(request), Memory())
 
 
-def forget(model: nn.Module, request: Request) -> None:
-    """Empty the memory of requests of this kind."""
-    _MEMORY[model].forget(_key(request))
+def known_patch_tokens(model: nn.Module, images: Tensor) -> dict[int, PatchTokens | NoPatches]:
+    """What trial runs on images of this shape have told about the model's tokens; they add to it."""
+    return _PATCH_TOKENS.setdefault(model, Recent()).setdefault(tuple(images.shape[1:]), {})
 
 
 def _key(request: Request) -> Any:
