@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
-from .._capture.scores import as_class_logits
+from .._capture.scores import as_class_logits, pick_logits
 from .alignment import is_aligned
 from .dominance import Dominators, dominators
 from .model_output import output_leaves
@@ -86,11 +86,12 @@ def of_any_class(request: Request, parts: Collection[Any], logits: Any, scores: 
     """The logits and a score of all classes instead of some, if the class asked cannot matter; or the scores twice.
 
     It cannot if one operation makes all logits. Where several do (a coarse and a fine head in one tensor), classes that
-    were named decide, and of the highest logits all decide, because the class predicted must not.
+    were named decide, and of the highest logits or the rivals of a class all decide, because the class predicted must
+    not.
     """
-    if callable(request.target) or (request.target is not None and len(parts) > 1):
+    if not request.follows_prediction and (callable(request.target) or len(parts) > 1):
         return scores, scores
-    class_logits = as_class_logits(logits, request.geometry.batch)
+    class_logits = as_class_logits(pick_logits(logits, None), request.geometry.batch)
     numbers = torch.arange(1, class_logits.shape[1] + 1, dtype=torch.float32, device=class_logits.device)
     weights = numbers.cos().to(class_logits.dtype)
     return class_logits, class_logits @ weights

@@ -12,7 +12,7 @@ from weakref import WeakKeyDictionary
 from torch import nn
 
 from .._capture.containers import all_tensors
-from .._capture.scores import as_class_logits
+from .._capture.scores import as_class_logits, pick_logits
 from .._model.recent import Recent
 from .model_output import signature
 
@@ -66,15 +66,15 @@ class Depth:
     layers: Recent[Signature, tuple[FoundLayer, ...]] = field(default_factory=Recent)
 
     def signature(self, request: Request, logits: Any, scores: Tensor, returned: Any) -> Signature:
-        """Which parts of the output are asked about: of the highest logits all, as the class predicted must not matter.
+        """Which parts of the output are asked about: all, where the class predicted would decide.
 
         The host waits for the device, if there are several.
         """
         if not self.has_parts and request.output is None and not callable(request.target):
             return _ONLY_PART
-        by_values = request.target is not None
+        by_values = not request.follows_prediction
         if not by_values:
-            scores = as_class_logits(logits, request.geometry.batch)
+            scores = as_class_logits(pick_logits(logits, None), request.geometry.batch)
         return signature(scores, all_tensors(returned), self.parts, self.channel_axes, by_values=by_values)
 
 
