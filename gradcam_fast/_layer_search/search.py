@@ -18,6 +18,7 @@ from .._model.eager import eager_module, eager_modules
 from .._model.target_layer import TargetLayer
 from .._model.warning import warn_caller
 from ..exceptions import LayerError, ScoreDetached
+from .alignment import aligned_calls, refuse_turned_tokens
 from .choice import choose, of_any_class
 from .dominance import graph_starts
 from .failures import check_what_follows_patches, named_reasons, no_layer_found
@@ -176,7 +177,8 @@ def _run(model: nn.Module, request: Request) -> tuple[Trace, Any]:
 
 def _trace(model: nn.Module, request: Request) -> None:
     with trial_run(model, request.inputs):
-        _run(model, request)
+        trace, _ = _run(model, request)
+        refuse_turned_tokens(trace)
 
 
 def _on_first_image_if_possible(model: nn.Module, request: Request, run: Callable[[nn.Module, Request], _T]) -> _T:
@@ -230,15 +232,16 @@ def _find_on(model: nn.Module, request: Request) -> _Search:
                 choice = choose(trace, tensors, channel_axes, read, scores)
             if not choice.maps:
                 raise no_layer_found(model, trace, scores)
-    check_what_follows_patches(model, trace, choice.maps, scores)
-    layers = layers_of_maps(choice.maps, trace.calls)
+            maps = aligned_calls(trace, choice.maps, dominate=choice.dominates)
+    check_what_follows_patches(model, trace, maps, scores)
+    layers = layers_of_maps(maps, trace.calls)
     if not choice.dominates:
         warn_caller(
             f"the heatmaps of {', '.join(repr(layer.name) for layer in layers)} show a part of what the score depends "
             "on: the rest goes through other layers, or through earlier calls of these; name layers with layer=...",
             model=model,
         )
-    starts = layers_of_maps(graph_starts(trace.of_images, parts.values(), choice.maps), trace.calls)
+    starts = layers_of_maps(graph_starts(trace.of_images, parts.values(), maps), trace.calls)
     behind = frozenset(traced.name for traced in choice.behind)
     return _Search(
         layers,

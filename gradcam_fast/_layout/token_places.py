@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from .feature_layout import FeatureLayout
     from .token_grid import PatchTokens
 
-__all__ = ["ImageLeaf", "at_position", "in_image_order", "joined_tokens", "tokens_of_images"]
+__all__ = ["ImageLeaf", "in_image_order", "joined_tokens", "tokens_of_images"]
 
 # Parts of the names of autograd nodes: fused attention, and what other attention puts its weights through.
 _ATTENTION = ("ScaledDotProduct", "Softmax")
@@ -89,7 +89,7 @@ def tokens_of_images(
         for leaf, part in zip(leaves, transposed, strict=True)
     ]
     first, last = (
-        [at_position(way, leaf.as_maps, end) for way, leaf in zip(everywhere, leaves, strict=True)] for end in (0, -1)
+        [_at_position(way, leaf.as_maps, end) for way, leaf in zip(everywhere, leaves, strict=True)] for end in (0, -1)
     )
     try:
         # A token that changes with the first position and with the last is of all of them, a mean say: no patch.
@@ -203,7 +203,7 @@ def _sum_of_cells(
     return total
 
 
-def at_position(values: Tensor, view: Callable[[Tensor], Tensor], end: int) -> Tensor:
+def _at_position(values: Tensor, view: Callable[[Tensor], Tensor], end: int) -> Tensor:
     """The values at the first (0) or last (-1) position of feature maps; zeros elsewhere."""
     kept = torch.zeros_like(values)
     place = (slice(None), slice(None)) + (end,) * (view(kept).dim() - 2)
