@@ -54,10 +54,13 @@ def choose(
     maps = trace.of_images
     own = {id(leaf) for leaf in output_leaves(read, returned, channel_axes, trace.behind)}
     among_tokens = any(traced.layout.kind == "tokens" for traced in maps)
+    asks_places = len(returned) != 1 or returned[0].dim() > 2
 
     def search(seed: float, reaches: Callable[[Tensor], object], without: str = "") -> Dominators:
         def qualifies(traced: TracedMap, gradient: Tensor) -> tuple[bool, bool]:
-            by_rules = excluding(Candidate(traced, gradient, id(traced.leaf) in own, among_tokens)) - {without}
+            by_rules = excluding(Candidate(traced, gradient, id(traced.leaf) in own, among_tokens, asks_places)) - {
+                without
+            }
             # A layer that runs on each band of an image, say: all calls together, if each sees the image as it lies.
             return not by_rules, by_rules <= {"earlier call"}
 
@@ -70,9 +73,10 @@ def choose(
             is_aligned=lambda traced: is_aligned(maps, traced, trace.images),
         )
 
-    found, dominates, behind = search(1.0, torch.any)
-    if found:
-        return Choice(found, True, dominates, behind)
+    for without in ("", "one place"):
+        found, dominates, behind = search(1.0, torch.any, without)
+        if found:
+            return Choice(found, True, dominates, behind)
     # Zero times NaN is NaN: where zero weights stop every gradient, only what is not connected stays zero. A batch
     # without images, and a score that is zero for want of a detection, are connected all the same.
     for seed, reaches in ((torch.nan, torch.any), (1.0, lambda gradient: True)):
