@@ -154,6 +154,8 @@ class Trace:
         self, module: nn.Module, args: Any, output: Any, returned: Tensor, grad_was_enabled: bool, *, captured: bool
     ) -> Tensor:
         """Note one of the tensors in ``output``; return what is to be handed onward in its place."""
+        if captured:
+            self.layouts.orient(module, returned)
         if self._was_handed_onward(returned):
             traced = self._onward[_identity(returned)][1]
             # A module that also returns something else (a pooled vector) may have made that of the maps.

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from .feature_layout import FeatureLayout
     from .token_grid import PatchTokens
 
-__all__ = ["ImageLeaf", "in_image_order", "joined_tokens", "tokens_of_images"]
+__all__ = ["ImageLeaf", "first_tokens", "in_image_order", "tokens_of_images"]
 
 # Parts of the names of autograd nodes: fused attention, and what other attention puts its weights through.
 _ATTENTION = ("ScaledDotProduct", "Softmax")
@@ -43,20 +43,33 @@ class ImageLeaf(NamedTuple):
         return values if self.layout is None else self.layout(values)
 
 
-def joined_tokens(maps: Tensor, axis: int) -> GradientEdge | None:
-    """Where in the graph behind them these tokens were put together of fewer, before something mixed them all."""
-    pending, seen = [maps.grad_fn], set()
-    while pending:
-        node = pending.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        if node.name().startswith("CatBackward") and node._saved_dim in (axis, axis - maps.dim() + 2**64):  # type: ignore
-            joined = node._input_metadata[0]
-            if tuple(joined.shape) == tuple(maps.shape) and joined.dtype == maps.dtype:
-                return GradientEdge(node, 0)
-        pending.extend(behind for behind, _ in node.next_functions)
+def first_tokens(maps: Tensor, leaves: Sequence[ImageLeaf]) -> GradientEdge | None:
+    """Where in the graph behind them the tokens come from, as many and as long: before something mixed them all."""
+    wanted = {id(leaf.values) for leaf in leaves}
+    shape = tuple(maps.shape)
+    alike = [node for node in _nodes_behind(maps.grad_fn) if node is not maps.grad_fn and _shape_of(node) == shape]
+    for node in alike:
+        behind = set(_nodes_behind(node)) - {node}
+        is_of_images = any(id(getattr(before, "variable", None)) in wanted for before in behind)
+        if is_of_images and behind.isdisjoint(alike):
+            return GradientEdge(node, 0)
     return None
+
+
+def _shape_of(node: Node) -> tuple[int, ...] | None:
+    """The shape of what a node returned; None of several tensors."""
+    returned = getattr(node, "_input_metadata", ())
+    return tuple(returned[0].shape) if len(returned) == 1 else None
+
+
+def _nodes_behind(root: Node | None) -> list[Node]:
+    nodes, seen = [root] if root is not None else [], {root}
+    for node in nodes:  # grows
+        for behind, _ in node.next_functions:
+            if behind is not None and behind not in seen:
+                seen.add(behind)
+                nodes.append(behind)
+    return nodes
 
 
 def tokens_of_images(
@@ -70,6 +83,9 @@ def tokens_of_images(
         at: where in the graph to ask, instead of at the maps.
     """
     edge = at or _edge(maps)
+    nodes = _nodes_behind(edge.node if edge else None)
+    in_graph = {id(node.variable) for node in nodes if hasattr(node, "variable")}
+    leaves = [leaf for leaf in leaves if id(leaf.values) in in_graph]
     if not leaves or edge is None or _attends(edge.node, leaves):
         return None
     # The product of the Jacobian is the gradient of its transposed product, which is linear in these.
