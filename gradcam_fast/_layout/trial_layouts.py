@@ -120,21 +120,21 @@ class TrialLayouts:
         return infer_layout(module, maps, self.geometry, self.tokens)
 
     def _is_channels_last(self, maps: Tensor) -> bool:
-        """Whether series are (B,L,C): by the lengths that they had before, and by their order where both axes fit."""
+        """Whether series are (B,L,C): the lengths that they had before tell, or else their order."""
         leaves = list(map(self._with_layout, self.leaves_of(maps)))
         lengths = {leaf.as_maps(leaf.values).shape[-1] for leaf in leaves}
         for extras in (0,), EXTRA_COUNTS:
             fits = [any(side - extra in lengths for extra in extras) for side in maps.shape[1:]]
             if fits[0] != fits[1]:
                 return fits[0]
-            if all(fits) and maps.grad_fn is not None:
-                at = first_tokens(maps, leaves)
-                in_order = [
-                    in_image_order(maps, axis, PatchTokens(tuple(range(side)), (side,)), leaves, at)
-                    for axis, side in enumerate(maps.shape[1:], 1)
-                ]
-                return bool(in_order[0]) and not in_order[1]
-        return False
+        if maps.grad_fn is None or not leaves:
+            return False
+        at = first_tokens(maps, leaves)
+        in_order = [
+            in_image_order(maps, axis, PatchTokens(tuple(range(side)), (side,)), leaves, at)
+            for axis, side in enumerate(maps.shape[1:], 1)
+        ]
+        return bool(in_order[0]) and not in_order[1]
 
     def _with_layout(self, leaf: ImageLeaf) -> ImageLeaf:
         """The leaf with the layout of the images, if it is the images and their channels are last."""

@@ -96,6 +96,31 @@ def test_class_tokens_in_front_of_a_series_are_left_out(kind, layer):
     torch.testing.assert_close(explanation.heatmap, expected, rtol=0, atol=RECIPE_PARITY)
 
 
+class PatchedSeries(nn.Module):
+    """A convolution, patches of eight steps through a linear layer, then a transformer."""
+
+    def __init__(self, features):
+        super().__init__()
+        self.conv, self.embedding, self.encoder = nn.Conv1d(3, 3, 1), nn.Linear(24, features), encoder(features)
+        self.norm, self.fc = nn.LayerNorm(features), nn.Linear(features, 5)
+        self.eval()
+
+    def forward(self, series):
+        patches = self.conv(series).unfold(2, 8, 8).permute(0, 2, 1, 3).flatten(2)
+        return self.fc(self.norm(self.encoder(self.embedding(patches))).mean(1))
+
+
+@pytest.mark.parametrize("features", [8, 16])
+@pytest.mark.parametrize("layer", [None, "norm", "encoder", "embedding"])
+def test_patches_of_a_series_are_its_steps(features, layer):
+    torch.manual_seed(1)
+    model, series = PatchedSeries(features), torch.randn(2, 3, 64)
+    explanation = explain(model, series, target=1, layer=layer, relu=False)
+    assert explanation.layer == (layer or "norm") and explanation.valid.all()
+    expected = textbook(model, explanation.layer, series, 1, lambda steps: steps.mT)
+    torch.testing.assert_close(explanation.heatmap, expected, rtol=0, atol=RECIPE_PARITY)
+
+
 def test_the_model_is_asked_once_about_a_named_layer():
     model, runs = Series(encoder, 8), []
     model.register_forward_pre_hook(lambda *_: runs.append(1))
