@@ -56,9 +56,10 @@ def textbook(model, layer, series, target, view):
     """Grad-CAM by an ordinary backward, from 0 to 1."""
     kept = []
     handle = model.get_submodule(layer).register_forward_hook(lambda module, args, output: kept.append(output))
-    score = model(series)[:, target].sum()
+    returned = model(series)
     handle.remove()
-    maps = kept[0][0] if isinstance(kept[0], tuple) else kept[0]
+    score = getattr(returned, "logits", returned)[:, target].sum()
+    maps = kept[0] if isinstance(kept[0], torch.Tensor) else kept[0][0]
     (gradient,) = torch.autograd.grad(score, maps)
     raw = (view(gradient).mean(2, keepdim=True) * view(maps)).sum(1, keepdim=True).detach()
     heatmap = F.interpolate(raw, series.shape[-1:], mode="linear")[:, 0]
@@ -118,6 +119,37 @@ def test_patches_of_a_series_are_its_steps(features, layer):
     explanation = explain(model, series, target=1, layer=layer, relu=False)
     assert explanation.layer == (layer or "norm") and explanation.valid.all()
     expected = textbook(model, explanation.layer, series, 1, lambda steps: steps.mT)
+    torch.testing.assert_close(explanation.heatmap, expected, rtol=0, atol=RECIPE_PARITY)
+
+
+SPEECH = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64, "num_labels": 5}
+SPEECH |= {"conv_dim": (16, 16), "conv_stride": (5, 4), "conv_kernel": (10, 8), "num_feat_extract_layers": 2}
+SPEECH |= {"num_conv_pos_embeddings": 16, "num_conv_pos_embedding_groups": 4, "classifier_proj_size": 16}
+MELS = {"d_model": 32, "encoder_layers": 2, "encoder_attention_heads": 2, "encoder_ffn_dim": 64, "num_labels": 5}
+MELS |= {"num_mel_bins": 16, "max_source_positions": 50, "classifier_proj_size": 16}
+
+
+@pytest.mark.parametrize(
+    ("name", "config", "shape", "layer"),
+    [
+        ("Wav2Vec2ForSequenceClassification", ("Wav2Vec2Config", SPEECH), (2, 800), "wav2vec2.encoder"),
+        (
+            "HubertForSequenceClassification",
+            ("HubertConfig", SPEECH | {"do_stable_layer_norm": True, "feat_extract_norm": "layer"}),
+            (2, 800),
+            "hubert",
+        ),
+        ("WhisperForAudioClassification", ("WhisperConfig", MELS), (2, 16, 100), "encoder"),
+    ],
+)
+def test_speech_networks_are_explained_at_the_end_of_their_encoder(name, config, shape, layer):
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(1)
+    model = getattr(transformers, name)(getattr(transformers, config[0])(**config[1])).eval()
+    series = torch.randn(shape)
+    explanation = explain(model, series, target=1, relu=False)
+    assert explanation.layer == layer and explanation.valid.all()
+    expected = textbook(model, layer, series, 1, lambda steps: steps.mT)
     torch.testing.assert_close(explanation.heatmap, expected, rtol=0, atol=RECIPE_PARITY)
 
 
