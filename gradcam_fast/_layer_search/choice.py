@@ -30,7 +30,7 @@ class Choice(NamedTuple):
         maps: of the layers.
         has_gradient: whether their gradients are not zero (else only the graph speaks for them).
         dominates: whether all of the scores' dependence on the images' positions goes through them.
-        behind: the maps behind the first of them that the scores see.
+        behind: the maps behind the first of them that would do without the others.
     """
 
     maps: list[TracedMap]

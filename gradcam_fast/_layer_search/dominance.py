@@ -34,7 +34,8 @@ class Dominators(NamedTuple):
     Attributes:
         maps: in execution order.
         dominate: whether no branch goes past them.
-        behind: the maps behind the first of them that have gradient at their positions.
+        behind: the maps behind the first of them that qualify, too, but do not dominate: of branches that the model may
+            leave out.
     """
 
     maps: list[TracedMap]
@@ -96,8 +97,6 @@ class _Sweep:
         # Maps that qualify, and these and those that do so together with others.
         self.qualified: set[int] = set()
         self.with_others: set[int] = set()
-        # Maps with gradient at their positions.
-        self.seen: set[int] = set()
 
     def run(self, total: Tensor, seed: float) -> TracedMap | None:
         """The last map that dominates and qualifies, as soon as it is found."""
@@ -109,8 +108,6 @@ class _Sweep:
             positions = self.maps[place].layout(gradient)
             has_positions = bool(self.reaches(positions))
             qualifies, with_others = self.qualifies(self.maps[place], positions) if has_positions else (False, False)
-            if has_positions:
-                self.seen.add(place)
             if with_others:
                 self.with_others.add(place)
             if qualifies:
@@ -167,7 +164,7 @@ class _Sweep:
 
     def answer(self, found: list[TracedMap], dominates: bool) -> Dominators:
         first = min((self.place_of[id(traced.leaf)] for traced in found), default=len(self.maps))
-        behind = [self.maps[place] for place in sorted(self.seen) if place > first]
+        behind = [self.maps[place] for place in sorted(self.qualified | self.with_others) if place > first]
         return Dominators(found, dominates, [traced for traced in behind if traced not in found])
 
     def frontier(self) -> list[int]:

@@ -15,6 +15,7 @@ from .._capture.containers import all_tensors
 from .._capture.scores import as_class_logits, pick_logits
 from .._model.recent import Recent
 from .model_output import signature
+from .rules import passes_on
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -112,12 +113,13 @@ class Memory:
 def idle_modules(names: Mapping[nn.Module, str], ran: Collection[nn.Module]) -> Iterator[str]:
     """The names of the outermost modules that did not run, but may do so in another forward.
 
-    Attention reads the weights of its linear layers without a call, and these make no layers to explain.
+    Attention reads the weights of its linear layers without a call, and dropout within itself; these make no layers to
+    explain.
     """
     outer = "."
     for name, module in sorted(((name, module) for module, name in names.items()), key=itemgetter(0)):
-        runs = type(module).forward is not nn.Module.forward and not isinstance(module, nn.Linear)
-        if runs and module not in ran and not name.startswith(outer):
+        makes_maps = type(module).forward is not nn.Module.forward and not isinstance(module, nn.Linear)
+        if makes_maps and not passes_on(module) and module not in ran and not name.startswith(outer):
             outer = f"{name}."
             yield name
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch.autograd.graph import GradientEdge, get_gradient_edge
@@ -58,7 +58,7 @@ def first_tokens(maps: Tensor, leaves: Sequence[ImageLeaf]) -> GradientEdge | No
 
 def _shape_of(node: Node) -> tuple[int, ...] | None:
     """The shape of what a node returned; None of several tensors."""
-    returned = getattr(node, "_input_metadata", ())
+    returned: Any = getattr(node, "_input_metadata", ())
     return tuple(returned[0].shape) if len(returned) == 1 else None
 
 
