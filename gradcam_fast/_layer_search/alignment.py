@@ -12,8 +12,6 @@ from ..exceptions import NoLayerFound
 from .graph_walk import leaves_behind
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from .trace import Trace
     from .traced_map import TracedMap
 
@@ -28,18 +26,17 @@ _OTHER_END = 0.75
 _TURNS = "mirrors, turns or transposes the images before its first feature map"
 
 
-def is_aligned(maps: Sequence[TracedMap], traced: TracedMap, images: Tensor) -> bool:
+def is_aligned(trace: Trace, traced: TracedMap) -> bool:
     """Whether the first maps behind this one see the images where their corners are.
 
     The layers between run in the same way in every call; only what they take may be a part, or lie otherwise.
 
     Args:
-        maps: of the trial run that made the map.
+        trace: of the trial run that made the map.
         traced: the map.
-        images: (B,C,h,w), the leaf that they come from.
     """
-    firsts = list(_first_maps(maps, traced, images))
-    return None not in firsts and all(first is not None and _sees_all(first, images) for first in firsts)
+    firsts = list(_first_maps(trace, traced))
+    return None not in firsts and all(first is not None and _sees_all(trace, first) for first in firsts)
 
 
 def aligned_calls(trace: Trace, found: Sequence[TracedMap], *, dominate: bool) -> list[TracedMap]:
@@ -80,19 +77,20 @@ def refuse_turned_tokens(trace: Trace) -> None:
 
 def _is_turned(trace: Trace, traced: TracedMap) -> bool:
     """Whether all first maps behind this one see another corner of the images than their own."""
-    images, size = trace.images, trace.request.geometry.size
-    if traced.layout.kind == "callable" or tuple(images.shape[-len(size) :]) != size:
+    size = trace.request.geometry.size
+    sides = trace.images.shape[-len(size) :]
+    if traced.layout.kind == "callable" or size not in (tuple(sides), tuple(sides[::-1])):
         return False
-    firsts = [first for first in _first_maps(trace.of_images, traced, images) if first is not None]
+    firsts = [first for first in _first_maps(trace, traced) if first is not None]
     try:
-        return bool(firsts) and all(_sees_another_corner(first, images) for first in firsts)
+        return bool(firsts) and all(_sees_another_corner(trace, first) for first in firsts)
     except RuntimeError:  # a part that cannot be differentiated by itself, such as a reentrant checkpoint
         return False
 
 
-def _first_maps(maps: Sequence[TracedMap], traced: TracedMap, images: Tensor) -> Iterator[TracedMap | None]:
+def _first_maps(trace: Trace, traced: TracedMap) -> Iterator[TracedMap | None]:
     """The maps behind this one that are made of the images themselves; None for each that is made of nothing."""
-    by_leaf = {id(earlier.leaf): earlier for earlier in maps}
+    by_leaf = {id(earlier.leaf): earlier for earlier in trace.of_images}
     pending, seen = [traced], {traced}
     while pending:
         earlier = pending.pop()
@@ -100,25 +98,23 @@ def _first_maps(maps: Sequence[TracedMap], traced: TracedMap, images: Tensor) ->
             yield None
             continue
         leaves = leaves_behind(earlier.behind.node)
-        if any(leaf is images for leaf in leaves):
+        if any(leaf is trace.images for leaf in leaves):
             yield earlier
         pending.extend(before for leaf in leaves if (before := by_leaf.get(id(leaf))) and before not in seen)
         seen.update(pending)
 
 
-def _sees_all(traced: TracedMap, images: Tensor) -> bool:
+def _sees_all(trace: Trace, traced: TracedMap) -> bool:
     # NaN, where nothing is seen, is not near.
-    return all(distance < _TOLERANCE for corner in (0, -1) for distance, _ in _distances(traced, images, corner))
+    return all(distance < _TOLERANCE for corner in (0, -1) for distance, _ in _distances(trace, traced, corner))
 
 
-def _sees_another_corner(traced: TracedMap, images: Tensor) -> bool:
+def _sees_another_corner(trace: Trace, traced: TracedMap) -> bool:
     """Whether the middle of what one corner sees is near the other end of some side; NaN is near to nothing."""
-    return any(
-        distance > _OTHER_END * (1 - 1 / count) for distance, count in _distances(traced, images, 0) if count > 1
-    )
+    return any(distance > _OTHER_END * (1 - 1 / count) for distance, count in _distances(trace, traced, 0) if count > 1)
 
 
-def _distances(traced: TracedMap, images: Tensor, corner: int) -> Iterator[tuple[float, int]]:
+def _distances(trace: Trace, traced: TracedMap, corner: int) -> Iterator[tuple[float, int]]:
     """For each side of the images, how far the middle of what a corner of the map sees lies from that corner.
 
     As a part of the side, and with how many positions the map has there.
@@ -135,8 +131,10 @@ def _distances(traced: TracedMap, images: Tensor, corner: int) -> Iterator[tuple
     for end in reversed(ends):
         at_end = at_end.select(-1, end)
     at_end.copy_(torch.randn_like(at_end))
-    (part,) = torch.autograd.grad(traced.behind, images, gradient, retain_graph=True)
+    (part,) = torch.autograd.grad(traced.behind, trace.images, gradient, retain_graph=True)
     seen = part.abs_().flatten(0, -1 - len(sides))
+    # Maps of spectrograms (B,T,F) that a model is known to turn are turned back.
+    seen = seen.mT if trace.request.geometry.transposed else seen
     for axis, (count, end) in enumerate(zip(sides, ends, strict=True)):
         along = seen.sum([other for other in range(seen.dim()) if other != axis + 1], dtype=torch.float64)
         places = (torch.arange(len(along), dtype=along.dtype, device=along.device) + 0.5) / len(along)

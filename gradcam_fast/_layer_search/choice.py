@@ -70,7 +70,7 @@ def choose(
             seed=seed,
             reaches=reaches,
             qualifies=qualifies,
-            is_aligned=lambda traced: is_aligned(maps, traced, trace.images),
+            is_aligned=lambda traced: is_aligned(trace, traced),
         )
 
     for without in ("", "one place"):
