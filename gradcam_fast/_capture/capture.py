@@ -57,6 +57,13 @@ class Capture:
     layer_remembered: bool = False
     calls: Sequence[ExplainedCalls] = ()
 
+    @property
+    def all_scores_have_gradient(self) -> bool:
+        """Whether each score has a gradient that is not zero at some layer; also where none was computed."""
+        axes = self.scores.dim()
+        found = [gradients.flatten(axes).any(axes) for gradients in self.gradients]
+        return not found or bool(torch.stack(found).any(0).all())
+
 
 # Models that turn gradients off around their trunk and restore the grad mode behind it: for their head to have a graph,
 # their forward must begin with gradients on.

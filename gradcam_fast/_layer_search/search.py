@@ -17,7 +17,7 @@ from .._layout.token_grid import NoPatches, UnknownPatches
 from .._model.eager import eager_module, eager_modules
 from .._model.target_layer import TargetLayer
 from .._model.warning import warn_caller
-from ..exceptions import LayerError, ScoreDetached
+from ..exceptions import LayerError, NoLayerFound, ScoreDetached
 from .alignment import aligned_calls, refuse_turned_tokens
 from .choice import choose, of_any_class
 from .dominance import graph_starts
@@ -95,19 +95,23 @@ def capture_at_found_layers(model: nn.Module, request: Request) -> Capture:
     """
     found = _find(model, request)
     captured: Capture | None = None
+    failure: LayerError | None = None
     same_runs = serves = False
     part: frozenset[str] = frozenset()
     try:
         captured, same_runs, same_parts = _capture_and_remember(model, request, found)
-        serves = same_runs and same_parts and (not callable(request.target) or _all_scores_have_gradient(captured))
-    except LayerError:
+        serves = same_runs and same_parts and (not callable(request.target) or captured.all_scores_have_gradient)
+    except LayerError as error:
         if request.geometry.batch == 1:
             raise
-        part = frozenset(layer.name for layer in found.layers)
+        failure, part = error, frozenset(layer.name for layer in found.layers)
     if captured is None or (request.geometry.batch > 1 and not serves):
         # The best box of another image may be on another level of a pyramid, or the first image may have none. Or the
         # model ends early for some of the images.
-        of_all = _find_on(model, request)
+        try:
+            of_all = _find_on(model, request)
+        except NoLayerFound as error:
+            raise failure or error from None
         if captured is None or of_all != found:
             if same_runs:
                 memory_of(model, request).forget(found.ran)
@@ -190,12 +194,6 @@ def _on_first_image_if_possible(model: nn.Module, request: Request, run: Callabl
         return run(model, first)
     except Exception:  # the model or a callable of the caller's needs the whole batch, or is wrong on that, too
         return run(model, request)
-
-
-def _all_scores_have_gradient(captured: Capture) -> bool:
-    axes = captured.scores.dim()
-    found = [gradients.flatten(axes).any(axes) for gradients in captured.gradients]
-    return not found or bool(torch.stack(found).any(0).all())
 
 
 def _on_first_image(model: nn.Module, request: Request) -> Request | None:
