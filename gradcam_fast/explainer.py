@@ -19,7 +19,7 @@ from ._capture.request import Needs, Request
 from ._capture.scores import check_target
 from ._labels import Labels
 from ._layer_search.asked_layers import capture_anew, capture_asked, of_one_input
-from ._layer_search.search import known_patch_tokens
+from ._layer_search.memory import known_patch_tokens
 from ._layout.feature_layout import ImageGeometry, check_tokens
 from ._model.graph_break import runs_eagerly
 from ._model.inputs import ImageAxes, check_inputs, check_values, unwrap_model

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary, WeakSet
 
@@ -12,6 +13,7 @@ from torch import nn
 
 from .._model.eager import force_eager
 from .._model.undo import outside_inference_mode
+from ..exceptions import LayerNotRun
 from .buffers import preserve_buffers
 from .calls import ExplainedCalls, every_picture, explained_calls
 from .containers import detach_tensors, tensors_in
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from .._model.target_layer import TargetLayer
+    from .module_runs import ModuleRuns
     from .request import Request
 
 __all__ = ["Capture", "capture"]
@@ -54,6 +57,13 @@ class Capture:
     layer_remembered: bool = False
     calls: Sequence[ExplainedCalls] = ()
 
+    @property
+    def all_scores_have_gradient(self) -> bool:
+        """Whether each score has a gradient that is not zero at some layer; also where none was computed."""
+        axes = self.scores.dim()
+        found = [gradients.flatten(axes).any(axes) for gradients in self.gradients]
+        return not found or bool(torch.stack(found).any(0).all())
+
 
 # Models that turn gradients off around their trunk and restore the grad mode behind it: for their head to have a graph,
 # their forward must begin with gradients on.
@@ -70,12 +80,15 @@ def capture(
     layers: Sequence[TargetLayer],
     *,
     choose: Callable[[Any, Tensor, Any], Sequence[TargetLayer]] | None = None,
+    runs: ModuleRuns | None = None,
 ) -> Capture:
     """Run the model once, and differentiate the scores with respect to the layers' activations.
 
     Args:
         choose: called with the logits, the scores and what the model returned, with their graph, before the backward:
-            which of the layers are explained. It may raise a LayerError. None explains all.
+            which of the layers are explained; the others need not have run. It may raise a LayerError. None explains
+            all.
+        runs: notes which of its modules run.
 
     Raises:
         LayerError: a layer cannot be explained.
@@ -99,24 +112,23 @@ def capture(
     ):
         hooks_before = count_hooks()
         enable_grad = model in _NEED_GRAD_ENABLED
-        has_forward_hooks = module_hooks.forward
-        returned, maps, copies = forward_with_activations(
+        run = partial(
+            forward_with_activations,
             model,
             request.inputs,
             recorded,
-            enable_grad=enable_grad and graph,
-            graph=graph,
-            has_hooks=has_forward_hooks,
+            has_hooks=module_hooks.forward,
+            runs=runs,
+            may_be_idle=choose is not None,
         )
+        returned, maps, copies = run(enable_grad=enable_grad and graph, graph=graph)
         if choose is None:
             calls = explained_calls(ordered, maps, request)
         logits, scores, classes = request.scores(returned)
         has_graph = scores.requires_grad or any(tensor.requires_grad for tensor in tensors_in(logits))
         if needs.gradients and not (enable_grad or has_graph):
             enable_grad = True
-            returned, maps, copies = forward_with_activations(
-                model, request.inputs, recorded, enable_grad=True, has_hooks=has_forward_hooks
-            )
+            returned, maps, copies = run(enable_grad=True)
             logits, scores, classes = request.scores(returned)
         if choose is not None:
             layers = choose(logits, scores, returned)
@@ -124,6 +136,9 @@ def capture(
             places = [place for place, layer in enumerate(ordered) if layer in layers]
             ordered = [ordered[place] for place in places]
             maps, copies = ([of_layers[place] for place in places] for of_layers in (maps, copies))
+            for layer, of_layer in zip(ordered, maps, strict=True):
+                if not of_layer:
+                    raise LayerNotRun(layer.name)
             calls = explained_calls(ordered, maps, request)
         activations = [of_layer[i] for of_layer, explained in zip(maps, calls, strict=True) for i in explained.indices]
         handed_onward = [

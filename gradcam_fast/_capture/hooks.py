@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from .._model.inputs import Inputs
     from .._model.target_layer import TargetLayer
+    from .module_runs import ModuleRuns
 
 __all__ = [
     "ModuleHooks",
@@ -63,6 +64,8 @@ def forward_with_activations(
     enable_grad: bool = False,
     graph: bool = True,
     has_hooks: bool = True,
+    runs: ModuleRuns | None = None,
+    may_be_idle: bool = False,
 ) -> tuple[Any, list[list[Tensor]], list[list[Tensor]]]:
     """Run the model once; return its output, and per layer the activations of each call and copies handed onward.
 
@@ -78,6 +81,8 @@ def forward_with_activations(
             layer and then restores what was before.
         graph: False for the activations alone, without a graph behind them.
         has_hooks: whether a module may have hooks, which may run the model inside its own run.
+        runs: notes which of its modules run.
+        may_be_idle: whether a layer that does not run has no activations, and is no error.
 
     Raises:
         LayerNotRun: a layer did not run.
@@ -85,18 +90,18 @@ def forward_with_activations(
     """
     inputs = inputs.map(_normal_tensor)
     hooks = [_CaptureHook(layer, alone=len(layers) == 1, graph=graph) for layer in layers]
-    output = _run_hooked(model, inputs, hooks, enable_grad, has_hooks)
+    output = _run_hooked(model, inputs, hooks, enable_grad, has_hooks, runs)
     if any(hook.only_last and not hook.kept and hook.calls for hook in hooks):
         for hook in hooks:
             hook.first_recorded_call = _CALL_COUNTS[hook.layer.module] = _RECORD_EVERY_CALL
-        output = _run_hooked(model, inputs, hooks, enable_grad, has_hooks)
+        output = _run_hooked(model, inputs, hooks, enable_grad, has_hooks, runs)
     activations, handed_onward = [], []
     for hook in hooks:
-        if not hook.calls:
+        if not hook.calls and not may_be_idle:
             raise LayerNotRun(hook.layer.name)
-        if _CALL_COUNTS.get(hook.layer.module) != _RECORD_EVERY_CALL:
+        if hook.calls and _CALL_COUNTS.get(hook.layer.module) != _RECORD_EVERY_CALL:
             _CALL_COUNTS[hook.layer.module] = hook.calls
-        chosen = hook.chosen_calls()
+        chosen = hook.chosen_calls() if hook.calls else []
         activations.append([maps for maps, _ in chosen])
         handed_onward.append([copy for _, copy in chosen])
     return output, activations, handed_onward
@@ -207,12 +212,21 @@ class _RecaptureHook:
 
 
 def _run_hooked(
-    model: nn.Module, inputs: Inputs, hooks: Sequence[_CaptureHook], enable_grad: bool, has_hooks: bool
+    model: nn.Module,
+    inputs: Inputs,
+    hooks: Sequence[_CaptureHook],
+    enable_grad: bool,
+    has_hooks: bool,
+    runs: ModuleRuns | None,
 ) -> Any:
     try:
         with OwnHooks() as own_hooks:
             if has_hooks:
                 own_hooks.ignore_inner_runs(model)
+            if runs is not None:
+                runs.names.clear()
+                for module in runs.modules:
+                    own_hooks.add(module, runs)
             for hook in hooks:
                 hook.reset()
                 module = hook.layer.module

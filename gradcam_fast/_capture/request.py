@@ -132,6 +132,11 @@ class Request:
         return self.inputs.images
 
     @property
+    def follows_prediction(self) -> bool:
+        """Whether logits decide by their values which of them are scored: the highest, or the rivals of a class."""
+        return self.target is None or getattr(self.target, "follows_prediction", False)
+
+    @property
     def takes_several_images(self) -> bool:
         """Whether the model takes several inputs of images: siamese networks, two streams."""
         return len(self.inputs.args) + len(self.inputs.kwargs) > 1 and len(self.inputs.all_images) > 1

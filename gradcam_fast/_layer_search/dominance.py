@@ -9,7 +9,7 @@ all branches together are.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch.autograd.graph import GradientEdge, get_gradient_edge
@@ -22,10 +22,25 @@ if TYPE_CHECKING:
 
     from .traced_map import TracedMap
 
-__all__ = ["dominators", "graph_starts"]
+__all__ = ["Dominators", "dominators", "graph_starts"]
 
 # The place of the scores among the maps.
 _SCORES = -1
+
+
+class Dominators(NamedTuple):
+    """The maps to explain.
+
+    Attributes:
+        maps: in execution order.
+        dominate: whether no branch goes past them.
+        behind: the maps behind the first of them that qualify, too, but do not dominate: of branches that the model may
+            leave out.
+    """
+
+    maps: list[TracedMap]
+    dominate: bool
+    behind: list[TracedMap]
 
 
 def dominators(
@@ -36,11 +51,11 @@ def dominators(
     reaches: Callable[[Tensor], object],
     qualifies: Callable[[TracedMap, Tensor], tuple[bool, bool]],
     is_aligned: Callable[[TracedMap], bool],
-) -> tuple[list[TracedMap], bool]:
+) -> Dominators:
     """The last map that dominates the scores and qualifies, or the maps that do so together; empty if there are none.
 
-    Also, whether they do: a branch without a map that qualifies goes past them. Where it does, maps that qualify only
-    together with others count, too, if all of these are.
+    Where a branch without a map that qualifies goes past them, maps that qualify only together with others count, too,
+    if all of these are aligned.
 
     What flows through class tokens counts only until it reaches positions: a gradient at a map's class tokens alone
     passes through, and where positions have gradient, that of the class tokens beside them goes no further.
@@ -56,13 +71,13 @@ def dominators(
     sweep = _Sweep(maps, reaches, qualifies)
     only = sweep.run(scores.sum(), seed)
     if only is not None:
-        return [only], True
+        return sweep.answer([only], True)
     found, dominates = sweep.together(sweep.qualified)
     if found and not dominates:
         with_others, dominates = sweep.together(sweep.with_others)
         dominates = dominates and all(map(is_aligned, with_others))
         found = with_others if dominates else found
-    return found, dominates
+    return sweep.answer(found, dominates)
 
 
 class _Sweep:
@@ -146,6 +161,11 @@ class _Sweep:
                     return True
                 pending[earlier] = pending[earlier] + part if earlier in pending else part
         return False
+
+    def answer(self, found: list[TracedMap], dominates: bool) -> Dominators:
+        first = min((self.place_of[id(traced.leaf)] for traced in found), default=len(self.maps))
+        behind = [self.maps[place] for place in sorted(self.qualified | self.with_others) if place > first]
+        return Dominators(found, dominates, [traced for traced in behind if traced not in found])
 
     def frontier(self) -> list[int]:
         return [place for place, part in self.gradients.items() if self.reaches(self.maps[place].layout(part))]

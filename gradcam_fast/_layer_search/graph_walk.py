@@ -6,6 +6,7 @@ from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Se
 from typing import TYPE_CHECKING
 
 import torch
+from torch import nn
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -13,7 +14,14 @@ if TYPE_CHECKING:
 
     from .._layout.feature_layout import ImageGeometry
 
-__all__ = ["LeavesBehind", "leaves_behind", "nodes_behind", "pictures_behind"]
+__all__ = ["LeavesBehind", "is_projection", "leaves_behind", "nodes_behind", "pictures_behind"]
+
+# Parts of the names of autograd nodes: sums and changes of the shape, and products.
+_KEEPS_VALUES = (
+    "Add", "Alias", "Cat", "Clone", "Expand", "Permute", "Repeat", "Reshape", "Select", "Slice", "Split", "Squeeze",
+    "Sub", "TBackward", "ToCopy", "Transpose", "Unbind", "UnsafeView", "View",
+)  # fmt: skip
+_PRODUCTS = ("AddmmBackward", "BmmBackward", "LinearBackward", "MmBackward", "MulBackward")
 
 
 def leaves_behind(root: Node | None) -> list[Tensor]:
@@ -77,3 +85,41 @@ def nodes_behind(roots: Iterable[Node | None], stop: Callable[[Node], bool] | No
             yield node
             if stop is None or not stop(node):
                 pending += [behind for behind, _ in node.next_functions if behind is not None and behind not in seen]
+
+
+def is_projection(root: Node | None) -> bool:
+    """Whether a node is a linear layer's work: products of leaves with parameters, and sums of these, as LoRA adds."""
+    # Of each node what it holds, found from the leaves up: a forward may be thousands of nodes deep.
+    held: dict[Node | None, str] = {None: "parameters"}
+    pending = [root]
+    while pending:
+        node = pending[-1]
+        if node is not None and node not in held:
+            inputs = [] if _ends(node) else [before for before, _ in node.next_functions]
+            if unknown := [before for before in inputs if before not in held]:
+                pending += unknown
+                continue
+            held[node] = _held_by(node, [held[before] for before in inputs])
+        pending.pop()
+    return held[root] == "products"
+
+
+def _ends(node: Node) -> bool:
+    """Whether what a node holds does not depend on what it is made of."""
+    return hasattr(node, "variable") or not any(word in node.name() for word in (*_PRODUCTS, *_KEEPS_VALUES))
+
+
+def _held_by(node: Node, inputs: Sequence[str]) -> str:
+    """What a node holds: "parameters", other "leaves" as they are, "products" of them with parameters, or "others"."""
+    if _ends(node):
+        leaf = getattr(node, "variable", None)
+        return "others" if leaf is None else "parameters" if isinstance(leaf, nn.Parameter) else "leaves"
+    multiplies = any(word in node.name() for word in _PRODUCTS)
+    of_leaves = [held for held in inputs if held != "parameters"]
+    if not of_leaves:
+        return "parameters"
+    if "others" in of_leaves or (multiplies and len(of_leaves) > 1):
+        return "others"
+    if multiplies and "Mul" not in node.name():
+        return "products"
+    return "leaves" if "leaves" in of_leaves else "products"

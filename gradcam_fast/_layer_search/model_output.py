@@ -187,7 +187,7 @@ def _without_copies(node: Node, behind: Mapping[int, Node]) -> tuple[Node, bool]
 def _read_as_they_are(scores: Tensor, returned: list[Tensor], channel_axes: Mapping[int, int]) -> set[Node]:
     """The nodes of those returned tensors whose channels the scores do not mix."""
     roots = {tensor.grad_fn for tensor in returned if tensor.grad_fn is not None}
-    maps = [(returned[place], axis) for place, axis in channel_axes.items()]
+    maps = [(returned[place], axis) for place, axis in channel_axes.items() if place < len(returned)]
     channels = {tensor.shape[axis] for tensor, axis in maps}
     # A linear layer may take the channels of one position, or all values of an image.
     summed = channels | {tensor[:1].numel() for tensor, _ in maps}

@@ -44,12 +44,14 @@ class Candidate(NamedTuple):
         gradient: of the scores at it, (B,C,h,w).
         own_output: whether no operation from it to the scores mixes channels.
         among_tokens: whether other maps of the model are tokens.
+        asks_places: whether what the model returns has places, so that the scores may be about one of them.
     """
 
     traced: TracedMap
     gradient: Tensor
     own_output: bool
     among_tokens: bool
+    asks_places: bool
 
 
 class Rule(NamedTuple):
@@ -105,6 +107,11 @@ def _is_noise(gradient: Tensor) -> bool:
     return len(gradient) > 0 and bool(sums.abs().amax() <= pooled_noise(gradient.dtype) * of_magnitudes.amax())
 
 
+def _is_of_one_place(gradient: Tensor) -> bool:
+    reached = gradient.abs().amax(1).flatten(1) != 0
+    return bool(reached.any()) and bool((reached.sum(1) <= 1).all())
+
+
 RULES = (
     Rule("passes on", "it is what another module made", Returned, lambda output: passes_on(output.module)),
     Rule(
@@ -112,6 +119,12 @@ RULES = (
         "a pooled map is the map before it at a lower resolution",
         Returned,
         lambda output: is_pooling(output.module) or _made_by("Pool", output.maps),
+    ),
+    Rule(
+        "padding",
+        "a padded map is the map before it with a border, and would be laid beside the image's places",
+        Returned,
+        lambda output: _leaf_named("Pad", output.module) or _made_by("Pad", output.maps),
     ),
     Rule(
         "softmax",
@@ -129,9 +142,7 @@ RULES = (
         "projection of tokens",
         "queries, keys and values are no features that anyone names; the norm before them is what they are made of",
         Candidate,
-        lambda candidate: (
-            projects_tokens(candidate.traced.maker, candidate.traced.layout) and not candidate.traced.of_pixels
-        ),
+        lambda candidate: candidate.traced.is_projection,
     ),
     Rule(
         "axes of attention",
@@ -150,6 +161,12 @@ RULES = (
         "the name of a layer stands for its last call on the images; of several pictures every call has one",
         Candidate,
         lambda candidate: not candidate.traced.last_call and candidate.traced.pictures is None,
+    ),
+    Rule(
+        "one place",
+        "what a model reads of one place, as of a recurrent one's last step, was gathered there from the others",
+        Candidate,
+        lambda candidate: not candidate.asks_places and _is_of_one_place(candidate.gradient),
     ),
     Rule(
         "rounding noise",

@@ -2,56 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
 
 from .._capture.capture import Capture, capture
 from .._capture.containers import all_tensors
-from .._capture.scores import as_class_logits
+from .._capture.module_runs import ModuleRuns
 from .._layout.token_grid import NoPatches, UnknownPatches
 from .._model.eager import eager_module, eager_modules
-from .._model.recent import Recent
 from .._model.target_layer import TargetLayer
 from .._model.warning import warn_caller
-from ..exceptions import LayerError, ScoreDetached
-from .choice import choose
+from ..exceptions import LayerError, NoLayerFound, ScoreDetached
+from .alignment import aligned_calls, refuse_turned_tokens
+from .choice import choose, of_any_class
 from .dominance import graph_starts
 from .failures import check_what_follows_patches, named_reasons, no_layer_found
-from .memory import FoundLayer, forget, memory_of
+from .memory import FoundLayer, idle_modules, memory_of
 from .model_output import channel_axes_of, output_parts, signature
 from .trace import Trace, trial_run
+from .traced_map import layers_of_maps
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from .._capture.request import Request
-    from .._layout.token_grid import PatchTokens
     from .model_output import Path
-    from .traced_map import TracedMap
 
-__all__ = ["ask_for_patches", "capture_at_found_layers", "capture_at_remembered_layers", "known_patch_tokens"]
+__all__ = ["ask_for_patches", "capture_at_found_layers", "capture_at_remembered_layers"]
 
 _T = TypeVar("_T")
-
-# For each model and shape of an image: which tokens are patches, by their number.
-_PATCH_TOKENS: WeakKeyDictionary[nn.Module, Recent[tuple[int, ...], dict[int, PatchTokens | NoPatches]]] = (
-    WeakKeyDictionary()
-)
 
 
 class _UnknownSignature(LayerError):
     """No layers are remembered for the parts of the model's output that the scores come from."""
-
-
-def known_patch_tokens(model: nn.Module, images: Tensor) -> dict[int, PatchTokens | NoPatches]:
-    """What trial runs on images of this shape have told about the model's tokens; they add to it."""
-    return _PATCH_TOKENS.setdefault(model, Recent()).setdefault(tuple(images.shape[1:]), {})
 
 
 def ask_for_patches(model: nn.Module, request: Request, count: int) -> None:
@@ -65,29 +53,37 @@ def ask_for_patches(model: nn.Module, request: Request, count: int) -> None:
 def capture_at_remembered_layers(model: nn.Module, request: Request) -> Capture | None:
     """The capture at the layers found for an earlier request of this kind; None if there are none that still serve."""
     memory = memory_of(model, request)
-    if not memory.layers:
-        return None
+    # All of them: what runs, and the scores, will tell which are asked about.
+    known = [found for depth in memory.depths for found in (*chain(*depth.layers.values()), *depth.starts)]
     try:
-        # All of them: the scores will tell which are asked about.
-        recorded = {found: _resolved(model, found) for found in (*chain(*memory.layers.values()), *memory.starts)}
+        recorded = {found: _resolved(model, found) for found in known}
+        runs = ModuleRuns({_module(model, name): name for name in memory.watched}, request.geometry)
     except AttributeError:  # the model was rebuilt
+        return None
+    if not recorded:
         return None
 
     def layers_of(logits: Any, scores: Tensor, returned: Any) -> Sequence[TargetLayer]:
-        found = memory.layers.get(memory.signature(request, logits, scores, returned))
+        depth = memory.at(runs)
+        found = depth.layers.get(depth.signature(request, logits, scores, returned)) if depth else None
         if found is None:
             raise _UnknownSignature
         return [recorded[layer] for layer in found]
 
     try:
-        captured = capture(model, request, list(recorded.values()), choose=layers_of)
+        captured = capture(model, request, list(recorded.values()), choose=layers_of, runs=runs)
     except LayerError:  # the scores no longer depend on these layers, or on others than ever before
         return None
     return replace(captured, layer_remembered=True)
 
 
 def _resolved(model: nn.Module, found: FoundLayer) -> TargetLayer:
-    return TargetLayer(found.name, eager_module(model.get_submodule(found.name)), found.call)
+    return TargetLayer(found.name, _module(model, found.name), found.call)
+
+
+def _module(model: nn.Module, name: str) -> nn.Module:
+    module: nn.Module = eager_module(model.get_submodule(name))
+    return module
 
 
 def capture_at_found_layers(model: nn.Module, request: Request) -> Capture:
@@ -97,38 +93,58 @@ def capture_at_found_layers(model: nn.Module, request: Request) -> Capture:
         NoLayerFound: the model has no spatial feature map that the score depends on.
         ScoreDetached: the score has no graph.
     """
-    found = of_first_image = _find(model, request)
-    captured, alike = _capture_and_remember(model, request, found)
-    if request.geometry.batch > 1 and callable(request.target) and not (alike and _all_scores_have_gradient(captured)):
-        # The best box of another image may be on another level of a pyramid, or the first image may have none.
-        found = _find_on(model, request)
-        if found != of_first_image:
-            forget(model, request)
-            captured, _ = _capture_and_remember(model, request, found)
+    found = _find(model, request)
+    captured: Capture | None = None
+    failure: LayerError | None = None
+    same_runs = serves = False
+    part: frozenset[str] = frozenset()
+    try:
+        captured, same_runs, same_parts = _capture_and_remember(model, request, found)
+        serves = same_runs and same_parts and (not callable(request.target) or captured.all_scores_have_gradient)
+    except LayerError as error:
+        if request.geometry.batch == 1:
+            raise
+        failure, part = error, frozenset(layer.name for layer in found.layers)
+    if captured is None or (request.geometry.batch > 1 and not serves):
+        # The best box of another image may be on another level of a pyramid, or the first image may have none. Or the
+        # model ends early for some of the images.
+        try:
+            of_all = _find_on(model, request)
+        except NoLayerFound as error:
+            raise failure or error from None
+        if captured is None or of_all != found:
+            if same_runs:
+                memory_of(model, request).forget(found.ran)
+            captured, _, _ = _capture_and_remember(model, request, of_all._replace(watched=of_all.watched | part))
     return captured
 
 
-def _capture_and_remember(model: nn.Module, request: Request, found: _Search) -> tuple[Capture, bool]:
-    """The capture at the layers found, and whether the first image is asked about the same parts as all together."""
+def _capture_and_remember(model: nn.Module, request: Request, found: _Search) -> tuple[Capture, bool, bool]:
+    """The capture at the layers found; whether the search's modules run, and the first image asks about all parts."""
     memory = memory_of(model, request)
-    memory.starts = found.starts or memory.starts
-    memory.parts, memory.channel_axes, memory.has_parts = found.parts, found.channel_axes, found.has_parts
-    alike = True
+    depth = memory.enter(found.ran, found.watched)
+    depth.starts = found.starts or depth.starts
+    depth.parts, depth.channel_axes, depth.has_parts = found.parts, found.channel_axes, found.has_parts
+    runs = ModuleRuns({_module(model, name): name for name in memory.watched}, request.geometry)
+    same_runs = same_parts = True
 
     def remember(logits: Any, scores: Tensor, returned: Any) -> Sequence[TargetLayer]:
-        nonlocal alike
-        asked = memory.signature(request, logits, scores, returned)
-        alike = not callable(request.target) or asked == memory.signature(request, logits, scores[:1], returned)
-        memory.layers.forget(asked)
+        nonlocal same_runs, same_parts
+        same_runs = memory.at(runs) is depth
+        if not same_runs:
+            return found.layers
+        asked = depth.signature(request, logits, scores, returned)
+        same_parts = not callable(request.target) or asked == depth.signature(request, logits, scores[:1], returned)
+        depth.layers.forget(asked)
         # Where every gradient vanishes (a head of zeros, an empty batch) the next request may find better layers.
         # Scores that come from nothing the model returned cannot be told apart.
         if found.has_gradient and asked:
-            memory.layers[asked] = tuple(map(FoundLayer.of, found.layers))
+            depth.layers[asked] = tuple(map(FoundLayer.of, found.layers))
         return found.layers
 
     starts = [_resolved(model, layer) for layer in found.starts]
-    captured = capture(model, request, list(dict.fromkeys((*found.layers, *starts))), choose=remember)
-    return captured, alike
+    captured = capture(model, request, list(dict.fromkeys((*found.layers, *starts))), choose=remember, runs=runs)
+    return captured, same_runs, same_parts
 
 
 class _Search(NamedTuple):
@@ -140,6 +156,8 @@ class _Search(NamedTuple):
     parts: tuple[Path, ...]
     channel_axes: Mapping[int, int]
     has_parts: bool
+    ran: frozenset[str]
+    watched: frozenset[str]
 
 
 def _find(model: nn.Module, request: Request) -> _Search:
@@ -163,7 +181,8 @@ def _run(model: nn.Module, request: Request) -> tuple[Trace, Any]:
 
 def _trace(model: nn.Module, request: Request) -> None:
     with trial_run(model, request.inputs):
-        _run(model, request)
+        trace, _ = _run(model, request)
+        refuse_turned_tokens(trace)
 
 
 def _on_first_image_if_possible(model: nn.Module, request: Request, run: Callable[[nn.Module, Request], _T]) -> _T:
@@ -175,12 +194,6 @@ def _on_first_image_if_possible(model: nn.Module, request: Request, run: Callabl
         return run(model, first)
     except Exception:  # the model or a callable of the caller's needs the whole batch, or is wrong on that, too
         return run(model, request)
-
-
-def _all_scores_have_gradient(captured: Capture) -> bool:
-    axes = captured.scores.dim()
-    found = [gradients.flatten(axes).any(axes) for gradients in captured.gradients]
-    return not found or bool(torch.stack(found).any(0).all())
 
 
 def _on_first_image(model: nn.Module, request: Request) -> Request | None:
@@ -211,21 +224,23 @@ def _find_on(model: nn.Module, request: Request) -> _Search:
             channel_axes = channel_axes_of(tensors, trace.maps, rank=len(request.geometry.size))
             parts = output_parts(tensors, trace.behind)
             asked = signature(scores, tensors, parts, channel_axes, behind=trace.behind, by_values=False)
-            read, scores = _of_any_class(request, asked, logits, scores)
+            read, scores = of_any_class(request, asked, logits, scores)
             choice = choose(trace, tensors, channel_axes, read, scores)
             if not choice.maps and trace.follow_cuts():
                 choice = choose(trace, tensors, channel_axes, read, scores)
             if not choice.maps:
                 raise no_layer_found(model, trace, scores)
-    check_what_follows_patches(model, trace, choice.maps, scores)
-    layers = _layers_of_maps(choice.maps, trace.calls)
+            maps = aligned_calls(trace, choice.maps, dominate=choice.dominates)
+    check_what_follows_patches(model, trace, maps, scores)
+    layers = layers_of_maps(maps, trace.calls)
     if not choice.dominates:
         warn_caller(
             f"the heatmaps of {', '.join(repr(layer.name) for layer in layers)} show a part of what the score depends "
             "on: the rest goes through other layers, or through earlier calls of these; name layers with layer=...",
             model=model,
         )
-    starts = _layers_of_maps(graph_starts(trace.of_images, parts.values(), choice.maps), trace.calls)
+    starts = layers_of_maps(graph_starts(trace.of_images, parts.values(), maps), trace.calls)
+    behind = frozenset(traced.name for traced in choice.behind)
     return _Search(
         layers,
         choice.has_gradient,
@@ -233,37 +248,6 @@ def _find_on(model: nn.Module, request: Request) -> _Search:
         tuple(parts),
         channel_axes,
         len(set(parts.values())) > 1,
+        frozenset(trace.ran),
+        behind.union(idle_modules(trace.names, trace.calls)),
     )
-
-
-def _layers_of_maps(maps: Sequence[TracedMap], calls: Mapping[nn.Module, int]) -> tuple[TargetLayer, ...]:
-    """The layers that made the maps, once for each call that did; where the last one did alone, no call is named.
-
-    Of samples of several pictures, once with all of these calls.
-    """
-    by_layer: dict[TargetLayer, list[int]] = {}
-    for traced in maps:
-        by_layer.setdefault(TargetLayer(traced.name, traced.module), []).append(traced.call)
-    layers: list[TargetLayer] = []
-    for layer, chosen in by_layer.items():
-        if maps[0].pictures is not None:
-            layers.append(layer if len(chosen) == calls[layer.module] else replace(layer, call=tuple(chosen)))
-        elif chosen == [calls[layer.module] - 1]:
-            layers.append(layer)
-        else:
-            layers.extend(replace(layer, call=call) for call in chosen)
-    return tuple(layers)
-
-
-def _of_any_class(request: Request, parts: Collection[Any], logits: Any, scores: Tensor) -> tuple[Tensor, Tensor]:
-    """The logits and a score of all classes instead of some, if the class asked cannot matter; or the scores twice.
-
-    It cannot if one operation makes all logits. Where several do (a coarse and a fine head in one tensor), classes that
-    were named decide, and of the highest logits all decide, because the class predicted must not.
-    """
-    if callable(request.target) or (request.target is not None and len(parts) > 1):
-        return scores, scores
-    class_logits = as_class_logits(logits, request.geometry.batch)
-    numbers = torch.arange(1, class_logits.shape[1] + 1, dtype=torch.float32, device=class_logits.device)
-    weights = numbers.cos().to(class_logits.dtype)
-    return class_logits, class_logits @ weights

@@ -15,6 +15,7 @@ from torch.autograd.graph import get_gradient_edge
 from .._capture.buffers import preserve_buffers
 from .._capture.containers import replace_tensor, tensors_in
 from .._capture.kept_graphs import forget_graphs
+from .._capture.module_runs import may_be_maps
 from .._layout.token_places import ImageLeaf
 from .._layout.trial_layouts import TrialLayouts
 from .._model.eager import force_eager
@@ -24,7 +25,7 @@ from .graph_walk import LeavesBehind, pictures_behind
 from .random_numbers import OwnRandomNumbers
 from .rules import is_feature_map, passes_on, projects_tokens
 from .saved_once import SavedOnce
-from .traced_map import TracedMap
+from .traced_map import TracedMap, stays_in_block
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -64,6 +65,7 @@ class Trace:
         images: the leaf that the model gets a copy of.
         layouts: of what the modules return.
         calls: how often each module has run.
+        ran: the names of those that have returned what may be maps.
     """
 
     names: dict[nn.Module, str]
@@ -73,6 +75,7 @@ class Trace:
     images: Tensor = field(init=False)
     layouts: TrialLayouts = field(init=False)
     calls: dict[nn.Module, int] = field(default_factory=dict)
+    ran: set[str] = field(default_factory=set)
     # Tensors handed onward by identity and version, and the map each is a copy of.
     _onward: dict[tuple[int, int], tuple[weakref.ref[Tensor], TracedMap | None]] = field(default_factory=dict)
     # The last map of each module.
@@ -129,6 +132,8 @@ class Trace:
     def __call__(self, module: nn.Module, args: Any, output: Any) -> Any:
         """Note what ``module`` returned, and hand a copy of it onward."""
         self.calls[module] = self.calls.get(module, 0) + 1
+        if may_be_maps(output, self.request.geometry):
+            self.ran.add(self.names[module])
         returned = [tensor for tensor in tensors_in(output) if tensor.dtype.is_floating_point]
         if not returned:
             return None
@@ -151,6 +156,8 @@ class Trace:
         self, module: nn.Module, args: Any, output: Any, returned: Tensor, grad_was_enabled: bool, *, captured: bool
     ) -> Tensor:
         """Note one of the tensors in ``output``; return what is to be handed onward in its place."""
+        if captured:
+            self.layouts.orient(module, returned)
         if self._was_handed_onward(returned):
             traced = self._onward[_identity(returned)][1]
             # A module that also returns something else (a pooled vector) may have made that of the maps.
@@ -174,7 +181,7 @@ class Trace:
         layout = self.layouts.read(self.names[module], module, maps, captured=captured)
         pictures = self._pictures_of(module, maps, layout) if layout else None
         of_pixels = all(before.layout is None for before in self._leaves_of_images(maps))
-        is_map = layout and is_feature_map(module, maps, layout) and (of_pixels or not _stays_in_block(module, layout))
+        is_map = layout and is_feature_map(module, maps, layout) and (of_pixels or not stays_in_block(module, layout))
         if layout and is_map and (pictures is None or len(pictures) == 1):
             # No memory but one zero: the leaf is added to the maps, so that none of them has to be kept.
             leaf = maps.new_zeros(()).expand_as(maps).requires_grad_()
@@ -243,13 +250,6 @@ class Trace:
             return frozenset({self.calls[module] - 1})
         of_one = {id(traced.leaf): traced.pictures for traced in self.maps if traced.pictures is not None}
         return pictures_behind(maps, self._image_leaves, of_one, geometry)
-
-
-def _stays_in_block(module: nn.Module, layout: FeatureLayout) -> bool:
-    """Whether maps are a projection that goes into no sum with class tokens: to cut the graph there tells nothing."""
-    if not (isinstance(module, nn.Linear) and projects_tokens(module, layout)):
-        return False
-    return layout.kind != "tokens" or layout.inferred_extras == 0 or module.out_features > module.in_features
 
 
 def _identity(tensor: Tensor) -> tuple[int, int]:

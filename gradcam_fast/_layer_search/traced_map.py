@@ -1,12 +1,16 @@
-"""A feature map of a trial run: where the graph is cut."""
+"""The feature maps of a trial run, where its graph is cut, and the layers that made them."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
+
+from .._model.target_layer import TargetLayer
+from .graph_walk import is_projection
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -14,7 +18,7 @@ if TYPE_CHECKING:
 
     from .._layout.feature_layout import FeatureLayout
 
-__all__ = ["TracedMap"]
+__all__ = ["TracedMap", "layers_of_maps", "stays_in_block"]
 
 
 @dataclass(eq=False)
@@ -52,3 +56,36 @@ class TracedMap:
     last_call: bool = True
     call: int = 0
     pictures: frozenset[int] | None = None
+
+    @property
+    def is_projection(self) -> bool:
+        """Whether the maps are what a linear layer makes of earlier tokens, however it is written."""
+        if self.of_pixels or self.layout.kind == "planes":
+            return False
+        return isinstance(self.maker, nn.Linear) or (self.behind is not None and is_projection(self.behind.node))
+
+
+def layers_of_maps(maps: Sequence[TracedMap], calls: Mapping[nn.Module, int]) -> tuple[TargetLayer, ...]:
+    """The layers that made the maps, once for each call that did; where the last one did alone, no call is named.
+
+    Of samples of several pictures, once with all of these calls.
+    """
+    by_layer: dict[TargetLayer, list[int]] = {}
+    for traced in maps:
+        by_layer.setdefault(TargetLayer(traced.name, traced.module), []).append(traced.call)
+    layers: list[TargetLayer] = []
+    for layer, chosen in by_layer.items():
+        if maps[0].pictures is not None:
+            layers.append(layer if len(chosen) == calls[layer.module] else replace(layer, call=tuple(chosen)))
+        elif chosen == [calls[layer.module] - 1]:
+            layers.append(layer)
+        else:
+            layers.extend(replace(layer, call=call) for call in chosen)
+    return tuple(layers)
+
+
+def stays_in_block(module: nn.Module, layout: FeatureLayout) -> bool:
+    """Whether maps are a projection that goes into no sum with class tokens: to cut the graph there tells nothing."""
+    if not (isinstance(module, nn.Linear) and layout.kind != "planes"):
+        return False
+    return layout.kind != "tokens" or layout.inferred_extras == 0 or module.out_features > module.in_features

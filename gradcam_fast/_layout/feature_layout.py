@@ -10,10 +10,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from numbers import Integral
 from typing import TYPE_CHECKING, Any
-from weakref import WeakSet
+from weakref import WeakKeyDictionary, WeakSet
 
 import torch
 from torch import nn
+from torch.nn.modules.conv import _ConvNd
 
 from .token_grid import NoPatches, PatchTokens, UnknownPatches, UnreadableLayout, fits, infer_grid, patch_grid
 
@@ -23,10 +24,18 @@ if TYPE_CHECKING:
     from ..types import Tokens
     from .token_grid import Grid
 
-__all__ = ["FeatureLayout", "ImageGeometry", "check_tokens", "infer_layout"]
+__all__ = [
+    "FeatureLayout",
+    "ImageGeometry",
+    "check_tokens",
+    "infer_layout",
+    "set_channels_last",
+]
 
 # Modules whose tokens come before the batch, (N,B,C): remembered, because a batch of N images does not show it.
 _TOKENS_FIRST: WeakSet[nn.Module] = WeakSet()
+# Of series, which modules return (B,L,C) rather than (B,C,L): any length fits, so that the model has to be asked.
+_SERIES_CHANNELS_LAST: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -163,6 +172,8 @@ def infer_layout(module: nn.Module, maps: Tensor, geometry: ImageGeometry, token
     tokens_first = maps.dim() == 3 and maps.shape[1] == batch and (len(maps) != batch or module in _TOKENS_FIRST)
     if maps.dim() < 2 or (len(maps) != batch and not tokens_first):
         raise _no_maps(geometry)
+    if _is_unknown_series(module, maps, geometry, tokens):
+        raise UnknownPatches(maps.shape[1])
     if maps.dim() == rank + 2 and not tokens_first:
         channels_last = _channels_last(module, maps, geometry, tokens)
         grid = tuple(maps.shape[1:-1] if channels_last else maps.shape[2:])
@@ -254,8 +265,25 @@ def _channels_last(module: nn.Module, maps: Tensor, geometry: ImageGeometry, tok
         return tuple(maps.shape[2:]) != tokens and tuple(maps.shape[1:-1]) == tokens
     if tuple(getattr(module, "normalized_shape", ())) == tuple(maps.shape[-1:]):
         return True
-    may_be_first = not geometry.channels_last and fits(tuple(maps.shape[2:]), geometry.size)
-    return not may_be_first and fits(tuple(maps.shape[1:-1]), geometry.size)
+    if len(geometry.size) == 1 and not geometry.channels_last:
+        return _SERIES_CHANNELS_LAST.get(module, False)
+    # Of videos without their frames: time has a stride of its own.
+    planes, last = (tuple(grid)[-2:] for grid in (maps.shape[2:], maps.shape[1:-1]))
+    may_be_first = not geometry.channels_last and fits(planes, geometry.size[-2:])
+    return not may_be_first and fits(last, geometry.size[-2:])
+
+
+def set_channels_last(module: nn.Module, channels_last: bool) -> None:
+    """Remember whether a module returns series as (B,L,C)."""
+    _SERIES_CHANNELS_LAST[module] = channels_last
+
+
+def _is_unknown_series(module: nn.Module, maps: Tensor, geometry: ImageGeometry, tokens: Tokens) -> bool:
+    """Whether a module returns (B,L,C) or (B,C,L), no trial run having told which."""
+    if len(geometry.size) > 1 or maps.dim() != 3 or tokens != "auto" or geometry.channels_last:
+        return False
+    # After a trial run there is an answer for some number of tokens.
+    return geometry.patch_tokens == {} and module not in _SERIES_CHANNELS_LAST and not isinstance(module, _ConvNd)
 
 
 def _no_maps(geometry: ImageGeometry) -> UnreadableLayout:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
+from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from .feature_layout import FeatureLayout
     from .token_grid import PatchTokens
 
-__all__ = ["ImageLeaf", "at_position", "in_image_order", "tokens_of_images"]
+__all__ = ["ImageLeaf", "first_tokens", "in_image_order", "tokens_of_images"]
 
 # Parts of the names of autograd nodes: fused attention, and what other attention puts its weights through.
 _ATTENTION = ("ScaledDotProduct", "Softmax")
@@ -42,17 +43,55 @@ class ImageLeaf(NamedTuple):
         return values if self.layout is None else self.layout(values)
 
 
-def tokens_of_images(maps: Tensor, axis: int, leaves: Sequence[ImageLeaf]) -> tuple[int, ...] | None:
+def first_tokens(maps: Tensor, leaves: Sequence[ImageLeaf]) -> GradientEdge | None:
+    """Where in the graph behind them the tokens come from, as many and as long: before something mixed them all."""
+    wanted = {id(leaf.values) for leaf in leaves}
+    shape = tuple(maps.shape)
+    alike = [node for node in _nodes_behind(maps.grad_fn) if node is not maps.grad_fn and _shape_of(node) == shape]
+    for node in alike:
+        behind = set(_nodes_behind(node)) - {node}
+        is_of_images = any(id(getattr(before, "variable", None)) in wanted for before in behind)
+        if is_of_images and behind.isdisjoint(alike):
+            return GradientEdge(node, 0)
+    return None
+
+
+def _shape_of(node: Node) -> tuple[int, ...] | None:
+    """The shape of what a node returned; None of several tensors."""
+    returned: Any = getattr(node, "_input_metadata", ())
+    return tuple(returned[0].shape) if len(returned) == 1 else None
+
+
+def _nodes_behind(root: Node | None) -> list[Node]:
+    nodes, seen = [root] if root is not None else [], {root}
+    for node in nodes:  # grows
+        for behind, _ in node.next_functions:
+            if behind is not None and behind not in seen:
+                seen.add(behind)
+                nodes.append(behind)
+    return nodes
+
+
+def tokens_of_images(
+    maps: Tensor, axis: int, leaves: Sequence[ImageLeaf], at: GradientEdge | None = None
+) -> tuple[int, ...] | None:
     """The tokens that change with some positions of the images: where the Jacobian times a vector is not zero.
 
     None, if that cannot be told because attention has mixed the tokens before.
+
+    Args:
+        at: where in the graph to ask, instead of at the maps.
     """
-    if not leaves or _attends(maps, leaves):
+    edge = at or _edge(maps)
+    nodes = _nodes_behind(edge.node if edge else None)
+    in_graph = {id(node.variable) for node in nodes if hasattr(node, "variable")}
+    leaves = [leaf for leaf in leaves if id(leaf.values) in in_graph]
+    if not leaves or edge is None or _attends(edge.node, leaves):
         return None
     # The product of the Jacobian is the gradient of its transposed product, which is linear in these.
     cotangent = torch.zeros_like(maps, requires_grad=True)
     transposed = torch.autograd.grad(
-        maps, [leaf.values for leaf in leaves], cotangent, create_graph=True, retain_graph=True
+        edge, [leaf.values for leaf in leaves], cotangent, create_graph=True, retain_graph=True
     )
     others = [other for other in range(maps.dim()) if other != axis]
 
@@ -66,7 +105,7 @@ def tokens_of_images(maps: Tensor, axis: int, leaves: Sequence[ImageLeaf]) -> tu
         for leaf, part in zip(leaves, transposed, strict=True)
     ]
     first, last = (
-        [at_position(way, leaf.as_maps, end) for way, leaf in zip(everywhere, leaves, strict=True)] for end in (0, -1)
+        [_at_position(way, leaf.as_maps, end) for way, leaf in zip(everywhere, leaves, strict=True)] for end in (0, -1)
     )
     try:
         # A token that changes with the first position and with the last is of all of them, a mean say: no patch.
@@ -76,11 +115,15 @@ def tokens_of_images(maps: Tensor, axis: int, leaves: Sequence[ImageLeaf]) -> tu
     return tuple(changes.nonzero()[:, 0].tolist())
 
 
-def _attends(maps: Tensor, leaves: Sequence[ImageLeaf]) -> bool:
-    """Whether attention stands between the leaves and the maps; a second derivative of it takes long, or fails."""
+def _edge(maps: Tensor) -> GradientEdge | None:
+    return get_gradient_edge(maps) if maps.requires_grad else None
+
+
+def _attends(root: Node, leaves: Sequence[ImageLeaf]) -> bool:
+    """Whether attention stands between the leaves and a node; a second derivative of it takes long, or fails."""
     wanted = {id(leaf.values) for leaf in leaves}
     uses: dict[Node, list[Node]] = {}
-    pending, found, seen = [maps.grad_fn], [], set()
+    pending, found, seen = [root], [], set()
     while pending:
         node = pending.pop()
         if node is None or node in seen:
@@ -101,19 +144,27 @@ def _attends(maps: Tensor, leaves: Sequence[ImageLeaf]) -> bool:
     return any(word in node.name() for node in between for word in _ATTENTION)
 
 
-def in_image_order(maps: Tensor, axis: int, patches: PatchTokens, leaves: Sequence[ImageLeaf]) -> bool | None:
+def in_image_order(
+    maps: Tensor, axis: int, patches: PatchTokens, leaves: Sequence[ImageLeaf], at: GradientEdge | None = None
+) -> bool | None:
     """Whether each patch comes from its own place in the images; None where places are mixed, and that is not known.
 
     Every patch sends a random gradient back, and then as many times the same as its row, its column. At a place that
     belongs to one patch alone, the ratio of the two is that patch's row and column.
+
+    Args:
+        at: where in the graph to ask, instead of at the maps.
     """
+    edge = at or _edge(maps)
+    if edge is None:
+        return None
     device, grid = maps.device, patches.grid
     places = torch.tensor(patches.places, device=device)
     seed = torch.zeros_like(maps)
     patch_shape = [len(places) if other == axis else side for other, side in enumerate(maps.shape)]
     seed.index_copy_(axis, places, torch.randn(patch_shape, device=device).to(maps.dtype))
     sides = torch.stack(torch.meshgrid(*(torch.arange(1, side + 1, device=device) for side in grid), indexing="ij"))
-    plain = _at_leaves(maps, seed, leaves)
+    plain = _at_leaves(edge, seed, leaves)
     squares = _sum_of_cells(plain, plain, leaves, grid)
     if squares is None or not squares.any():
         return None
@@ -124,7 +175,7 @@ def in_image_order(maps: Tensor, axis: int, patches: PatchTokens, leaves: Sequen
     for numbers in sides:
         factor = torch.ones(maps.shape[axis], device=device, dtype=maps.dtype)
         factor[places] = numbers.flatten().to(maps.dtype)
-        numbered = _at_leaves(maps, seed * factor.reshape([-1 if other == axis else 1 for other in range(3)]), leaves)
+        numbered = _at_leaves(edge, seed * factor.reshape([-1 if other == axis else 1 for other in range(3)]), leaves)
         products, numbered_squares = (_sum_of_cells(numbered, other, leaves, grid) for other in (plain, numbered))
         assert products is not None and numbered_squares is not None
         found = products / squares
@@ -143,9 +194,9 @@ def _follows(found: Tensor, numbers: Tensor) -> bool:
     return len(numbers.unique()) == 1 or bool(slope > 0.5 and (found - numbers).abs().median() < _OVERLAP)
 
 
-def _at_leaves(maps: Tensor, cotangent: Tensor, leaves: Sequence[ImageLeaf]) -> list[Tensor]:
+def _at_leaves(edge: GradientEdge, cotangent: Tensor, leaves: Sequence[ImageLeaf]) -> list[Tensor]:
     values = [leaf.values for leaf in leaves]
-    parts = torch.autograd.grad(maps, values, cotangent, retain_graph=True, allow_unused=True)
+    parts = torch.autograd.grad(edge, values, cotangent, retain_graph=True, allow_unused=True)
     return [torch.zeros_like(leaf) if part is None else part for leaf, part in zip(values, parts, strict=True)]
 
 
@@ -168,7 +219,7 @@ def _sum_of_cells(
     return total
 
 
-def at_position(values: Tensor, view: Callable[[Tensor], Tensor], end: int) -> Tensor:
+def _at_position(values: Tensor, view: Callable[[Tensor], Tensor], end: int) -> Tensor:
     """The values at the first (0) or last (-1) position of feature maps; zeros elsewhere."""
     kept = torch.zeros_like(values)
     place = (slice(None), slice(None)) + (end,) * (view(kept).dim() - 2)

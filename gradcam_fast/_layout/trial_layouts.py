@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
-from .feature_layout import FeatureLayout, ImageGeometry, infer_layout
+from .feature_layout import FeatureLayout, ImageGeometry, infer_layout, set_channels_last
 from .positions import Positions, positions_of
 from .token_grid import (
     EXTRA_COUNTS,
@@ -23,7 +23,7 @@ from .token_grid import (
     patch_grid,
     shown,
 )
-from .token_places import in_image_order, tokens_of_images
+from .token_places import first_tokens, in_image_order, tokens_of_images
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -73,6 +73,11 @@ class TrialLayouts:
             return None
         return layout
 
+    def orient(self, module: nn.Module, maps: Tensor) -> None:
+        """Find out of series whether a module returns (B,L,C) or (B,C,L)."""
+        if len(self.geometry.size) == 1 and maps.dim() == 3:
+            set_channels_last(module, not isinstance(module, _ConvNd) and self._is_channels_last(maps))
+
     def remember(self, layout: FeatureLayout, maps: Tensor) -> None:
         """Take the grid of tokens that are a feature map for one that later patches may have, merged or not."""
         if layout.inferred_extras is not None:
@@ -114,6 +119,23 @@ class TrialLayouts:
             known[unknown.count] = self._ask_for_patches(maps, unknown, leaves)
         return infer_layout(module, maps, self.geometry, self.tokens)
 
+    def _is_channels_last(self, maps: Tensor) -> bool:
+        """Whether series are (B,L,C): the lengths that they had before tell, or else their order."""
+        leaves = list(map(self._with_layout, self.leaves_of(maps)))
+        lengths = {leaf.as_maps(leaf.values).shape[-1] for leaf in leaves}
+        for extras in (0,), EXTRA_COUNTS:
+            fits = [any(side - extra in lengths for extra in extras) for side in maps.shape[1:]]
+            if fits[0] != fits[1]:
+                return fits[0]
+        if maps.grad_fn is None or not leaves:
+            return False
+        at = first_tokens(maps, leaves)
+        in_order = [
+            in_image_order(maps, axis, PatchTokens(tuple(range(side)), (side,)), leaves, at)
+            for axis, side in enumerate(maps.shape[1:], 1)
+        ]
+        return bool(in_order[0]) and not in_order[1]
+
     def _with_layout(self, leaf: ImageLeaf) -> ImageLeaf:
         """The leaf with the layout of the images, if it is the images and their channels are last."""
         shape, size = tuple(leaf.values.shape), self.geometry.size
@@ -130,11 +152,13 @@ class TrialLayouts:
         answer = self._told_patches(maps, axis, leaves)
         if isinstance(answer, PatchTokens):
             return answer
-        if unknown.grid is not None and not answer.lost:
+        are_fewer = cut is not None and math.prod(cut) > count
+        # Fewer tokens that each see all of the image are sums over it; merged patches see a part.
+        if unknown.grid is not None and not answer.lost and not (are_fewer and answer.mixed):
             return PatchTokens(tuple(range(count)), unknown.grid, told=False)
         if (merged := self._behind_the_same_extras(count)) and self._can_be_patches(maps, axis, merged):
             return merged
-        if cut is not None and math.prod(cut) > count and not answer.mixed:
+        if cut is not None and are_fewer and not answer.mixed:
             return NoPatches(
                 f"whose {count} tokens are fewer than the {shown(cut)} patches that the model cuts, and which of these "
                 "they are is not known; give tokens=(h,w), or a callable that puts them into their places",
@@ -144,19 +168,24 @@ class TrialLayouts:
 
     def _told_patches(self, maps: Tensor, axis: int, leaves: list[ImageLeaf]) -> PatchTokens | NoPatches:
         """The patches are the tokens that depend on the images, if so many are a grid and in its order."""
-        places = tokens_of_images(maps, axis, leaves)
-        if not places and leaves:
-            return self._patches_in_order(maps, axis, leaves, mixed=places is not None)
-        places = places or ()
-        described = f"of whose {maps.shape[axis]} tokens {len(places)} depend on some of the image's positions"
-        answer = self._patch_tokens(places, described)
+        places, at = tokens_of_images(maps, axis, leaves), None
+        answer = self._patch_tokens(places or (), maps.shape[axis])
+        if leaves and isinstance(answer, NoPatches):
+            # What mixes the tokens, as attention and Fourier transforms do, leaves them where they were put.
+            at = first_tokens(maps, leaves)
+            first = tokens_of_images(maps, axis, leaves, at) if at else places
+            if first:
+                answer = self._patch_tokens(first, maps.shape[axis])
+            elif not places:
+                return self._patches_in_order(maps, axis, leaves, mixed=first is not None)
         if isinstance(answer, NoPatches):
             return answer
-        in_order = in_image_order(maps, axis, answer, leaves)
+        in_order = in_image_order(maps, axis, answer, leaves, at)
         if in_order is False:
+            described = _described(answer.places, maps.shape[axis])
             reason = f"{described}, but not in the order of the image; give a callable for tokens= that restores it"
             return NoPatches(reason, lost=True)
-        if in_order or len(self.grids.of(len(places))) == 1 or self._can_be_patches(maps, axis, answer):
+        if in_order or len(self.grids.of(len(answer.places))) == 1 or self._can_be_patches(maps, axis, answer):
             return answer
         return NoPatches(_no_such_grid(answer.grid))
 
@@ -193,9 +222,9 @@ class TrialLayouts:
         grid = patch_grid(count, self.geometry.size, self.geometry.patches, extras=(in_front,))
         return None if grid is None else PatchTokens(tuple(range(in_front, count)), grid, told=False)
 
-    def _patch_tokens(self, places: tuple[int, ...], described: str) -> PatchTokens | NoPatches:
-        """These tokens as patches on the grid that their number tells."""
-        grids = self.grids.of(len(places))
+    def _patch_tokens(self, places: tuple[int, ...], count: int) -> PatchTokens | NoPatches:
+        """These of ``count`` tokens as patches on the grid that their number tells."""
+        grids, described = self.grids.of(len(places)), _described(places, count)
         if len(grids) == 1:
             return PatchTokens(places, grids[0])
         if len(grids) > 1:
@@ -210,6 +239,10 @@ class TrialLayouts:
         planes = found.select(maps, axis).transpose(0, 1) if axis == 0 else found.select(maps, axis)
         patches = planes.transpose(-1, -2).unflatten(-1, found.grid)
         return self.grids.can_be_patches(patches, maps.shape[axis] - len(found.places))
+
+
+def _described(places: tuple[int, ...], count: int) -> str:
+    return f"of whose {count} tokens {len(places)} depend on some of the image's positions"
 
 
 def _no_such_grid(grid: Grid) -> str:

@@ -180,6 +180,11 @@ class Taken(NamedTuple):
 
 _AS_USUAL = Taken(transposed=False)
 
+_OF_SERIES = (
+    ", as the model's convolutions are 2-D; if it makes spectrograms of series itself (torch.stft), explain the part "
+    "behind that step on spectrograms"
+)
+
 # For each model and shapes of its inputs, if they are no batch with channels of single images: which
 # reading the model takes, and how.
 _TAKEN: WeakKeyDictionary[nn.Module, Recent[Any, tuple[int, Taken]]] = WeakKeyDictionary()
@@ -271,8 +276,14 @@ def _check_images(model: nn.Module, images: Tensor, axes: ImageAxes) -> None:
     pictures = axes.has_pictures(images)
     if not (images.dim() in (axes.rank + 1, axes.rank + 2) or pictures) or 0 in images.shape[1:]:
         several, single = _SHAPES[axes.rank]
-        raise ValueError(f"images has shape {tuple(images.shape)}; expected {several}, or {single}")
+        way_out = _OF_SERIES if images.dim() == axes.rank == 2 else ""
+        raise ValueError(f"images has shape {tuple(images.shape)}; expected {several}, or {single}{way_out}")
     batch = images
+    if batch.is_complex():
+        raise TypeError(
+            f"images has dtype {batch.dtype}; expected real values: give magnitudes, or the real and imaginary parts "
+            "as channels, to a model that takes these, or explain the part of this model that is real"
+        )
     if not batch.dtype.is_floating_point:
         raise TypeError(
             f"images has dtype {batch.dtype}; expected floating values prepared as the model expects them, for example "

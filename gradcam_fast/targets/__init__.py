@@ -337,7 +337,8 @@ def finer(
     Finer-CAM (Zhang et al., CVPR 2025, arXiv 2501.11309): y_c - alpha sum_d w_d y_d with the logit y_c of the class and
     the logits y_d of its rivals. The paper weighs T rivals alike, w_d = 1/T. pytorch-grad-cam's ``FinerCAM`` has
     alpha=1 and weights="softmax": w_d = exp(y_d) / sum exp(y_e) over the rivals, which are differentiated, too. Nearest
-    are the classes whose logits differ least from the class's own, above or below.
+    are the classes whose logits differ least from the class's own, above or below. As these differ from image to image,
+    the layer found is one that all logits depend on.
 
     Args:
         category: class index, or K of them for scores (B,K); None for each image's highest logit.
@@ -392,4 +393,4 @@ def finer(
             rival = mean_of_listed(logits, places, listed, by_softmax=by_softmax)
         return drop_single(0 if category is None else category, own - alpha * rival)
 
-    return about(score, classes=category)
+    return about(score, classes=category, follows_prediction=category is None or listed is None)

@@ -16,7 +16,12 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def about(
-    score: Function, *, classes: Any = None, objects: Tensor | None = None, masks: Tensor | None = None
+    score: Function,
+    *,
+    classes: Any = None,
+    objects: Tensor | None = None,
+    masks: Tensor | None = None,
+    follows_prediction: bool = False,
 ) -> Function:
     """The score function, with a note of what it is about.
 
@@ -24,7 +29,10 @@ def about(
         classes: an index, K of them, or (B,K).
         objects: (B,K,4) boxes, x1, y1, x2, y2 in pixels of the model's input.
         masks: (H,W), (B,H,W) or (B,K,H,W) booleans over the whole input.
+        follows_prediction: whether logits decide by their values which of them are scored: the layer found is then one
+            that all of them depend on.
     """
+    score.follows_prediction = follows_prediction  # type: ignore[attr-defined]
     score.subject = {"classes": classes, "objects": objects, "masks": masks}  # type: ignore[attr-defined]
     return score
 

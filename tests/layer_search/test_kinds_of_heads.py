@@ -26,6 +26,20 @@ def explained(make, images=IMAGES, **choices):
     return explain(model.eval(), images, relu=False, **choices)
 
 
+class TokenLearner(nn.Module):
+    """A few tokens, each the sum of all positions with weights of its own, then a transformer."""
+
+    def __init__(self):
+        super().__init__()
+        self.trunk, self.weights, self.fc = heads.trunk(), nn.Conv2d(16, 4, 1), nn.Linear(16, 5)
+        self.block = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True, dropout=0)
+
+    def forward(self, images):
+        maps = self.trunk(images)
+        tokens = self.weights(maps).sigmoid().flatten(2) @ maps.flatten(2).mT
+        return self.fc(self.block(tokens / 64).mean(1))
+
+
 CLASSIFIERS = {
     "attention pooling": (heads.AttentionPooling, "trunk"),
     "gated attention, tanh": (lambda: heads.AttentionPooling(gate=torch.tanh), "trunk"),
@@ -33,6 +47,7 @@ CLASSIFIERS = {
     "attention by a convolution": (lambda: heads.ConvolutionalAttention(lambda maps: maps.softmax(2)), "trunk"),
     "attention by sigmoids and their sum": (lambda: heads.ConvolutionalAttention(heads.by_sum), "trunk"),
     "pooling by a query": (heads.QueryPooling, "trunk"),
+    "four tokens learned": (TokenLearner, "trunk"),
     "gate of positions": (lambda: heads.Gated("positions"), "trunk"),
     "gate of channels": (lambda: heads.Gated("channels"), "trunk"),
     "gate of values": (lambda: heads.Gated("values"), "trunk"),

@@ -26,6 +26,54 @@ class Attention(nn.Module):
         return self.out(F.scaled_dot_product_attention(*heads).transpose(1, 2).flatten(2))
 
 
+class LowRank(nn.Module):
+    """A linear layer and an update of low rank beside it (LoRA), as a module of its own."""
+
+    def __init__(self, inputs, outputs):
+        super().__init__()
+        self.base, self.down, self.up = nn.Linear(inputs, outputs), nn.Linear(inputs, 2), nn.Linear(2, outputs)
+
+    def forward(self, tokens):
+        return self.base(tokens) + 0.5 * self.up(self.down(tokens))
+
+
+class WeightFirst(nn.Module):
+    """A linear layer whose weight is (inputs,outputs), as in GPT-2."""
+
+    def __init__(self, inputs, outputs):
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.randn(inputs, outputs) / 4), nn.Parameter(torch.randn(outputs))
+
+    def forward(self, tokens):
+        return torch.addmm(self.bias, tokens.flatten(0, 1), self.weight).unflatten(0, tokens.shape[:2])
+
+
+class LowRankAttention(Attention):
+    def __init__(self):
+        super().__init__()
+        self.qkv = LowRank(DIM, 3 * DIM)
+
+
+class WeightFirstAttention(Attention):
+    def __init__(self):
+        super().__init__()
+        self.qkv = WeightFirst(DIM, 3 * DIM)
+
+
+class SplitAttention(nn.Module):
+    """Queries, keys and values by a layer each, two of them with an update of low rank."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm, self.out = nn.LayerNorm(DIM), nn.Linear(DIM, DIM)
+        self.layers = nn.ModuleList([LowRank(DIM, DIM), nn.Linear(DIM, DIM), LowRank(DIM, DIM)])
+
+    def forward(self, tokens):
+        normed = self.norm(tokens)
+        heads = (layer(normed).unflatten(2, (2, -1)).transpose(1, 2) for layer in self.layers)
+        return self.out(F.scaled_dot_product_attention(*heads).transpose(1, 2).flatten(2))
+
+
 class Scan(nn.Module):
     """A state-space layer written out: tokens read those before them and behind them."""
 
@@ -39,6 +87,51 @@ class Scan(nn.Module):
         values = F.silu(self.conv(values.mT)[..., : tokens.shape[1]]).mT
         places = torch.arange(tokens.shape[1])
         return self.out((0.9 ** (places[:, None] - places).abs() @ values) * F.silu(gate))
+
+
+class Fourier(nn.Module):
+    """The real part of a Fourier transform over tokens and features (FNet), which mixes all tokens at once."""
+
+    def forward(self, tokens):
+        return torch.fft.fft2(tokens, norm="ortho").real
+
+
+class PostNorm(nn.Module):
+    """Blocks without a module before their mixer: no module returns the tokens before they are mixed."""
+
+    def __init__(self, mixer, extra, at=0, mean=False):
+        super().__init__()
+        self.patches, self.tokens, self.at = patches_by_convolution(), nn.Parameter(torch.randn(1, extra, DIM)), at
+        self.mixers = nn.ModuleList(mixer() for _ in range(2))
+        self.norms = nn.ModuleList(nn.LayerNorm(DIM) for _ in range(2))
+        self.head, self.mean = nn.Linear(DIM, 5), mean
+        self.eval()
+
+    def forward(self, images):
+        patches, extra = self.patches(images).mT, self.tokens.expand(len(images), -1, -1)
+        tokens = torch.cat([patches[:, : self.at], extra, patches[:, self.at :]], 1)
+        for mixer, norm in zip(self.mixers, self.norms, strict=True):
+            tokens = norm(tokens + mixer(tokens))
+        return self.head(tokens.mean(1) if self.mean else tokens[:, self.at])
+
+
+@pytest.mark.parametrize(("extra", "at"), [(1, 0), (3, 0), (1, 48), (2, 24)])
+@pytest.mark.parametrize("mean", [False, True])
+def test_tokens_that_a_fourier_transform_mixes_are_where_they_were_put(extra, at, mean):
+    torch.manual_seed(1)
+    model = PostNorm(Fourier, extra, at, mean)
+    explanation = explain(model, IMAGES, target=1, relu=False)
+    # What a class token reads of the last mixer's norm are no positions.
+    assert explanation.layer == ("norms.1" if mean else "norms.0") and explanation.valid.all()
+
+    def patches(tokens):
+        return torch.cat([tokens[:, :at], tokens[:, at + extra :]], 1).mT.unflatten(2, (6, 8))
+
+    expected = explain(model, IMAGES, target=1, layer=explanation.layer, relu=False, tokens=patches)
+    torch.testing.assert_close(explanation.heatmap, expected.heatmap, rtol=0, atol=1e-6)
+    named = explain(model, IMAGES, target=1, layer="norms.0", relu=False)
+    expected = explain(model, IMAGES, target=1, layer="norms.0", relu=False, tokens=patches)
+    torch.testing.assert_close(named.heatmap, expected.heatmap, rtol=0, atol=1e-6)
 
 
 def feed_forward():
@@ -97,6 +190,9 @@ class Transformer(nn.Module):
 TRANSFORMERS = {
     "norm inside the attention": (lambda: Transformer(Attention), "blocks.2.0.norm"),
     "without a final norm": (lambda: Transformer(Attention, final_norm=False), "blocks.2.0.norm"),
+    "low-rank updates of projections": (lambda: Transformer(LowRankAttention), "blocks.2.0.norm"),
+    "low-rank updates of queries and values": (lambda: Transformer(SplitAttention), "blocks.2.0.norm"),
+    "projections with the weight first": (lambda: Transformer(WeightFirstAttention), "blocks.2.0.norm"),
     "the mean of all tokens": (lambda: Transformer(Attention, mean=True), "norm"),
     # What all of the score goes through is then the first map, by a convolution or a linear layer.
     "no final norm, patches": (lambda: Transformer(Attention, final_norm=False, mean=True), "patches.0"),

@@ -10,7 +10,7 @@ from support.heads import Coarse, Features
 from support.networks import PatchNet
 from torch import nn
 
-from gradcam_fast import explain
+from gradcam_fast import explain, targets
 
 IMAGES = torch.rand(3, 3, 32, 32)
 
@@ -57,6 +57,43 @@ def test_neither_the_class_predicted_nor_the_batch_decides():
         for count in (1, 2, 3):
             assert layer_of(model, IMAGES[:count]) == "s2"
             assert layer_of(model, IMAGES[:count], target=4) == "s4"
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        targets.finer(),
+        targets.finer(rivals=1),
+        targets.finer(weights="softmax"),
+        targets.finer(3, rivals=2),
+        targets.finer([3, 4], rivals=1),
+    ],
+)
+def test_neither_do_the_rivals_of_a_class(target):
+    model = Coarse()
+    for bias in (100, -100, 0):
+        nn.init.constant_(model.coarse.bias, bias)
+        for count in (1, 3):
+            assert layer_of(model, IMAGES[:count], target=target) == "s2"
+        assert layer_of(model, target=4) == "s4"
+
+
+def test_rivals_that_are_listed_decide():
+    model = Coarse()
+    assert layer_of(model, target=targets.finer(3, rivals=[2, 4])) == "s4"
+    assert layer_of(model, target=targets.finer(3, rivals=[0, 4])) == "s2"
+    assert layer_of(model, target=targets.finer(rivals=[2, 4])) == "s2"
+
+
+@pytest.mark.parametrize(
+    "join",
+    [
+        lambda coarse, fine: {"logits": torch.cat([coarse, fine], 1)},
+        lambda coarse, fine: torch.cat([coarse, fine], 1)[..., None, None],
+    ],
+)
+def test_the_rivals_of_a_class_do_not_decide_in_outputs_that_hold_the_logits(join):
+    assert layer_of(Coarse(join), target=targets.finer()) == "s2"
 
 
 def test_frozen_parameters_do_not_decide():

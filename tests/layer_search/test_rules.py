@@ -228,15 +228,35 @@ class TokenProjection(nn.Module):
         return self.head(self.projection(tokens).mean(1))
 
 
-class AtOnePosition(nn.Module):
-    """Class maps, of which one position is the logits."""
+class AtTwoPositions(nn.Module):
+    """Class maps, of which two positions make the logits."""
 
     def __init__(self):
         super().__init__()
         self.trunk, self.maps = conv_relu(), nn.Conv2d(8, 5, 3)
 
     def forward(self, images):
-        return self.maps(self.trunk(images))[:, :, 3, 3]
+        maps = self.maps(self.trunk(images))
+        return maps[:, :, 3, 3] + maps[:, :, 5, 5]
+
+
+class LastStep(nn.Module):
+    """A recurrent layer over all positions, of which the last step is read."""
+
+    class Steps(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.GRU(8, 8, batch_first=True)
+
+        def forward(self, maps):
+            return self.layer(maps.flatten(2).mT)[0].mT.unflatten(2, maps.shape[2:])
+
+    def __init__(self):
+        super().__init__()
+        self.trunk, self.steps, self.fc = nn.Conv2d(3, 8, 8, 8), self.Steps(), nn.Linear(8, 5)
+
+    def forward(self, images):
+        return self.fc(self.steps(self.trunk(images))[:, :, -1, -1])
 
 
 class MeanPosition(nn.Module):
@@ -302,12 +322,14 @@ def with_module(module):
 RULE_CASES = {
     "passes on": (lambda: with_module(nn.Dropout(0.1)), True, "0", "1"),
     "pooling": (lambda: with_module(nn.MaxPool2d(2)), False, "0", "1"),
+    "padding": (lambda: with_module(nn.ReflectionPad2d(2)), False, "0", "1"),
     "softmax": (lambda: with_module(nn.Softmax(dim=1)), False, "0", "1"),
     "projection of tokens": (TokenProjection, False, "norm", "projection"),
-    "own output": (AtOnePosition, False, "trunk", "maps"),
+    "own output": (AtTwoPositions, False, "trunk", "maps"),
     "axes of attention": (ValuesOfHeads, False, "norm", "norm_v"),
     "behind the first tensor": (MapsBehindTheFirst, False, "stem", "block"),
     "earlier call": (RunsAgain, False, "stem", "trunk"),
+    "one place": (LastStep, False, "trunk", "steps"),
     "rounding noise": (MeanPosition, False, "trunk.0", "attention"),
 }
 

@@ -21,6 +21,8 @@ from gradcam_fast._layout.feature_layout import ImageGeometry, infer_layout
         (nn.LayerNorm(8), (2, 8, 8, 8), (64, 64), (8, 8, 8)),
         (nn.Conv2d(1, 1, 1), (2, 8, 8, 8), (64, 64), (8, 8, 8)),
         (nn.Conv2d(1, 1, 1), (2, 16, 1, 24), (32, 96), (16, 1, 24)),  # planes, although the strides differ
+        (nn.Conv3d(1, 1, 1), (2, 4, 8, 8, 8), (8, 16, 16), (4, 8, 8, 8)),  # all frames of a video, half the sides
+        (nn.Identity(), (2, 4, 2, 2, 96), (8, 64, 64), (96, 4, 2, 2)),
     ],
 )
 def test_channels_are_the_axis_that_does_not_fit_the_images(module, shape, size, expected):

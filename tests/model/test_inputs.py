@@ -110,6 +110,16 @@ def test_what_the_model_itself_refuses_is_said_to_come_from_it(shape):
     assert isinstance(refusal.value.__cause__, RuntimeError)
 
 
+def test_series_for_a_model_that_makes_spectrograms_itself_are_refused_with_what_to_do():
+    with pytest.raises(ValueError, match=r"\(2, 1024\); .* makes spectrograms .* explain the part behind that step"):
+        explain(ConvNet(), torch.rand(2, 1024))
+
+
+def test_complex_images_are_refused_with_what_to_do():
+    with pytest.raises(TypeError, match="expected real values: give magnitudes, or the real and imaginary parts"):
+        explain(ConvNet(), torch.rand(2, 3, 16, 16, dtype=torch.complex64))
+
+
 def test_strides_of_convolutions_may_be_lists_or_one_number(images):
     model = ConvNet()
     expected = explain(model, images)

@@ -5,7 +5,7 @@ import torch
 from support.networks import ConvNet
 
 import gradcam_fast
-from gradcam_fast._layer_search import memory, search
+from gradcam_fast._layer_search import memory
 from gradcam_fast._model import inputs
 from gradcam_fast._model.recent import Recent
 
@@ -30,7 +30,7 @@ def test_a_key_for_each_size_does_not_grow_without_bound(channels):
     for side in range(100):
         shape = (1, 3, 16, 16 + side) if channels else (1, 16, 16 + side)
         assert explainer(torch.rand(shape)).heatmap.shape == (1, 4, 4)
-    sizes = [len(known.get(model, ())) for known in (memory._MEMORY, search._PATCH_TOKENS, inputs._TAKEN)]
+    sizes = [len(known.get(model, ())) for known in (memory._MEMORY, memory._PATCH_TOKENS, inputs._TAKEN)]
     assert max(sizes) == 64
 
 
