@@ -53,3 +53,17 @@ def test_whatever_else_happens_is_none(name):
     for parameter in (*LINEAR.parameters(), *DOWN.parameters(), *UP.parameters(), GAIN):
         parameter.requires_grad_()
     assert not is_projection(NONE[name](TOKENS).grad_fn)
+
+
+def test_a_sum_doubled_many_times_is_walked_once():
+    tokens = TOKENS
+    for _ in range(60):
+        tokens = tokens + tokens
+    assert not is_projection(tokens.grad_fn)
+
+
+def test_a_forward_of_thousands_of_operations_is_walked():
+    projected = torch.nn.functional.linear(TOKENS, torch.nn.Parameter(torch.ones(8, TOKENS.shape[-1])))
+    for _ in range(5000):
+        projected = projected + 1
+    assert is_projection(projected.grad_fn)
