@@ -20,7 +20,7 @@ QUIET := -q
 CXX_SOURCES := $(wildcard $(foreach kind,cpp h inl cu,csrc/*.$(kind) csrc/*/*.$(kind)) benchmarks/*.c benchmarks/*.cpp examples/*/*.cpp examples/*/*.h tests/*/*.cpp tests/*/*.h tools/*/*.cpp tools/*/*.h)
 BUILD_INPUTS := pyproject.toml setup.py constraints.txt $(wildcard csrc/*.* csrc/*/*.* build_tools/*.py)
 
-.PHONY: demo docs test test-slow test-all soak matrix bench bench-check gpu lint format clean one-binary sanitize aarch64
+.PHONY: demo docs test test-slow test-all soak matrix bench bench-check gpu lint format clean one-binary sanitize sanitized aarch64
 
 # Without build.json the package counts as not built, even if the stamp files exist.
 ifeq ($(wildcard gradcam_fast/_lib/build.json),)
@@ -43,7 +43,8 @@ docs: $(DEV)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 # One process per core, and one thread per process.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist worksteal
+PER_CORE := -n logical --maxprocesses 4 --dist worksteal
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PER_CORE)
 
 test: lint
 	$(PYTEST) -m "not slow"
@@ -92,30 +93,32 @@ one-binary: $(DEV)
 # The operator's tests with the address and undefined-behaviour sanitizers, on 1, 2, 3 and 7 threads, and its threads
 # with the thread sanitizer.
 SANITIZED := $(CURDIR)/build/sanitized
+# -O0 and -g1, which names functions and lines: a minute to compile. Optimised, or with all that -g notes, it takes many.
+SANITIZERS := -O0 -g1 -fsanitize=address,undefined -fno-sanitize-recover=undefined
 # What runs behind it uses the library built with sanitizers.
 UNDER_SANITIZERS = PYTHONPATH=$(SANITIZED) ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 \
   LD_PRELOAD=$$($${CXX:-c++} -print-file-name=libasan.so):$$($${CXX:-c++} -print-file-name=libubsan.so)
-sanitize: $(DEV)
+sanitize: sanitized
+	$(PYTEST) -q -m slow tests/csrc/test_threads.py
+
+sanitized: $(DEV)
 	rm -rf $(SANITIZED)
-	CXXFLAGS='-O1 -g -fsanitize=address,undefined -fno-sanitize-recover=undefined' GRADCAM_FAST_BUILD=cpu \
-	  $(PIP) install -q --no-deps --no-build-isolation --target $(SANITIZED) .
+	CXXFLAGS='$(SANITIZERS)' GRADCAM_FAST_BUILD=cpu $(PIP) install -q --no-deps --no-build-isolation --target $(SANITIZED) .
 	nm -D $(SANITIZED)/gradcam_fast/_lib/libgradcam_fast_cpu.so | grep -q __asan_init
 	cd build && $(UNDER_SANITIZERS) $(abspath $(BIN))/python -c 'import gradcam_fast; assert "/sanitized/" in gradcam_fast.__file__'
-	for threads in 1 2 3 7; do OMP_NUM_THREADS=$$threads $(UNDER_SANITIZERS) \
-	  $(BIN)/pytest -q $(addprefix tests/ops/,test_fused_kernel.py test_bad_input_of_the_op.py test_cam.py test_skinny_mm.py) \
-	  || exit 1; done
-	$(BIN)/python -m pytest -q -m slow tests/csrc/test_threads.py
+	for threads in 1 2 3 7; do OMP_NUM_THREADS=$$threads $(UNDER_SANITIZERS) $(BIN)/pytest -q $(PER_CORE) \
+	  $(addprefix tests/ops/,test_fused_kernel.py test_bad_input_of_the_op.py test_cam.py test_skinny_mm.py) || exit 1; done
 
-# An hour: random cases by the million, damaged files, kills, threads. SOAK=0.1 does a tenth; SOAK_SEED begins other cases.
-# TESTING.md records what was run.
+# At most an hour on two idle cores: random cases by the million, damaged files, kills, threads. SOAK=0.1 does a tenth;
+# SOAK_SEED begins other cases. TESTING.md records what was run.
 SOAK ?= 1
 export SOAK_SEED
-soak: sanitize
-	SOAK=$(SOAK) $(UNDER_SANITIZERS) $(BIN)/pytest -q -m slow tests/soak/test_soak_operator.py
-	SOAK=$(SOAK) $(BIN)/python -m pytest -q -m slow tests/csrc/test_threads.py
-	SOAK=$(SOAK) $(PYTEST) -m slow tests/soak
-	$(PYTEST) -m slow tests/capture/test_capture_interrupted.py tests/test_model_never_notices.py
-	for number in 1 2 3 4 5 6 7 8 9 10; do $(BIN)/python -m pytest -q -m '' tests/cli/test_interruption.py tests/cli/test_output_lock.py || exit 1; done
+soak: sanitized
+	SOAK=$(SOAK) OMP_NUM_THREADS=1 $(UNDER_SANITIZERS) $(BIN)/pytest -q $(PER_CORE) -m slow tests/soak/test_soak_operator.py
+	SOAK=$(SOAK) $(PYTEST) -q -m '' tests/csrc/test_threads.py tests/soak tests/capture/test_capture_interrupted.py \
+	  tests/test_model_never_notices.py
+	for number in 1 2 3 4 5 6 7 8 9 10; do \
+	  $(PYTEST) -q -m '' tests/cli/test_interruption.py tests/cli/test_output_lock.py || exit 1; done
 
 # Installs the package beside other releases of torch, which takes minutes and up to 7 GB for each, and runs the tests of
 # installs. TORCHES= names the releases: the oldest, the one without CUDA, the newest.
