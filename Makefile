@@ -20,7 +20,7 @@ QUIET := -q
 CXX_SOURCES := $(wildcard $(foreach kind,cpp h inl cu,csrc/*.$(kind) csrc/*/*.$(kind)) benchmarks/*.c benchmarks/*.cpp examples/*/*.cpp examples/*/*.h tests/*/*.cpp tests/*/*.h tools/*/*.cpp tools/*/*.h)
 BUILD_INPUTS := pyproject.toml setup.py constraints.txt $(wildcard csrc/*.* csrc/*/*.* build_tools/*.py)
 
-.PHONY: demo docs test test-slow test-all soak matrix bench bench-check gpu lint format clean one-binary sanitize sanitized aarch64
+.PHONY: demo docs test test-slow test-all soak matrix bench bench-check gpu lint format clean one-binary sanitize aarch64
 
 # Without build.json the package counts as not built, even if the stamp files exist.
 ifeq ($(wildcard gradcam_fast/_lib/build.json),)
@@ -98,23 +98,24 @@ SANITIZERS := -O0 -g1 -fsanitize=address,undefined -fno-sanitize-recover=undefin
 # What runs behind it uses the library built with sanitizers.
 UNDER_SANITIZERS = PYTHONPATH=$(SANITIZED) ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 \
   LD_PRELOAD=$$($${CXX:-c++} -print-file-name=libasan.so):$$($${CXX:-c++} -print-file-name=libubsan.so)
-sanitize: sanitized
-	OMP_NUM_THREADS=1 $(UNDER_SANITIZERS) $(BIN)/pytest -q $(PER_CORE) tests/soak/test_soak_operator.py
+SANITIZED_LIBRARY := $(SANITIZED)/gradcam_fast/_lib/libgradcam_fast_cpu.so
+sanitize: $(SANITIZED_LIBRARY)
+	OMP_NUM_THREADS=1 $(UNDER_SANITIZERS) $(BIN)/pytest -q $(PER_CORE) tests/soak/test_soak_operator.py \
+	  $(addprefix tests/ops/,test_fused_kernel.py test_bad_input_of_the_op.py test_cam.py test_skinny_mm.py)
 	$(PYTEST) -q -m slow tests/csrc/test_threads.py
 
-sanitized: $(DEV)
+$(SANITIZED_LIBRARY): $(DEV) $(BUILD_INPUTS) $(shell find gradcam_fast -name '*.py')
 	rm -rf $(SANITIZED)
 	CXXFLAGS='$(SANITIZERS)' GRADCAM_FAST_BUILD=cpu $(PIP) install -q --no-deps --no-build-isolation --target $(SANITIZED) .
-	nm -D $(SANITIZED)/gradcam_fast/_lib/libgradcam_fast_cpu.so | grep -q __asan_init
+	nm -D $@ | grep -q __asan_init
 	cd build && $(UNDER_SANITIZERS) $(abspath $(BIN))/python -c 'import gradcam_fast; assert "/sanitized/" in gradcam_fast.__file__'
-	OMP_NUM_THREADS=1 $(UNDER_SANITIZERS) $(BIN)/pytest -q $(PER_CORE) \
-	  $(addprefix tests/ops/,test_fused_kernel.py test_bad_input_of_the_op.py test_cam.py test_skinny_mm.py)
+	touch $@
 
 # At most an hour on two idle cores: random cases by the million, damaged files, kills, threads. SOAK=0.1 does a tenth;
 # SOAK_SEED begins other cases. TESTING.md records what was run.
 SOAK ?= 1
 export SOAK_SEED
-soak: sanitized
+soak: $(SANITIZED_LIBRARY)
 	SOAK=$(SOAK) OMP_NUM_THREADS=1 $(UNDER_SANITIZERS) $(BIN)/pytest -q $(PER_CORE) -m slow tests/soak/test_soak_operator.py
 	SOAK=$(SOAK) $(PYTEST) -q -m '' tests/csrc/test_threads.py tests/soak tests/capture/test_capture_interrupted.py \
 	  tests/test_model_never_notices.py
