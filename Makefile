@@ -117,10 +117,8 @@ SOAK ?= 1
 export SOAK_SEED
 soak: $(SANITIZED_LIBRARY)
 	SOAK=$(SOAK) OMP_NUM_THREADS=1 $(UNDER_SANITIZERS) $(BIN)/pytest -q $(PER_CORE) -m slow tests/soak/test_soak_operator.py
-	SOAK=$(SOAK) $(PYTEST) -q -m '' tests/csrc/test_threads.py tests/soak tests/capture/test_capture_interrupted.py \
-	  tests/test_model_never_notices.py
-	for number in 1 2 3 4 5 6 7 8 9 10; do \
-	  $(PYTEST) -q -m '' tests/cli/test_interruption.py tests/cli/test_output_lock.py || exit 1; done
+	SOAK=$(SOAK) $(PYTEST) -q -m '' tests/soak tests/csrc/test_threads.py tests/capture/test_capture_interrupted.py \
+	  tests/test_model_never_notices.py tests/cli/test_interruption.py tests/cli/test_output_lock.py
 
 # Installs the package beside other releases of torch, which takes minutes and up to 7 GB for each, and runs the tests of
 # installs. TORCHES= names the releases: the oldest, the one without CUDA, the newest.
