@@ -43,7 +43,8 @@ docs: $(DEV)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 # One process per core, and one thread per process.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist worksteal
+PER_CORE := -n logical --maxprocesses 4 --dist worksteal
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PER_CORE)
 
 test: lint
 	$(PYTEST) -m "not slow"
@@ -89,33 +90,35 @@ format: $(DEV)
 one-binary: $(DEV)
 	OTHER_PYTHON=$(OTHER_PYTHON) $(BIN)/python -m pytest tests/build_tools/test_build.py -k another_torch -rsP
 
-# The operator's tests with the address and undefined-behaviour sanitizers, on 1, 2, 3 and 7 threads, and its threads
-# with the thread sanitizer.
+# The operator's tests with the address and undefined-behaviour sanitizers, 2,400 random calls on 1, 2, 3 and 7 threads,
+# and its threads with the thread sanitizer.
 SANITIZED := $(CURDIR)/build/sanitized
+# -O0 and -g1, which names functions and lines: a minute to compile. Optimised, or with all that -g notes, it takes many.
+SANITIZERS := -O0 -g1 -fsanitize=address,undefined -fno-sanitize-recover=undefined
 # What runs behind it uses the library built with sanitizers.
 UNDER_SANITIZERS = PYTHONPATH=$(SANITIZED) ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 \
   LD_PRELOAD=$$($${CXX:-c++} -print-file-name=libasan.so):$$($${CXX:-c++} -print-file-name=libubsan.so)
-sanitize: $(DEV)
-	rm -rf $(SANITIZED)
-	CXXFLAGS='-O1 -g -fsanitize=address,undefined -fno-sanitize-recover=undefined' GRADCAM_FAST_BUILD=cpu \
-	  $(PIP) install -q --no-deps --no-build-isolation --target $(SANITIZED) .
-	nm -D $(SANITIZED)/gradcam_fast/_lib/libgradcam_fast_cpu.so | grep -q __asan_init
-	cd build && $(UNDER_SANITIZERS) $(abspath $(BIN))/python -c 'import gradcam_fast; assert "/sanitized/" in gradcam_fast.__file__'
-	for threads in 1 2 3 7; do OMP_NUM_THREADS=$$threads $(UNDER_SANITIZERS) \
-	  $(BIN)/pytest -q $(addprefix tests/ops/,test_fused_kernel.py test_bad_input_of_the_op.py test_cam.py test_skinny_mm.py) \
-	  || exit 1; done
-	$(BIN)/python -m pytest -q -m slow tests/csrc/test_threads.py
+SANITIZED_LIBRARY := $(SANITIZED)/gradcam_fast/_lib/libgradcam_fast_cpu.so
+sanitize: $(SANITIZED_LIBRARY)
+	OMP_NUM_THREADS=1 $(UNDER_SANITIZERS) $(BIN)/pytest -q $(PER_CORE) tests/soak/test_soak_operator.py \
+	  $(addprefix tests/ops/,test_fused_kernel.py test_bad_input_of_the_op.py test_cam.py test_skinny_mm.py)
+	$(PYTEST) -q -m slow tests/csrc/test_threads.py
 
-# An hour: random cases by the million, damaged files, kills, threads. SOAK=0.1 does a tenth; SOAK_SEED begins other cases.
-# TESTING.md records what was run.
+$(SANITIZED_LIBRARY): $(DEV) $(BUILD_INPUTS) $(shell find gradcam_fast -name '*.py')
+	rm -rf $(SANITIZED)
+	CXXFLAGS='$(SANITIZERS)' GRADCAM_FAST_BUILD=cpu $(PIP) install -q --no-deps --no-build-isolation --target $(SANITIZED) .
+	nm -D $@ | grep -q __asan_init
+	cd build && $(UNDER_SANITIZERS) $(abspath $(BIN))/python -c 'import gradcam_fast; assert "/sanitized/" in gradcam_fast.__file__'
+	touch $@
+
+# At most an hour on two idle cores: random cases by the million, damaged files, kills, threads. SOAK=0.1 does a tenth;
+# SOAK_SEED begins other cases. TESTING.md records what was run.
 SOAK ?= 1
 export SOAK_SEED
-soak: sanitize
-	SOAK=$(SOAK) $(UNDER_SANITIZERS) $(BIN)/pytest -q -m slow tests/soak/test_soak_operator.py
-	SOAK=$(SOAK) $(BIN)/python -m pytest -q -m slow tests/csrc/test_threads.py
-	SOAK=$(SOAK) $(PYTEST) -m slow tests/soak
-	$(PYTEST) -m slow tests/capture/test_capture_interrupted.py tests/test_model_never_notices.py
-	for number in 1 2 3 4 5 6 7 8 9 10; do $(BIN)/python -m pytest -q -m '' tests/cli/test_interruption.py tests/cli/test_output_lock.py || exit 1; done
+soak: $(SANITIZED_LIBRARY)
+	SOAK=$(SOAK) OMP_NUM_THREADS=1 $(UNDER_SANITIZERS) $(BIN)/pytest -q $(PER_CORE) -m slow tests/soak/test_soak_operator.py
+	SOAK=$(SOAK) $(PYTEST) -q -m '' tests/soak tests/csrc/test_threads.py tests/capture/test_capture_interrupted.py \
+	  tests/test_model_never_notices.py tests/cli/test_interruption.py tests/cli/test_output_lock.py
 
 # Installs the package beside other releases of torch, which takes minutes and up to 7 GB for each, and runs the tests of
 # installs. TORCHES= names the releases: the oldest, the one without CUDA, the newest.

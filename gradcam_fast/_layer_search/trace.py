@@ -21,8 +21,8 @@ from .._layout.trial_layouts import TrialLayouts
 from .._model.eager import force_eager
 from .._model.own_hooks import OwnHooks
 from .._model.undo import outside_inference_mode
+from .._random_numbers import OwnRandomNumbers
 from .graph_walk import LeavesBehind, pictures_behind
-from .random_numbers import OwnRandomNumbers
 from .rules import is_feature_map, passes_on, projects_tokens
 from .saved_once import SavedOnce
 from .traced_map import TracedMap, stays_in_block

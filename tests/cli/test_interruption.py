@@ -11,6 +11,7 @@ import pandas
 import pytest
 from PIL import Image
 from support.red_or_blue import photo
+from support.soak import numbers
 
 COUNT = 300
 SUPPORT = Path(__file__).parents[1] / "support"
@@ -44,17 +45,19 @@ def overlays(out):
     return sorted(path.name for path in out.glob("*.overlay.jpg"))
 
 
+@pytest.mark.parametrize("number", numbers(short=1, full=10))
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGKILL])
-def test_what_is_left_is_whole_and_resuming_completes_it(photos, tmp_path, sent):
+def test_what_is_left_is_whole_and_resuming_completes_it(photos, tmp_path, sent, number):
+    least = 20 + number % 10 * 15
     options = ["--format", "overlay,parquet", "--batch-size", "8"]
     process = start(photos, tmp_path, *options)
-    while len(overlays(tmp_path)) < 20 and process.poll() is None:
+    while len(overlays(tmp_path)) < least and process.poll() is None:
         time.sleep(0.01)
     process.send_signal(sent)
     out, err = process.communicate(timeout=30)
     errors = [line for line in err.splitlines() if "warning:" not in line and "note:" not in line]
     left = overlays(tmp_path)
-    assert 20 <= len(left) < COUNT
+    assert least <= len(left) < COUNT
     for name in left:
         with Image.open(tmp_path / name) as picture:
             picture.load()

@@ -10,6 +10,7 @@ from pathlib import Path
 import pandas
 import pytest
 from support.red_or_blue import photo
+from support.soak import numbers
 
 from gradcam_fast.pipeline.output_lock import PART_SUFFIX, lock_folder
 
@@ -32,7 +33,8 @@ def start(photos, out):
     )
 
 
-def test_two_processes_with_one_folder_lose_no_row_and_no_picture(tmp_path):
+@pytest.mark.parametrize("number", numbers(short=1, full=10))
+def test_two_processes_with_one_folder_lose_no_row_and_no_picture(tmp_path, number):
     out = tmp_path / "out"
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()

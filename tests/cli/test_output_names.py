@@ -131,6 +131,17 @@ def test_a_row_of_the_table_replaces_no_file_of_the_users(run, small, tmp_path, 
         assert sorted(files_of(pictures)) == sorted([file, "holiday-2.jpg", "holiday-2.npy"])
 
 
+def test_a_file_that_comes_after_the_name_was_given_is_not_replaced(run, small, tmp_path, monkeypatch):
+    monkeypatch.setattr(OutputNames, "_may_stand_beside", lambda *_: True)  # as if it were not there yet
+    (photo_file,) = small(1)
+    (tmp_path / "out").mkdir()
+    file = tmp_path / "out" / "00-gradcam.overlay.jpg"
+    file.write_bytes(b"mine")
+    status, _, err = run("explain", photo_file, "--out", tmp_path / "out", "--format", "overlay")
+    assert status == 1 and f"{file} exists and is not of this photo" in err[0]
+    assert file.read_bytes() == b"mine"
+
+
 def test_rows_of_one_name_get_a_picture_each(run, small, tmp_path):
     photos = small(2)
     assert run("explain", *photos, "--out", tmp_path / "out", "--format", "parquet")[0] == 0

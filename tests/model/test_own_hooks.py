@@ -42,6 +42,23 @@ def test_a_hook_of_the_model_may_run_and_explain_the_model(what, place, kind, la
     )
 
 
+@pytest.mark.parametrize("call", [0, -1, "all"])
+@pytest.mark.parametrize("place", ["", "features.0", "features.3", "head"])
+def test_a_prediction_inside_is_no_call_of_the_layer(place, call, images):
+    model, others, busy = ConvNet(), torch.randn(2, 3, 16, 16), []
+    explainer = gradcam_fast.Explainer(model, layer="features.3", call=call)
+    expected = explainer(images).heatmap
+
+    def predict(*_):
+        if not busy:
+            busy.append(True)
+            model(others)
+            busy.pop()
+
+    model.get_submodule(place).register_forward_pre_hook(predict)
+    torch.testing.assert_close(explainer(images).heatmap, expected, rtol=0, atol=1e-5)
+
+
 def model_without_hooks(model):
     bare = ConvNet()
     bare.load_state_dict(model.state_dict())

@@ -15,6 +15,8 @@ pytestmark = pytest.mark.slow
 
 # Of the operator in each case: the same values in several layouts, on several numbers of threads.
 CALLS = 8
+# For several processes to share.
+PARTS = 20
 EXPANDED = {
     "one gradient per channel": lambda maps: maps[..., :1, :1].expand(maps.shape),
     "one value for all": lambda maps: maps.flatten()[:1].view([1] * maps.dim()).expand(maps.shape),
@@ -55,8 +57,9 @@ def one_case(number):
     return activations, gradients, (side(chance), side(chance)), options, calls
 
 
-def test_the_operator_agrees_with_the_reference():
-    for number in numbers(short=300, full=10**6 // CALLS):
+@pytest.mark.parametrize("part", range(PARTS))
+def test_the_operator_agrees_with_the_reference(part):
+    for number in numbers(short=300, full=10**6 // CALLS)[part::PARTS]:
         activations, gradients, size, options, calls = one_case(number)
         tolerance = SAME_INPUTS[activations.dtype]
         expected = expected_results(activations, gradients, size, tolerance, may_cancel=True, **options)

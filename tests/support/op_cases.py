@@ -30,15 +30,17 @@ def inputs(shape, dtype=torch.float32):
     return torch.randn(b, c, h, w).to(dtype), torch.randn(*(b, k, c, h, w) if k else (b, c, h, w)).to(dtype)
 
 
-# Of the magnitudes summed up in a map, the share below which a range is mostly rounding. In X-Grad-CAM a channel whose
-# activations nearly cancel may outweigh all others, and the additions behind it are rounded at its magnitude.
-CANCELLING = {"xgradcam": 0.05}
+# What float32 rounds off one value, as a share of the tolerance times the magnitudes summed up in the map. In
+# X-Grad-CAM a channel whose activations nearly cancel may outweigh all others, and the additions behind it are rounded
+# at its magnitude.
+ROUNDING = 0.01
+ROUNDING_IF_CANCELLING = {"xgradcam": 0.05}
 
 
 def assert_agrees(activations, gradients, size, tolerance, cam=gradcam_fast.cam, **options):
     """The op's results are those of the reference in float64, within a tolerance for maps on [0,1].
 
-    Normalisation divides by the map's range. Where that is below 1 % of the magnitudes summed up in the map, it
+    Normalisation divides by the map's range. Where that is below 2 % of the magnitudes summed up in the map, it
     magnifies the rounding of the float32 sums, so the tolerance grows with it. A range below the rounding of one pixel
     (two pixels beside the same peak, say) leaves only noise, and the heatmap is not compared.
 
@@ -53,30 +55,45 @@ def expected_results(activations, gradients, size, tolerance, *, may_cancel=Fals
     """The results of the reference in float64, each with its tolerance; `assert_agrees` says which.
 
     With ``may_cancel`` the pooled gradients may be small against those pooled, in float32: of random gradients, each
-    mean carries two units in the last place of the mean magnitude.
+    mean carries a unit in the last place of the mean magnitude.
     """
     a, g = activations.double(), gradients.double()
     heatmap, low, high = reference.cam(a, g, size, **options)
-    method = options.get("method", "gradcam")
-    share = CANCELLING.get(method, 0.01) if may_cancel else 0.01
-    noise = share * summed_magnitudes(a, g, method)
+    method, normalize = options.get("method", "gradcam"), options.get("normalize", "minmax")
+    share = ROUNDING_IF_CANCELLING.get(method, ROUNDING) if may_cancel else ROUNDING
+    error = share * tolerance * summed_magnitudes(a, g, method)
     if may_cancel and method == "gradcam":
-        noise = torch.maximum(noise, 2.0**-22 / tolerance * summed_magnitudes(a, g.abs(), method))
+        error = torch.maximum(error, 2.0**-23 * summed_magnitudes(a, g.abs(), method))
     peak = torch.maximum(low.abs(), high.abs())
-    magnitude = torch.maximum(peak, noise).clamp(min=1e-30)
-    normalize = options.get("normalize", "minmax")
-    extent = high - low if normalize == "minmax" else high
-    stretch = magnitude if normalize == "none" else torch.where(extent > 0, noise / extent, 1).clamp(min=1)
+    of_raw = torch.maximum(tolerance * peak, error).clamp(min=1e-30 * tolerance)
+    if normalize == "none":
+        of_heatmap = of_raw
+    else:
+        of_heatmap = heatmap_error(low, high, error, normalize)
+        largest = torch.where(high > 0, -low / high, 1).clamp(min=1) if normalize == "max" else 1
+        of_heatmap = torch.maximum(of_heatmap, tolerance * torch.ones_like(high) * largest)
     if normalize == "minmax":
         varied = activations.flatten(1).amax(1) > activations.flatten(1).amin(1)
-        rounded_away = (extent <= 2.0**-22 * peak) & (peak > 0) & (varied[:, None] if extent.dim() == 2 else varied)
-        stretch = torch.where(rounded_away, torch.inf, stretch)
+        varied = varied[:, None] if high.dim() == 2 else varied
+        of_heatmap = of_heatmap.masked_fill((high - low <= 2.0**-22 * peak) & (peak > 0) & varied, torch.inf)
     if normalize == "max":
-        # Of (x + e) / (high + e), to first order: e / high * (1 - x / high), at the lowest x.
-        stretch = stretch * torch.where(high > 0, 1 - low.clamp(max=0) / high, 1)
-        stretch = torch.where(high.abs() <= tolerance * magnitude, torch.inf, stretch)
-    heatmap_tolerance = tolerance * stretch[..., None, None]
-    return (heatmap, heatmap_tolerance), (low, tolerance * magnitude), (high, tolerance * magnitude)
+        of_heatmap = of_heatmap.masked_fill(high.abs() <= of_raw, torch.inf)
+    return (heatmap, of_heatmap[..., None, None]), (low, of_raw), (high, of_raw)
+
+
+def heatmap_error(low, high, error, normalize):
+    """How far a normalised map is off, at most, where each value of the map is off by at most ``error``.
+
+    The extremes are values, too: they are off by as much, each in its own direction. Under ``minmax``, with the range
+    R, (x - low) / R grows with x and falls with both extremes. So it is furthest off where x is e too high and both are
+    e too low, which gives (x - low + 2 e) / R: 2 e / R too much, and 2 e / R too little the other way round. Under
+    ``max`` x / high is off by no more than 2 e / high likewise, where x is not negative. Where it is,
+    (x - e) / (high - e) is (1 - x / high) e / (high - e) too little.
+    """
+    if normalize == "minmax":
+        return torch.where(high > low, 2 * error / (high - low), 0)
+    below_zero = (1 - low / high) / (high - error).clamp(min=0)
+    return torch.where(high > 0, error * torch.maximum(2 / high, torch.where(low < 0, below_zero, 0)), 0)
 
 
 def assert_as_expected(results, expected):

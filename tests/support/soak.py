@@ -1,4 +1,4 @@
-"""How much the tests in tests/soak do: a short form, or what ``make soak`` asks for.
+"""How much the tests of the soak do: a short form, or what ``make soak`` asks for.
 
 SOAK is the share of the full number of cases, such as 1 or 0.1; without it the short form runs. SOAK_SEED begins other
 cases. Each case has a number, which is its own seed, and a failure tells the number.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import uuid
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -64,7 +64,7 @@ class VideoWriter:
 
     def __init__(self, path: Path, format: VideoFormat) -> None:
         self._path = path
-        self._partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
+        self._partial = path.with_name(f".{uuid.uuid4().hex}.partial{path.suffix}")
         preferred = "libvpx-vp9" if path.suffix.lower() == ".webm" else "libx264"
         self._encoder = preferred if preferred in av.codecs_available else "mpeg4"
         self._format = format

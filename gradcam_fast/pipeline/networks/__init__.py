@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
+from ..._random_numbers import OwnRandomNumbers
 from ...class_names import find_class, imagenet_class_names, numbered_class_names, read_class_names
 from ...preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
 from ...probabilities import check_rule, known_rule
@@ -208,33 +209,37 @@ def _with_weights(
     architecture: Architecture, file: Path | None, *, random: bool, download: bool
 ) -> tuple[torch.nn.Module, str]:
     """The model, and the origin of its weights in words."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        if random:
-            return architecture.build(None), RANDOM_WEIGHTS
-        if file is None and architecture.complete:
-            return architecture.build(None), ""
-        source = file or architecture.trained or (_downloaded(architecture) if download else None)
-        if source is None:
-            ways = "give --weights FILE, or --weights random for an untrained network"
-            if architecture.download is not None:
-                ways = f"give --download, run {architecture.download_command} once, {ways}"
-            raise FileNotFoundError(f"this machine has no trained weights for {architecture.title}; {ways}")
-        model = build_with_weights(
-            architecture.build,
-            architecture.rename(read_weights(source)),
-            f"weights {source} do not fit {architecture.title}",
-            takes_class_count=architecture.takes_class_count,
-            unused=architecture.unused,
-        )
-        return model, f"weights of {file.name}" if file else architecture.trained_title
+
+    def build(classes: int | None) -> torch.nn.Module:
+        with OwnRandomNumbers():
+            return architecture.build(classes)
+
+    if random:
+        return build(None), RANDOM_WEIGHTS
+    if file is None and architecture.complete:
+        return architecture.build(None), ""  # a factory that makes its own weights may seed PyTorch for them
+    source = file or architecture.trained or (_downloaded(architecture) if download else None)
+    if source is None:
+        ways = "give --weights FILE, or --weights random for an untrained network"
+        if architecture.download is not None:
+            ways = f"give --download, run {architecture.download_command} once, {ways}"
+        raise FileNotFoundError(f"this machine has no trained weights for {architecture.title}; {ways}")
+    model = build_with_weights(
+        build,
+        architecture.rename(read_weights(source)),
+        f"weights {source} do not fit {architecture.title}",
+        takes_class_count=architecture.takes_class_count,
+        unused=architecture.unused,
+    )
+    return model, f"weights of {file.name}" if file else architecture.trained_title
 
 
 def _downloaded(architecture: Architecture) -> Path | None:
     if architecture.download is None:
         return None
     try:
-        return architecture.download()
+        with OwnRandomNumbers():  # timm builds the network, too
+            return architecture.download()
     except Exception as error:  # every library reports a missing network in its own way
         raise OSError(
             f"the weights of {architecture.title} could not be downloaded ({' '.join(str(error).split())[:200]}); give "

@@ -203,7 +203,7 @@ def test_a_disk_that_is_full_is_told_and_leaves_nothing(tmp_path, explain, monke
     def full(self, picture, time):
         write(self, picture, time)
         if time > 3:
-            assert list(tmp_path.glob(".out.*.partial.mp4"))
+            assert list(tmp_path.glob(".*.partial.mp4"))
             raise OSError(28, "No space left on device")
 
     write = VideoWriter.write
@@ -220,6 +220,18 @@ def test_pictures_of_one_time_follow_upon_each_other(tmp_path):
             writer.write(picture, Fraction(time))
     frames, times = load(tmp_path / "out.mkv")
     assert times == [0, 1, 1.001, 1.002] and len(frames) == 4
+
+
+def test_two_videos_of_one_name_may_be_written_at_once_and_the_one_that_ends_last_stays(tmp_path):
+    path = tmp_path / ("n" * 245 + ".mkv")
+    with VideoWriter(path, VideoFormat()) as first, VideoWriter(path, VideoFormat()) as second:
+        for number, picture in enumerate(pictures(80)):  # so many that both are open
+            first.write(picture, Fraction(number, 24))
+            second.write(255 - picture, Fraction(number, 24))
+        assert len([*tmp_path.iterdir()]) == 2
+    frames, _ = load(path)
+    assert [*tmp_path.iterdir()] == [path] and len(frames) == 80
+    numpy.testing.assert_allclose(frames[0, 5, 80], GROUND, atol=12)
 
 
 def test_an_unknown_colormap_is_told_before_anything_is_read(tmp_path, explain):

@@ -18,6 +18,8 @@ from gradcam_fast.pipeline.networks import IMAGENET, load_network
 from gradcam_fast.preprocess import Preprocess
 
 FACTORY = """
+from concurrent.futures import ThreadPoolExecutor
+
 import torch
 from torch import nn
 import width_of_the_network
@@ -42,6 +44,18 @@ def of_timm():
 def framing():
     model = of_timm()
     model.pretrained_cfg = {**model.pretrained_cfg, "crop_pct": 1.15}
+    return model
+
+def seeded():
+    torch.manual_seed(7)
+    return Net()
+
+DRAWN = []
+
+def while_another_thread_draws():
+    model = Net()
+    with ThreadPoolExecutor(1) as other:
+        DRAWN.append(other.submit(torch.rand, 3).result())
     return model
 
 def thousand(): return Net(1000)
@@ -190,6 +204,22 @@ def test_random_weights_are_the_same_in_every_run_and_leave_the_random_numbers_a
     assert torch.equal(torch.random.get_rng_state(), state)
     torch.rand(3)
     assert torch.equal(logits(first), logits(load_network("resnet18", weights=Path("random"))))
+
+
+def test_other_threads_draw_each_number_once_while_a_network_is_loaded(tmp_path, own_module):
+    torch.manual_seed(0)
+    expected = torch.rand(3, 3)
+    torch.manual_seed(0)
+    name = f"{own_module}:while_another_thread_draws"
+    torch.save(load_network(name, weights="random").model.state_dict(), tmp_path / "w.pt")
+    load_network(name, weights=tmp_path / "w.pt")
+    assert torch.equal(torch.stack([*sys.modules[own_module].DRAWN, torch.rand(3)]), expected)
+
+
+def test_a_factory_may_seed_its_own_weights(own_module):
+    torch.manual_seed(7)
+    expected = torch.nn.Conv2d(3, 8, 3).weight
+    assert torch.equal(load_network(f"{own_module}:seeded").model.features.weight, expected)
 
 
 def test_the_built_in_network_takes_other_weights(tmp_path):

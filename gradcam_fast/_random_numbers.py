@@ -1,4 +1,4 @@
-"""Random numbers of a trial run, which take none from PyTorch's generators."""
+"""Random numbers of a trial run or of an untrained network, which take none from PyTorch's generators."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode_stack, _pop_mode, _push_mode
 
-from .._model.undo import undo_at_end
+from ._model.undo import undo_at_end
 
 __all__ = ["OwnRandomNumbers"]
 
@@ -16,9 +16,9 @@ _SEED = 0
 
 
 class OwnRandomNumbers(TorchDispatchMode):
-    """Inside, this thread draws from generators of its own, the same in every trial run.
+    """Inside, this thread draws from generators of its own, the same numbers each time.
 
-    PyTorch's generators belong to the whole process: if a trial run drew from them and then put their state back, other
+    PyTorch's generators belong to the whole process: if this thread drew from them and then put their state back, other
     threads would draw their numbers twice. A mode of dispatch belongs to one thread.
 
     A generator that the model passes itself is copied, so that it is not advanced either. Only fused attention and the

@@ -9,7 +9,7 @@ from torch import nn
 
 import gradcam_fast
 from gradcam_fast._layer_search import memory
-from gradcam_fast._layer_search.random_numbers import OwnRandomNumbers
+from gradcam_fast._random_numbers import OwnRandomNumbers
 
 DRAWS = {
     "dropout": lambda x: nn.functional.dropout(x, 0.5),
