@@ -280,7 +280,9 @@ def _trace(
     def explained(*tensors: Tensor) -> tuple[Tensor, ...]:
         nonlocal logits
         asked = _request_of(request, tensors, layouts, target, images_place, dynamic_sides)
-        explanation = explainer._explanation(capture(explainer.model, asked, layers), asked, may_wait=False)
+        of_samples = [tensor for tensor, mine in zip(tensors, of_batch, strict=True) if mine]
+        marked = _with_nan(capture(explainer.model, asked, layers), _not_finite(of_samples))
+        explanation = explainer._explanation(marked, asked, may_wait=False)
         logits = explanation.logits
         classes = () if explanation.target is None else (explanation.target,)
         assert explanation.reason_codes is not None
@@ -324,6 +326,31 @@ def _trace(
     )
     line = shapes.fixed_in(images_place, 0)
     return TracedExplanation(graph, record, tuple(examples), tuple(fakes), shapes, line)
+
+
+def _not_finite(inputs: Sequence[Tensor]) -> Tensor:
+    """Which samples (B,) have NaN or Inf in one of the inputs (B,...)."""
+    floating = [tensor.reshape(tensor.shape[0], -1) for tensor in inputs if tensor.is_floating_point()]
+    finite = [torch.stack(values.aminmax(dim=1)).isfinite().all(0) for values in floating]
+    return torch.stack(finite).all(0).logical_not()
+
+
+def _with_nan(captured: Capture, not_finite: Tensor) -> Capture:
+    """A capture with NaN for some samples (B,), as it is eagerly: compiled, oneDNN's ReLU turns NaN into 0."""
+    addend = torch.where(not_finite, torch.nan, 0.0)
+
+    def marked(values: Tensor) -> Tensor:
+        small = values
+        for axis, stride in enumerate(values.stride()):
+            if axis and stride == 0:  # a pooled gradient stays one number a channel
+                small = small.narrow(axis, 0, 1)
+        # Of samples with several maps each, these lie side by side.
+        of_maps = addend.to(values).reshape(-1, 1).expand(-1, values.shape[0] // addend.shape[0]).flatten()
+        return (small + of_maps.reshape(-1, *[1] * (values.dim() - 1))).expand(values.shape)
+
+    if captured.gradients:
+        return replace(captured, gradients=[*map(marked, captured.gradients)])
+    return replace(captured, activations=[*map(marked, captured.activations)])
 
 
 @contextmanager

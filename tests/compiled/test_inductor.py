@@ -45,6 +45,17 @@ def test_new_weights_are_compiled_again(compiled):
     assert_same(after, explainer(images, topk=2))
 
 
+def test_images_that_are_not_finite_are_told_though_compiled_code_hides_it(compiled):
+    explainer, compiled_explainer = compiled
+    images = random_images(4)
+    images[1, 0, 3, 3], images[2, 1, 0, 0] = torch.nan, torch.inf
+    expected, explanation = explainer(images, topk=2), compiled_explainer(images, topk=2)
+    assert explanation.reason == expected.reason and explanation.reason[1] == ["not finite"] * 2
+    assert torch.equal(explanation.valid, expected.valid) and not explanation.heatmap[1:3].any()
+    for batch in (0, 3):
+        torch.testing.assert_close(explanation.heatmap[batch], expected.heatmap[batch], rtol=0, atol=2e-5)
+
+
 @pytest.mark.slow
 def test_without_freeze_weights_in_place_are_read_as_they_are():
     model = stateless()

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from support.compiled_explanations import assert_same, random_images
-from support.networks import ConvNet, PatchNet, TwoInputs, Wrapped, stateless
+from support.networks import ConvNet, PatchNet, Repeating, TwoInputs, Wrapped, stateless
 from support.tolerances import COMPILED_LOGITS
 
 from gradcam_fast import Explainer
@@ -114,3 +114,25 @@ def test_logits_come_back_in_their_container():
     explanation, expected = traced.record.explanation(traced.graph(images)), explainer(images, target)
     assert explanation.target is None and list(explanation.logits) == ["logits", "twice"]
     torch.testing.assert_close(explanation.logits["twice"], expected.logits["twice"], rtol=0, atol=COMPILED_LOGITS)
+
+
+@pytest.mark.parametrize("kind", ["pooled", "two targets", "every call", "tokens", "other input", "no gradients"])
+def test_only_samples_that_are_not_finite_are_marked(kind):
+    asked, choices, model = {}, {}, stateless()
+    if kind == "two targets":
+        asked = {"topk": 2}
+    elif kind == "every call":
+        model, choices = Repeating(3), {"layer": "block", "call": "all"}
+    elif kind == "tokens":
+        model = PatchNet(1)
+    elif kind == "other input":
+        model = TwoInputs()
+    elif kind == "no gradients":
+        choices = {"layer": "features.4", "method": "eigencam"}
+    explainer, images = Explainer(model.eval(), **choices), random_images(4)
+    other = [torch.rand(4)] if kind == "other input" else []
+    traced = trace(explainer, (images, *other) if other else images, **asked, dynamic_batch=not other)
+    (other or [images])[0][1] = torch.nan
+    explanation = traced.record.explanation(traced.graph(images, *other))
+    assert not explanation.valid[1].any() and explanation.raw_max[1].isnan().all() and not explanation.heatmap[1].any()
+    assert explanation.raw_max[[0, 2, 3]].isfinite().all()
