@@ -15,9 +15,11 @@ needs the host. The trace repeats it at that layer and reads the layouts that we
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import reduce
 from traceback import FrameSummary
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +35,7 @@ from .._capture.request import Request
 from .._capture.scores import as_class_logits
 from .._model.fingerprint import buffer_versions, needs_its_code_because
 from ..exceptions import CannotCompile
+from ..explanation import REASONS
 from ..ops.arguments import METHODS
 from .record import ExplanationRecord, TensorInput, TracedTarget
 from .refusal import in_line_of_model, reason_of
@@ -43,6 +46,7 @@ if TYPE_CHECKING:
     from .._capture.capture import Capture
     from .._layout.feature_layout import FeatureLayout
     from ..explainer import Explainer
+    from ..explanation import Explanation
     from ..types import Images, Target
 
 __all__ = ["ShapeGuards", "TracedExplanation", "capture_to_trace", "trace", "trace_request"]
@@ -280,9 +284,9 @@ def _trace(
     def explained(*tensors: Tensor) -> tuple[Tensor, ...]:
         nonlocal logits
         asked = _request_of(request, tensors, layouts, target, images_place, dynamic_sides)
+        explanation = explainer._explanation(capture(explainer.model, asked, layers), asked, may_wait=False)
         of_samples = [tensor for tensor, mine in zip(tensors, of_batch, strict=True) if mine]
-        marked = _with_nan(capture(explainer.model, asked, layers), _not_finite(of_samples))
-        explanation = explainer._explanation(marked, asked, may_wait=False)
+        explanation = _without_maps(explanation, _not_finite(of_samples))
         logits = explanation.logits
         classes = () if explanation.target is None else (explanation.target,)
         assert explanation.reason_codes is not None
@@ -331,26 +335,25 @@ def _trace(
 def _not_finite(inputs: Sequence[Tensor]) -> Tensor:
     """Which samples (B,) have NaN or Inf in one of the inputs (B,...)."""
     floating = [tensor.reshape(tensor.shape[0], -1) for tensor in inputs if tensor.is_floating_point()]
-    finite = [torch.stack(values.aminmax(dim=1)).isfinite().all(0) for values in floating]
-    return torch.stack(finite).all(0).logical_not()
+    extremes = [extreme for values in floating for extreme in values.aminmax(dim=1)]
+    return reduce(operator.and_, [extreme.isfinite() for extreme in extremes]).logical_not()
 
 
-def _with_nan(captured: Capture, not_finite: Tensor) -> Capture:
-    """A capture with NaN for some samples (B,), as it is eagerly: compiled, oneDNN's ReLU turns NaN into 0."""
-    addend = torch.where(not_finite, torch.nan, 0.0)
+def _without_maps(explanation: Explanation, not_finite: Tensor) -> Explanation:
+    """An explanation of some samples (B,) as of maps that are not finite: compiled, oneDNN's ReLU turns NaN into 0."""
 
-    def marked(values: Tensor) -> Tensor:
-        small = values
-        for axis, stride in enumerate(values.stride()):
-            if axis and stride == 0:  # a pooled gradient stays one number a channel
-                small = small.narrow(axis, 0, 1)
-        # Of samples with several maps each, these lie side by side.
-        of_maps = addend.to(values).reshape(-1, 1).expand(-1, values.shape[0] // addend.shape[0]).flatten()
-        return (small + of_maps.reshape(-1, *[1] * (values.dim() - 1))).expand(values.shape)
+    def filled(values: Tensor, value: float) -> Tensor:
+        return values.masked_fill(not_finite.reshape(-1, *[1] * (values.dim() - 1)), value)
 
-    if captured.gradients:
-        return replace(captured, gradients=[*map(marked, captured.gradients)])
-    return replace(captured, activations=[*map(marked, captured.activations)])
+    assert explanation.reason_codes is not None
+    return replace(
+        explanation,
+        heatmap=filled(explanation.heatmap, 0),
+        raw_min=filled(explanation.raw_min, torch.nan),
+        raw_max=filled(explanation.raw_max, torch.nan),
+        valid=filled(explanation.valid, False),
+        reason_codes=filled(explanation.reason_codes, REASONS.index("not finite")),
+    )
 
 
 @contextmanager
