@@ -115,6 +115,16 @@ def test_the_layers_own_maps_are_in_the_package_too(dynamic):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("layer_maps", [False, True])
+def test_an_image_that_is_not_finite_has_no_map_in_a_package(dynamic, layer_maps):
+    images = random_images(3)
+    images[1, 0, 2, 2] = torch.nan
+    result = gradcam_fast.load(dynamic, layer_maps=layer_maps)(images)
+    assert result.reason[1] == "not finite" and result.raw_max[1].isnan() and not result.heatmap[1].any()
+    assert result.raw_max[[0, 2]].isfinite().all()
+
+
+@pytest.mark.slow
 def test_a_package_runs_without_the_models_code(dynamic, tmp_path):
     images = random_images(3)
     torch.save(images, tmp_path / "images.pt")

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 __all__ = ["add_layer_maps"]
 
+_FILL = torch.ops.aten.masked_fill.Scalar
+
 
 def add_layer_maps(graph_module: fx.GraphModule) -> tuple[int, ...] | None:
     """Append (maps, raw_min, raw_max) of the layer, as :func:`gradcam_fast.cam` returns them, to the graph's outputs.
@@ -26,7 +28,11 @@ def add_layer_maps(graph_module: fx.GraphModule) -> tuple[int, ...] | None:
     output = graph.output_node()
     outputs = output.args[0]
     assert isinstance(outputs, (tuple, list))
-    heatmap: Any = outputs[0]
+    filled: Any = outputs[0]
+    if filled.target is not _FILL:
+        return None
+    # The heatmaps of images that are not finite are filled with zeros.
+    heatmap, not_finite, zero = filled.args
     call: Any = heatmap.args[0] if heatmap.target is operator.getitem and heatmap.args[1] == 0 else None
     if call is None or not _is_cam(call):
         return None
@@ -36,7 +42,10 @@ def add_layer_maps(graph_module: fx.GraphModule) -> tuple[int, ...] | None:
         return None
     with graph.inserting_before(output):
         maps = graph.call_function(call.target, (activations, gradients, *sides, *choices))
-        added = tuple(graph.call_function(operator.getitem, (maps, place)) for place in range(3))
+        results = [graph.call_function(operator.getitem, (maps, place)) for place in range(3)]
+        of_extremes = graph.call_function(torch.ops.aten.squeeze.dims, (not_finite, [-1, -2]))
+        fills = ((not_finite, zero), (of_extremes, torch.nan), (of_extremes, torch.nan))
+        added = [graph.call_function(_FILL, (result, *fill)) for result, fill in zip(results, fills, strict=True)]
     output.update_arg(0, (*outputs, *added))
     graph_module.recompile()
     return tuple(sides)
